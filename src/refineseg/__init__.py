@@ -1,0 +1,68 @@
+"""refineseg: RefineNet and Light-Weight RefineNet, alive. Importing it loads no torch; names are loaded when used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from refineseg._version import __version__
+
+if TYPE_CHECKING:
+    from refineseg.class_info import ClassInfo
+    from refineseg.data.datasets import DATASETS, open_dataset
+    from refineseg.data.sample import Sample
+    from refineseg.errors import RefinesegError
+    from refineseg.metrics import ConfusionMatrix
+    from refineseg.networks.variants import VARIANTS
+    from refineseg.predict.predictor import Predictor
+    from refineseg.preprocessing import Preprocessing
+    from refineseg.scoring import Prediction
+    from refineseg.segmenter import Segmenter, build, load, load_original
+    from refineseg.training.recipes import RECIPES
+
+_HOME = {
+    "DATASETS": "data.datasets",
+    "RECIPES": "training.recipes",
+    "VARIANTS": "networks.variants",
+    "ClassInfo": "class_info",
+    "ConfusionMatrix": "metrics",
+    "Prediction": "scoring",
+    "Predictor": "predict.predictor",
+    "Preprocessing": "preprocessing",
+    "RefinesegError": "errors",
+    "Sample": "data.sample",
+    "Segmenter": "segmenter",
+    "build": "segmenter",
+    "load": "segmenter",
+    "load_original": "segmenter",
+    "open_dataset": "data.datasets",
+}
+
+__all__ = [
+    "DATASETS",
+    "RECIPES",
+    "VARIANTS",
+    "ClassInfo",
+    "ConfusionMatrix",
+    "Prediction",
+    "Predictor",
+    "Preprocessing",
+    "RefinesegError",
+    "Sample",
+    "Segmenter",
+    "__version__",
+    "build",
+    "load",
+    "load_original",
+    "open_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOME:
+        raise AttributeError(f"module 'refineseg' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"refineseg.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,277 @@
+"""The command line: one function per verb, wiring only; heavy imports are inside.
+
+Results go to stdout, progress and warnings to stderr. Exit status 0: done; 1: some inputs failed, each named; 2: the
+call is wrong, with one message.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from refineseg._version import __version__
+from refineseg.errors import ConfigError, RefinesegError
+
+app = typer.Typer(
+    name="refineseg",
+    help="RefineNet and Light-Weight RefineNet: train, evaluate and predict semantic segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option(help="A shipped model (camvid) or a .safetensors file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def _table_console() -> Console:
+    """stdout; wide enough for a table where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=100)
+
+
+def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
+    from refineseg.images import written_beside
+
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        print(f"refineseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = None,
+) -> None:
+    """RefineNet and Light-Weight RefineNet: train, evaluate and predict semantic segmentation."""
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Images and folders of images.", metavar="INPUT...")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; folder structure is kept.")],
+    model: Model = "camvid",
+    save: Annotated[
+        str, typer.Option(help="What to write: mask, overlay, probabilities, with commas.")
+    ] = "mask,overlay",
+    device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")
+    ] = "float32",
+) -> None:
+    """Segment images: OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg with a legend."""
+    from refineseg.predict.files import predict_files
+
+    failed = predict_files(
+        inputs, out, model=model, save=save, device=device, precision=_precision(precision), console=_stderr()
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe, see `refineseg models`; by default the data set's.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="NAME:ROOT, for instance folder:my_pictures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="run.json of another run, instead of a recipe.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Network, see `refineseg models`.")] = None,
+    init: Annotated[str | None, typer.Option(help="Fine-tune this model (shipped name or file).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="ImageNet weights: must / must not be used.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the config.", metavar="KEY=VALUE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+) -> None:
+    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and a checkpoint per epoch."""
+    from refineseg.training.progress import TerminalProgress
+    from refineseg.training.run import RunRequest, resume_run, start_run
+
+    progress = TerminalProgress(_stderr())
+    if out is None:
+        raise ConfigError("expected --out FOLDER for the run, got none")
+    if resume:
+        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, settings]
+        if any(option is not None and option != [] for option in extra):
+            raise ConfigError(
+                "expected --resume with --out, --data, --device and --workers only: a run keeps its settings"
+            )
+        resume_run(out, data=data, device=device, num_workers=workers, progress=progress)
+    else:
+        if data is None:
+            raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
+        plain = (epochs, lr, batch_size)
+        chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [])
+        start_run(RunRequest(chosen, data, init, device, workers), out, progress=progress)
+    _show_result(out)
+
+
+def _training_config(
+    recipe: str | None,
+    path: Path | None,
+    data: str,
+    variant: str | None,
+    pretrained: bool | None,
+    init: str | None,
+    plain: tuple[int | None, float | None, int | None],
+    settings: list[str],
+) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
+    from dataclasses import replace
+
+    from refineseg.data.datasets import parse_data
+    from refineseg.networks.variants import find_variant
+    from refineseg.training.config import from_json, override
+    from refineseg.training.recipes import DEFAULT_RECIPE, find_recipe
+    from refineseg.training.run import recipe_options
+
+    if recipe is not None and path is not None:
+        raise ConfigError(f"expected a recipe or --config, got both ({recipe} and {path})")
+    if init is not None and (variant is not None or pretrained):
+        raise ConfigError(
+            "expected --init alone: the model brings its variant and weights; leave --variant/--pretrained out"
+        )
+    name, _ = parse_data(data)
+    if path is not None:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error
+        config = from_json(content.get("config", content) if isinstance(content, dict) else {})
+    else:
+        config = find_recipe(recipe or DEFAULT_RECIPE[name])
+    if variant is not None:
+        find_variant(variant)
+        config = replace(config, variant=variant)
+    if pretrained is not None:
+        config = replace(config, pretrained="yes" if pretrained else "no")
+    epochs, lr, batch_size = plain
+    return override(recipe_options(config, epochs=epochs, lr=lr, batch_size=batch_size), settings)
+
+
+def _show_result(out: Path) -> None:
+    """The per-class table on stdout, and where the model is."""
+    from refineseg.metrics import ConfusionMatrix
+    from refineseg.reports import metrics_table
+    from refineseg.segmenter import load_spec
+
+    best, metrics = out / "best.safetensors", out / "metrics.json"
+    spec = load_spec(out / "last.safetensors")
+    if metrics.is_file():
+        matrix = ConfusionMatrix.from_json(json.loads(metrics.read_text(encoding="utf-8")), spec.class_info)
+        _table_console().print(metrics_table(matrix, title=f"last model on {spec.provenance['metrics']['split']}"))
+    result = best if best.is_file() else out / "last.safetensors"
+    print(f"model: {result}\ncurves: {out / 'curves.png'}")
+    _stderr().print(f"next: refineseg predict --model {result} --out masks PICTURES", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[str, typer.Option(help="NAME:ROOT, for instance camvid:CamVid.")],
+    model: Model = "camvid",
+    split: Annotated[str, typer.Option(help="Which split; train+val joins.")] = "val",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+    pictures: Annotated[int, typer.Option(help="Draw the N worst images: image, truth, prediction, errors.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and confusion matrix.")] = Path("evaluation"),
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+) -> None:
+    """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted IoU, per class."""
+    from refineseg.evaluation import evaluate_to_files
+    from refineseg.reports import metrics_table
+
+    result = evaluate_to_files(
+        model, data, split, out, pictures=pictures, device=device, precision=_precision(precision), console=_stderr()
+    )
+    for note in result.notes:
+        print(note)
+    _table_console().print(metrics_table(result.matrix, title=f"{model} on {data} {split}, {result.num_images} images"))
+    print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    if json_file is not None:
+        _write_json(json_file, result.to_json())
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models, the network variants and the recipes."""
+    from rich.table import Table
+
+    from refineseg.networks.refinenet import count_parameters
+    from refineseg.networks.variants import VARIANTS, build_network
+    from refineseg.segmenter import SHIPPED, load_spec
+    from refineseg.training.recipes import RECIPES
+
+    console = _table_console()
+    shipped = Table("shipped model", "variant", "classes", "licence of the weights")
+    for name in SHIPPED:
+        spec = load_spec(name)
+        shipped.add_row(name, spec.variant, str(spec.class_info.num_classes), spec.licence)
+    variants = Table("variant", "parameters (21 classes)", "source")
+    for name, variant in VARIANTS.items():
+        variants.add_row(name, f"{count_parameters(build_network(name, 21)):,}", variant.source)
+    variants.add_row("refinenet:<timm name>", "", "the same with any timm backbone of strides 4, 8, 16, 32")
+    variants.add_row("refinenet_lw:<timm name>", "", "")
+    recipes = Table("recipe", "what it is")
+    for name, recipe in RECIPES.items():
+        recipes.add_row(name, (recipe.__doc__ or "").splitlines()[0])
+    for table in (shipped, variants, recipes):
+        console.print(table)
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets and how each lies on disk."""
+    from rich.table import Table
+
+    from refineseg.data.datasets import DATASETS
+
+    table = Table("name", "what is read")
+    for name, entry in DATASETS.items():
+        table.add_row(name, entry.summary)
+    _table_console().print(table)
+
+
+def _precision(name: str) -> Any:  # noqa: ANN401 - the Literal of the predictor, which would be a heavy import
+    if name not in PRECISIONS:
+        raise ConfigError(f"expected a precision of {', '.join(PRECISIONS)}, got {name!r}")
+    return name
+
+
+def main() -> None:
+    """Run the command line; deliberate errors become one message and exit status 2."""
+    try:
+        app()
+    except RefinesegError as error:
+        print(f"refineseg: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("refineseg: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

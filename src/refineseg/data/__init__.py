@@ -1,0 +1,1 @@
+"""Data sets: samples of image and mask, read exactly as the archives lie on disk."""

@@ -1,0 +1,166 @@
+"""The user's list of classes: ``classes.json``, ``labelmap.txt`` (CVAT) or ``classes.txt`` in the root of a data set.
+
+In: the folder. Out: :class:`ClassInfo` and :class:`LabelTable`, or None where there is no such file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refineseg.class_info import ClassInfo, Colour, LabelTable, voc_palette
+from refineseg.errors import ConfigError
+
+CLASS_FILES = ("classes.json", "labelmap.txt", "classes.txt")
+"""Names of the class list, the first that is there is read."""
+
+_EXAMPLE = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...]}'
+_MOST = 65535  # masks have at most 16 bits
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a class list: the value in the masks, what it means, its colour if it has one."""
+
+    value: int
+    name: str
+    colour: Colour | None = None
+    void: bool = False
+
+
+def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
+    """The classes of a folder, in the order they are listed.
+
+    * ``classes.json``: ``{"num_classes", "ignore_index", "classes": [{"id", "name", "color", "ignore"}, ...]}``. ``id``
+      is the value in the masks (any of 0..65535, holes allowed; by default the position); ``color`` may be absent;
+      entries with ``"ignore": true`` are void, and so is the value ``ignore_index`` (default: 255, unless a class).
+    * ``labelmap.txt`` of CVAT: ``name:r,g,b:parts:actions`` per line, ``#`` starts a comment; the value of a class is
+      the number of its line, from 0; 255 is void.
+    * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices.
+
+    Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in VOC colours, but
+    only the colours in the file are accepted in RGB masks.
+
+    Returns:
+        The classes and how mask files write them; None where there is no class file.
+
+    Raises:
+        ConfigError: The file cannot be read as above, or holds a value, name or colour twice.
+    """
+    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected a UTF-8 text file, got {path}: {error}") from error
+    if path.suffix == ".json":
+        entries, ignore_index = _from_json(text, path)
+    else:
+        read = _from_labelmap if path.name == "labelmap.txt" else _from_names
+        entries, ignore_index = read(text, path), None
+    _check(entries, ignore_index, path)
+    return _tables(entries, ignore_index, path.name)
+
+
+def _from_json(text: str, path: Path) -> tuple[list[_Entry], int | None]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"expected JSON in {path}, got {error}; for instance {_EXAMPLE}") from error
+    listed = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise ConfigError(f'expected a list of objects under "classes" in {path}; for instance {_EXAMPLE}')
+    entries = [_json_entry(item, position, path) for position, item in enumerate(listed)]
+    num_classes, stated = sum(not entry.void for entry in entries), content.get("num_classes")
+    if stated is not None and stated != num_classes:
+        raise ConfigError(
+            f'expected "num_classes": {num_classes} in {path} (the entries without "ignore"), got {stated!r}; '
+            "correct it or leave it out"
+        )
+    ignore_index = content.get("ignore_index")
+    if ignore_index is not None and not _is_value(ignore_index):
+        raise ConfigError(f'expected "ignore_index" in {path} to be one of 0..{_MOST}, got {ignore_index!r}')
+    return entries, ignore_index
+
+
+def _json_entry(item: dict[str, Any], position: int, path: Path) -> _Entry:
+    name, value, colour = item.get("name"), item.get("id", position), item.get("color", item.get("colour"))
+    where = f"in entry {position} of {path}"
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f'expected a "name" {where}, got {name!r}')
+    if not _is_value(value):
+        raise ConfigError(f'expected the "id" of {name!r} {where} to be a mask value 0..{_MOST}, got {value!r}')
+    if colour is not None and not (
+        isinstance(colour, list) and len(colour) == 3 and all(_is_value(part) and part <= 255 for part in colour)
+    ):
+        raise ConfigError(f'expected the "color" of {name!r} {where} to be three numbers 0..255, got {colour!r}')
+    return _Entry(value, name.strip(), None if colour is None else tuple(colour), item.get("ignore") is True)
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _from_labelmap(text: str, path: Path) -> list[_Entry]:
+    entries: list[_Entry] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*(?::.*)?", line)
+        colour = match and match[2] and (int(match[2]), int(match[3]), int(match[4]))
+        if not match or (colour and max(colour) > 255):
+            raise ConfigError(f"expected 'name:r,g,b::' with colours 0..255 in {path}, got {line!r}")
+        entries.append(_Entry(len(entries), match[1].strip(), colour or None))
+    return entries
+
+
+def _from_names(text: str, path: Path) -> list[_Entry]:
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in names:
+        raise ConfigError(
+            f"expected a class name on each line of {path}, got an empty line {names.index('') + 1}; "
+            "remove it, or write classes.json if the value is not used"
+        )
+    return [_Entry(value, name) for value, name in enumerate(names)]
+
+
+def _check(entries: Sequence[_Entry], ignore_index: int | None, path: Path) -> None:
+    if all(entry.void for entry in entries):
+        raise ConfigError(f"expected at least one class in {path}, got none; for instance classes.json: {_EXAMPLE}")
+    seen: dict[object, _Entry] = {}
+    for entry in entries:
+        if entry.value == ignore_index and not entry.void:
+            raise ConfigError(
+                f'expected "ignore_index" in {path} to be no class, got {ignore_index}, the id of {entry.name!r}; '
+                'mark that entry "ignore": true, or choose another ignore_index'
+            )
+        for what, value in (("id", entry.value), ("name", entry.name), ("colour", entry.colour)):
+            before = seen.setdefault((what, value), entry)
+            both_void = what == "colour" and before.void and entry.void  # black for several kinds of void is common
+            if before is not entry and value is not None and not both_void:
+                raise ConfigError(
+                    f"expected every {what} once in {path}, got {value!r} for {before.name!r} and {entry.name!r}"
+                )
+
+
+def _tables(entries: Sequence[_Entry], ignore_index: int | None, file_name: str) -> tuple[ClassInfo, LabelTable]:
+    classes = [entry for entry in entries if not entry.void]
+    void = 255 if len(classes) <= 255 else _MOST
+    taken = {entry.colour for entry in entries}
+    spare = (colour for colour in voc_palette(256) if colour not in taken)
+    palette = tuple(entry.colour or next(spare, (0, 0, 0)) for entry in classes)
+    values = {entry.value: index for index, entry in enumerate(classes)}
+    colours = {entry.colour: index for index, entry in enumerate(classes) if entry.colour}
+    for entry in entries:
+        if entry.void:
+            values[entry.value] = void
+            if entry.colour:
+                colours[entry.colour] = void
+    values.setdefault(void if ignore_index is None else ignore_index, void)
+    names = tuple(entry.name for entry in classes)
+    return ClassInfo(names, palette, void), LabelTable(values, colours, declared_in=file_name)

@@ -1,0 +1,238 @@
+"""Your own data: folders of images and masks, with or without a list of classes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.class_files import read_class_file
+from refineseg.data.label_check import read_all
+from refineseg.data.sample import FilePair, PairDataset
+from refineseg.errors import DatasetError, LabelError
+from refineseg.images import IMAGE_SUFFIXES, find_images, first_names, mask_values
+from refineseg.label_messages import value_ranges
+
+MASK_FOLDERS = ("masks", "labels", "annotations")
+"""Names of the folder beside ``images``; of several, the first that has the split is read."""
+
+_MASK_ENDINGS = ("_mask", "_label", "_labels")
+_SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
+_USUAL_SPLITS = ("train", "val", "test")
+_MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0..255: so many classes must be listed
+_LAYOUTS = "images/SPLIT and masks/SPLIT, or SPLIT/images and SPLIT/masks (SPLIT: train, val, ...)"
+
+
+def folder_splits(root: Path) -> tuple[str, ...]:
+    """The splits of a folder data set: train, val and test first, then others by name.
+
+    A split counts as soon as it has images or masks, so that one whose masks are missing is an error when it is opened,
+    and not a split less.
+
+    Raises:
+        DatasetError: The root is no folder.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as root:
+        ...     for name in ("images/val", "masks/val", "images/train", "masks/train"):
+        ...         Path(root, name).mkdir(parents=True)
+        ...     folder_splits(Path(root))
+        ('train', 'val')
+    """
+    if not root.is_dir():
+        raise DatasetError(f"expected the folder of a data set, got {root}, which is {_what(root)}")
+    images_first = {split for name in ("images", *MASK_FOLDERS) for split in _subfolders(root / name)}
+    split_first = {
+        split for split in _subfolders(root) for name in ("images", *MASK_FOLDERS) if (root / split / name).is_dir()
+    }
+    split_first -= {"images", *MASK_FOLDERS}
+    both = sorted(images_first & split_first)
+    if both:
+        raise DatasetError(
+            f"expected one layout in {root}, got images/{both[0]} and {both[0]}/images (or their masks); remove one"
+        )
+    splits = images_first | split_first
+    return (*(s for s in _USUAL_SPLITS if s in splits), *sorted(splits - set(_USUAL_SPLITS)))
+
+
+def open_folder(root: Path, split: str) -> PairDataset:
+    """One split of your own data.
+
+    Two layouts are read: ``ROOT/images/SPLIT`` with ``ROOT/masks/SPLIT``, and ``ROOT/SPLIT/images`` with
+    ``ROOT/SPLIT/masks``; ``labels`` or ``annotations`` may stand for ``masks``. Subfolders are allowed. The mask of
+    ``images/train/a/b.jpg`` is ``masks/train/a/b.png`` (``.png`` before other lossless kinds), or ``b_mask.png``,
+    ``b_label.png``, ``b_labels.png``.
+
+    Masks are grey or palette images of values (8 or 16 bits), or RGB images of colours. What these mean stands in
+    ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt`` (:func:`~refineseg.data.class_files.read_class_file`).
+    Without such a file all masks of the split ``train`` are read: their values must be 0..K-1 and 255 for void, and the
+    classes are called ``class_0`` and so on, for every split.
+
+    Args:
+        root: The folder.
+        split: For instance ``train``; :func:`folder_splits` lists them.
+
+    Raises:
+        DatasetError: No such folder or split, no images, or an image or mask that lacks its partner or has two.
+        LabelError: There is no class file, and the values of the training masks are not 0..K-1 and 255.
+        ConfigError: The class file is wrong.
+    """
+    pairs = _pairs(root, split)
+    listed = read_class_file(root)
+    if listed is not None:
+        return PairDataset(pairs, *listed)
+    if "train" not in folder_splits(root):
+        raise DatasetError(
+            f"expected classes.json in {root}, or a split 'train' whose masks tell the number of classes, got neither: "
+            "write classes.json"
+        )
+    training = pairs if split == "train" else _pairs(root, "train")
+    class_info, table = _classes_of(training, root)
+    note = (
+        f"{class_info.num_classes} classes, counted in {len(training)} training masks; "
+        f"write {root / 'classes.json'} to name them and to start faster"
+    )
+    return PairDataset(pairs, class_info, table, (note,))
+
+
+def _what(path: Path) -> str:
+    return "a file" if path.is_file() else "not there"
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
+    """The folders of images and masks of a split, both of them there."""
+    splits = folder_splits(root)
+    if not splits:
+        raise DatasetError(f"expected {_LAYOUTS} in {root}, {_found_instead(root)}")
+    if split not in splits:
+        inner = [root / name for name in _subfolders(root) if split in folder_splits(root / name)]
+        meant = f"; it is one level down: give {inner[0]}" if inner else ""
+        raise DatasetError(f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}{meant}")
+    split_first = any((root / split / name).is_dir() for name in ("images", *MASK_FOLDERS))
+    images, *masks = (root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS))
+    masks = [folder for folder in masks if folder.is_dir()]
+    if not images.is_dir():
+        raise DatasetError(f"expected the images of {masks[0]} in {images}, but there is no such folder")
+    if not masks:
+        expected = images.parent / "masks" if split_first else root / "masks" / split
+        raise DatasetError(
+            f"expected the masks of {images} in {expected}, but there is no such folder; add the masks "
+            "(unlabelled images need no data set: use predict)"
+        )
+    return images, masks[0]
+
+
+def _found_instead(root: Path) -> str:
+    subfolders, above = _subfolders(root), root.resolve().parent
+    siblings = folder_splits(above)
+    if root.resolve().name in siblings and set(siblings) & set(_USUAL_SPLITS):
+        return f"got one split of such a data set; give {above}"
+    if "images" in subfolders and find_images(root / "images"):
+        return "got images directly in images; move them, and their masks, into images/train and masks/train"
+    inner = [name for name in subfolders if folder_splits(root / name)]
+    if inner:
+        return f"got one in {inner[0]}: give {root / inner[0]}"
+    return f"got the folders {first_names(subfolders)}" if subfolders else "got no folders; give the folder above them"
+
+
+def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:
+    """Every image with its mask, sorted by path."""
+    image_folder, mask_folder = _split_folders(root, split)
+    images = _by_key(find_images(image_folder), image_folder)
+    if not images:
+        raise DatasetError(f"expected images in {image_folder}, got none; endings read: {', '.join(IMAGE_SUFFIXES)}")
+    doubled = [" and ".join(path.name for path in paths) for paths in images.values() if len(paths) > 1]
+    if doubled:
+        raise DatasetError(
+            f"expected one image of each name in {image_folder}, got {len(doubled)} names twice: "
+            f"{first_names(doubled)}; rename or remove one of each"
+        )
+    masks: dict[str, list[Path]] = {}
+    orphans: list[Path] = []
+    for key, paths in _by_key(find_images(mask_folder), mask_folder).items():
+        keys = (key, *(key.removesuffix(ending) for ending in _MASK_ENDINGS if key.endswith(ending)))
+        owner = next((candidate for candidate in keys if candidate in images), None)
+        if owner is None:
+            orphans += paths
+        else:  # of one name, .png goes first; another name for the same image is a second mask
+            masks.setdefault(owner, []).append(min(paths, key=lambda path: _SUFFIX_ORDER.index(path.suffix.lower())))
+    _check_partners([paths[0] for key, paths in images.items() if key not in masks], orphans, image_folder, mask_folder)
+    ambiguous = [" and ".join(path.name for path in paths) for paths in masks.values() if len(paths) > 1]
+    if ambiguous:
+        raise DatasetError(
+            f"expected one mask for each image in {mask_folder}, got several for {len(ambiguous)}: "
+            f"{first_names(ambiguous)}; keep one of each"
+        )
+    return tuple(FilePair(paths[0], masks[key][0], key) for key, paths in images.items())
+
+
+def _by_key(paths: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
+    """Files by their path in the folder without the ending, in one Unicode form: archives from a Mac have another."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        found.setdefault(key, []).append(path)
+    return found
+
+
+def _check_partners(lonely: Sequence[Path], orphans: Sequence[Path], image_folder: Path, mask_folder: Path) -> None:
+    if not lonely and not orphans:
+        return
+    parts = []
+    if lonely:
+        names = first_names([path.relative_to(image_folder) for path in lonely])
+        parts.append(f"{len(lonely)} images without a mask ({names})")
+    if orphans:
+        names = first_names([path.relative_to(mask_folder) for path in orphans])
+        parts.append(f"{len(orphans)} masks without an image ({names})")
+    raise DatasetError(
+        f"expected each image in {image_folder} to have a mask of the same name in {mask_folder} (a.jpg: a.png or "
+        f"a_mask.png), got {' and '.join(parts)}; add, rename or remove them"
+    )
+
+
+def _classes_of(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, LabelTable]:
+    """Classes 0..K-1 from the values of all masks."""
+    paths = [pair.mask for pair in pairs if pair.mask is not None]
+    counts: Counter[int] = Counter()
+    for found in read_all(lambda index: mask_values(paths[index]), len(paths)):
+        counts.update(found)
+    classes = sorted(set(counts) - {255})
+    if classes != list(range(len(classes))) or not 2 <= len(classes) <= _MOST_UNNAMED:
+        raise LabelError(
+            f"expected the values 0..K-1 (and 255 for void) in the {len(paths)} training masks, because {root} has no "
+            f"classes.json, {_other_values(counts)}"
+        )
+    class_info = ClassInfo.generic(len(classes))
+    values = {value: value for value in classes} | {255: class_info.ignore_index}
+    return class_info, LabelTable(values, declared_in="classes.json")
+
+
+def _other_values(counts: Counter[int]) -> str:
+    """What the values of the training masks are instead of 0..K-1, and what to write."""
+    values = sorted(set(counts) - {255})
+    got = f"got {value_ranges(counts)}"
+    if set(counts) == {0, 255}:
+        return (
+            f"got 0 ({counts[0]} pixels) and 255 ({counts[255]} pixels): 255 is void, so only one class would be left; "
+            "write 1 instead of 255, or keep the masks and write classes.json: "
+            '{"classes": [{"id": 0, "name": "background"}, {"id": 255, "name": "object"}]}'
+        )
+    if len(values) < 2:
+        return f"{got}: fewer than two classes, there is nothing to learn; label more"
+    listed = ", ".join(f'{{"id": {value}, "name": "..."}}' for value in values[:3])
+    advice = f'write classes.json that lists them: {{"classes": [{listed}{", ..." if len(values) > 3 else ""}]}}'
+    if len(values) > _MOST_UNNAMED:
+        return f"{got}; export the masks as PNG of class indices if they are grey pictures or were resized, or {advice}"
+    if values == list(range(1, len(values) + 1)):
+        return f"{got}; {advice}, or subtract 1 from every value"
+    return f"{got}; {advice}"

@@ -1,0 +1,146 @@
+"""Batches for training: the same crops in the same order for the same seed, epoch and step, however many workers read.
+
+In: a data set. Out: a DataLoader of :class:`Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from refineseg.class_info import ClassInfo
+from refineseg.data.augment import Augmentation, augment
+from refineseg.data.sample import Dataset, Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training crops.
+
+    Args:
+        images: (N, 3, h, w) uint8.
+        masks: (N, h, w) int64.
+        names: Of the samples.
+    """
+
+    images: Tensor
+    masks: Tensor
+    names: tuple[str, ...]
+
+
+class DecodedCache:
+    """A data set that keeps decoded samples in memory, up to a number of bytes, so that files are decoded once.
+
+    Samples beyond the budget are read each time.
+
+    Args:
+        dataset: Where samples come from.
+        max_bytes: Most bytes of pixels to keep.
+    """
+
+    def __init__(self, dataset: Dataset, *, max_bytes: int) -> None:
+        self._dataset, self._bytes_left = dataset, max_bytes
+        self._samples: dict[int, Sample] = {}
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the masks."""
+        return self._dataset.class_info
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Facts to print beside results."""
+        return self._dataset.notes
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name(self, index: int) -> str:
+        """Name of a sample, without reading it."""
+        return self._dataset.name(index)
+
+    def read_mask(self, index: int) -> NDArray[Any] | None:
+        """The mask of a sample."""
+        return self[index].mask
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._samples:
+            return self._samples[index]
+        sample = self._dataset[index]
+        size = sample.image.nbytes + (0 if sample.mask is None else sample.mask.nbytes)
+        if size <= self._bytes_left:
+            self._samples[index] = sample
+            self._bytes_left -= size
+        return sample
+
+
+class _Crops(TorchDataset[tuple[Tensor, Tensor, str]]):
+    """Crop of sample i, drawn from a generator that depends on nothing but seed, epoch and i."""
+
+    def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int, epoch: int) -> None:
+        self._dataset, self._augmentation, self._seed, self._epoch = dataset, augmentation, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+        sample = self._dataset[index]
+        generator = torch.Generator().manual_seed(mix_seeds(self._seed, self._epoch, index))
+        ignore_index = self._dataset.class_info.ignore_index
+        image, mask = augment(sample, self._augmentation, ignore_index=ignore_index, generator=generator)
+        return image, mask, sample.name
+
+
+def mix_seeds(*numbers: int) -> int:
+    """One seed from several numbers; close inputs give unrelated seeds (splitmix64 steps)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def epoch_order(num_samples: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Sample indices of every batch of an epoch, shuffled; a last batch that is not full is left out.
+
+    A data set smaller than a batch is one batch of all its samples.
+    """
+    generator = torch.Generator().manual_seed(mix_seeds(seed, epoch))
+    order = torch.randperm(num_samples, generator=generator).tolist()
+    size = min(batch_size, num_samples)
+    return [order[i : i + size] for i in range(0, num_samples - size + 1, size)]
+
+
+def _collate(items: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
+    images, masks, names = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.stack(masks), tuple(names))
+
+
+def training_batches(
+    dataset: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, num_workers: int
+) -> DataLoader[Batch]:
+    """The batches of one epoch.
+
+    Args:
+        dataset: Where samples come from.
+        augmentation: How crops are drawn.
+        batch_size: Crops per batch.
+        seed: Of the run.
+        epoch: Number of the epoch in the run.
+        num_workers: Reading processes; 0 reads in this one. The batches do not depend on it.
+    """
+    return DataLoader(
+        _Crops(dataset, augmentation, seed, epoch),  # type: ignore[arg-type]
+        batch_sampler=epoch_order(len(dataset), batch_size=batch_size, seed=seed, epoch=epoch),
+        num_workers=num_workers,
+        collate_fn=_collate,
+    )

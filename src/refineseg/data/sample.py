@@ -1,0 +1,182 @@
+"""What a data set is: a sequence of samples with one class table.
+
+In: nothing but the definitions. Out: :class:`Sample`, the protocol :class:`Dataset` and :class:`Concatenation`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.errors import DatasetError
+from refineseg.images import read_image_size, read_mask, read_rgb
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        mask: ``(H, W)`` class indices and ``ignore_index``; None where a split has no labels.
+        name: Unique inside its data set, for messages and file names.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[Any] | None
+    name: str
+
+
+@runtime_checkable
+@runtime_checkable
+class Dataset(Protocol):
+    """A sequence of samples.
+
+    ``read_mask`` reads one mask alone (also used to check all labels before training, from several threads); ``notes``
+    are facts about the files a user should know beside a result.
+    """
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the masks."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Facts to print beside results, for instance that a lossy copy of the images was read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def name(self, index: int, /) -> str:
+        """Name of a sample, without reading it."""
+
+    def read_mask(self, index: int, /) -> NDArray[Any] | None:
+        """The mask of a sample, checked against the image's size; None where it has no label."""
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """One image file and its mask file (None: unlabelled)."""
+
+    image: Path
+    mask: Path | None
+    name: str
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """A data set whose samples are pairs of files: what most layouts come down to once their names are found.
+
+    Args:
+        pairs: The files.
+        class_info: The classes.
+        table: What the values in the mask files stand for.
+        notes: Facts to print beside results.
+    """
+
+    pairs: tuple[FilePair, ...]
+    class_info: ClassInfo
+    table: LabelTable
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """Name of a sample, without reading it."""
+        return self.pairs[index].name
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = read_rgb(pair.image)
+        if pair.mask is None:
+            return Sample(image, None, pair.name)
+        mask = read_mask(pair.mask, table=self.table, ignore_index=self.class_info.ignore_index)
+        _check_size(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
+        return Sample(image, mask, pair.name)
+
+    def read_mask(self, index: int) -> NDArray[Any] | None:
+        """The mask alone; its size is checked against the image file's header.
+
+        Raises:
+            ImageError: A file cannot be read.
+            DatasetError: Image and mask differ in size.
+            LabelError: The mask holds values that stand for no class.
+        """
+        pair = self.pairs[index]
+        if pair.mask is None:
+            return None
+        mask = read_mask(pair.mask, table=self.table, ignore_index=self.class_info.ignore_index)
+        _check_size(pair, read_image_size(pair.image), (mask.shape[0], mask.shape[1]))
+        return mask
+
+
+def _check_size(pair: FilePair, image_hw: tuple[int, int], mask_hw: tuple[int, int]) -> None:
+    if image_hw != mask_hw:
+        turned = "; the image is rotated by EXIF, rotate its pixels" if image_hw == mask_hw[::-1] else ""
+        raise DatasetError(
+            f"{pair.mask}: expected a mask of the image's size {image_hw[0]}x{image_hw[1]} (height x width), got "
+            f"{mask_hw[0]}x{mask_hw[1]}{turned}"
+        )
+
+
+class Concatenation:
+    """Several data sets (or splits) of the same classes, one after the other.
+
+    Raises:
+        DatasetError: None given, or their classes differ.
+    """
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        if not parts:
+            raise DatasetError("expected at least one data set to join, got none")
+        for part in parts[1:]:
+            if part.class_info != parts[0].class_info:
+                raise DatasetError(
+                    f"expected data sets of the same classes, got {parts[0].class_info.names} and "
+                    f"{part.class_info.names}; join only splits of one data set"
+                )
+        self._parts = tuple(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the masks."""
+        return self._parts[0].class_info
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of all parts, each once."""
+        return tuple(dict.fromkeys(note for part in self._parts for note in part.notes))
+
+    def _locate(self, index: int) -> tuple[Dataset, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self._parts[part], index - (self._ends[part - 1] if part else 0)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        part, inner = self._locate(index)
+        return part[inner]
+
+    def name(self, index: int) -> str:
+        """Name of a sample, without reading it."""
+        part, inner = self._locate(index)
+        return part.name(inner)
+
+    def read_mask(self, index: int) -> NDArray[Any] | None:
+        """The mask of a sample."""
+        part, inner = self._locate(index)
+        return part.read_mask(inner)

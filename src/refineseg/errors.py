@@ -1,0 +1,29 @@
+"""Every exception refineseg raises on purpose; each message says what was expected, what was got and what to do."""
+
+
+class RefinesegError(Exception):
+    """Base of all deliberate errors; the command line prints its message and ends with status 2."""
+
+
+class ConfigError(RefinesegError):
+    """A wrong option, recipe, class table or combination of them."""
+
+
+class ImageError(RefinesegError):
+    """An image or mask file that cannot be read as one."""
+
+
+class DatasetError(RefinesegError):
+    """A data set folder that is missing, incomplete or inconsistent."""
+
+
+class LabelError(DatasetError):
+    """A mask holds values that stand for no class."""
+
+
+class ModelFileError(RefinesegError):
+    """A model file, or original weights, that do not fit the network they name."""
+
+
+class CheckpointError(RefinesegError):
+    """A training run that cannot be started or resumed as asked."""

@@ -1,0 +1,84 @@
+"""Training losses: logits and masks in, a scalar out.
+
+Both papers use cross entropy with void left out; class weights and online hard example mining are options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """Cross entropy per pixel, averaged over the labelled (or the hard) pixels of the batch.
+
+    Args:
+        ignore_index: Value of void pixels, which count nothing.
+        class_weights: (K,) weight of each true class; None: all 1.
+        label_smoothing: Share of the target spread over all classes, 0..1.
+        ohem_threshold: Online hard example mining: keep pixels whose true class has a probability below this ...
+        ohem_share: ... but at least this share of the labelled pixels. None as threshold: keep all.
+
+    Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel.
+    """
+
+    ignore_index: int
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+    ohem_threshold: float | None = None
+    ohem_share: float = 0.1
+
+    def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h w"]) -> Float[Tensor, ""]:
+        """Loss of a batch; 0 where nothing is labelled."""
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
+        labelled = masks != self.ignore_index
+        losses = F.cross_entropy(
+            logits,
+            masks,
+            weight=weights,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction="none" if self.ohem_threshold is not None else "sum",
+        )
+        safe = masks.masked_fill(~labelled, 0)
+        pixel_weights = labelled.to(logits.dtype) if weights is None else weights[safe] * labelled
+        if self.ohem_threshold is None:
+            return losses / pixel_weights.sum().clamp(min=1e-6)
+        hard = labelled & self._hard(logits.detach(), safe, labelled)
+        return (losses * hard).sum() / (pixel_weights * hard).sum().clamp(min=1e-6)
+
+    def _hard(self, logits: Tensor, safe: Tensor, labelled: Tensor) -> Tensor:
+        """Pixels whose true class is less likely than the threshold, at least the hardest ``ohem_share`` of them."""
+        assert self.ohem_threshold is not None
+        log_probability = -F.cross_entropy(logits, safe, reduction="none")
+        log_probability = log_probability.masked_fill(~labelled, 0.0)
+        least = max(1, int(self.ohem_share * int(labelled.sum())))
+        hardest = torch.topk(log_probability.flatten(), least, largest=False).values[-1]
+        return log_probability <= torch.clamp(hardest, min=float(np.log(self.ohem_threshold)))
+
+
+def class_weights(pixel_counts: NDArray[np.int64], *, power: float) -> Tensor | None:
+    """Weights that lift rare classes: ``(median frequency / frequency) ** power``.
+
+    Args:
+        pixel_counts: (K,) labelled pixels of each class in the training masks.
+        power: 0: no weights; 1: median frequency balancing; 0.5: its square root.
+
+    Returns:
+        (K,) weights, 1 for classes that do not occur; None for power 0.
+
+    Source: Eigen and Fergus, ICCV 2015 (median frequency balancing).
+    """
+    if power == 0:
+        return None
+    occurs = pixel_counts > 0
+    weights = np.ones(len(pixel_counts), np.float64)
+    weights[occurs] = (np.median(pixel_counts[occurs]) / pixel_counts[occurs]) ** power
+    return torch.from_numpy(weights.astype(np.float32))

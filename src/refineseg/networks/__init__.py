@@ -1,0 +1,1 @@
+"""The networks of both papers, their encoders, the named variants and the original weights."""

@@ -1,0 +1,329 @@
+"""RefineNet and Light-Weight RefineNet: both networks in the papers' words, leaves first.
+
+In: feature maps of an encoder, finest first. Out: logits at the size of the finest map (1/4 of the image).
+
+Light-Weight RefineNet is the same blocks with other arguments (1x1 convolutions, no residual conv units), see
+:data:`REFINENET`, :data:`LIGHT_WEIGHT` and :data:`LIGHT_WEIGHT_MOBILE`.
+
+Sources:
+    Lin, Milan, Shen, Reid: "RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation",
+    CVPR 2017. Nekrasov, Shen, Reid: "Light-Weight RefineNet for Real-Time Semantic Segmentation", BMVC 2018.
+    Where the papers are silent the released networks decide (docs/architecture.md, "Paper and released networks").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Activation = Literal["relu", "relu6"]
+
+
+def same_conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> nn.Conv2d:
+    """A stride 1 convolution that keeps height and width."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+
+
+def rectify(x: Tensor, activation: Activation) -> Tensor:
+    """ReLU, or ReLU6 (``min(max(x, 0), 6)``) as the MobileNet-v2 variants use throughout."""
+    return F.relu6(x) if activation == "relu6" else F.relu(x)
+
+
+class ResidualConvUnit(nn.Module):
+    """Adapt features to the task without losing them (Lin et al. 2017, section 3.2, figure 3b).
+
+    ``x + conv2(relu(conv1(relu(x))))``: a ResNet unit without batch normalisation. The skip carries ``x`` as it came.
+    As released, the first convolution has a bias and the second has none.
+
+    Args:
+        channels: Channels in and out; the shape (N, channels, H, W) never changes.
+        kernel_size: Of both convolutions.
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv1 = same_conv(channels, channels, kernel_size, bias=True)
+        self.conv2 = same_conv(channels, channels, kernel_size)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Shape in = shape out."""
+        correction: Tensor = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + correction
+
+
+class MultiResolutionFusion(nn.Module):
+    """Bring all inputs to one width and the finest resolution, and add them (section 3.2, figure 3c).
+
+    Each input is convolved where it is small, then enlarged bilinearly, then added.
+
+    Args:
+        in_channels: Channels of each input.
+        out_channels: Channels of the sum. None: the smallest input width, and a single input passes unchanged (paper).
+        kernel_size: Of the convolutions.
+        align_corners: Of the bilinear enlargement; the original weights need True.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], *, out_channels: int | None, kernel_size: int, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.out_channels = min(in_channels) if out_channels is None else out_channels
+        passes = out_channels is None and len(in_channels) == 1
+        self.convs = nn.ModuleList(
+            nn.Identity() if passes else same_conv(channels, self.out_channels, kernel_size) for channels in in_channels
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Float[Tensor, "n c h w"]:
+        """Inputs (N, C_i, H_i, W_i) in the order of ``in_channels``; out (N, out_channels, max H_i, max W_i)."""
+        height, width = max(x.shape[2] for x in inputs), max(x.shape[3] for x in inputs)
+        total: Tensor | None = None
+        for conv, x in zip(self.convs, inputs, strict=True):
+            y = conv(x)
+            if y.shape[2:] != (height, width):
+                y = F.interpolate(y, size=(height, width), mode="bilinear", align_corners=self.align_corners)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+
+class ChainedResidualPooling(nn.Module):
+    """Gather background context from ever larger windows (section 3.2, figure 3d).
+
+    Each link pools the link before it, weighs the result by a convolution and adds it to the sum, so that
+    ``num_links`` cheap 5x5 windows see as far as one large window would.
+
+    Args:
+        channels: Channels in and out; the shape (N, channels, H, W) never changes.
+        num_links: Pool-and-convolve links. The paper uses 2, and 4 for PASCAL VOC and Person-Part; as released: 4.
+        kernel_size: Of the weighing convolution: 3 in RefineNet, 1 in Light-Weight RefineNet.
+        activation: The rectifier in front of the chain.
+    """
+
+    def __init__(
+        self, channels: int, *, num_links: int = 4, kernel_size: int = 3, activation: Activation = "relu"
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
+        self.convs = nn.ModuleList(same_conv(channels, channels, kernel_size) for _ in range(num_links))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Shape in = shape out."""
+        total = link = rectify(x, self.activation)  # the only non-linearity on the identity path (section 3.3)
+        for conv in self.convs:
+            link = conv(self.pool(link))
+            total = total + link
+        return total
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """How the blocks of one network family are built.
+
+    Args:
+        kernel_size: Of every decoder convolution but the classifier's (always 3).
+        level_widths: Channels to which each level is adapted by a convolution before fusion, coarsest level first; the
+            last entry serves all further levels. Empty: levels go into the fusion as they are.
+        width: Channels of every fusion where levels are not adapted.
+        num_adaptation_units: Residual conv units on each adapted level.
+        num_output_units: Residual conv units at the end of each block. The paper's one output unit plus the two
+            adaptation units of the next block's coarse path (and "two additional before the softmax") are these three.
+        num_links: Links of each chained residual pooling.
+        activation: The rectifier in front of each pooling chain.
+        level_dropout: Dropout on the two coarsest levels (the decoder's copy of them).
+        classifier_dropout: Dropout in front of the classifier.
+    """
+
+    kernel_size: int
+    level_widths: tuple[int, ...]
+    width: int
+    num_adaptation_units: int
+    num_output_units: int
+    num_links: int
+    activation: Activation
+    level_dropout: float
+    classifier_dropout: float
+
+    def adapted_channels(self, rank: int) -> int | None:
+        """Width to which a level is adapted, counted from the coarsest (0); None: levels are not adapted."""
+        return self.level_widths[min(rank, len(self.level_widths) - 1)] if self.level_widths else None
+
+
+REFINENET = DecoderOptions(
+    kernel_size=3,
+    level_widths=(512, 256),
+    width=256,
+    num_adaptation_units=2,
+    num_output_units=3,
+    num_links=4,
+    activation="relu",
+    level_dropout=0.5,
+    classifier_dropout=0.5,
+)
+"""RefineNet as released (figure 2c with the widths and dropout of the released networks)."""
+
+LIGHT_WEIGHT = DecoderOptions(
+    kernel_size=1,
+    level_widths=(512, 256),
+    width=256,
+    num_adaptation_units=0,
+    num_output_units=0,
+    num_links=4,
+    activation="relu",
+    level_dropout=0.5,
+    classifier_dropout=0.0,
+)
+"""Light-Weight RefineNet: 1x1 convolutions and no residual conv units (Nekrasov et al. 2018, section 3)."""
+
+LIGHT_WEIGHT_MOBILE = DecoderOptions(
+    kernel_size=1,
+    level_widths=(),
+    width=256,
+    num_adaptation_units=0,
+    num_output_units=0,
+    num_links=4,
+    activation="relu6",
+    level_dropout=0.0,
+    classifier_dropout=0.0,
+)
+"""Light-Weight RefineNet on MobileNet-v2: levels of one stride are added after reduction, ReLU6, no dropout."""
+
+
+class RefineNetBlock(nn.Module):
+    """One RefineNet block: adapt each input, fuse them, pool context, refine (section 3.2, figure 3a).
+
+    Args:
+        in_channels: Channels of each input; any number of inputs of any sizes.
+        adapted_channels: Per input: channels after the adapting convolution and residual conv units, or None for an
+            input that goes into the fusion as it is (the output of the block before).
+        options: The family's options.
+        align_corners: Of the enlargement in the fusion.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        adapted_channels: Sequence[int | None],
+        options: DecoderOptions,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        kernel_size = options.kernel_size
+        self.adaptations = nn.ModuleList()
+        for channels, adapted in zip(in_channels, adapted_channels, strict=True):
+            units: list[nn.Module] = []
+            if adapted is not None:
+                units.append(same_conv(channels, adapted, kernel_size))
+                units += (
+                    ResidualConvUnit(adapted, kernel_size=kernel_size) for _ in range(options.num_adaptation_units)
+                )
+            self.adaptations.append(nn.Sequential(*units))
+        self.fusion = MultiResolutionFusion(
+            [adapted or channels for channels, adapted in zip(in_channels, adapted_channels, strict=True)],
+            out_channels=None if options.level_widths else options.width,
+            kernel_size=kernel_size,
+            align_corners=align_corners,
+        )
+        self.out_channels = self.fusion.out_channels
+        self.pooling = ChainedResidualPooling(
+            self.out_channels, num_links=options.num_links, kernel_size=kernel_size, activation=options.activation
+        )
+        self.output = nn.Sequential(
+            *(ResidualConvUnit(self.out_channels, kernel_size=kernel_size) for _ in range(options.num_output_units))
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> Float[Tensor, "n c h w"]:
+        """Inputs (N, C_i, H_i, W_i); out (N, out_channels, max H_i, max W_i)."""
+        adapted = [adaptation(x) for adaptation, x in zip(self.adaptations, inputs, strict=True)]
+        refined: Tensor = self.output(self.pooling(self.fusion(adapted)))
+        return refined
+
+
+class Cascade(nn.Module):
+    """RefineNet blocks from coarse to fine, then the classifier (section 3.1, figure 2c).
+
+    Args:
+        in_channels: Channels of each level, finest level first.
+        num_classes: Channels of the logits.
+        groups: For each block, coarsest block first, the levels (indices into ``in_channels``) that enter it beside the
+            output of the block before. ``((3,), (2,), (1,), (0,))`` is the 4-cascaded RefineNet.
+        options: The family's options.
+        align_corners: Of every bilinear enlargement inside.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        groups: Sequence[Sequence[int]],
+        options: DecoderOptions,
+        align_corners: bool,
+    ) -> None:
+        super().__init__()
+        self.groups = tuple(tuple(group) for group in groups)
+        self.align_corners = align_corners
+        self.level_dropout = nn.Dropout(options.level_dropout)
+        self.blocks = nn.ModuleList()
+        previous: list[int] = []
+        for group in self.groups:
+            block = RefineNetBlock(
+                [*previous, *(in_channels[level] for level in group)],
+                adapted_channels=[
+                    *(None for _ in previous),
+                    *(options.adapted_channels(len(in_channels) - 1 - level) for level in group),
+                ],
+                options=options,
+                align_corners=align_corners,
+            )
+            self.blocks.append(block)
+            previous = [block.out_channels]
+        self.classifier_dropout = nn.Dropout(options.classifier_dropout)
+        self.classifier = same_conv(previous[0], num_classes, 3, bias=True)
+
+    def forward(self, levels: Sequence[Tensor]) -> Float[Tensor, "n k h w"]:
+        """Levels (N, C_i, H_i, W_i), finest first; logits (N, K, H_0, W_0)."""
+        coarsest_two = range(len(levels) - 2, len(levels))
+        levels = [self.level_dropout(x) if i in coarsest_two else x for i, x in enumerate(levels)]
+        x: list[Tensor] = []
+        for group, block in zip(self.groups, self.blocks, strict=True):
+            x = [block([*x, *(levels[level] for level in group)])]
+        logits: Tensor = self.classifier(self.classifier_dropout(x[0]))
+        return logits
+
+
+class RefineNet(nn.Module):
+    """Encoder and cascade: normalised images to logits at the finest level's size.
+
+    Args:
+        encoder: (N, C, H, W) -> list of levels, finest first.
+        decoder: The cascade over those levels.
+
+    Example:
+        >>> import refineseg, torch
+        >>> network = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21).network.eval()
+        >>> network(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 21, 16, 24])
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: Cascade) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h4 w4"]:
+        """Normalised images (N, C, H, W), any size; logits (N, K, ceil(H / 4), ceil(W / 4))."""
+        logits: Tensor = self.decoder(self.encoder(x))
+        return logits
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters())

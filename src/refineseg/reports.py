@@ -1,0 +1,103 @@
+"""What training and evaluation leave behind: learning curves, tables, the confusion matrix, and the files of a run.
+
+In: the history of epochs, a confusion matrix. Out: PNG and JSON files, tables for the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from refineseg.images import written_beside
+from refineseg.metrics import PROTOCOL, ConfusionMatrix
+
+
+def write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
+    """``metrics.jsonl``: one line per epoch, rewritten whole so that it never disagrees with the checkpoint."""
+    with written_beside(folder / "metrics.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
+
+
+def write_report(folder: Path, history: Sequence[dict[str, Any]], matrix: ConfusionMatrix | None) -> None:
+    """``curves.png``, and with a validation split ``metrics.json`` with the per-class numbers of the last model."""
+    draw_curves(folder / "curves.png", history)
+    if matrix is not None:
+        with written_beside(folder / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(matrix.to_json(), indent=1), encoding="utf-8")
+
+
+def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Loss, mIoU and learning rate over the epochs, as a PNG."""
+    from matplotlib.figure import Figure  # imported late: half a second that only the end of a run needs
+
+    measured = [e for e in history if "mean_iou" in e]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [e["epoch"] for e in history]
+    left.plot(epochs, [e["loss"] for e in history], color="tab:blue")
+    left.set(xlabel="epoch", ylabel="training loss", title="Loss")
+    if measured:
+        right.plot([e["epoch"] for e in measured], [100 * e["mean_iou"] for e in measured], color="tab:green")
+        right.set(xlabel="epoch", ylabel="mIoU on val, %", title="Validation")
+    else:
+        right.plot(epochs, [e["decoder_lr"] for e in history], color="tab:orange")
+        right.set(xlabel="epoch", ylabel="learning rate (decoder)", title="Schedule (no validation split)")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def metrics_table(matrix: ConfusionMatrix, *, title: str) -> Table:
+    """Per-class IoU, accuracy and share of the labelled pixels, and the means, for the terminal."""
+    table = Table(title=title, caption=PROTOCOL, caption_style="dim")
+    for column in ("class", "IoU %", "accuracy %", "pixels %"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    total = max(int(matrix.counts.sum()), 1)
+    for i, name in enumerate(matrix.class_info.names):
+        row = (matrix.per_class_iou[i], matrix.per_class_accuracy[i], matrix.counts[i].sum() / total)
+        table.add_row(name, *("-" if value != value else f"{100 * value:.2f}" for value in row))
+    table.add_section()
+    for name, value in (
+        ("mIoU", matrix.mean_iou),
+        ("mean accuracy", matrix.mean_accuracy),
+        ("pixel accuracy", matrix.pixel_accuracy),
+        ("frequency-weighted IoU", matrix.frequency_weighted_iou),
+    ):
+        table.add_row(name, f"{100 * value:.2f}")
+    return table
+
+
+def draw_confusion(path: Path, matrix: ConfusionMatrix) -> None:
+    """The confusion matrix as a PNG: each row is a true class and sums to 100 %."""
+    from matplotlib.figure import Figure
+
+    names = [*matrix.class_info.names, *(["void"] if matrix.counts[:, -1].any() else [])]
+    counts = matrix.counts[:, : len(names)]
+    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    side = 2.5 + 0.45 * len(names)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(shares)), names[: len(shares)])
+    axes.set(xlabel="predicted", ylabel="true", title="Share of each true class, %")
+    if len(names) <= 40:
+        for i, row in enumerate(shares):
+            for j, share in enumerate(row):
+                if share >= 0.5:
+                    axes.text(
+                        j,
+                        i,
+                        f"{share:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="white" if share > 50 else "black",
+                    )
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,1 @@
+"""Training: complete configurations, recipes, the loop, checkpoints and reports."""

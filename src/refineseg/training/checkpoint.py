@@ -1,0 +1,54 @@
+"""Checkpoints: the full state after an epoch, written so that a kill at any moment leaves the last complete one.
+
+In and out: a dict of tensors and plain values; files are read back without running code in them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from refineseg.errors import CheckpointError
+from refineseg.images import written_beside
+
+FILE_NAME = "checkpoint.pt"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``folder/checkpoint.pt``: beside, flushed to disk, then renamed over the one before.
+
+    Raises:
+        CheckpointError: The disk is full or read-only; the checkpoint before is untouched.
+    """
+    path = folder / FILE_NAME
+    try:
+        with written_beside(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"could not write {path} ({error}); the checkpoint of the epoch before is intact: make room, then --resume"
+        ) from error
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last complete checkpoint in a run's folder; None if there is none yet.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        raise CheckpointError(f"expected a checkpoint in {path}, which cannot be read ({error})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"expected a checkpoint in {path}, got {type(state).__name__}")
+    return state

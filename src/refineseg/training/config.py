@@ -1,0 +1,215 @@
+"""The frozen, complete description of a training run, and its JSON and ``key=value`` forms.
+
+In: a recipe's values, overrides such as ``phases.0.epochs=20``. Out: a validated :class:`TrainingConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from refineseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training with its own length, crops and learning rates.
+
+    Args:
+        epochs: Passes over the training split.
+        crop_hw: Crop height and width in pixels; multiples of 32 waste nothing.
+        scale: Smallest and largest random resize factor.
+        batch_size: Crops per step.
+        encoder_lr: Learning rate of the encoder at the start of the phase (after warm-up).
+        decoder_lr: Learning rate of the decoder.
+        schedule: How the rates fall to 0 over the phase: ``cosine``, ``poly`` ((1 - t) ** 0.9), or ``constant`` (not).
+        warmup_epochs: Linear rise from 0 at the start, in epochs.
+    """
+
+    epochs: int
+    crop_hw: tuple[int, int]
+    scale: tuple[float, float]
+    batch_size: int
+    encoder_lr: float
+    decoder_lr: float
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
+        _require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
+        _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)
+        _require(0 < self.scale[0] <= self.scale[1], "phase.scale as (smallest, largest) above 0", self.scale)
+        _require(self.encoder_lr >= 0 and self.decoder_lr >= 0, "learning rates of at least 0", self)
+        _require(0 <= self.warmup_epochs <= self.epochs, "phase.warmup_epochs within the phase", self.warmup_epochs)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides the result of a run but the data.
+
+    Args:
+        recipe: Name of the recipe it comes from.
+        variant: The network.
+        phases: Parts of training, one after the other; optimiser state and weight average go on through them.
+        train_split: Split to learn from; ``train+val`` joins.
+        val_split: Split to measure after each epoch; None: none, and the last model is the result.
+        val_every: Measure every so many epochs (and at the end).
+        optimiser: ``adamw``, or ``sgd`` with ``momentum``.
+        momentum: Of SGD.
+        weight_decay: Of filters.
+        decay_vectors: Also decay biases and norms, as the papers' code does.
+        class_weight_power: 0: none; 0.5: mild; 1: median frequency balancing.
+        label_smoothing: 0..1.
+        ohem_threshold: Online hard example mining below this probability; None: off.
+        flip: Mirror half of the crops.
+        colour: Largest relative change of brightness, contrast, saturation.
+        ema_decay: Of the average of the weights, which is what is measured and saved; None: off.
+        clip_norm: Largest gradient norm; None: off.
+        pretrained: Start the encoder from ImageNet weights; ``auto``: if they can be had.
+        precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
+        seed: Of everything random.
+    """
+
+    recipe: str
+    variant: str
+    phases: tuple[Phase, ...]
+    train_split: str = "train"
+    val_split: str | None = "val"
+    val_every: int = 1
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    decay_vectors: bool = False
+    class_weight_power: float = 0.0
+    label_smoothing: float = 0.0
+    ohem_threshold: float | None = None
+    flip: bool = True
+    colour: float = 0.3
+    ema_decay: float | None = 0.999
+    clip_norm: float | None = 10.0
+    pretrained: Literal["auto", "yes", "no"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(bool(self.phases), "at least one phase", self.phases)
+        _require(self.val_every >= 1, "val_every of at least 1", self.val_every)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing in 0..1", self.label_smoothing)
+        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)
+        _require(
+            self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
+        )
+        _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def phase_of(self, epoch: int) -> tuple[Phase, int]:
+        """The phase an epoch (0-based) belongs to, and its number within that phase."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase, epoch
+            epoch -= phase.epochs
+        raise IndexError(epoch)
+
+
+def _require(holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError(f"expected {expected}, got {got}")
+
+
+def to_json(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as plain values, the content of ``run.json``."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - types are values here
+    """``value`` (from JSON) as the annotated type ``kind``; the few kinds configs are made of."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"expected {where} to be one of {', '.join(map(str, args))}, got {value!r}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) == len(value):
+            return tuple(_convert(v, k, f"{where}.{i}") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _from_mapping(kind, value, where)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind in (int, str, bool) and type(value) is kind:
+        return value
+    name = kind.__name__ if isinstance(kind, type) and not args else str(kind)
+    raise ConfigError(f"expected {where} to be {name}, got {value!r}")
+
+
+def _from_mapping(cls: Any, value: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
+    kinds = typing.get_type_hints(cls)
+    unknown = [key for key in value if key not in kinds]
+    if unknown:
+        raise ConfigError(f"expected only {', '.join(kinds)} in {where}, got {', '.join(unknown)}")
+    try:
+        return cls(**{key: _convert(item, kinds[key], f"{where}.{key}") for key, item in value.items()})
+    except TypeError as error:
+        raise ConfigError(f"expected a complete {where}: {error}") from error
+
+
+def from_json(value: Mapping[str, Any]) -> TrainingConfig:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: A field is unknown, missing, or of the wrong type or range; it is named.
+    """
+    config: TrainingConfig = _from_mapping(TrainingConfig, value, "config")
+    return config
+
+
+def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
+    """Replace single values.
+
+    Args:
+        config: What to start from.
+        settings: ``key=value`` with dotted keys, values in JSON or plain text: ``phases.0.epochs=20``,
+            ``val_split=null``,
+            ``phases.0.crop_hw=[256,256]``, ``optimiser=sgd``.
+
+    Raises:
+        ConfigError: No such key, or a value of the wrong type or range.
+    """
+    plain = to_json(config)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        place: Any = plain
+        *path, last = key.split(".")
+        try:
+            for part in path:
+                place = place[int(part)] if isinstance(place, list) else place[part]
+            known = last in place if isinstance(place, dict) else 0 <= int(last) < len(place)
+        except (KeyError, IndexError, ValueError, TypeError):
+            known = False
+        if not equals or not known:
+            raise ConfigError(
+                f"expected --set KEY=VALUE with a key of the config, got {setting!r}; keys: {', '.join(plain)}, "
+                f"phases.N.{{{','.join(plain['phases'][0])}}}"
+            )
+        place[int(last) if isinstance(place, list) else last] = value
+    return from_json(plain)

@@ -1,0 +1,288 @@
+"""The training loop, readable from top to bottom.
+
+In: a configuration, data sets, a folder. Out, in that folder: ``run.json``, ``checkpoint.pt`` after every epoch,
+``metrics.jsonl``, ``best.safetensors`` and ``last.safetensors``, ``curves.png`` and ``metrics.json``.
+
+Killed at any moment, a run goes on from its last complete epoch: the order of samples, every random draw and the
+dropout of an epoch depend on nothing but seed and epoch number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch.optim.swa_utils import AveragedModel
+
+from refineseg.data.augment import Augmentation
+from refineseg.data.loading import Batch, DecodedCache, mix_seeds, training_batches
+from refineseg.data.sample import Dataset
+from refineseg.errors import CheckpointError
+from refineseg.evaluation import evaluate
+from refineseg.losses import SegmentationLoss, class_weights
+from refineseg.metrics import ConfusionMatrix
+from refineseg.predict.predictor import Predictor
+from refineseg.reports import write_metrics, write_report
+from refineseg.segmenter import Segmenter
+from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
+from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.optim import clip_gradients, hardware_has_bf16, make_optimiser, set_rates, weight_average
+from refineseg.training.progress import Progress
+
+_CACHE_BYTES = 2 << 30
+
+
+@dataclass
+class _State:
+    """Everything an epoch changes."""
+
+    segmenter: Segmenter
+    optimiser: torch.optim.Optimizer
+    average: AveragedModel | None
+    epoch: int = 0  # epochs completed
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def measured(self) -> Segmenter:
+        """The model that is measured and saved: the average of the weights, if there is one."""
+        model = self.segmenter if self.average is None else self.average.module
+        assert isinstance(model, Segmenter)
+        return model
+
+    def to_checkpoint(self, config: TrainingConfig) -> dict[str, Any]:
+        return {
+            "config": to_json(config),
+            "epoch": self.epoch,
+            "history": self.history,
+            "network": self.segmenter.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def restore(self, checkpoint: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
+        if checkpoint["config"] != to_json(config):
+            raise CheckpointError(
+                f"expected the checkpoint in {folder} to be of this configuration, but they differ; "
+                "resume without other options, or train into another folder"
+            )
+        self.segmenter.network.load_state_dict(checkpoint["network"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+        self.epoch, self.history = checkpoint["epoch"], checkpoint["history"]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from and is measured on.
+
+    Args:
+        train: The training samples.
+        pixel_counts: (K,) labelled training pixels of each class, from the label check.
+        val: The validation samples; None: no validation.
+        description: ``NAME:SPLIT`` for the model file.
+    """
+
+    train: Dataset
+    pixel_counts: Any
+    val: Dataset | None
+    description: str
+
+
+def train(
+    segmenter: Segmenter,
+    config: TrainingConfig,
+    data: TrainingData,
+    folder: Path,
+    *,
+    device: str = "auto",
+    num_workers: int | None = None,
+    progress: Progress,
+) -> Segmenter:
+    """Train, and resume where ``folder`` holds a checkpoint of the same configuration.
+
+    Args:
+        segmenter: The model to start from; it is trained in place.
+        config: Everything else that decides the result.
+        data: Checked data sets.
+        folder: Where results go.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        num_workers: Reading processes; None: none on a CPU, which computes longer than it reads, else up to 8.
+        progress: Shows what happens.
+
+    Returns:
+        The last measured model.
+
+    Raises:
+        CheckpointError: The folder's checkpoint is of another configuration or damaged, or the loss is no number.
+    """
+    fabric = Fabric(accelerator=device, devices=1, precision=_precision(config, device))
+    workers = _default_workers(fabric.device) if num_workers is None else num_workers
+    fabric.to_device(segmenter)
+    state = _State(
+        segmenter,
+        make_optimiser(segmenter, config),
+        None if config.ema_decay is None else weight_average(segmenter, config.ema_decay),
+    )
+    checkpoint = load_checkpoint(folder)
+    if checkpoint is not None:
+        state.restore(checkpoint, config, folder)
+        progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
+    loss = SegmentationLoss(
+        segmenter.class_info.ignore_index,
+        class_weights(data.pixel_counts, power=config.class_weight_power),
+        config.label_smoothing,
+        config.ohem_threshold,
+    )
+    if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
+        data = replace(data, train=DecodedCache(data.train, max_bytes=_CACHE_BYTES))
+    progress.start(config, len(data.train), done=state.epoch)
+    matrix: ConfusionMatrix | None = None
+    while state.epoch < config.num_epochs:
+        matrix = _epoch(fabric, state, config, data, loss, folder, workers, progress)
+    if matrix is None and data.val is not None:  # resumed after the last epoch: only the report may be missing
+        matrix = evaluate(Predictor(state.measured, device=str(fabric.device)), data.val)
+    progress.stop()
+    write_report(folder, state.history, matrix)
+    return state.measured
+
+
+def _precision(config: TrainingConfig, device: str) -> Any:  # noqa: ANN401 - Fabric's literals
+    """Fabric's name of the precision; ``auto`` is bf16 where the hardware computes in it."""
+    actual = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(actual))
+    return "bf16-mixed" if bf16 else "32-true"
+
+
+def _default_workers(device: torch.device) -> int:
+    return 0 if device.type == "cpu" else min(8, torch.multiprocessing.cpu_count())
+
+
+def _epoch(
+    fabric: Fabric,
+    state: _State,
+    config: TrainingConfig,
+    data: TrainingData,
+    loss: SegmentationLoss,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> ConfusionMatrix | None:
+    """One epoch with its measurement, files and checkpoint, in the order that makes a kill harmless."""
+    begun = time.monotonic()
+    mean_loss, images_per_s = _learn(fabric, state, config, data, loss, workers, progress)
+    state.epoch += 1
+    entry: dict[str, Any] = {
+        "epoch": state.epoch,
+        "loss": mean_loss,
+        "images_per_s": images_per_s,
+        "decoder_lr": max(g["lr"] for g in state.optimiser.param_groups if g["part"] == "decoder"),
+    }
+    matrix: ConfusionMatrix | None = None
+    measured = state.measured.eval()
+    last = state.epoch == config.num_epochs
+    if data.val is not None and (last or state.epoch % config.val_every == 0):
+        with fabric.autocast():
+            matrix = evaluate(Predictor(measured, device=str(fabric.device)), data.val)
+        entry |= {"mean_iou": matrix.mean_iou, "pixel_accuracy": matrix.pixel_accuracy}
+    best = max((e["mean_iou"] for e in state.history if "mean_iou" in e), default=-1.0)
+    entry["seconds"] = time.monotonic() - begun
+    state.history.append(entry)
+    measured.spec = replace(
+        measured.spec, provenance=_provenance(config, data, state, fabric.device, started=_origin(state))
+    )
+    if matrix is not None and matrix.mean_iou > best:
+        measured.save(folder / "best.safetensors")
+    measured.save(folder / "last.safetensors")
+    write_metrics(folder, state.history)
+    save_checkpoint(folder, state.to_checkpoint(config))
+    progress.epoch_done(entry)
+    return matrix
+
+
+def _origin(state: _State) -> str:
+    """What the weights started from, noted before training."""
+    return str(state.segmenter.spec.provenance.get("started_from", "scratch"))
+
+
+def _provenance(
+    config: TrainingConfig, data: TrainingData, state: _State, device: torch.device, *, started: str
+) -> dict[str, Any]:
+    """Where the weights of a model file come from."""
+    hardware = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return {
+        "recipe": config.recipe,
+        "config": to_json(config),
+        "data": data.description,
+        "started_from": started,
+        "epochs": state.epoch,
+        "seed": config.seed,
+        "hardware": hardware,
+        "torch": str(torch.__version__),
+        "training_seconds": round(sum(e["seconds"] for e in state.history), 1),
+        "metrics": {"split": config.val_split, **{k: v for k, v in state.history[-1].items() if k != "seconds"}},
+    }
+
+
+def _learn(
+    fabric: Fabric,
+    state: _State,
+    config: TrainingConfig,
+    data: TrainingData,
+    loss: SegmentationLoss,
+    workers: int,
+    progress: Progress,
+) -> tuple[float, float]:
+    """One pass over the training data; returns mean loss and images per second."""
+    phase, epoch_in_phase = config.phase_of(state.epoch)
+    torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
+    batches = training_batches(
+        data.train,
+        Augmentation(phase.crop_hw, phase.scale, flip=config.flip, colour=config.colour),
+        batch_size=phase.batch_size,
+        seed=config.seed,
+        epoch=state.epoch,
+        num_workers=workers,
+    )
+    state.segmenter.train()
+    step = _stepper(fabric, state, config, loss)
+    total, images, begun = torch.zeros((), device=fabric.device), 0, time.monotonic()
+    for index, batch in enumerate(batches):
+        set_rates(state.optimiser, phase, epoch_in_phase + (index + 1) / len(batches))
+        total += step(batch, phase)
+        images += len(batch.names)
+        progress.step(float(total) / (index + 1), images / (time.monotonic() - begun), (index + 1) / len(batches))
+    return float(total) / len(batches), images / (time.monotonic() - begun)
+
+
+def _stepper(
+    fabric: Fabric, state: _State, config: TrainingConfig, loss: SegmentationLoss
+) -> Callable[[Batch, Phase], torch.Tensor]:
+    """One optimiser step on one batch; returns its loss."""
+
+    def step(batch: Batch, phase: Phase) -> torch.Tensor:
+        images, masks = fabric.to_device((batch.images, batch.masks))
+        with fabric.autocast():
+            logits = state.segmenter(images)
+        value = loss(logits.float(), masks)
+        if not torch.isfinite(value.detach()):
+            raise CheckpointError(
+                f"the loss became {float(value.detach())} in epoch {state.epoch + 1} on {', '.join(batch.names)}; "
+                "the last checkpoint is intact: lower the learning rate, or look at these files"
+            )
+        state.optimiser.zero_grad(set_to_none=True)
+        fabric.backward(value)
+        clip_gradients(state.segmenter, config.clip_norm)
+        state.optimiser.step()
+        if state.average is not None:
+            state.average.update_parameters(state.segmenter)
+        return value.detach()
+
+    return step

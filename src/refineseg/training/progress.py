@@ -1,0 +1,97 @@
+"""What a run shows while it runs: a live bar on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from refineseg.training.config import TrainingConfig
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Told of everything that happens in a run."""
+
+    def say(self, message: str, /) -> None:
+        """A line for the user."""
+
+    def start(self, config: TrainingConfig, num_samples: int, /, *, done: int) -> None:
+        """The run begins, with ``done`` epochs already there."""
+
+    def step(self, loss: float, images_per_s: float, share: float, /) -> None:
+        """A step is done; ``share`` of the epoch lies behind."""
+
+    def epoch_done(self, entry: dict[str, Any], /) -> None:
+        """An epoch is done and saved."""
+
+    def stop(self) -> None:
+        """The run ends."""
+
+
+class TerminalProgress:
+    """A live bar with loss, mIoU, images/s and time left on a terminal, one line per epoch elsewhere.
+
+    Time left counts pixels, not epochs, so that phases of small crops do not mislead it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = RichProgress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  mIoU {task.fields[mean_iou]}  {task.fields[rate]:.1f} images/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+            speed_estimate_period=600,
+            disable=not console.is_terminal,
+        )
+        self._work: list[int] = []
+        self._done = 0
+
+    def say(self, message: str) -> None:
+        """A line for the user."""
+        self._console.print(message, highlight=False, soft_wrap=True)
+
+    def start(self, config: TrainingConfig, num_samples: int, *, done: int) -> None:
+        """The run begins, with ``done`` epochs already there."""
+        phases = [config.phase_of(epoch)[0] for epoch in range(config.num_epochs)]
+        self._work = [phase.crop_hw[0] * phase.crop_hw[1] for phase in phases]
+        self._done = done
+        self._task = self._bar.add_task(
+            "",
+            total=sum(self._work),
+            completed=sum(self._work[:done]),
+            epoch=self._label(),
+            loss=0.0,
+            mean_iou="-",
+            rate=0.0,
+        )
+        self._bar.start()
+
+    def _label(self) -> str:
+        return f"{min(self._done + 1, len(self._work))}/{len(self._work)}"
+
+    def step(self, loss: float, images_per_s: float, share: float) -> None:
+        """A step is done; ``share`` of the epoch lies behind."""
+        completed = sum(self._work[: self._done]) + share * self._work[self._done]
+        self._bar.update(self._task, completed=completed, loss=loss, rate=images_per_s)
+
+    def epoch_done(self, entry: dict[str, Any]) -> None:
+        """An epoch is done and saved."""
+        self._done = entry["epoch"]
+        mean_iou = f"{100 * entry['mean_iou']:.2f} %" if "mean_iou" in entry else "-"
+        self._bar.update(self._task, epoch=self._label(), mean_iou=mean_iou)
+        if not self._console.is_terminal:
+            self.say(
+                f"epoch {entry['epoch']}/{len(self._work)}: loss {entry['loss']:.4f}, mIoU {mean_iou}, "
+                f"{entry['images_per_s']:.1f} images/s, {entry['seconds']:.0f} s"
+            )
+
+    def stop(self) -> None:
+        """The run ends."""
+        self._bar.stop()

@@ -1,0 +1,155 @@
+"""Random crops stay aligned with their masks, and batches depend on seed and epoch alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from refineseg.class_info import ClassInfo
+from refineseg.data.augment import Augmentation, augment
+from refineseg.data.loading import DecodedCache, epoch_order, mix_seeds, training_batches
+from refineseg.data.sample import Sample
+from refineseg.errors import DatasetError
+
+
+class Memory:
+    """Samples whose pixels say which class they are: red = 10 * class."""
+
+    class_info = ClassInfo(tuple("abcdefghij"))
+    notes = ()
+
+    def __init__(self, count=7, size=(40, 56)):
+        rng = np.random.default_rng(3)
+        masks = [np.kron(rng.integers(0, 10, (5, 7)), np.ones((8, 8))).astype(np.uint8) for _ in range(count)]
+        self.masks = [m[: size[0], : size[1]] for m in masks]
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.masks)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        mask = self.masks[index]
+        return Sample(np.stack([mask * 10, mask * 0, mask * 0 + 200], axis=2), mask, self.name(index))
+
+    def name(self, index):
+        return f"s{index}"
+
+    def read_mask(self, index):
+        return self.masks[index]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)])
+def test_every_pixel_keeps_its_label_away_from_class_borders(scale, flip):
+    sample = Memory()[0]
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        image, mask = augment(sample, Augmentation((32, 32), scale, flip), ignore_index=255, generator=generator)
+        assert image.shape == (3, 32, 32)
+        assert mask.shape == (32, 32)
+        aligned = (image[0].float() - 10 * mask).abs() <= 1
+        share = 0.999 if scale == (1.0, 1.0) else 0.7  # enlarging blends the pixels on borders between classes
+        assert aligned.float().mean() >= share
+
+
+def test_small_images_are_padded_with_void_and_mean_colour():
+    sample = Memory(size=(24, 24))[0]
+    image, mask = augment(
+        sample, Augmentation((64, 48), (1.0, 1.0), False), ignore_index=255, generator=torch.Generator().manual_seed(0)
+    )
+    void = mask == 255
+    assert int((~void).sum()) == 24 * 24
+    assert {tuple(p) for p in image[:, void].T.tolist()} == {(124, 116, 104)}
+
+
+def test_a_one_pixel_image_gives_a_whole_crop():
+    sample = Sample(np.full((1, 1, 3), 9, np.uint8), np.zeros((1, 1), np.uint8), "dot")
+    image, mask = augment(
+        sample, Augmentation((32, 32), (0.5, 2.0)), ignore_index=255, generator=torch.Generator().manual_seed(0)
+    )
+    assert image.dtype == torch.uint8
+    assert mask.shape == (32, 32)
+
+
+def test_flips_happen_about_half_of_the_time_and_never_when_off():
+    ramp = np.tile(np.arange(32, dtype=np.uint8)[None, :, None], (32, 1, 3))
+    sample = Sample(ramp, np.zeros((32, 32), np.uint8), "ramp")
+
+    def flipped(seed, flip):
+        generator = torch.Generator().manual_seed(seed)
+        image, _ = augment(sample, Augmentation((32, 32), (1.0, 1.0), flip), ignore_index=255, generator=generator)
+        return bool(image[0, 0, 0] > image[0, 0, -1])
+
+    assert 35 <= sum(flipped(seed, True) for seed in range(100)) <= 65
+    assert not any(flipped(seed, False) for seed in range(20))
+
+
+def test_colour_changes_pixels_but_no_label():
+    sample = Memory()[1]
+    draws = [
+        augment(
+            sample,
+            Augmentation((40, 56), (1.0, 1.0), False, colour),
+            ignore_index=255,
+            generator=torch.Generator().manual_seed(5),
+        )
+        for colour in (0.0, 0.5)
+    ]
+    assert not torch.equal(draws[0][0], draws[1][0])
+    assert torch.equal(draws[0][1], draws[1][1])
+
+
+def test_unlabelled_images_cannot_be_trained_on():
+    sample = Sample(np.zeros((4, 4, 3), np.uint8), None, "bare")
+    with pytest.raises(DatasetError, match="got bare without a mask"):
+        augment(sample, Augmentation((32, 32), (1.0, 1.0)), ignore_index=255, generator=torch.Generator())
+
+
+def _batches(epoch, workers=0, seed=1):
+    loader = training_batches(
+        Memory(),
+        Augmentation((32, 32), (0.5, 2.0), colour=0.3),
+        batch_size=3,
+        seed=seed,
+        epoch=epoch,
+        num_workers=workers,
+    )
+    return [(batch.names, batch.images, batch.masks) for batch in loader]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers():
+    for (names, images, masks), (names2, images2, masks2) in zip(_batches(4), _batches(4, workers=2), strict=True):
+        assert names == names2
+        assert torch.equal(images, images2)
+        assert torch.equal(masks, masks2)
+
+
+def test_another_epoch_or_seed_gives_other_crops():
+    assert not torch.equal(_batches(0)[0][1], _batches(1)[0][1])
+    assert not torch.equal(_batches(0)[0][1], _batches(0, seed=2)[0][1])
+
+
+def test_an_epoch_shows_each_sample_once_and_only_full_batches():
+    order = epoch_order(11, batch_size=4, seed=0, epoch=0)
+    assert [len(b) for b in order] == [4, 4]
+    assert len({i for b in order for i in b}) == 8
+    assert epoch_order(3, batch_size=8, seed=0, epoch=0)[0] in (
+        [*p] for p in __import__("itertools").permutations(range(3))
+    )
+
+
+def test_close_seeds_are_mixed_apart():
+    seeds = {mix_seeds(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
+    assert len(seeds) == 512
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_the_cache_reads_each_file_once_within_its_budget():
+    memory = Memory()
+    size = memory[0].image.nbytes + memory[0].mask.nbytes
+    memory.reads = 0
+    cache = DecodedCache(memory, max_bytes=4 * size)
+    for _ in range(3):
+        for i in range(7):
+            assert np.array_equal(cache[i].mask, memory.masks[i])
+    assert memory.reads == 4 + 3 * 3

@@ -1,0 +1,84 @@
+"""Classes: names, colours and the void value agree, and survive JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from refineseg.catalog import catalog_classes
+from refineseg.class_info import ClassInfo, LabelTable, voc_palette
+from refineseg.errors import ConfigError
+
+
+def test_the_voc_palette_is_that_of_the_development_kit():
+    """Colours as listed for the 21 classes of PASCAL VOC, and the one of its border, 255."""
+    palette = voc_palette(256)
+    assert palette[:8] == (
+        *((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)),
+        *((0, 0, 128), (128, 0, 128), (0, 128, 128), (128, 128, 128)),
+    )
+    assert palette[15] == (192, 128, 128)
+    assert palette[20] == (0, 64, 128)
+    assert palette[255] == (224, 224, 192)
+    assert len(set(palette)) == 256
+
+
+def test_classes_without_colours_get_those_of_voc():
+    assert ClassInfo(("a", "b", "c")).palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    many = ClassInfo.generic(300)
+    assert (many.num_classes, len(many.palette), many.ignore_index) == (300, 300, 65535)
+    assert ClassInfo.generic(255).ignore_index == 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": ()}, "expected at least one class, got none; give the class names"),
+        ({"names": ("a", "b", "a")}, r"expected different class names, got \['a'\] more than once; rename"),
+        ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "expected one colour per class, got 1 colours for 2 classes"),
+        ({"names": ("a",), "palette": ((0, 0, 256),)}, r"expected three numbers 0\.\.255 as the colour of 'a', got"),
+        ({"names": ("a", "b"), "ignore_index": 1}, r"expected a void value outside the classes 0\.\.1, got 1; use 255"),
+    ],
+)
+def test_classes_that_contradict_themselves_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        ClassInfo(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int64])
+def test_a_mask_is_painted_and_everything_that_is_no_class_is_black(dtype):
+    classes = ClassInfo(("a", "b"), ((1, 2, 3), (4, 5, 6)))
+    mask = np.array([[0, 1, 2], [255, 1, 0]], dtype)
+    black = [0, 0, 0]
+    expected = [[[1, 2, 3], [4, 5, 6], black], [black, [4, 5, 6], [1, 2, 3]]]
+    painted = classes.colours(mask)
+    assert painted.dtype == np.uint8
+    assert painted.tolist() == expected
+
+
+def test_values_that_fit_no_byte_are_painted_too():
+    many = ClassInfo.generic(300)
+    painted = many.colours(np.array([[299, 300, 65535, -1]]))
+    assert painted.tolist() == [[list(many.palette[299]), [0, 0, 0], [0, 0, 0], [0, 0, 0]]]
+    assert many.colours(np.array([[255]], np.uint8)).tolist() == [[list(many.palette[255])]]
+
+
+def test_classes_survive_json():
+    for classes in (catalog_classes("camvid"), ClassInfo.generic(300)):
+        assert ClassInfo.from_json(json.loads(json.dumps(classes.to_json()))) == classes
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"names": ["a"]}, {"names": ["a"], "palette": [[1, 2]], "ignore_index": 255}, {"names": 5}]
+)
+def test_json_that_is_no_class_table_is_refused(value):
+    with pytest.raises(ConfigError, match="expected a class table with names, palette and ignore_index, got"):
+        ClassInfo.from_json(value)
+
+
+def test_a_plain_table_maps_classes_to_themselves_and_void_to_the_ignore_index():
+    classes = ClassInfo(("a", "b"), ((1, 2, 3), (4, 5, 6)))
+    table = LabelTable.identity(classes, void_values=(11,))
+    assert table.values == {0: 0, 1: 1, 11: 255, 255: 255}
+    assert table.colours == {(1, 2, 3): 0, (4, 5, 6): 1}
+    assert LabelTable.identity(classes).values == {0: 0, 1: 1, 255: 255}

@@ -1,0 +1,77 @@
+"""The loss against sums written out in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from refineseg.losses import SegmentationLoss, class_weights
+
+
+def _pixels(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 4, 5, 6, generator=generator) * 2
+    masks = torch.randint(0, 4, (2, 5, 6), generator=generator)
+    masks[0, 0, :3] = 255
+    return logits, masks
+
+
+def _nll(logits, masks):
+    """(negative log-likelihood, true class) of each labelled pixel, by hand."""
+    z = logits.numpy().astype(np.float64)
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    pairs = [
+        (-log_p[n, masks[n, y, x], y, x], int(masks[n, y, x]))
+        for n, y, x in np.ndindex(*masks.shape)
+        if masks[n, y, x] != 255
+    ]
+    return np.array([p for p, _ in pairs]), np.array([c for _, c in pairs])
+
+
+def test_plain_loss_is_the_mean_over_labelled_pixels():
+    logits, masks = _pixels()
+    assert float(SegmentationLoss(255)(logits, masks)) == pytest.approx(_nll(logits, masks)[0].mean(), rel=1e-5)
+
+
+def test_class_weights_weigh_the_true_classes():
+    logits, masks = _pixels()
+    weights = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    nll, true = _nll(logits, masks)
+    expected = (nll * weights.numpy()[true]).sum() / weights.numpy()[true].sum()
+    assert float(SegmentationLoss(255, weights)(logits, masks)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_void_pixels_get_no_gradient():
+    logits, masks = _pixels()
+    logits.requires_grad_()
+    SegmentationLoss(255)(logits, masks).backward()
+    assert logits.grad[0, :, 0, :3].abs().max() == 0
+    assert logits.grad[0, :, 0, 3:].abs().min() > 0
+
+
+def test_a_batch_without_labels_costs_nothing():
+    logits, masks = _pixels()
+    logits.requires_grad_()
+    for loss in (SegmentationLoss(255), SegmentationLoss(255, ohem_threshold=0.7)):
+        value = loss(logits, torch.full_like(masks, 255))
+        assert float(value.detach()) == 0
+        value.backward()
+        assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.3, 0.0), (1e-6, 0.25), (1.0, 0.1)])
+def test_hard_mining_keeps_exactly_the_hard_pixels(threshold, share):
+    logits, masks = _pixels()
+    nll, _ = _nll(logits, masks)
+    by_threshold = nll >= -np.log(threshold)
+    least = max(1, int(share * len(nll)))
+    hardest = nll >= np.sort(nll)[-least]
+    expected = nll[by_threshold | hardest].mean()
+    loss = SegmentationLoss(255, ohem_threshold=threshold, ohem_share=share)
+    assert float(loss(logits, masks)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_follow_the_median_frequency():
+    counts = np.array([400, 100, 25, 0])
+    assert class_weights(counts, power=1.0).tolist() == [0.25, 1.0, 4.0, 1.0]
+    assert class_weights(counts, power=0.5).tolist() == [0.5, 1.0, 2.0, 1.0]
+    assert class_weights(counts, power=0.0) is None

@@ -1,0 +1,148 @@
+"""Configuration, schedule, weight average and checkpoints."""
+
+import json
+
+import pytest
+import torch
+
+from refineseg.errors import CheckpointError, ConfigError
+from refineseg.segmenter import build
+from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
+from refineseg.training.config import Phase, from_json, override, to_json
+from refineseg.training.optim import make_optimiser, rate_factor, set_rates, weight_average
+from refineseg.training.recipes import RECIPES, find_recipe
+from refineseg.training.run import recipe_options
+
+PHASE = Phase(
+    epochs=10, crop_hw=(64, 64), scale=(1.0, 1.0), batch_size=2, encoder_lr=1e-3, decoder_lr=1e-2, warmup_epochs=2.0
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_json(name):
+    config = find_recipe(name)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert config.recipe == name
+
+
+def test_dotted_settings_reach_every_level():
+    config = override(
+        find_recipe("folder_refinenet_lw_mobilenetv2"),
+        ["phases.0.epochs=3", "phases.0.crop_hw=[64,96]", "optimiser=sgd", "ema_decay=null", "seed=7", "flip=false"],
+    )
+    assert config.phases[0].epochs == 3
+    assert config.phases[0].crop_hw == (64, 96)
+    assert (config.optimiser, config.ema_decay, config.seed, config.flip) == ("sgd", None, 7, False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs=3", "expected --set KEY=VALUE with a key of the config, got 'epochs=3'"),
+        ("phases.5.epochs=3", "key of the config"),
+        ("seed", "key of the config"),
+        ("seed=often", "expected config.seed to be int, got 'often'"),
+        ("flip=1", "expected config.flip to be bool, got 1"),
+        ("optimiser=adam", "expected config.optimiser to be one of adamw, sgd, got 'adam'"),
+        ("phases.0.epochs=0", "expected phase.epochs of at least 1, got 0"),
+        ("phases.0.crop_hw=[64]", "crop_hw"),
+        ("phases.0.scale=[2,1]", "expected phase.scale"),
+        ("label_smoothing=1.5", "expected label_smoothing in 0..1"),
+    ],
+)
+def test_wrong_settings_are_named(setting, message):
+    with pytest.raises(ConfigError) as caught:
+        override(find_recipe("folder_refinenet_lw_mobilenetv2"), [setting])
+    assert message in str(caught.value)
+
+
+def test_incomplete_and_unknown_fields_are_named():
+    with pytest.raises(ConfigError, match="expected a complete config"):
+        from_json({"recipe": "x"})
+    with pytest.raises(ConfigError, match="expected only recipe, .* got epoch"):
+        from_json({"epoch": 3})
+
+
+def test_an_unknown_recipe_names_near_ones():
+    with pytest.raises(ConfigError, match="near: camvid_refinenet_lw_mobilenetv2"):
+        find_recipe("camvid_mobilenetv2")
+
+
+def test_plain_options_keep_the_ratio_of_the_rates():
+    before = override(
+        find_recipe("folder_refinenet_lw_mobilenetv2"), ["phases.0.encoder_lr=0.1", "phases.0.decoder_lr=0.4"]
+    )
+    phase = recipe_options(before, epochs=4, lr=1e-4, batch_size=3).phases[0]
+    assert (phase.epochs, phase.batch_size, phase.decoder_lr) == (4, 3, 1e-4)
+    assert phase.encoder_lr == pytest.approx(2.5e-5)
+
+
+def test_epochs_are_refused_for_several_phases():
+    with pytest.raises(ConfigError, match="has 2; use --set phases.0.epochs=N"):
+        recipe_options(find_recipe("camvid_refinenet_lw_mobilenetv2"), epochs=4, lr=None, batch_size=None)
+
+
+def test_rates_rise_linearly_then_fall_to_zero():
+    assert rate_factor(PHASE, 1.0) == 0.5
+    assert rate_factor(PHASE, 2.0) == 1.0
+    assert rate_factor(PHASE, 6.0) == pytest.approx(0.5)
+    assert rate_factor(PHASE, 10.0) == pytest.approx(0.0)
+    falling = [rate_factor(PHASE, 2 + i / 10) for i in range(81)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_encoder_and_decoder_get_their_own_rates_and_vectors_no_decay():
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=2)
+    config = find_recipe("folder_refinenet_lw_mobilenetv2")
+    optimiser = make_optimiser(segmenter, config)
+    set_rates(optimiser, PHASE, 2.0)
+    encoder = {id(p) for p in segmenter.network.encoder.parameters()}
+    seen = 0
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            seen += 1
+            assert group["lr"] == (1e-3 if id(parameter) in encoder else 1e-2)
+            assert group["weight_decay"] == (config.weight_decay if parameter.ndim > 1 else 0.0)
+    assert seen == sum(1 for _ in segmenter.parameters())
+
+
+def test_the_weight_average_follows_its_definition_and_copies_counters():
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=2)
+    weight = segmenter.network.decoder.classifier.bias
+    average = weight_average(segmenter, 0.5)
+    expected = None
+    for step in range(6):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        segmenter.network.encoder.bn1.num_batches_tracked.fill_(step)
+        average.update_parameters(segmenter)
+        if expected is None:
+            expected = 0.0
+        else:
+            decay = min(0.5, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * step
+    assert float(average.module.network.decoder.classifier.bias[0]) == pytest.approx(expected, rel=1e-6)
+    assert int(average.module.network.encoder.bn1.num_batches_tracked) == 5
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, {"epoch": 1})
+
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*epoch before is intact"):
+        save_checkpoint(tmp_path, {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    save_checkpoint(tmp_path, {"weights": torch.zeros(1000)})
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt, which cannot be read"):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path / "nowhere") is None
