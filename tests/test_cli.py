@@ -130,7 +130,8 @@ def test_results_that_would_overwrite_each_other_are_refused_before_work(refines
     status, _, err = refineseg("predict", a, "--out", a.parent, "--model", model)
     assert status == 2
     assert "masks would overwrite" in err
-    assert Image.open(a).mode == "RGB"
+    with Image.open(a) as untouched:
+        assert untouched.mode == "RGB"
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_path):

@@ -19,7 +19,7 @@ _CORRECT_COLOUR = (235, 235, 235)
 _LEGEND_PIXELS = 14
 
 
-def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 

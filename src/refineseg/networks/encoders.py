@@ -160,12 +160,13 @@ def _probe(name: str, in_channels: int, options: Mapping[str, Any]) -> _Levels:
     picked = [max(i for i, r in enumerate(reductions) if r == stride) for stride in STRIDES]
     indices = tuple(info.out_indices[i] for i in picked)
     wanted = tuple(channels[i] for i in picked)
-    own_hw = tuple((body.pretrained_cfg or {}).get("input_size") or (0, 0, 0))[1:]
+    own_hw = tuple((body.pretrained_cfg or {}).get("input_size") or ())[1:]
+    own_multiples = tuple(side for side in own_hw[:1] if side % STRIDES[-1] == 0)
     bodies: list[tuple[nn.Module, Mapping[str, Any]]] = [(body, {})]
     with contextlib.suppress(ConfigError):  # a backbone that does not know the option cannot be freed by it
         bodies.append((_create_on_meta(name, in_channels, {**options, **_FREE_SIZE}), _FREE_SIZE))
     complaint = ""
-    for multiples in (_SIZE_MULTIPLES, own_hw[:1]):  # the own size last: some have windows that divide only that
+    for multiples in (_SIZE_MULTIPLES, own_multiples):  # the own size last: some have windows that divide only that
         for (candidate, extra), m in itertools.product(bodies, multiples):
             for size_hw in ((m, 2 * m), (3 * m, m), (m, m)):
                 order, reason = _order_at(candidate, in_channels, size_hw, picked, wanted)
@@ -175,7 +176,7 @@ def _probe(name: str, in_channels: int, options: Mapping[str, Any]) -> _Levels:
             if order:
                 any_size = all(_order_at(candidate, in_channels, hw, picked, wanted)[0] for hw in _ODD_SIZES_HW)
                 return _Levels(wanted, indices, order, m, any_size, extra)
-    if _order_at(body, in_channels, own_hw, picked, wanted)[0]:
+    if len(own_hw) == 2 and _order_at(body, in_channels, own_hw, picked, wanted)[0]:
         raise ConfigError(
             f"encoder {name!r} works only at its own input size {own_hw[0]}x{own_hw[1]}, but RefineNet predicts at any "
             f"size; choose a backbone that is not tied to one ({complaint})"

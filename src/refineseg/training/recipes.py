@@ -31,7 +31,7 @@ def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
                 warmup_epochs=2.0,
             ),
             Phase(
-                epochs=20,
+                epochs=14,
                 crop_hw=(288, 384),
                 scale=(0.6, 1.7),
                 batch_size=6,
