@@ -330,3 +330,20 @@ def test_a_rotated_photograph_with_an_unrotated_mask_is_an_error(tmp_path):
         DatasetError, match=r"a\.png: expected a mask of the image's size 3x2 .*, got 2x3; the image is rot"
     ):
         open_folder(root, "train").read_mask(0)
+
+
+def test_without_a_class_list_the_files_with_stray_values_are_named(tmp_path):
+    for index in range(4):
+        for kind in ("images", "masks"):
+            (tmp_path / kind / "train").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "images" / "train" / f"{index}.png")
+        mask = np.arange(36, dtype=np.uint8).reshape(6, 6) % 3
+        if index == 2:
+            mask[0, :2] = 77
+        Image.fromarray(mask).save(tmp_path / "masks" / "train" / f"{index}.png")
+    with pytest.raises(LabelError) as caught:
+        open_folder(tmp_path, "train")
+    message = str(caught.value)
+    assert "or correct the 1 masks that hold values beyond 0..2:" in message
+    assert "2.png: 77 in 2 pixels" in message
+    assert "1.png" not in message

@@ -6,6 +6,7 @@ model files and predictions; and :class:`LabelTable`, how one data set writes cl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,11 +66,12 @@ class ClassInfo:
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigError("expected at least one class, got none; give the class names")
-        doubled = sorted({name for name in self.names if self.names.count(name) > 1})
+        doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if doubled:
             raise ConfigError(f"expected different class names, got {doubled} more than once; rename them")
         if not self.palette:
-            object.__setattr__(self, "palette", tuple(voc_palette(256)[i % 256] for i in range(len(self.names))))
+            colours = voc_palette(256)
+            object.__setattr__(self, "palette", tuple(colours[i % 256] for i in range(len(self.names))))
         if len(self.palette) != len(self.names):
             raise ConfigError(
                 f"expected one colour per class, got {len(self.palette)} colours for {len(self.names)} classes"

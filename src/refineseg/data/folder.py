@@ -21,6 +21,7 @@ MASK_FOLDERS = ("masks", "labels", "annotations")
 _MASK_ENDINGS = ("_mask", "_label", "_labels")
 _SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
 _USUAL_SPLITS = ("train", "val", "test")
+_SHOWN = 10
 _MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0..255: so many classes must be listed
 _LAYOUTS = "images/SPLIT and masks/SPLIT, or SPLIT/images and SPLIT/masks (SPLIT: train, val, ...)"
 
@@ -203,18 +204,36 @@ def _check_partners(lonely: Sequence[Path], orphans: Sequence[Path], image_folde
 def _classes_of(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, LabelTable]:
     """Classes 0..K-1 from the values of all masks."""
     paths = [pair.mask for pair in pairs if pair.mask is not None]
+    found = read_all(lambda index: mask_values(paths[index]), len(paths))
     counts: Counter[int] = Counter()
-    for found in read_all(lambda index: mask_values(paths[index]), len(paths)):
-        counts.update(found)
+    for values in found:
+        counts.update(values)
     classes = sorted(set(counts) - {255})
     if classes != list(range(len(classes))) or not 2 <= len(classes) <= _MOST_UNNAMED:
         raise LabelError(
             f"expected the values 0..K-1 (and 255 for void) in the {len(paths)} training masks, because {root} has no "
-            f"classes.json, {_other_values(counts)}"
+            f"classes.json, {_other_values(counts)}{_where_beyond(paths, found)}"
         )
     class_info = ClassInfo.generic(len(classes))
-    values = {value: value for value in classes} | {255: class_info.ignore_index}
-    return class_info, LabelTable(values, declared_in="classes.json")
+    table = {value: value for value in classes} | {255: class_info.ignore_index}
+    return class_info, LabelTable(table, declared_in="classes.json")
+
+
+def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> str:
+    """The files with values after the first hole in 0..K-1, where these are the exception."""
+    present = {value for values in found for value in values} - {255}
+    first_hole = next(value for value in range(len(present) + 1) if value not in present)
+    beyond = [
+        f"{path}: "
+        + ", ".join(f"{v} in {n} pixel{'s' * (n != 1)}" for v, n in sorted(values.items()) if v > first_hole)
+        for path, values in zip(paths, found, strict=True)
+        if any(first_hole < value != 255 for value in values)
+    ]
+    if first_hole < 2 or not beyond:
+        return ""
+    shown = "".join(f"\n  {line}" for line in beyond[:_SHOWN])
+    more = f"\n  and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+    return f"; or correct the {len(beyond)} masks that hold values beyond 0..{first_hole - 1}:{shown}{more}"
 
 
 def _other_values(counts: Counter[int]) -> str:
