@@ -305,6 +305,14 @@ class TestCascade:
         for kept in seen[2:]:
             assert torch.equal(kept, torch.ones_like(kept))
 
+    @pytest.mark.parametrize(("options", "drops"), [(SMALL, True), (SMALL_LIGHT, False)])
+    @torch.no_grad()
+    def test_only_full_refinenet_drops_features_in_front_of_the_classifier(self, options, drops):
+        cascade, levels = self.cascade(options=options).train(), self.levels()
+        levels[2:] = [torch.zeros_like(x) for x in levels[2:]]  # dropout of zeros leaves zeros
+        torch.manual_seed(0)
+        assert torch.equal(cascade(levels), cascade(levels)) != drops
+
     @torch.no_grad()
     def test_dropout_leaves_the_encoders_levels_as_they_are(self):
         levels = self.levels()
