@@ -121,7 +121,7 @@ def test_the_weight_average_follows_its_definition_and_copies_counters():
         else:
             decay = min(0.5, (1 + step) / (10 + step))
             expected = decay * expected + (1 - decay) * step
-    assert float(average.module.network.decoder.classifier.bias[0]) == pytest.approx(expected, rel=1e-6)
+    assert float(average.module.network.decoder.classifier.bias[0].detach()) == pytest.approx(expected, rel=1e-6)
     assert int(average.module.network.encoder.bn1.num_batches_tracked) == 5
 
 
