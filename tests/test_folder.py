@@ -344,6 +344,6 @@ def test_without_a_class_list_the_files_with_stray_values_are_named(tmp_path):
     with pytest.raises(LabelError) as caught:
         open_folder(tmp_path, "train")
     message = str(caught.value)
-    assert "or correct the 1 masks that hold values beyond 0..2:" in message
+    assert "or correct the mask that holds values beyond 0..2:" in message
     assert "2.png: 77 in 2 pixels" in message
     assert "1.png" not in message

@@ -233,7 +233,8 @@ def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> str
         return ""
     shown = "".join(f"\n  {line}" for line in beyond[:_SHOWN])
     more = f"\n  and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
-    return f"; or correct the {len(beyond)} masks that hold values beyond 0..{first_hole - 1}:{shown}{more}"
+    masks = "mask that holds" if len(beyond) == 1 else f"{len(beyond)} masks that hold"
+    return f"; or correct the {masks} values beyond 0..{first_hole - 1}:{shown}{more}"
 
 
 def _other_values(counts: Counter[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from refineseg.training.config import TrainingConfig
@@ -41,9 +41,8 @@ class TerminalProgress:
         self._console = console
         self._bar = RichProgress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(bar_width=10),  # the whole line fits into 80 columns
             TextColumn("loss {task.fields[loss]:.3f}  mIoU {task.fields[mean_iou]}  {task.fields[rate]:.1f} images/s"),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
