@@ -85,7 +85,7 @@ def test_the_shipped_model_says_where_it_comes_from_and_its_licence(caplog):
     assert segmenter.spec.variant == "refinenet_lw_mobilenetv2"
     assert "CC BY-NC 4.0" in segmenter.spec.licence
     assert any("CC BY-NC 4.0" in record.message for record in caplog.records)
-    assert provenance["started_from"] == "scratch"
+    assert provenance["started_from"] == "model camvid"  # continued from its own first stage, see the card
     assert provenance["recipe"] == "camvid_refinenet_lw_mobilenetv2"
     assert provenance["config"]["train_split"] == "train+val"
     card = (ROOT / "src" / "refineseg" / "weights" / "camvid.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from refineseg.training.config import Phase, TrainingConfig
 
 
 def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
-    """CamVid from scratch, train + val, no validation: the shipped ``camvid`` model (its card has the results).
+    """CamVid from scratch, train + val, no validation: the first stage of the shipped ``camvid`` model (see its card).
 
     Small crops of shrunk images first (a third of the time per crop), then full resolution with a cosine to zero:
     within one CPU budget the network sees about twice as many epochs as with full crops throughout. Nothing is
