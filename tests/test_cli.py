@@ -169,6 +169,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
         (["train", "--data", "folder:."], "expected --out FOLDER"),
         (["train", "--out", "o"], "expected --data NAME:ROOT"),
         (["train", "nope", "--data", "folder:.", "--out", "o"], "expected a recipe, got 'nope'"),
+        (["train", "--data", "folder:.", "--out", "o", "--device", "cuda:7"], "expected a device of this machine"),
         (["train", "--data", "folder:.", "--out", "o", "--set", "colour=9"], "expected colour in 0..1, got 9"),
         (["train", "--data", "folder:.", "--out", "o", "--variant", "unet"], "expected a variant, got 'unet'"),
         (["train", "--resume", "--out", "o", "--epochs", "3"], "a run keeps its settings"),

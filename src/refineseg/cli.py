@@ -109,10 +109,12 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and a checkpoint per epoch."""
+    from refineseg.predict.predictor import find_device
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
 
     progress = TerminalProgress(_stderr())
+    find_device(device)
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
     if resume:

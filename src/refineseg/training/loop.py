@@ -26,7 +26,7 @@ from refineseg.errors import CheckpointError
 from refineseg.evaluation import evaluate
 from refineseg.losses import SegmentationLoss, class_weights
 from refineseg.metrics import ConfusionMatrix
-from refineseg.predict.predictor import Predictor
+from refineseg.predict.predictor import Predictor, find_device
 from refineseg.reports import write_metrics, write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
@@ -111,7 +111,7 @@ def train(
         config: Everything else that decides the result.
         data: Checked data sets.
         folder: Where results go.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         num_workers: Reading processes; None: none on a CPU, which computes longer than it reads, else up to 8.
         progress: Shows what happens.
 
@@ -121,7 +121,9 @@ def train(
     Raises:
         CheckpointError: The folder's checkpoint is of another configuration or damaged, or the loss is no number.
     """
-    fabric = Fabric(accelerator=device, devices=1, precision=_precision(config, device))
+    place = find_device(device)
+    devices: Any = 1 if place.index is None else [place.index]
+    fabric = Fabric(accelerator=place.type, devices=devices, precision=_precision(config, place))
     workers = _default_workers(fabric.device) if num_workers is None else num_workers
     fabric.to_device(segmenter)
     state = _State(
@@ -152,10 +154,9 @@ def train(
     return state.measured
 
 
-def _precision(config: TrainingConfig, device: str) -> Any:  # noqa: ANN401 - Fabric's literals
+def _precision(config: TrainingConfig, device: torch.device) -> Any:  # noqa: ANN401 - Fabric's literals
     """Fabric's name of the precision; ``auto`` is bf16 where the hardware computes in it."""
-    actual = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(actual))
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(device))
     return "bf16-mixed" if bf16 else "32-true"
 
 
