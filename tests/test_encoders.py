@@ -23,6 +23,7 @@ FAMILIES = {
     "mambaout_femto": (48, 96, 192, 288),
     "mobilevitv2_050": (64, 128, 192, 256),
     "test_maxvit": (32, 64, 96, 128),
+    "lambda_resnet26t": (256, 512, 1024, 2048),
 }
 """Backbone -> channels at strides 4, 8, 16 and 32, as their papers or timm's documentation give them."""
 

@@ -142,7 +142,9 @@ class Segmenter(nn.Module):
             encoder_options=spec.encoder_options,
         )
         # Twice as fast on CPUs and what tensor cores want; results are the same up to rounding.
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:  # some backbones have filters of five dimensions, which know no such order
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.eval()
 
     @property
