@@ -27,3 +27,19 @@ class ModelFileError(RefinesegError):
 
 class CheckpointError(RefinesegError):
     """A training run that cannot be started or resumed as asked."""
+
+
+class MissingExtraError(RefinesegError):
+    """An optional package that is not installed; names the command that installs it.
+
+    Args:
+        package: What is missing.
+        extra: The extra of refineseg that brings it.
+        purpose: What it is needed for, to go on after "to".
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"expected the package {package} to {purpose}, but it is not installed; "
+            f"install it with: pip install 'refineseg[{extra}]'"
+        )
