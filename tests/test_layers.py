@@ -20,6 +20,7 @@ LAYERS = (
         "images",
         "label_messages",
         "render",
+        "resize",
         "scoring",
         "metrics",
         "losses",
