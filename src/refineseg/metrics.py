@@ -1,12 +1,15 @@
 """Segmentation metrics from one confusion matrix (Long, Shelhamer, Darrell, CVPR 2015).
 
 In: masks. Out: pixel accuracy, mean accuracy, mean IoU, frequency-weighted IoU and per-class IoU, fractions 0..1.
+
+The papers' codes agree on the matrix and on the IoU of a class, and differ in which classes the mean is over
+(:data:`MEANS`); a number is comparable only with numbers of the same definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +17,23 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo
 from refineseg.errors import LabelError
 
-PROTOCOL = "mean over the classes that occur in the ground truth, void pixels left out, one matrix over the whole set"
-"""How the means are taken; printed beside every number. It is the protocol of the RefineNet authors' evaluation."""
+MeanDefinition = Literal["in_truth", "in_truth_or_prediction", "absent_counts_one"]
+"""Which classes the mean IoU is over."""
+
+MEANS: dict[MeanDefinition, str] = {
+    "in_truth": "mean over the classes that occur in the ground truth",
+    "in_truth_or_prediction": "mean over the classes that occur in ground truth or prediction; one that is only "
+    "predicted counts 0",
+    "absent_counts_one": "mean over all classes; one that occurs in neither ground truth nor prediction counts 1",
+}
+"""The definitions in words.
+
+Sources, in this order: the RefineNet authors' MATLAB evaluation, which is the default here; DenseTorch, with which the
+second version of Light-Weight RefineNet's code evaluates; the first version of that code.
+"""
+
+PROTOCOL = f"{MEANS['in_truth']}, void pixels left out, one matrix over the whole set"
+"""How ``mean_iou`` and ``mean_accuracy`` are taken; printed beside every number."""
 
 
 class ConfusionMatrix:
@@ -98,6 +116,15 @@ class ConfusionMatrix:
         occurs = self._true > 0
         return float(values[occurs].mean()) if occurs.any() else float("nan")
 
+    def mean_iou_by(self, definition: MeanDefinition) -> float:
+        """Mean of ``per_class_iou`` by one of the definitions :data:`MEANS`; nan without any labelled pixel."""
+        iou = self.per_class_iou
+        if definition == "in_truth" or not self.counts.any():
+            return self._mean(iou)
+        if definition == "in_truth_or_prediction":
+            return float(np.nanmean(iou))
+        return float(np.nan_to_num(iou, nan=1.0).mean())
+
     @property
     def mean_accuracy(self) -> float:
         """Mean of ``per_class_accuracy`` over the classes in the truth."""
@@ -106,7 +133,7 @@ class ConfusionMatrix:
     @property
     def mean_iou(self) -> float:
         """Mean of ``per_class_iou`` over the classes in the truth (:data:`PROTOCOL`)."""
-        return self._mean(self.per_class_iou)
+        return self.mean_iou_by("in_truth")
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -135,6 +162,8 @@ class ConfusionMatrix:
             "pixel_accuracy": plain(self.pixel_accuracy),
             "mean_accuracy": plain(self.mean_accuracy),
             "mean_iou": plain(self.mean_iou),
+            "mean_iou_definition": "in_truth",
+            "mean_iou_by_definition": {name: plain(self.mean_iou_by(name)) for name in MEANS},
             "frequency_weighted_iou": plain(self.frequency_weighted_iou),
             "per_class": {
                 name: {"iou": plain(iou), "accuracy": plain(accuracy), "pixels": int(pixels)}

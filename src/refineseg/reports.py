@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from refineseg.images import written_beside
-from refineseg.metrics import PROTOCOL, ConfusionMatrix
+from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
 
 
 def write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -53,8 +53,14 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def metrics_table(matrix: ConfusionMatrix, *, title: str) -> Table:
-    """Per-class IoU, accuracy and share of the labelled pixels, and the means, for the terminal."""
-    table = Table(title=title, caption=PROTOCOL, caption_style="dim")
+    """Per-class IoU, accuracy and share of the labelled pixels, and the means, for the terminal.
+
+    The mean IoU by another definition is shown where it is another number.
+    """
+    others = {name: matrix.mean_iou_by(name) for name in MEANS if name != "in_truth"}
+    others = {name: value for name, value in others.items() if value == value != matrix.mean_iou}
+    caption = "\n".join([PROTOCOL, *(f"mIoU, {name}: {MEANS[name]}" for name in others)])
+    table = Table(title=title, caption=caption, caption_style="dim")
     for column in ("class", "IoU %", "accuracy %", "pixels %"):
         table.add_column(column, justify="left" if column == "class" else "right")
     total = max(int(matrix.counts.sum()), 1)
@@ -64,6 +70,7 @@ def metrics_table(matrix: ConfusionMatrix, *, title: str) -> Table:
     table.add_section()
     for name, value in (
         ("mIoU", matrix.mean_iou),
+        *((f"mIoU, {name}", value) for name, value in others.items()),
         ("mean accuracy", matrix.mean_accuracy),
         ("pixel accuracy", matrix.pixel_accuracy),
         ("frequency-weighted IoU", matrix.frequency_weighted_iou),
