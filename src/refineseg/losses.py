@@ -1,6 +1,8 @@
 """Training losses: logits and masks in, a scalar out.
 
-Both papers use cross entropy with void left out; class weights and online hard example mining are options.
+Both papers use cross entropy with void left out; they differ in where: Light-Weight RefineNet enlarges the logits to
+the masks, RefineNet picks masks for the logits, which the network gives at a quarter of its input. Class weights and
+online hard example mining are options.
 """
 
 from __future__ import annotations
@@ -15,9 +17,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def masks_at(masks: Int64[Tensor, "n h w"], size_hw: tuple[int, int]) -> Int64[Tensor, "n h2 w2"]:
+    """Masks at another resolution: of each new pixel the mask's value at its centre.
+
+    Args:
+        masks: Class indices and void.
+        size_hw: New height and width; row ``i`` of ``h`` is old row ``floor((i + 0.5) * H / h)``.
+
+    Source: nearest neighbour as in the RefineNet authors' code.
+
+    Example:
+        >>> masks_at(torch.arange(8).reshape(1, 1, 8), (1, 2)).tolist()
+        [[[2, 6]]]
+    """
+    rows, columns = (
+        torch.arange(new, device=masks.device).mul(2).add(1).mul(old) // (2 * new)  # whole numbers round exactly
+        for new, old in zip(size_hw, masks.shape[1:], strict=True)
+    )
+    return masks[:, rows[:, None], columns]
+
+
 @dataclass(frozen=True)
 class SegmentationLoss:
     """Cross entropy per pixel, averaged over the labelled (or the hard) pixels of the batch.
+
+    Logits and masks may differ in size: the logits are enlarged bilinearly to the masks (``align_corners=False``), or
+    the masks are picked at the logits' pixels.
 
     Args:
         ignore_index: Value of void pixels, which count nothing.
@@ -25,8 +50,10 @@ class SegmentationLoss:
         label_smoothing: Share of the target spread over all classes, 0..1.
         ohem_threshold: Online hard example mining: keep pixels whose true class has a probability below this ...
         ohem_share: ... but at least this share of the labelled pixels. None as threshold: keep all.
+        at_output_resolution: Bring masks to the logits' size, not logits to the masks' size.
 
-    Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel.
+    Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel; at output resolution: the RefineNet authors' code; at
+        the masks' resolution: Light-Weight RefineNet's.
     """
 
     ignore_index: int
@@ -34,9 +61,15 @@ class SegmentationLoss:
     label_smoothing: float = 0.0
     ohem_threshold: float | None = None
     ohem_share: float = 0.1
+    at_output_resolution: bool = False
 
-    def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h w"]) -> Float[Tensor, ""]:
+    def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> Float[Tensor, ""]:
         """Loss of a batch; 0 where nothing is labelled."""
+        if logits.shape[2:] != masks.shape[1:]:
+            if self.at_output_resolution:
+                masks = masks_at(masks, (logits.shape[2], logits.shape[3]))
+            else:
+                logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
         weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
         labelled = masks != self.ignore_index
         losses = F.cross_entropy(
