@@ -1,12 +1,13 @@
 """What a data set is: a sequence of samples with one class table.
 
-In: nothing but the definitions. Out: :class:`Sample`, the protocol :class:`Dataset` and :class:`Concatenation`.
+In: nothing but the definitions. Out: :class:`Sample`, the protocol :class:`Dataset`, :class:`PairDataset` for pairs of
+files, and two views: :class:`Concatenation` joins data sets, :class:`Without` leaves samples out.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -35,7 +36,6 @@ class Sample:
     name: str
 
 
-@runtime_checkable
 @runtime_checkable
 class Dataset(Protocol):
     """A sequence of samples.
@@ -81,12 +81,16 @@ class PairDataset:
         class_info: The classes.
         table: What the values in the mask files stand for.
         notes: Facts to print beside results.
+        read_indices: Reads a mask file as class indices and ``ignore_index``, for masks that are no images (``.mat``
+            files); then ``table`` is not used. A function of a module, or a partial of one: reading processes get a
+            copy of it.
     """
 
     pairs: tuple[FilePair, ...]
     class_info: ClassInfo
     table: LabelTable
     notes: tuple[str, ...] = ()
+    read_indices: Callable[[Path], NDArray[Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -100,7 +104,7 @@ class PairDataset:
         image = read_rgb(pair.image)
         if pair.mask is None:
             return Sample(image, None, pair.name)
-        mask = read_mask(pair.mask, table=self.table, ignore_index=self.class_info.ignore_index)
+        mask = self._indices(pair.mask)
         _check_size(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
         return Sample(image, mask, pair.name)
 
@@ -115,9 +119,14 @@ class PairDataset:
         pair = self.pairs[index]
         if pair.mask is None:
             return None
-        mask = read_mask(pair.mask, table=self.table, ignore_index=self.class_info.ignore_index)
+        mask = self._indices(pair.mask)
         _check_size(pair, read_image_size(pair.image), (mask.shape[0], mask.shape[1]))
         return mask
+
+    def _indices(self, path: Path) -> NDArray[Any]:
+        if self.read_indices is not None:
+            return self.read_indices(path)
+        return read_mask(path, table=self.table, ignore_index=self.class_info.ignore_index)
 
 
 def _check_size(pair: FilePair, image_hw: tuple[int, int], mask_hw: tuple[int, int]) -> None:
@@ -180,3 +189,58 @@ class Concatenation:
         """The mask of a sample."""
         part, inner = self._locate(index)
         return part.read_mask(inner)
+
+
+class Without:
+    """A data set without the samples of some names, for instance a training set without the images it is tested on.
+
+    Args:
+        dataset: Where samples come from.
+        names: Of the samples to leave out; names that the data set does not have are no error.
+
+    Example:
+        >>> classes = ClassInfo(("sky", "road"))
+        >>> pairs = tuple(FilePair(Path(name + ".jpg"), None, name) for name in "abc")
+        >>> rest = Without(PairDataset(pairs, classes, LabelTable.identity(classes)), {"b", "z"})
+        >>> len(rest), rest.dropped, rest.name(1), rest.notes
+        (2, 1, 'c', ('1 of 3 samples left out by name',))
+    """
+
+    def __init__(self, dataset: Dataset, names: Collection[str]) -> None:
+        unwanted = frozenset(names)
+        self._dataset = dataset
+        self._kept = tuple(i for i in range(len(dataset)) if dataset.name(i) not in unwanted)
+
+    @property
+    def dropped(self) -> int:
+        """How many samples are left out."""
+        return len(self._dataset) - len(self._kept)
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the masks."""
+        return self._dataset.class_info
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of the data set, and how many samples are left out."""
+        return (*self._dataset.notes, f"{self.dropped} of {len(self._dataset)} samples left out by name")
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._dataset[self._inner(index)]
+
+    def name(self, index: int) -> str:
+        """Name of a sample, without reading it."""
+        return self._dataset.name(self._inner(index))
+
+    def read_mask(self, index: int) -> NDArray[Any] | None:
+        """The mask of a sample."""
+        return self._dataset.read_mask(self._inner(index))
+
+    def _inner(self, index: int) -> int:
+        if not 0 <= index < len(self._kept):
+            raise IndexError(index)
+        return self._kept[index]
