@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from refineseg.data.ade20k import open_ade20k
 from refineseg.data.camvid import open_camvid
+from refineseg.data.cityscapes import open_cityscapes
 from refineseg.data.folder import open_folder
+from refineseg.data.nyud import open_nyud
 from refineseg.data.sample import Concatenation, Dataset
+from refineseg.data.sunrgbd import open_sunrgbd
 from refineseg.errors import ConfigError, DatasetError
 
 
@@ -28,9 +32,29 @@ class DatasetEntry:
 
 
 DATASETS: dict[str, DatasetEntry] = {
+    "nyud": DatasetEntry(
+        open_nyud,
+        "NYU Depth V2, 40 classes, 625x468: nyu_depth_v2_labeled.mat, or train.nyu and val.nyu with images",
+        licence="NYU Depth V2 states no licence: research use",
+    ),
+    "sunrgbd": DatasetEntry(
+        open_sunrgbd,
+        "SUN RGB-D, 37 classes: images/SPLIT + labels/SPLIT, or SUNRGBD with SUNRGBDtoolbox",
+        licence="SUN RGB-D states no licence: research use",
+    ),
+    "ade20k": DatasetEntry(
+        open_ade20k,
+        "ADE20K, 150 classes: ADEChallengeData2016, or the full release (images with *_seg.png)",
+        licence="ADE20K terms of use: images for non-commercial research and education only",
+    ),
+    "cityscapes": DatasetEntry(
+        open_cityscapes,
+        "Cityscapes, 19 classes, 2048x1024: leftImg8bit with gtFine (or gtCoarse)",
+        licence="Cityscapes licence agreement: non-commercial use only",
+    ),
     "camvid": DatasetEntry(
         open_camvid,
-        "CamVid, 11 classes, 480x360: SegNet's copy (train.txt, train/, trainannot/, ...)",
+        "CamVid, 11 classes: SegNet's copy at 480x360 (train.txt, train/, trainannot/, ...), or as published",
         licence="CC BY-NC 4.0 (from the CamVid data): personal and research use only",
     ),
     "folder": DatasetEntry(
