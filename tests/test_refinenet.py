@@ -24,6 +24,7 @@ from refineseg.networks.refinenet import (
     RefineNetBlock,
     ResidualConvUnit,
 )
+from refineseg.resize import Resizing
 
 FOUR_CASCADED = ((3,), (2,), (1,), (0,))
 SMALL = replace(REFINENET, level_widths=(6, 4))
@@ -129,7 +130,10 @@ class TestMultiResolutionFusion:
         height, width = max(h for _, h, _ in shapes), max(w for _, _, w in shapes)
         fusion = randomised(
             MultiResolutionFusion(
-                channels, out_channels=out_channels, kernel_size=kernel_size, align_corners=align_corners
+                channels,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                resizing=Resizing(align_corners=align_corners),
             )
         )
         inputs = [noise(1, *shape, seed=i) for i, shape in enumerate(shapes)]
@@ -142,18 +146,18 @@ class TestMultiResolutionFusion:
 
     @torch.no_grad()
     def test_a_single_input_passes_unchanged(self):
-        fusion = MultiResolutionFusion([5], out_channels=None, kernel_size=3, align_corners=False)
+        fusion = MultiResolutionFusion([5], out_channels=None, kernel_size=3, resizing=Resizing())
         x = noise(2, 5, 3, 4)
         assert torch.equal(fusion([x]), x)
         assert not list(fusion.parameters())
 
     @torch.no_grad()
     def test_a_single_input_is_brought_to_a_given_width(self):
-        fusion = MultiResolutionFusion([5], out_channels=2, kernel_size=1, align_corners=False)
+        fusion = MultiResolutionFusion([5], out_channels=2, kernel_size=1, resizing=Resizing())
         assert fusion([torch.zeros(2, 5, 3, 4)]).shape == (2, 2, 3, 4)
 
     def test_another_number_of_inputs_is_an_error(self):
-        fusion = MultiResolutionFusion([5, 5], out_channels=None, kernel_size=1, align_corners=False)
+        fusion = MultiResolutionFusion([5, 5], out_channels=None, kernel_size=1, resizing=Resizing())
         with pytest.raises(ValueError, match="zip"):
             fusion([torch.zeros(1, 5, 3, 3)])
 
@@ -207,7 +211,9 @@ class TestRefineNetBlock:
     @torch.no_grad()
     def test_it_takes_any_number_of_inputs_of_any_sizes(self, shapes, adapted, options, batch, align_corners):
         channels, widths = [c for c, _, _ in shapes], adapted[: len(shapes)]
-        block = RefineNetBlock(channels, adapted_channels=widths, options=options, align_corners=align_corners)
+        block = RefineNetBlock(
+            channels, adapted_channels=widths, options=options, resizing=Resizing(align_corners=align_corners)
+        )
         refined = block([torch.randn(batch, *shape) for shape in shapes])
         fused = 4 if options is SMALL_MOBILE else min(width or c for width, c in zip(widths, channels, strict=True))
         assert refined.shape == (batch, fused, max(h for _, h, _ in shapes), max(w for _, _, w in shapes))
@@ -216,7 +222,8 @@ class TestRefineNetBlock:
     @torch.no_grad()
     def test_it_adapts_fuses_pools_and_refines_in_this_order(self):
         block = randomised(
-            RefineNetBlock([2, 3], adapted_channels=[None, 2], options=SMALL, align_corners=True), seed=3
+            RefineNetBlock([2, 3], adapted_channels=[None, 2], options=SMALL, resizing=Resizing(align_corners=True)),
+            seed=3,
         )
         coarse, fine = noise(1, 2, 2, 3), noise(1, 3, 4, 5, seed=1)
         adapted = by_hand_conv(fine[0].numpy(), block.adaptations[1][0])
@@ -245,7 +252,9 @@ class TestCascade:
         ]
 
     def cascade(self, groups=FOUR_CASCADED, options=SMALL, *, num_classes=5, align_corners=False):
-        cascade = Cascade(self.CHANNELS, num_classes, groups=groups, options=options, align_corners=align_corners)
+        cascade = Cascade(
+            self.CHANNELS, num_classes, groups=groups, options=options, resizing=Resizing(align_corners=align_corners)
+        )
         return randomised(cascade).float()
 
     @pytest.mark.parametrize("options", [SMALL, SMALL_LIGHT, SMALL_MOBILE])
@@ -293,7 +302,7 @@ class TestCascade:
 
     @torch.no_grad()
     def test_dropout_halves_the_two_coarsest_levels_and_no_other(self):
-        cascade = Cascade((400,) * 4, 2, groups=FOUR_CASCADED, options=SMALL_LIGHT, align_corners=False).train()
+        cascade = Cascade((400,) * 4, 2, groups=FOUR_CASCADED, options=SMALL_LIGHT, resizing=Resizing()).train()
         seen = []
         for block in cascade.blocks:  # the level is the last input of its block
             block.adaptations[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -371,7 +380,7 @@ def test_cascades_of_other_groups_agree_with_the_reference(decoder):
         21,
         groups=[[len(heads) - path for path in group] for group in groups],
         options=replace(REFINENET, level_widths=widths),
-        align_corners=True,
+        resizing=Resizing(align_corners=True),
     ).eval()
     state = oracles.weights(f"decoder_{decoder}")
     cascade.load_state_dict({our_name(name, heads, place): tensor for name, tensor in state.items()})
@@ -391,7 +400,7 @@ class TestRefineNet:
     @torch.inference_mode()
     def test_any_size_goes_through_the_network_without_padding(self, network, size_hw, align_corners):
         for block in network.decoder.blocks:
-            block.fusion.align_corners = align_corners
+            block.fusion.resizing = Resizing(align_corners=align_corners)
         logits = network(torch.randn(1, 3, *size_hw))
         assert logits.shape == (1, 4, -(-size_hw[0] // 4), -(-size_hw[1] // 4))
         assert logits.isfinite().all()

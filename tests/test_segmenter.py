@@ -229,8 +229,14 @@ class TestFile:
                 "palette": [[1, 2, 3], [250, 0, 7], [0, 0, 0]],
                 "ignore_index": 254,
             },
-            "preprocessing": {"mean": [100.0, 110.5, 120.25], "std": [50.0, 60.0, 70.0]},
-            "network": {"align_corners": False, "encoder_options": {}},
+            "preprocessing": {"mean": [100.0, 110.5, 120.25], "std": [50.0, 60.0, 70.0], "input_scale": 1.0},
+            "network": {
+                "align_corners": False,
+                "resize": "bilinear",
+                "padded": True,
+                "caffe_strides": False,
+                "encoder_options": {},
+            },
             "licence": "CC-BY-4.0",
         }
 
@@ -259,8 +265,8 @@ class TestFile:
         )
         segmenter.save(tmp_path / "deep" / "folder" / "model.safetensors")
         loaded = refineseg.load(tmp_path / "deep" / "folder" / "model.safetensors")
-        assert loaded.spec.encoder_options == options
-        assert loaded.spec.align_corners
+        assert loaded.spec.options.encoder_options == options
+        assert loaded.spec.options.align_corners
         assert loaded.spec.preprocessing.in_channels == 4
 
     def test_a_licence_is_told_when_its_model_is_loaded(self, path, caplog):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from refineseg.data.sample import Sample
     from refineseg.errors import RefinesegError
     from refineseg.metrics import ConfusionMatrix
+    from refineseg.networks.original_weights import load_original_decoder
     from refineseg.networks.variants import VARIANTS
     from refineseg.predict.predictor import Predictor
     from refineseg.preprocessing import Preprocessing
@@ -35,6 +36,7 @@ _HOME = {
     "build": "segmenter",
     "load": "segmenter",
     "load_original": "segmenter",
+    "load_original_decoder": "networks.original_weights",
     "open_dataset": "data.datasets",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "build",
     "load",
     "load_original",
+    "load_original_decoder",
     "open_dataset",
 ]
 

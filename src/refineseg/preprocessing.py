@@ -1,11 +1,13 @@
 """Pixels to network input. The only file that knows normalisation constants.
 
-In: ``uint8`` images, 0..255. Out: float images, ``(pixel - mean) / std`` per channel. The numbers belong to the
-weights: networks that start from the ImageNet weights of torchvision or timm use :meth:`Preprocessing.imagenet`.
+In: ``uint8`` images, 0..255. Out: float images, ``(pixel - mean) / std`` per channel, enlarged where the weights were
+trained so. The numbers belong to the weights: networks that start from the ImageNet weights of torchvision or timm use
+:meth:`Preprocessing.imagenet`, those of RefineNet's authors :meth:`Preprocessing.matconvnet`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +17,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from refineseg.errors import ConfigError
+from refineseg.resize import matlab_resize
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Normalisation of pixels, one mean and one standard deviation per channel, both in units of 0..255.
+
+    Args:
+        mean: Subtracted from each channel.
+        std: What each channel is divided by.
+        input_scale: Images are resized by this factor first (bicubic, rounded to whole pixel values); sizes round up.
+
+    Raises:
+        ConfigError: Lengths that differ, or numbers that are not positive.
 
     Example:
         >>> Preprocessing.imagenet().mean[0]
@@ -28,12 +39,15 @@ class Preprocessing:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    input_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise ConfigError(
                 f"expected as many means as positive standard deviations, got mean {self.mean} and std {self.std}"
             )
+        if not 0 < self.input_scale <= 8:
+            raise ConfigError(f"expected an input scale above 0 and up to 8, got {self.input_scale}")
 
     @property
     def in_channels(self) -> int:
@@ -51,15 +65,30 @@ class Preprocessing:
             return cls(mean, std)
         return cls((sum(mean) / 3,) * in_channels, (sum(std) / 3,) * in_channels)
 
+    @classmethod
+    def matconvnet(cls, *, input_scale: float = 1.2) -> Preprocessing:
+        """What the RefineNet authors' models expect: minus 128, and images enlarged by 1.2.
+
+        Source: the RefineNet authors' code.
+        """
+        return cls((128.0, 128.0, 128.0), (1.0, 1.0, 1.0), input_scale)
+
     def __call__(self, images: UInt8[Tensor, "n c h w"], *, dtype: torch.dtype) -> Float[Tensor, "n c h w"]:
-        """Normalise a batch into ``dtype`` on the images' device."""
+        """Normalise a batch into ``dtype`` on the images' device; (N, C, H * input_scale, W * input_scale)."""
+        if self.input_scale != 1:
+            height, width = (math.ceil(side * self.input_scale - 1e-6) for side in images.shape[2:])
+            resized = matlab_resize(images.float(), (height, width), style="cpu").round().clamp(0, 255)
+            return self._normalise(resized, dtype)
+        return self._normalise(images, dtype)
+
+    def _normalise(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=dtype, device=images.device).view(1, -1, 1, 1)
         return (images.to(dtype) - mean) / std
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for JSON; :meth:`from_json` is the way back."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+        return {"mean": list(self.mean), "std": list(self.std), "input_scale": self.input_scale}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
@@ -69,6 +98,7 @@ class Preprocessing:
             ConfigError: A field is missing or of the wrong kind.
         """
         try:
-            return cls(tuple(float(v) for v in value["mean"]), tuple(float(v) for v in value["std"]))
+            mean, std = (tuple(float(v) for v in value[key]) for key in ("mean", "std"))
+            return cls(mean, std, float(value.get("input_scale", 1.0)))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"expected mean and std per channel, got {value!r} ({error!r})") from error

@@ -1,4 +1,4 @@
-"""Bicubic resizing as MATLAB does it, on torch tensors.
+"""Resizing of feature maps: bilinear, and bicubic as MATLAB does it, on torch tensors.
 
 In: maps ``(N, C, H, W)``. Out: the same maps at another size. Other libraries' bicubic differs in the kernel (most take
 a = -0.75), in the border (they repeat it, MATLAB mirrors it) or does not filter when it shrinks. Nothing here knows
@@ -9,17 +9,20 @@ Sources: Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.errors import ConfigError
 
+Resize = Literal["bilinear", "matlab_cpu", "matlab_gpu"]
 ResizeStyle = Literal["cpu", "gpu"]
 """``cpu``: each axis by its own scale; ``gpu``: both axes by the larger one, then cut at bottom and right."""
 
@@ -48,6 +51,12 @@ def _weights(size: int, new_size: int, scale: float) -> NDArray[np.float64]:
     return weights
 
 
+def _check_sizes(old_hw: tuple[int, int], new_hw: tuple[int, int]) -> None:
+    if min(*old_hw, *new_hw) < 1:
+        (height, width), (new_height, new_width) = old_hw, new_hw
+        raise ConfigError(f"expected sizes of at least 1x1, got {height}x{width} to resize to {new_height}x{new_width}")
+
+
 def matlab_resize(
     x: Float[Tensor, "n c h w"], size_hw: tuple[int, int], *, style: ResizeStyle
 ) -> Float[Tensor, "n c h2 w2"]:
@@ -74,8 +83,7 @@ def matlab_resize(
     """
     height, width = x.shape[2:]
     new_height, new_width = size_hw
-    if min(height, width, new_height, new_width) < 1:
-        raise ConfigError(f"expected sizes of at least 1x1, got {height}x{width} to resize to {new_height}x{new_width}")
+    _check_sizes((height, width), size_hw)
     scales = new_height / height, new_width / width
     if style == "gpu":
         scales = max(scales), max(scales)
@@ -90,3 +98,61 @@ def matlab_resize(
         else:
             resized = rows @ (x.to(dtype) @ columns.T)
     return resized.to(x.dtype)
+
+
+def matlab_resize_images(
+    images: UInt8[Tensor, "n c h w"], size_hw: tuple[int, int], *, scale: float | None = None
+) -> UInt8[Tensor, "n c h2 w2"]:
+    """Resize pixels with MATLAB's default ``imresize``, which rounds to whole values after each axis.
+
+    Args:
+        images: Pixels 0..255.
+        size_hw: New height and width, at least 1.
+        scale: Of both axes, as ``imresize`` to a scale; its own sizes are ``ceil(scale * size)``. None: each axis by
+            new over old size, as ``imresize`` to a size.
+
+    Raises:
+        ConfigError: A size below 1, or images without pixels.
+
+    Source: ``imresize`` filters the axis of the smaller scale first, rows at a tie, and keeps integer types in between.
+    """
+    sides = (images.shape[2], images.shape[3])
+    _check_sizes(sides, size_hw)
+    scales = tuple(new / old for new, old in zip(size_hw, sides, strict=True)) if scale is None else (scale, scale)
+    pixels = images.float()
+    with torch.autocast(images.device.type, enabled=False):
+        for axis in sorted((0, 1), key=lambda axis: scales[axis]):
+            if scales[axis] != 1:
+                weights = torch.from_numpy(_weights(sides[axis], size_hw[axis], scales[axis])).to(pixels)
+                pixels = weights @ pixels if axis == 0 else pixels @ weights.T
+                pixels = (pixels + 0.5).floor().clamp(0, 255)
+    return pixels.to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How feature maps are brought to the size of the finest one.
+
+    Args:
+        mode: ``bilinear``; or bicubic as the authors' MATLAB code does it: ``matlab_cpu`` (``imresize`` to the exact
+            size), ``matlab_gpu`` (one common scale for both axes, then cut at the bottom and the right).
+        align_corners: Of ``bilinear``: True as the PyTorch ports' weights need it.
+
+    Raises:
+        ConfigError: An unknown mode.
+    """
+
+    mode: Resize = "bilinear"
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Resize):
+            raise ConfigError(f"expected resizing by {', '.join(get_args(Resize))}, got {self.mode!r}")
+
+    def __call__(self, x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
+        """``x`` at another height and width."""
+        if tuple(x.shape[2:]) == size_hw:
+            return x
+        if self.mode == "bilinear":
+            return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=self.align_corners)
+        return matlab_resize(x, size_hw, style="cpu" if self.mode == "matlab_cpu" else "gpu")

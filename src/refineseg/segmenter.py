@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.original_weights import original_num_classes, read_checkpoint, translate
-from refineseg.networks.variants import build_network, find_variant
+from refineseg.networks.variants import NetworkOptions, build_network, find_variant
 from refineseg.preprocessing import Preprocessing
 
 _LOG = logging.getLogger("refineseg")
@@ -47,9 +47,7 @@ class ModelSpec:
         variant: Network name, see ``refineseg.VARIANTS``.
         class_info: The classes of the logits.
         preprocessing: Normalisation the weights were trained with.
-        align_corners: Of the enlargements inside the network. False: images are padded, so that every scale is exactly
-            2.
-        encoder_options: Options the encoder was built with.
+        options: What the weights ask of the network.
         provenance: Where the weights come from: version, recipe, data, metrics, seed.
         licence: Of the weights.
 
@@ -60,17 +58,15 @@ class ModelSpec:
     variant: str
     class_info: ClassInfo
     preprocessing: Preprocessing
-    align_corners: bool = False
-    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    options: NetworkOptions = field(default_factory=NetworkOptions)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
 
     def __post_init__(self) -> None:
-        for name, value in (("encoder_options", self.encoder_options), ("provenance", self.provenance)):
-            try:  # through JSON, so that a model is the same before and after its file
-                object.__setattr__(self, name, json.loads(json.dumps(dict(value))))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"expected JSON values in {name}, got {value!r} ({error})") from error
+        # through JSON, so that a model is the same before and after its file
+        encoder_options = _plain("encoder_options", self.options.encoder_options)
+        object.__setattr__(self, "options", replace(self.options, encoder_options=encoder_options))
+        object.__setattr__(self, "provenance", _plain("provenance", self.provenance))
 
     def to_json(self) -> dict[str, Any]:
         """The header of a model file."""
@@ -79,7 +75,7 @@ class ModelSpec:
             "variant": self.variant,
             "class_info": self.class_info.to_json(),
             "preprocessing": self.preprocessing.to_json(),
-            "network": {"align_corners": self.align_corners, "encoder_options": dict(self.encoder_options)},
+            "network": asdict(self.options),
             "provenance": {"version": __version__, **self.provenance},
             "licence": self.licence,
         }
@@ -104,13 +100,20 @@ class ModelSpec:
                 variant=variant,
                 class_info=ClassInfo.from_json(header["class_info"]),
                 preprocessing=Preprocessing.from_json(header["preprocessing"]),
-                align_corners=bool(network["align_corners"]),
-                encoder_options=network["encoder_options"],
+                options=NetworkOptions(**network),
                 provenance=header["provenance"],
                 licence=licence,
             )
         except (KeyError, TypeError, ConfigError) as error:
             raise ModelFileError(f"expected a complete header, but {error!r} is missing or wrong in it") from error
+
+
+def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"expected JSON values in {name}, got {value!r} ({error})") from error
+    return plain
 
 
 class Segmenter(nn.Module):
@@ -137,9 +140,8 @@ class Segmenter(nn.Module):
             spec.variant,
             spec.class_info.num_classes,
             in_channels=spec.preprocessing.in_channels,
-            align_corners=spec.align_corners,
             pretrained=pretrained,
-            encoder_options=spec.encoder_options,
+            options=spec.options,
         )
         # Twice as fast on CPUs and what tensor cores want; results are the same up to rounding.
         for parameter in self.parameters():
@@ -171,15 +173,19 @@ class Segmenter(nn.Module):
         dtype = next(self.network.parameters()).dtype
         x = self.spec.preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
         encoder = self.network.encoder
-        if self.spec.align_corners and encoder.takes_any_size:  # the original networks take images as they are
+        if not self.spec.options.padded and encoder.takes_any_size:  # the original networks take images as they are
             logits = self.network(x)
             return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
-        pad_height, pad_width = -height % multiple, -width % multiple
+        inner_height, inner_width = x.shape[2:]
+        pad_height, pad_width = -inner_height % multiple, -inner_width % multiple
         if pad_height or pad_width:  # repeat the border: any size from 1x1 up, and no edge that is not in the image
             x = F.pad(x, (0, pad_width, 0, pad_height), mode="replicate")
-        logits = F.interpolate(self.network(x), scale_factor=4, mode="bilinear", align_corners=False)
-        return logits[:, :, :height, :width]
+        logits = F.interpolate(self.network(x), size=x.shape[2:], mode="bilinear", align_corners=False)
+        logits = logits[:, :, :inner_height, :inner_width]
+        if (inner_height, inner_width) != (height, width):  # weights that want the image enlarged
+            logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        return logits
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.
@@ -234,7 +240,8 @@ def build(
         num_classes: Classes without names; or give ``class_info``.
         class_info: Classes with names and colours.
         in_channels: Image channels, 3 for RGB.
-        align_corners: Of the enlargements inside the network; False unless original weights are to be loaded.
+        align_corners: Of the enlargements inside the network, and images are not padded; False unless original weights
+            are to be loaded.
         pretrained: Start the encoder from ImageNet weights (network or local cache).
         encoder_options: Further options of ``timm.create_model``.
 
@@ -250,7 +257,8 @@ def build(
     elif num_classes not in (None, class_info.num_classes):
         raise ConfigError(f"expected num_classes to fit class_info ({class_info.num_classes}), got {num_classes}")
     preprocessing = Preprocessing.imagenet(in_channels)
-    spec = ModelSpec(variant, class_info, preprocessing, align_corners, dict(encoder_options or {}))
+    options = NetworkOptions(align_corners, padded=not align_corners, encoder_options=encoder_options or {})
+    spec = ModelSpec(variant, class_info, preprocessing, options)
     return Segmenter(spec, pretrained=pretrained)
 
 
@@ -348,12 +356,19 @@ def load_original(
         ModelFileError: A tensor is left over, missing or of another shape, or the file is no plain checkpoint.
         ConfigError: No such variant.
     """
-    find_variant(variant)
+    entry = find_variant(variant)
     content = read_checkpoint(Path(weights)) if isinstance(weights, str | Path) else weights
     found = original_num_classes(content)
     if num_classes not in (None, found):
         raise ModelFileError(f"expected {num_classes} classes, got original weights with {found}")
-    segmenter = build(variant, num_classes=found, align_corners=True)
-    segmenter.spec = replace(segmenter.spec, licence="non-commercial, as the original weights")
+    spec = ModelSpec(
+        variant,
+        ClassInfo.generic(found),
+        Preprocessing.imagenet(),
+        NetworkOptions(align_corners=entry.original_align_corners, padded=False),
+        {"origin": "original PyTorch port"},
+        "non-commercial, as the original weights",
+    )
+    segmenter = Segmenter(spec)
     segmenter.network.load_state_dict(translate(content, variant=variant, own=segmenter.network.state_dict()))
-    return segmenter.with_provenance({"origin": "original PyTorch port"})
+    return segmenter

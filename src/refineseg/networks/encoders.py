@@ -18,11 +18,14 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models import _efficientnet_builder, efficientnet
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from refineseg.errors import ConfigError
+from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
 
 STRIDES = (4, 8, 16, 32)
 _SIZE_MULTIPLES = (32, 64, 128)
@@ -51,6 +54,8 @@ class TimmEncoder(nn.Module):
         in_channels: Image channels.
         pretrained: Load timm's weights for that name (network or timm's local cache).
         encoder_options: Further options of ``timm.create_model``.
+        caffe_strides: Let the stages of a bottleneck ResNet shrink in their first 1x1 convolution, not in the 3x3, as
+            the Caffe models do that RefineNet's authors started from.
 
     Raises:
         ConfigError: An unknown name or option, a backbone without the four strides, tied to one input size, or (with
@@ -58,7 +63,13 @@ class TimmEncoder(nn.Module):
     """
 
     def __init__(
-        self, name: str, *, in_channels: int = 3, pretrained: bool = False, encoder_options: Mapping[str, Any]
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        encoder_options: Mapping[str, Any],
+        caffe_strides: bool = False,
     ) -> None:
         super().__init__()
         levels = _probe(name, in_channels, encoder_options)
@@ -74,6 +85,15 @@ class TimmEncoder(nn.Module):
             if not pretrained:
                 raise
             raise _cannot_pretrain(name, error) from error  # timm lets through whatever hub or network library fails
+        if caffe_strides:
+            self._move_strides(name)
+
+    def _move_strides(self, name: str) -> None:
+        blocks = [module for module in self.body.modules() if isinstance(module, Bottleneck)]
+        if not blocks:
+            raise ConfigError(f"expected a ResNet of bottleneck blocks for caffe_strides, got {name!r}; leave it out")
+        for block in blocks:
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> list[Tensor]:
         """Images (N, C, H, W) -> levels (N, C_i, H / stride_i, W / stride_i), finest first."""
@@ -269,4 +289,38 @@ class MobileNetV2Encoder(nn.Module):
         return levels
 
 
-Encoder = TimmEncoder | MobileNetV2Encoder
+SingleEncoder = TimmEncoder | MobileNetV2Encoder | NASNetMobileEncoder
+
+
+class TwoScaleEncoder(nn.Module):
+    """Two encoders of one kind, with weights of their own, on an enlarged and a shrunk copy of the image.
+
+    The scales are the paper's 1.2 and 0.6 (table 9, "2-scale"). Its levels are those of the first encoder, finest
+    first, then those of the second. Sizes that are multiples of 160 give maps whose scales are exactly 2.
+
+    Args:
+        large: For the image enlarged by 1.2.
+        small: For the image shrunk to 0.6.
+    """
+
+    SCALES = (1.2, 0.6)
+
+    def __init__(self, large: SingleEncoder, small: SingleEncoder) -> None:
+        super().__init__()
+        self.large, self.small = large, small
+        self.channels = (*large.channels, *small.channels)
+        self.strides = large.strides
+        self.size_multiple = 5 * large.size_multiple  # 1.2 = 6 / 5, 0.6 = 3 / 5
+        self.takes_any_size = large.takes_any_size and small.takes_any_size
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> list[Tensor]:
+        """Images (N, C, H, W) -> levels of the large, then of the small encoder."""
+        levels: list[Tensor] = []
+        for encoder, scale in zip((self.large, self.small), self.SCALES, strict=True):
+            size_hw = [max(1, round(side * scale)) for side in x.shape[2:]]
+            levels += encoder(F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False, antialias=scale < 1))
+        return levels
+
+
+Encoder = SingleEncoder | TwoScaleEncoder
+"""Modules with ``strides``, ``channels``, ``size_multiple`` and ``takes_any_size`` that map images to levels."""

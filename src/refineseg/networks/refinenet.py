@@ -14,19 +14,26 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from refineseg.errors import ConfigError
+from refineseg.resize import Resizing
+
 Activation = Literal["relu", "relu6"]
+PoolingOrder = Literal["pool_conv", "conv_pool"]
 
 
-def same_conv(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False) -> nn.Conv2d:
-    """A stride 1 convolution that keeps height and width."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+def same_conv(
+    in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False, depthwise: bool = False
+) -> nn.Conv2d:
+    """A stride 1 convolution that keeps height and width; depthwise: one filter per channel."""
+    groups = in_channels if depthwise else 1
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias, groups=groups)
 
 
 def rectify(x: Tensor, activation: Activation) -> Tensor:
@@ -59,20 +66,20 @@ class ResidualConvUnit(nn.Module):
 class MultiResolutionFusion(nn.Module):
     """Bring all inputs to one width and the finest resolution, and add them (section 3.2, figure 3c).
 
-    Each input is convolved where it is small, then enlarged bilinearly, then added.
+    Each input is convolved where it is small, then enlarged, then added.
 
     Args:
         in_channels: Channels of each input.
         out_channels: Channels of the sum. None: the smallest input width, and a single input passes unchanged (paper).
         kernel_size: Of the convolutions.
-        align_corners: Of the bilinear enlargement; the original weights need True.
+        resizing: How the smaller inputs are enlarged.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, out_channels: int | None, kernel_size: int, align_corners: bool
+        self, in_channels: Sequence[int], *, out_channels: int | None, kernel_size: int, resizing: Resizing
     ) -> None:
         super().__init__()
-        self.align_corners = align_corners
+        self.resizing = resizing
         self.out_channels = min(in_channels) if out_channels is None else out_channels
         passes = out_channels is None and len(in_channels) == 1
         self.convs = nn.ModuleList(
@@ -84,9 +91,7 @@ class MultiResolutionFusion(nn.Module):
         height, width = max(x.shape[2] for x in inputs), max(x.shape[3] for x in inputs)
         total: Tensor | None = None
         for conv, x in zip(self.convs, inputs, strict=True):
-            y = conv(x)
-            if y.shape[2:] != (height, width):
-                y = F.interpolate(y, size=(height, width), mode="bilinear", align_corners=self.align_corners)
+            y = self.resizing(conv(x), (height, width))
             total = y if total is None else total + y
         assert total is not None
         return total
@@ -100,24 +105,37 @@ class ChainedResidualPooling(nn.Module):
 
     Args:
         channels: Channels in and out; the shape (N, channels, H, W) never changes.
-        num_links: Pool-and-convolve links. The paper uses 2, and 4 for PASCAL VOC and Person-Part; as released: 4.
+        num_links: Pool-and-convolve links. The paper uses 2, and 4 for PASCAL VOC and Person-Part; as released: 4. With
+            0 only the rectifier is left (the ablation of the paper's table 2).
         kernel_size: Of the weighing convolution: 3 in RefineNet, 1 in Light-Weight RefineNet.
         activation: The rectifier in front of the chain.
+        order: ``pool_conv`` as in the paper, or ``conv_pool``, the authors' later "improved" pooling.
+        depthwise: Weigh each channel by itself (multi-task follow-up of Light-Weight RefineNet).
     """
 
     def __init__(
-        self, channels: int, *, num_links: int = 4, kernel_size: int = 3, activation: Activation = "relu"
+        self,
+        channels: int,
+        *,
+        num_links: int = 4,
+        kernel_size: int = 3,
+        activation: Activation = "relu",
+        order: PoolingOrder = "pool_conv",
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
+        self.order: PoolingOrder = order
         self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
-        self.convs = nn.ModuleList(same_conv(channels, channels, kernel_size) for _ in range(num_links))
+        self.convs = nn.ModuleList(
+            same_conv(channels, channels, kernel_size, depthwise=depthwise) for _ in range(num_links)
+        )
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Shape in = shape out."""
         total = link = rectify(x, self.activation)  # the only non-linearity on the identity path (section 3.3)
         for conv in self.convs:
-            link = conv(self.pool(link))
+            link = conv(self.pool(link)) if self.order == "pool_conv" else self.pool(conv(link))
             total = total + link
         return total
 
@@ -138,6 +156,9 @@ class DecoderOptions:
         activation: The rectifier in front of each pooling chain.
         level_dropout: Dropout on the two coarsest levels (the decoder's copy of them).
         classifier_dropout: Dropout in front of the classifier.
+        pooling_order: Pool then convolve (paper), or the "improved" convolve then pool.
+        depthwise_end: The last pooling chain weighs each channel by itself, and a depthwise 1x1 convolution with ReLU6
+            stands before the classifier (multi-task follow-up).
     """
 
     kernel_size: int
@@ -149,6 +170,8 @@ class DecoderOptions:
     activation: Activation
     level_dropout: float
     classifier_dropout: float
+    pooling_order: PoolingOrder = "pool_conv"
+    depthwise_end: bool = False
 
     def adapted_channels(self, rank: int) -> int | None:
         """Width to which a level is adapted, counted from the coarsest (0); None: levels are not adapted."""
@@ -192,7 +215,12 @@ LIGHT_WEIGHT_MOBILE = DecoderOptions(
     level_dropout=0.0,
     classifier_dropout=0.0,
 )
-"""Light-Weight RefineNet on MobileNet-v2: levels of one stride are added after reduction, ReLU6, no dropout."""
+"""Light-Weight RefineNet on MobileNet-v2: levels of one stride are added after reduction, ReLU6, no dropout.
+
+DenseTorch's ResNets use these options too, unlike the ResNets of the paper's own code."""
+
+MULTI_TASK = replace(LIGHT_WEIGHT_MOBILE, depthwise_end=True)
+"""The follow-up "Real-Time Joint Semantic Segmentation and Depth Estimation" (Nekrasov et al., ICRA 2019)."""
 
 
 class RefineNetBlock(nn.Module):
@@ -203,7 +231,11 @@ class RefineNetBlock(nn.Module):
         adapted_channels: Per input: channels after the adapting convolution and residual conv units, or None for an
             input that goes into the fusion as it is (the output of the block before).
         options: The family's options.
-        align_corners: Of the enlargement in the fusion.
+        resizing: How the smaller inputs are enlarged in the fusion.
+        last: The block in front of the classifier.
+
+    Raises:
+        ConfigError: No inputs.
     """
 
     def __init__(
@@ -212,9 +244,12 @@ class RefineNetBlock(nn.Module):
         *,
         adapted_channels: Sequence[int | None],
         options: DecoderOptions,
-        align_corners: bool,
+        resizing: Resizing,
+        last: bool = False,
     ) -> None:
         super().__init__()
+        if not in_channels:
+            raise ConfigError("expected at least one input of a RefineNet block, got none; give every block a level")
         kernel_size = options.kernel_size
         self.adaptations = nn.ModuleList()
         for channels, adapted in zip(in_channels, adapted_channels, strict=True):
@@ -229,11 +264,16 @@ class RefineNetBlock(nn.Module):
             [adapted or channels for channels, adapted in zip(in_channels, adapted_channels, strict=True)],
             out_channels=None if options.level_widths else options.width,
             kernel_size=kernel_size,
-            align_corners=align_corners,
+            resizing=resizing,
         )
         self.out_channels = self.fusion.out_channels
         self.pooling = ChainedResidualPooling(
-            self.out_channels, num_links=options.num_links, kernel_size=kernel_size, activation=options.activation
+            self.out_channels,
+            num_links=options.num_links,
+            kernel_size=kernel_size,
+            activation=options.activation,
+            order=options.pooling_order,
+            depthwise=last and options.depthwise_end,
         )
         self.output = nn.Sequential(
             *(ResidualConvUnit(self.out_channels, kernel_size=kernel_size) for _ in range(options.num_output_units))
@@ -247,15 +287,27 @@ class RefineNetBlock(nn.Module):
 
 
 class Cascade(nn.Module):
-    """RefineNet blocks from coarse to fine, then the classifier (section 3.1, figure 2c).
+    """RefineNet blocks from coarse to fine, then the classifier (section 3.1, figure 2c; other cascades: table 9).
 
     Args:
-        in_channels: Channels of each level, finest level first.
+        in_channels: Channels of each level, finest level first (of each encoder, where there are two).
         num_classes: Channels of the logits.
         groups: For each block, coarsest block first, the levels (indices into ``in_channels``) that enter it beside the
-            output of the block before. ``((3,), (2,), (1,), (0,))`` is the 4-cascaded RefineNet.
+            output of the block before. ``((3,), (2,), (1,), (0,))`` is the 4-cascaded RefineNet, ``((3, 2, 1, 0),)`` a
+            single block.
         options: The family's options.
-        align_corners: Of every bilinear enlargement inside.
+        resizing: How feature maps are enlarged.
+        ranks: Place of each level counted from its encoder's coarsest (0), which decides its width and dropout; None:
+            one encoder.
+
+    Raises:
+        ConfigError: A group is empty or names a level that is not there.
+
+    Example:
+        >>> import torch
+        >>> cascade = Cascade((8, 16), 3, groups=((1, 0),), options=LIGHT_WEIGHT, resizing=Resizing())
+        >>> cascade([torch.zeros(1, 8, 6, 6), torch.zeros(1, 16, 3, 3)]).shape
+        torch.Size([1, 3, 6, 6])
     """
 
     def __init__(
@@ -265,37 +317,48 @@ class Cascade(nn.Module):
         *,
         groups: Sequence[Sequence[int]],
         options: DecoderOptions,
-        align_corners: bool,
+        resizing: Resizing,
+        ranks: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.groups = tuple(tuple(group) for group in groups)
-        self.align_corners = align_corners
+        self.ranks = tuple(reversed(range(len(in_channels)))) if ranks is None else tuple(ranks)
+        if not self.groups or not all(0 <= level < len(in_channels) for group in self.groups for level in group):
+            raise ConfigError(
+                f"expected groups of levels 0..{len(in_channels) - 1} (finest first), got {self.groups}; name for each "
+                "block the levels that enter it, coarsest block first"
+            )
+        self.resizing = resizing
         self.level_dropout = nn.Dropout(options.level_dropout)
         self.blocks = nn.ModuleList()
         previous: list[int] = []
-        for group in self.groups:
+        for index, group in enumerate(self.groups):
             block = RefineNetBlock(
                 [*previous, *(in_channels[level] for level in group)],
                 adapted_channels=[
                     *(None for _ in previous),
-                    *(options.adapted_channels(len(in_channels) - 1 - level) for level in group),
+                    *(options.adapted_channels(self.ranks[level]) for level in group),
                 ],
                 options=options,
-                align_corners=align_corners,
+                resizing=resizing,
+                last=index == len(self.groups) - 1,
             )
             self.blocks.append(block)
             previous = [block.out_channels]
+        width = previous[0]
+        self.head = nn.Sequential()
+        if options.depthwise_end:
+            self.head.extend([same_conv(width, width, 1, depthwise=True), nn.ReLU6()])
         self.classifier_dropout = nn.Dropout(options.classifier_dropout)
-        self.classifier = same_conv(previous[0], num_classes, 3, bias=True)
+        self.classifier = same_conv(width, num_classes, 3, bias=True)
 
     def forward(self, levels: Sequence[Tensor]) -> Float[Tensor, "n k h w"]:
         """Levels (N, C_i, H_i, W_i), finest first; logits (N, K, H_0, W_0)."""
-        coarsest_two = range(len(levels) - 2, len(levels))
-        levels = [self.level_dropout(x) if i in coarsest_two else x for i, x in enumerate(levels)]
+        levels = [self.level_dropout(x) if rank < 2 else x for x, rank in zip(levels, self.ranks, strict=True)]
         x: list[Tensor] = []
         for group, block in zip(self.groups, self.blocks, strict=True):
             x = [block([*x, *(levels[level] for level in group)])]
-        logits: Tensor = self.classifier(self.classifier_dropout(x[0]))
+        logits: Tensor = self.classifier(self.classifier_dropout(self.head(x[0])))
         return logits
 
 

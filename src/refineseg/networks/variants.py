@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refineseg.errors import ConfigError
-from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, TimmEncoder
+from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, SingleEncoder, TimmEncoder, TwoScaleEncoder
+from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
 from refineseg.networks.refinenet import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
+    MULTI_TASK,
     REFINENET,
     Cascade,
     DecoderOptions,
     RefineNet,
 )
+from refineseg.resize import Resize, Resizing
 
 
 @dataclass(frozen=True)
@@ -27,34 +30,103 @@ class Variant:
     """A network of the papers by name.
 
     Args:
-        encoder: ``mobilenetv2``, or a timm name.
+        encoder: ``mobilenetv2``, ``nasnetmobile``, or a timm name.
         options: The decoder family.
-        groups: Levels of each block, coarsest block first, as indices of the encoder's maps (finest first).
+        groups: Levels of each block, coarsest block first, as indices of the encoder's maps (finest first; those of the
+            second encoder follow those of the first).
         source: Where it is described.
+        two_scale: Two encoders, on the image enlarged by 1.2 and shrunk to 0.6.
+        original_align_corners: Whether the published weights were trained with ``align_corners``.
     """
 
     encoder: str
     options: DecoderOptions
     groups: tuple[tuple[int, ...], ...]
     source: str
+    two_scale: bool = False
+    original_align_corners: bool = True
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What a network's weights ask for beside the variant; the defaults are for weights of our own.
+
+    Args:
+        align_corners: Of bilinear enlargement inside the network; the PyTorch ports' weights need True.
+        resize: How feature maps are enlarged; the authors' MATLAB weights need ``matlab_gpu`` or ``matlab_cpu``.
+        padded: Images are padded so that every scale inside is exactly 2; the original networks take them as they are.
+        caffe_strides: Stages of a ResNet shrink in their first 1x1 convolution, as the authors' encoders do, and not in
+            the 3x3.
+        encoder_options: Further options of ``timm.create_model``; only for timm encoders.
+    """
+
+    align_corners: bool = False
+    resize: Resize = "bilinear"
+    padded: bool = True
+    caffe_strides: bool = False
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        flags = (self.align_corners, self.padded, self.caffe_strides)
+        if not all(isinstance(flag, bool) for flag in flags) or not isinstance(self.encoder_options, Mapping):
+            raise ConfigError(f"expected true or false for align_corners, padded and caffe_strides, got {self}")
+        _ = self.resizing
+
+    @property
+    def resizing(self) -> Resizing:
+        """How feature maps are enlarged."""
+        return Resizing(self.resize, self.align_corners)
 
 
 FOUR_CASCADED = ((3,), (2,), (1,), (0,))
 """One level per block: RefineNet-4 .. RefineNet-1 of the paper's figure 2c."""
 
+TWO_CASCADED = ((3, 2), (1, 0))
+"""Figure 2b; which levels share a block is inferred from the released code's mechanism."""
+
+SINGLE = ((3, 2, 1, 0),)
+"""Figure 2a: one block fuses all levels."""
+
+TWO_SCALE_7_PATHS = ((7, 6, 3), (5, 2), (1,), (0,))
+"""Levels 0..3 are those at scale 1.2, 4..7 those at 0.6; equal resolutions meet, the finest map at 0.6 is not used."""
+
+TWO_SCALE_8_PATHS = ((7, 3), (6, 2), (5, 1), (4, 0))
+"""The wiring of the released code: equal levels of both scales meet."""
+
 SIX_LEVELS = ((5, 4), (3, 2), (1,), (0,))
 """MobileNet-v2: the two maps of stride 32, and of stride 16, enter one block."""
 
 _RF, _LW = "Lin et al. 2017, figure 2c", "Nekrasov et al. 2018, section 3"
+_DT, _TABLE_9 = "DenseTorch (follow-up of Nekrasov et al.)", "Lin et al. 2017, table 9"
+_FULL: dict[str, tuple[DecoderOptions, tuple[tuple[int, ...], ...], str]] = {
+    "": (REFINENET, FOUR_CASCADED, _RF),
+    "_single": (REFINENET, SINGLE, f"{_TABLE_9}, figure 2a"),
+    "_2cascade": (REFINENET, TWO_CASCADED, f"{_TABLE_9}, figure 2b"),
+    "_2scale": (REFINENET, TWO_SCALE_7_PATHS, f"{_TABLE_9}, figure 2d (7 paths)"),
+    "_2scale8": (REFINENET, TWO_SCALE_8_PATHS, "released code, 8 paths"),
+    "_2links": (replace(REFINENET, num_links=2), FOUR_CASCADED, "Lin et al. 2017, section 4 (default of the tables)"),
+    "_0links": (replace(REFINENET, num_links=0), FOUR_CASCADED, "Lin et al. 2017, table 2 (without pooling)"),
+    "_improved": (replace(REFINENET, pooling_order="conv_pool"), FOUR_CASCADED, "released code, improved pooling"),
+}
 
 VARIANTS: dict[str, Variant] = {
-    "refinenet_resnet50": Variant("resnet50.tv_in1k", REFINENET, FOUR_CASCADED, _RF),
-    "refinenet_resnet101": Variant("resnet101.tv_in1k", REFINENET, FOUR_CASCADED, _RF),
-    "refinenet_resnet152": Variant("resnet152.tv_in1k", REFINENET, FOUR_CASCADED, _RF),
+    **{
+        f"refinenet_resnet{depth}{suffix}": Variant(
+            f"resnet{depth}.tv_in1k", options, groups, source, two_scale=suffix.startswith("_2scale")
+        )
+        for depth in (50, 101, 152)
+        for suffix, (options, groups, source) in _FULL.items()
+    },
     "refinenet_lw_resnet50": Variant("resnet50.tv_in1k", LIGHT_WEIGHT, FOUR_CASCADED, _LW),
     "refinenet_lw_resnet101": Variant("resnet101.tv_in1k", LIGHT_WEIGHT, FOUR_CASCADED, _LW),
     "refinenet_lw_resnet152": Variant("resnet152.tv_in1k", LIGHT_WEIGHT, FOUR_CASCADED, _LW),
     "refinenet_lw_mobilenetv2": Variant("mobilenetv2", LIGHT_WEIGHT_MOBILE, SIX_LEVELS, _LW),
+    "refinenet_lw_nasnetmobile": Variant("nasnetmobile", LIGHT_WEIGHT_MOBILE, FOUR_CASCADED, f"{_LW}; wiring ours"),
+    "refinenet_lw_resnet18_densetorch": Variant("resnet18.tv_in1k", LIGHT_WEIGHT_MOBILE, FOUR_CASCADED, _DT),
+    "refinenet_lw_resnet50_densetorch": Variant("resnet50.tv_in1k", LIGHT_WEIGHT_MOBILE, FOUR_CASCADED, _DT),
+    "refinenet_lw_mobilenetv2_multitask": Variant(
+        "mobilenetv2", MULTI_TASK, SIX_LEVELS, "Nekrasov et al. 2019, segmentation head", original_align_corners=False
+    ),
 }
 """Every named variant; ``refinenet:<timm name>`` and ``refinenet_lw:<timm name>`` take any timm backbone besides."""
 
@@ -77,14 +149,35 @@ def find_variant(name: str) -> Variant:
     )
 
 
+def _make_encoder(variant: str, in_channels: int, pretrained: bool, options: NetworkOptions) -> SingleEncoder:
+    name = find_variant(variant).encoder
+    if name not in ("mobilenetv2", "nasnetmobile"):
+        return TimmEncoder(
+            name,
+            in_channels=in_channels,
+            pretrained=pretrained,
+            encoder_options=options.encoder_options,
+            caffe_strides=options.caffe_strides,
+        )
+    if options.encoder_options:
+        raise ConfigError(f"{variant} takes no encoder_options, got {dict(options.encoder_options)}; leave them out")
+    if name == "mobilenetv2":
+        return MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
+    if pretrained:
+        raise ConfigError(
+            f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
+            "train from scratch with --no-pretrained"
+        )
+    return NASNetMobileEncoder(in_channels=in_channels)
+
+
 def build_network(
     variant: str,
     num_classes: int,
     *,
     in_channels: int = 3,
-    align_corners: bool = False,
     pretrained: bool = False,
-    encoder_options: Mapping[str, Any] | None = None,
+    options: NetworkOptions | None = None,
 ) -> RefineNet:
     """A network, untrained but for an encoder with ImageNet weights where ``pretrained`` asks for it.
 
@@ -92,26 +185,22 @@ def build_network(
         variant: A name :func:`find_variant` knows.
         num_classes: Channels of the logits.
         in_channels: Image channels.
-        align_corners: Of every bilinear enlargement inside the network; the original weights need True.
         pretrained: Start the encoder from timm's ImageNet weights.
-        encoder_options: Further options of ``timm.create_model``; not for ``mobilenetv2``.
+        options: What the weights ask for.
 
     Raises:
         ConfigError: A wrong name or option, or weights that cannot be had.
     """
     if num_classes < 1 or in_channels < 1:
         raise ConfigError(f"expected num_classes and in_channels of at least 1, got {num_classes} and {in_channels}")
-    spec = find_variant(variant)
-    encoder: Encoder
-    if spec.encoder == "mobilenetv2":
-        if encoder_options:
-            raise ConfigError(f"{variant} takes no encoder_options, got {dict(encoder_options)}; leave them out")
-        encoder = MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
-    else:
-        encoder = TimmEncoder(
-            spec.encoder, in_channels=in_channels, pretrained=pretrained, encoder_options=encoder_options or {}
-        )
+    spec, options = find_variant(variant), options or NetworkOptions()
+    single = _make_encoder(variant, in_channels, pretrained, options)
+    encoder: Encoder = single
+    ranks = [*reversed(range(len(single.channels)))]
+    if spec.two_scale:
+        encoder = TwoScaleEncoder(single, _make_encoder(variant, in_channels, pretrained, options))
+        ranks *= 2
     decoder = Cascade(
-        encoder.channels, num_classes, groups=spec.groups, options=spec.options, align_corners=align_corners
+        encoder.channels, num_classes, groups=spec.groups, options=spec.options, resizing=options.resizing, ranks=ranks
     )
     return RefineNet(encoder, decoder)

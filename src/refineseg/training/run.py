@@ -171,14 +171,7 @@ def fine_tune(source: Segmenter, class_info: ClassInfo, progress: Progress) -> S
     The classifier is kept where the classes are the same and made anew where they are not; everything not taken over is
     listed.
     """
-    segmenter = build(
-        source.spec.variant,
-        class_info=class_info,
-        in_channels=source.spec.preprocessing.in_channels,
-        align_corners=source.spec.align_corners,
-        encoder_options=source.spec.encoder_options,
-    )
-    segmenter.spec = replace(source.spec, class_info=class_info, provenance={})
+    segmenter = Segmenter(replace(source.spec, class_info=class_info, provenance={}))
     old, new = source.network.state_dict(), segmenter.network.state_dict()
     same_classes = source.class_info.names == class_info.names
     taken = {
