@@ -39,6 +39,7 @@ DOORS = {  # package -> the only places that may import it
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
     "typer": {"cli.py"},
+    "pycocotools": {"data/coco_voc.py"},
     "h5py": {"data/matlab.py", "data/fake_scenes.py", "networks/mat_hdf5.py"},
     "scipy": {"data/matlab.py", "data/fake_scenes.py", "data/fake_pascal.py"},
 }

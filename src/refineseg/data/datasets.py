@@ -9,11 +9,23 @@ from pathlib import Path
 from refineseg.data.ade20k import open_ade20k
 from refineseg.data.camvid import open_camvid
 from refineseg.data.cityscapes import open_cityscapes
+from refineseg.data.coco_voc import open_coco_voc
 from refineseg.data.folder import open_folder
 from refineseg.data.nyud import open_nyud
+from refineseg.data.pascal_context import (
+    open_pascal_context,
+    open_pascal_context_59,
+    open_pascal_context_alphabetical,
+    open_pascal_context_refinenet,
+)
+from refineseg.data.person_part import open_person_part
 from refineseg.data.sample import Concatenation, Dataset
+from refineseg.data.sbd import open_sbd
 from refineseg.data.sunrgbd import open_sunrgbd
+from refineseg.data.voc import open_voc
 from refineseg.errors import ConfigError, DatasetError
+
+_FLICKR = "images from Flickr, under its terms of use"
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,44 @@ class DatasetEntry:
 
 
 DATASETS: dict[str, DatasetEntry] = {
+    "voc": DatasetEntry(
+        open_voc, "PASCAL VOC 2012, 21 classes: VOCdevkit/VOC2012; splits also train_aug", licence=f"VOC: {_FLICKR}"
+    ),
+    "sbd": DatasetEntry(
+        open_sbd,
+        "SBD, VOC's classes on 11355 images: benchmark_RELEASE/dataset; splits also train_noval, all",
+        licence=f"SBD: {_FLICKR}",
+    ),
+    "coco_voc": DatasetEntry(
+        open_coco_voc,
+        "COCO with VOC's classes: annotations/instances_*.json, train2017, ...",
+        licence=f"COCO: annotations CC BY 4.0, {_FLICKR}",
+    ),
+    "person_part": DatasetEntry(
+        open_person_part,
+        "PASCAL Person-Part, 7 classes: VOCdevkit/VOC2010 with SegmentationPart or Annotations_Part",
+        licence=f"PASCAL Person-Part: {_FLICKR}",
+    ),
+    "pascal_context": DatasetEntry(
+        open_pascal_context,
+        "PASCAL-Context, 60 classes: VOCdevkit/VOC2010 with trainval/*.mat or PNG masks",
+        licence=f"PASCAL-Context: {_FLICKR}",
+    ),
+    "pascal_context_59": DatasetEntry(
+        open_pascal_context_59,
+        "the same without background, which becomes void",
+        licence=f"PASCAL-Context: {_FLICKR}",
+    ),
+    "pascal_context_alphabetical": DatasetEntry(
+        open_pascal_context_alphabetical,
+        "pascal_context from PNG masks whose ids are alphabetical (mmsegmentation, PaddleSeg)",
+        licence=f"PASCAL-Context: {_FLICKR}",
+    ),
+    "pascal_context_refinenet": DatasetEntry(
+        open_pascal_context_refinenet,
+        "pascal_context from PNG masks whose ids begin with VOC's classes (RefineNet)",
+        licence=f"PASCAL-Context: {_FLICKR}",
+    ),
     "nyud": DatasetEntry(
         open_nyud,
         "NYU Depth V2, 40 classes, 625x468: nyu_depth_v2_labeled.mat, or train.nyu and val.nyu with images",
