@@ -28,7 +28,12 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="A shipped model (camvid) or a .safetensors file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-PRECISIONS = ("float32", "bfloat16")
+Precision = Annotated[str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")]
+Scales = Annotated[str, typer.Option(help="Score at these scales and average, for instance 0.5,1,1.5.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Score mirrored, too, and average.")]
+Protocol = Annotated[str, typer.Option(help="light_weight, light_weight_v1, authors, authors_cityscapes.")]
+Enlargement = Annotated[float | None, typer.Option(help="In front of the network, with the authors' protocols: 1.2.")]
+Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
 
 
 def _stderr() -> Console:
@@ -71,16 +76,27 @@ def predict(
         str, typer.Option(help="What to write: mask, overlay, probabilities, with commas.")
     ] = "mask,overlay",
     device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")
-    ] = "float32",
+    precision: Precision = "float32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    protocol: Protocol = "light_weight",
+    enlargement: Enlargement = None,
+    crf: Crf = False,
 ) -> None:
     """Segment images: OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg with a legend."""
     from refineseg.predict.files import predict_files
+    from refineseg.predict.predictor import PredictorOptions
 
-    failed = predict_files(
-        inputs, out, model=model, save=save, device=device, precision=_precision(precision), console=_stderr()
+    options = PredictorOptions.parse(
+        device=device,
+        precision=precision,
+        scales=scales,
+        flip=flip,
+        protocol=protocol,
+        enlargement=enlargement,
+        crf=crf,
     )
+    failed = predict_files(inputs, out, model=model, save=save, options=options, console=_stderr())
     if failed:
         raise typer.Exit(1)
 
@@ -199,20 +215,42 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
     pictures: Annotated[int, typer.Option(help="Draw the N worst images: image, truth, prediction, errors.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for pictures and confusion matrix.")] = Path("evaluation"),
+    submission: Annotated[
+        Path | None, typer.Option(help="Write a benchmark's files of the predictions there; needs no labels.")
+    ] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    precision: Precision = "float32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    protocol: Protocol = "light_weight",
+    enlargement: Enlargement = None,
+    crf: Crf = False,
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted IoU, per class."""
-    from refineseg.evaluation import evaluate_to_files
+    from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+    from refineseg.predict.predictor import PredictorOptions
     from refineseg.reports import metrics_table
 
-    result = evaluate_to_files(
-        model, data, split, out, pictures=pictures, device=device, precision=_precision(precision), console=_stderr()
+    options = PredictorOptions.parse(
+        device=device,
+        precision=precision,
+        scales=scales,
+        flip=flip,
+        protocol=protocol,
+        enlargement=enlargement,
+        crf=crf,
     )
+    files = EvaluationFiles(out, pictures, submission)
+    result = evaluate_to_files(model, data, split, options=options, files=files, console=_stderr())
     for note in result.notes:
         print(note)
-    _table_console().print(metrics_table(result.matrix, title=f"{model} on {data} {split}, {result.num_images} images"))
-    print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    print(result.how)
+    if result.matrix is not None:
+        title = f"{model} on {data} {split}, {result.num_images} images"
+        _table_console().print(metrics_table(result.matrix, title=title))
+        print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    if submission is not None:
+        print(f"submission: {result.num_images} files below {submission}")
     if json_file is not None:
         _write_json(json_file, result.to_json())
 
@@ -255,12 +293,6 @@ def datasets() -> None:
     for name, entry in DATASETS.items():
         table.add_row(name, entry.summary)
     _table_console().print(table)
-
-
-def _precision(name: str) -> Any:  # noqa: ANN401 - the Literal of the predictor, which would be a heavy import
-    if name not in PRECISIONS:
-        raise ConfigError(f"expected a precision of {', '.join(PRECISIONS)}, got {name!r}")
-    return name
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""Measure a model on a labelled split.
+"""Measure a model on a labelled split, or predict an unlabelled one for a benchmark's server.
 
-In: a predictor and a data set. Out: a :class:`~refineseg.metrics.ConfusionMatrix`; optionally pictures.
+In: a predictor and a data set. Out: a :class:`~refineseg.metrics.ConfusionMatrix`; optionally pictures and the files of
+a submission.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,47 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from refineseg._version import __version__
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.sample import Dataset, Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.images import write_image
 from refineseg.metrics import ConfusionMatrix
-from refineseg.predict.predictor import Precision, Predictor
+from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.render import error_map, side_by_side
 from refineseg.reports import draw_confusion
 from refineseg.scoring import Prediction
-from refineseg.segmenter import load
+from refineseg.submission import SUBMISSIONS, find_benchmark
+
+VOID_CLASS = "void"
+"""A model's class of this name that the data do not have stands for void pixels (weights of the RefineNet authors)."""
+
+
+def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, Sample, Prediction]]:
+    """Predict every image of a data set at its own size, in the data set's classes.
+
+    Where the model has one class more, named "void", its pixels get the data set's ``ignore_index``: on a labelled
+    pixel they count as errors, but as no class's prediction.
+
+    Raises:
+        DatasetError: The classes differ from the model's.
+    """
+    own, classes = predictor.class_info.names, dataset.class_info
+    table: NDArray[Any] | None = None
+    if own != classes.names:
+        if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
+            raise DatasetError(
+                f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
+                "data of the same classes in the same order"
+            )
+        kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
+        table = np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        prediction = predictor(sample.image)
+        if table is not None:
+            prediction = Prediction(sample.image, table.take(prediction.mask), classes)
+        yield index, sample, prediction
 
 
 def evaluate(
@@ -35,23 +67,17 @@ def evaluate(
 
     Args:
         predictor: The model.
-        dataset: Labelled images of the model's classes, in the model's order.
+        dataset: Labelled images of the model's classes, in the model's order; see :func:`predictions` for a model with
+            a class "void".
         seen: Called after each image with its index, sample and prediction, for progress and pictures.
 
     Raises:
         DatasetError: The classes differ from the model's, or an image has no label.
     """
-    if dataset.class_info.names != predictor.class_info.names:
-        raise DatasetError(
-            f"expected the model's classes {_short(predictor.class_info.names)}, got a data set of "
-            f"{_short(dataset.class_info.names)}; evaluate on data of the same classes in the same order"
-        )
     matrix = ConfusionMatrix(dataset.class_info)
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    for index, sample, prediction in predictions(predictor, dataset):
         if sample.mask is None:
             raise DatasetError(f"expected a labelled image, got {sample.name} without a mask; use predict for it")
-        prediction = predictor(sample.image)
         matrix.update(prediction.mask, sample.mask)
         if seen is not None:
             seen(index, sample, prediction)
@@ -63,6 +89,28 @@ def _short(names: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class EvaluationFiles:
+    """What ``refineseg evaluate`` writes.
+
+    Args:
+        out: Folder of ``confusion_matrix.png`` and ``pictures/``.
+        pictures: How many of the worst images to draw: image, truth, prediction, errors.
+        submission: Folder for the files of a benchmark's server; None: none.
+
+    Raises:
+        ConfigError: A negative number of pictures.
+    """
+
+    out: Path
+    pictures: int = 0
+    submission: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pictures < 0:
+            raise ConfigError(f"expected --pictures of at least 0, got {self.pictures}")
+
+
+@dataclass(frozen=True)
 class EvaluationResult:
     """What ``refineseg evaluate`` found.
 
@@ -70,32 +118,43 @@ class EvaluationResult:
         model: As it was named.
         data: ``NAME:ROOT``.
         split: Which split.
-        precision: Of the network.
+        options: How the images were predicted.
         notes: Facts about the files that were read.
         num_images: How many.
-        matrix: The counts.
+        matrix: The counts; None where the split has no labels.
     """
 
     model: str
     data: str
     split: str
-    precision: str
+    options: PredictorOptions
     notes: tuple[str, ...]
     num_images: int
-    matrix: ConfusionMatrix
+    matrix: ConfusionMatrix | None
+
+    @property
+    def how(self) -> str:
+        """How the images were predicted, in one line to print beside the numbers."""
+        options = self.options
+        parts = [f"protocol {options.protocol.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
+        if options.protocol.short_side is not None:
+            parts.append("short side {}..{} pixels".format(*options.protocol.short_side))
+        if options.protocol.enlargement is not None:
+            parts.append(f"enlargement {options.protocol.enlargement:g}")
+        parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None) + [options.precision]
+        return "predicted with: " + ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """Everything that is needed to repeat the numbers, and the numbers, as plain values."""
         return {
+            "version": __version__,
             "model": self.model,
             "data": self.data,
             "split": self.split,
             "num_images": self.num_images,
             "notes": list(self.notes),
-            "precision": self.precision,
-            "scales": [1.0],
-            "flip": False,
-            **self.matrix.to_json(),
+            **self.options.to_json(),
+            **({} if self.matrix is None else self.matrix.to_json()),
         }
 
 
@@ -126,48 +185,64 @@ class _WorstImages:
             write_image(folder / f"{rank:03d}_{name.replace('/', '_')}.png", picture)
 
 
+def _mixed(data: str, split: str, name: str) -> DatasetError:
+    return DatasetError(
+        f"expected images that all have masks or all have none, got both in {split} of {data} (at {name}); evaluate "
+        "the splits one by one"
+    )
+
+
+def _is_labelled(dataset: Dataset, data: str, split: str) -> bool:
+    """Whether the images have masks, by the first and the last of them, before hours are spent on those between."""
+    first, last = (dataset.read_mask(index) is not None for index in (0, len(dataset) - 1))
+    if first != last:
+        raise _mixed(data, split, dataset.name(len(dataset) - 1))
+    return first
+
+
 def evaluate_to_files(
-    model: str,
-    data: str,
-    split: str,
-    out: Path,
-    *,
-    pictures: int,
-    device: str,
-    precision: Precision,
-    console: Console,
+    model: str, data: str, split: str, *, options: PredictorOptions, files: EvaluationFiles, console: Console
 ) -> EvaluationResult:
-    """Evaluate a model by name, and write the confusion matrix and the pictures of the worst images.
+    """Evaluate a model by name, and write the confusion matrix, the pictures of the worst images and the submission.
+
+    A split without labels gives no numbers, only a submission.
 
     Args:
         model: A shipped name or a model file.
         data: ``NAME:ROOT``.
         split: Which split; ``train+val`` joins.
-        out: Folder of ``confusion_matrix.png`` and ``pictures/``.
-        pictures: How many of the worst images to draw: image, truth, prediction, errors.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        precision: Of the network.
+        options: How to predict.
+        files: What to write.
         console: For progress.
 
     Raises:
-        ConfigError: A negative number of pictures.
-        DatasetError: Data that cannot be read, or of other classes than the model's.
+        ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
+        DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
+            images with labels and without.
     """
-    if pictures < 0:
-        raise ConfigError(f"expected --pictures of at least 0, got {pictures}")
     name, root = parse_data(data)
     dataset = open_dataset(name, root, split=split)
-    predictor = Predictor(load(model), device=device, precision=precision)
-    worst = _WorstImages(pictures)
+    benchmark = None if files.submission is None else find_benchmark(name)
+    labelled = _is_labelled(dataset, data, split)
+    if not labelled and benchmark is None:
+        raise DatasetError(
+            f"expected a labelled split, got {split} of {data}, whose masks are not public or missing; write files for "
+            f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
+        )
+    predictor = options.open(model)
+    worst = _WorstImages(files.pictures)
+    matrix = ConfusionMatrix(dataset.class_info) if labelled else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating", total=len(dataset))
-
-        def seen(index: int, sample: Sample, prediction: Prediction) -> None:
-            if pictures:
-                worst.add(index, sample, prediction)
-            bar.advance(task)
-
-        matrix = evaluate(predictor, dataset, seen=seen)
-    worst.write(out / "pictures")
-    draw_confusion(out / "confusion_matrix.png", matrix)
-    return EvaluationResult(model, data, split, precision, dataset.notes, len(dataset), matrix)
+        for index, sample, prediction in bar.track(predictions(predictor, dataset), total=len(dataset)):
+            if (sample.mask is not None) != labelled:
+                raise _mixed(data, split, sample.name)
+            if matrix is not None and sample.mask is not None:
+                matrix.update(prediction.mask, sample.mask)
+                if files.pictures:
+                    worst.add(index, sample, prediction)
+            if benchmark is not None and files.submission is not None:
+                benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
+    worst.write(files.out / "pictures")
+    if matrix is not None:
+        draw_confusion(files.out / "confusion_matrix.png", matrix)
+    return EvaluationResult(model, data, split, options, dataset.notes, len(dataset), matrix)

@@ -16,9 +16,8 @@ from rich.progress import track
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import find_images, first_names, read_rgb, write_image, write_mask, written_beside
-from refineseg.predict.predictor import Precision, Predictor
+from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.scoring import Prediction
-from refineseg.segmenter import load
 
 KINDS = ("mask", "overlay", "probabilities")
 _SMALLEST_SHARE = 0.0005
@@ -38,8 +37,7 @@ def predict_files(
     *,
     model: str,
     save: str,
-    device: str,
-    precision: Precision,
+    options: PredictorOptions,
     console: Console,
 ) -> int:
     """Predict every image; what cannot be read or written is named and skipped.
@@ -49,8 +47,7 @@ def predict_files(
         out: Where results go; the structure below an input folder is kept.
         model: A shipped name or a model file.
         save: Kinds of results, of :data:`KINDS`, with commas.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        precision: Of the network.
+        options: How to predict.
         console: For failures and progress.
 
     Returns:
@@ -68,7 +65,7 @@ def predict_files(
     _refuse_collisions(jobs)
     for message in failures:
         console.print(message, style="red", highlight=False, soft_wrap=True)
-    predictor = Predictor(load(model), device=device, precision=precision)
+    predictor = options.open(model)
     failed = len(failures)
     for job in track(jobs, "predicting", console=console, transient=True, disable=not console.is_terminal):
         try:

@@ -6,18 +6,31 @@ In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.predict.augmented import mean_probabilities
+from refineseg.predict.authors import authors_scores, output_logits
+from refineseg.predict.crf import CrfOptions, dense_crf
+from refineseg.predict.protocols import (
+    DEFAULT_PROTOCOL,
+    ScoringProtocol,
+    check_scales,
+    find_protocol,
+    parse_scales,
+)
 from refineseg.scoring import Prediction, Scorer, class_map_of, probabilities_of
-from refineseg.segmenter import Segmenter
+from refineseg.segmenter import Segmenter, load
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -67,9 +80,27 @@ class TorchScorer:
             scores: Tensor = self._segmenter(images.to(self._device))
             return scores
 
+    @torch.inference_mode()
+    def output_logits(
+        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
+    ) -> Float[Tensor, "n k h2 w2"]:
+        """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.authors`."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            return output_logits(self._segmenter, images.to(self._device), enlarged_already=enlarged_already)
+
+    def cubic_logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size, enlarged bicubically (a = -0.75, border repeated: as OpenCV does it), on the device."""
+        logits = self.output_logits(images).float()
+        return F.interpolate(logits, size=images.shape[2:], mode="bicubic", align_corners=False)
+
     def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
         """The likeliest class of every pixel, on the device."""
         return class_map_of(self.logits(images))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
 
 class Predictor:
@@ -79,22 +110,50 @@ class Predictor:
         model: A segmenter, or any Scorer (an exported file in a runtime).
         device: For a segmenter: ``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ...
         precision: For a segmenter: ``float32`` or ``bfloat16``.
+        scales: Score each image at these scales and average; 1 is its own size.
+        flip: Score each scale mirrored too.
+        protocol: At which sizes the network sees an image and how its output is enlarged: a name of
+            :data:`~refineseg.predict.protocols.PROTOCOLS`, or a protocol.
+        crf: Refine the (mean) probabilities by a dense CRF; RGB images only.
 
     Raises:
-        ConfigError: No such device.
+        ConfigError: No such device, scale or protocol, or options that do not fit each other.
 
     Example:
         >>> import numpy as np, refineseg
-        >>> predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=4))
-        >>> predictor(np.zeros((20, 30, 3), np.uint8)).mask.shape
+        >>> segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=4)
+        >>> refineseg.Predictor(segmenter)(np.zeros((20, 30, 3), np.uint8)).mask.shape
+        (20, 30)
+        >>> careful = refineseg.Predictor(segmenter, scales=(0.5, 1.0), flip=True)
+        >>> careful(np.zeros((20, 30, 3), np.uint8)).mask.shape
         (20, 30)
     """
 
-    def __init__(self, model: Segmenter | Scorer, *, device: str = "auto", precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        model: Segmenter | Scorer,
+        *,
+        device: str = "auto",
+        precision: Precision = "float32",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        protocol: str | ScoringProtocol = DEFAULT_PROTOCOL,
+        crf: CrfOptions | None = None,
+    ) -> None:
+        self._scales, self._flip, self._crf = check_scales(scales), flip, crf
+        self._protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
+        if flip and self._protocol.is_authors:
+            raise ConfigError(f"expected no mirror images with the protocol {self._protocol.name}, which has none")
         if isinstance(model, Segmenter):
             self._scorer: Scorer = TorchScorer(model, device=find_device(device), precision=precision)
         else:
             self._scorer = model
+        if self._protocol.enlarged != "logits_bilinear" and not isinstance(self._scorer, TorchScorer):
+            raise ConfigError(
+                f"expected a segmenter for the protocol {self._protocol.name}, which needs the network's output before "
+                f"its enlargement, got {type(model).__name__}, which gives logits at image size; use the model file, "
+                f"or the protocol {DEFAULT_PROTOCOL}"
+            )
 
     @property
     def class_info(self) -> ClassInfo:
@@ -115,12 +174,105 @@ class Predictor:
             got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ConfigError(f"expected an image (H, W, channels) of uint8 pixels 0..255, got {got}")
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
-        scores: NDArray[np.float32] | None = None
-        if probabilities:
+        scores: Tensor | None = None
+        if self._scales != (1.0,) or self._flip or self._protocol.enlarged != "logits_bilinear":
+            scores = self._mean_scores(batch)
+            classes = class_map_of(scores)
+        elif probabilities or self._crf is not None:
             logits = self._scorer.logits(batch)
-            scores = probabilities_of(logits)[0].cpu().numpy()
+            scores = probabilities_of(logits)
             classes = class_map_of(logits)
         else:
             classes = self._scorer.class_map(batch)
+        if scores is not None and self._protocol.is_authors:  # whose scores do not sum to 1
+            scores = scores / scores.sum(dim=1, keepdim=True)
+        if scores is not None and self._crf is not None:
+            scores = torch.from_numpy(dense_crf(scores[0].cpu().numpy(), image, options=self._crf))[None]
+            classes = class_map_of(scores)
         dtype: type[Any] = np.uint8 if self.class_info.num_classes <= 256 else np.uint16
-        return Prediction(image, classes[0].cpu().numpy().astype(dtype), self.class_info, scores)
+        mask = classes[0].cpu().numpy().astype(dtype)
+        kept = scores[0].cpu().numpy() if probabilities and scores is not None else None
+        return Prediction(image, mask, self.class_info, kept)
+
+    def _mean_scores(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Of all scales and mirror images, by the protocol; the class of a pixel is where they are largest."""
+        scorer = self._scorer
+        if not isinstance(scorer, TorchScorer):
+            return mean_probabilities(scorer.logits, images, scales=self._scales, flip=self._flip)
+        images = images.to(scorer.device)
+        if self._protocol.is_authors:
+            return authors_scores(
+                lambda resized: scorer.output_logits(resized, enlarged_already=True),
+                images,
+                scales=self._scales,
+                protocol=self._protocol,
+            )
+        score = scorer.cubic_logits if self._protocol.enlarged == "logits_cubic" else scorer.logits
+        return mean_probabilities(score, images, scales=self._scales, flip=self._flip)
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """How to predict, as the command line says it; all that must be known to repeat a number beside model and data.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        precision: Of the network.
+        scales: Of the views that are averaged.
+        flip: Mirror each view too.
+        protocol: Sizes and enlargements.
+        crf: Of a dense CRF at the end; None: without.
+    """
+
+    device: str
+    precision: Precision
+    scales: tuple[float, ...]
+    flip: bool
+    protocol: ScoringProtocol
+    crf: CrfOptions | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        device: str = "auto",
+        precision: str = "float32",
+        scales: str = "1",
+        flip: bool = False,
+        protocol: str = DEFAULT_PROTOCOL,
+        enlargement: float | None = None,
+        crf: bool = False,
+    ) -> PredictorOptions:
+        """From the words of the command line.
+
+        Raises:
+            ConfigError: An unknown precision or protocol, wrong scales, or an enlargement that is not the protocol's.
+        """
+        for known in get_args(Precision):
+            if precision == known:
+                chosen = find_protocol(protocol, enlargement=enlargement)
+                return cls(device, known, parse_scales(scales), flip, chosen, CrfOptions() if crf else None)
+        raise ConfigError(f"expected a precision of {', '.join(get_args(Precision))}, got {precision!r}")
+
+    def open(self, model: str) -> Predictor:
+        """A predictor of a shipped model or a model file."""
+        return Predictor(
+            load(model),
+            device=self.device,
+            precision=self.precision,
+            scales=self.scales,
+            flip=self.flip,
+            protocol=self.protocol,
+            crf=self.crf,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "scales": list(self.scales),
+            "flip": self.flip,
+            "scoring_protocol": self.protocol.to_json(),
+            "crf": None if self.crf is None else asdict(self.crf),
+        }
