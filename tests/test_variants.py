@@ -286,6 +286,8 @@ def test_groups_that_name_no_level_are_refused():
 
 def test_caffe_strides_shrink_in_the_first_convolution_and_change_the_function():
     plain = build_network("refinenet_lw_resnet50", 2).eval()
+    for block in plain.encoder.body.layer2:
+        torch.nn.init.ones_(block.bn3.weight)  # new residual blocks are the identity
     caffe = build_network("refinenet_lw_resnet50", 2, options=NetworkOptions(caffe_strides=True)).eval()
     caffe.load_state_dict(plain.state_dict())
     first = caffe.encoder.body.layer2[0]
