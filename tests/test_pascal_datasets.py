@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
 from PIL import Image
 from scipy.io import loadmat, savemat
 
+from conftest import SHARED
 from refineseg.catalog import catalog_classes
 from refineseg.data import fake_pascal
 from refineseg.data.datasets import open_dataset
@@ -250,8 +250,8 @@ def test_the_shared_image_is_the_same_in_voc_and_sbd(voc, sbd):
 def test_wrong_sbd_folders_splits_and_lists_are_named(sbd, tmp_path):
     with pytest.raises(DatasetError, match=r"expected an SBD split of train, val, train_noval, all, got 'test'"):
         open_sbd(sbd, "test")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"expected SBD in .*: benchmark_RELEASE/dataset with img, cls, .*nothing;"):
-        (tmp_path / "empty").mkdir()
         open_sbd(tmp_path / "empty", "train")
     (sbd / SBD / "train_noval.txt").unlink()
     with pytest.raises(DatasetError, match=r"list of SBD's train_noval images: .*is a file of its own there"):

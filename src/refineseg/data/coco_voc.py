@@ -112,26 +112,50 @@ class CocoMasks:
         return mask
 
 
+def _decompressed(text: str) -> list[int]:
+    """Run lengths from COCO's string; the counterpart is in :mod:`refineseg.data.fake_coco`."""
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"a run length with the character {character!r}")
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            number -= (bits & 16) << (shift - 4)
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    if shift:
+        raise ValueError("run lengths that end too early")
+    return counts
+
+
+def _from_runs(counts: list[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Runs of outside and inside in turn, down the columns."""
+    if not counts or min(counts) < 0 or sum(counts) != size_hw[0] * size_hw[1]:
+        raise ValueError(f"run lengths of {sum(counts)} pixels")
+    inside = np.arange(len(counts)) % 2 == 1
+    columns: NDArray[np.bool_] = np.repeat(inside, counts).reshape(size_hw[::-1])
+    return columns.T
+
+
 def _painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels inside one annotation: polygons, run lengths (down the columns), or their compressed form."""
-    tools = _rle_tools()
-    height, width = size_hw
     if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
         if tuple(segmentation["size"]) != size_hw:
             raise ValueError(f"run lengths of size {segmentation['size']}")
-        if isinstance(counts, list):
-            if sum(counts) != height * width or min(counts) < 0:
-                raise ValueError(f"run lengths of {sum(counts)} pixels")
-            segmentation = tools.frPyObjects(segmentation, height, width)
-        return np.asarray(tools.decode(segmentation), np.bool_)
+        counts = segmentation["counts"]
+        return _from_runs(_decompressed(counts) if isinstance(counts, str) else counts, size_hw)
     # fewer than three points enclose nothing, and pycocotools would take two for a box
     polygons = [[float(number) for number in polygon] for polygon in segmentation if len(polygon) >= 6]
     if any(len(polygon) % 2 for polygon in polygons):
         raise ValueError("a polygon with an odd number of coordinates")
-    if not polygons:
-        return np.zeros(size_hw, np.bool_)
-    return np.asarray(tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))), np.bool_)
+    painted = np.zeros(size_hw, np.bool_)
+    if polygons:
+        for runs in _rle_tools().frPyObjects(polygons, *size_hw):  # its own decoder warns of deprecated numpy
+            painted |= _from_runs(_decompressed(runs["counts"].decode("ascii")), size_hw)
+    return painted
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, str]]:
