@@ -14,7 +14,7 @@ from refineseg.class_info import LabelTable
 from refineseg.data.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset
-from refineseg.errors import DatasetError, LabelError
+from refineseg.errors import DatasetError
 from refineseg.images import first_names, read_image_size, read_rgb
 
 _FOLDERS = {
@@ -160,24 +160,14 @@ class FullSource:
         return challenge_size(read_image_size(self.images[index]))
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The mask at the challenge's size.
-
-        Raises:
-            LabelError: A colour is no object number.
-        """
+        """The mask at the challenge's size; objects outside the 150 classes are void."""
         coded = read_rgb(self.masks[index])
         rows, columns = (
             _nearest(size, new_size)
             for size, new_size in zip(coded.shape[:2], challenge_size((coded.shape[0], coded.shape[1])), strict=True)
         )
         coded = coded[rows][:, columns].astype(np.int64)
-        numbers = coded[..., 0] // 10 * 256 + coded[..., 1]
-        if int(numbers.max()) >= len(self.classes):
-            raise LabelError(
-                f"{self.masks[index]}: expected object numbers coded as red // 10 * 256 + green, got "
-                f"{int(numbers.max())}; unpack the release again"
-            )
-        return self.classes.take(numbers)
+        return self.classes.take(coded[..., 0] // 10 * 256 + coded[..., 1])
 
 
 def challenge_size(image_hw: tuple[int, int]) -> tuple[int, int]:

@@ -36,12 +36,12 @@ def load_mat(path: Path, variables: Sequence[str]) -> dict[str, Any]:
         from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("scipy", extra="mat", purpose=f"read {path.name}") from error
+    if not path.is_file():
+        raise DatasetError(f"expected a MATLAB file, but there is no {path}")
     try:
-        found = scipy.io.loadmat(path, squeeze_me=True, variable_names=list(variables))
+        found = scipy.io.loadmat(path, squeeze_me=True, variable_names=list(variables), appendmat=False)
         absent = [name for name in variables if name not in found]
         present = [name for name, _, _ in scipy.io.whosmat(path)] if absent else []
-    except FileNotFoundError as error:
-        raise DatasetError(f"expected a MATLAB file, but there is no {path}") from error
     except NotImplementedError as error:
         raise DatasetError(
             f"expected a MATLAB file up to version 7, got version 7.3: {path}; unpack the original, or save it with -v7"
