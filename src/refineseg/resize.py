@@ -119,7 +119,7 @@ def matlab_resize_images(
     sides = (images.shape[2], images.shape[3])
     _check_sizes(sides, size_hw)
     scales = tuple(new / old for new, old in zip(size_hw, sides, strict=True)) if scale is None else (scale, scale)
-    pixels = images.float()
+    pixels = images.to(torch.float32 if images.device.type == "mps" else torch.float64)  # MATLAB rounds double results
     with torch.autocast(images.device.type, enabled=False):
         for axis in sorted((0, 1), key=lambda axis: scales[axis]):
             if scales[axis] != 1:

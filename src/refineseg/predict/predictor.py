@@ -19,6 +19,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores, output_logits
 from refineseg.predict.crf import CrfOptions, dense_crf
@@ -153,6 +154,12 @@ class Predictor:
                 f"expected a segmenter for the protocol {self._protocol.name}, which needs the network's output before "
                 f"its enlargement, got {type(model).__name__}, which gives logits at image size; use the model file, "
                 f"or the protocol {DEFAULT_PROTOCOL}"
+            )
+        own = isinstance(model, Segmenter) and find_variant(model.spec.variant).two_scale
+        if own and self._protocol.enlargement not in (None, 1):
+            raise ConfigError(
+                "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
+                f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
             )
 
     @property
