@@ -1,4 +1,4 @@
-"""The tiny trees: the same bytes for the same seed, readable through the data sets' names, quick to open at full size."""
+"""The tiny trees: the same bytes for the same seed, readable by their data sets; and the listing of many files."""
 
 import time
 
