@@ -106,7 +106,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Argument(help="A recipe, see `refineseg models`; by default the data set's.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="NAME:ROOT, for instance folder:my_pictures.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="NAME:ROOT, for instance folder:my_pictures; join several by +.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     config: Annotated[Path | None, typer.Option(help="run.json of another run, instead of a recipe.")] = None,
     variant: Annotated[str | None, typer.Option(help="Network, see `refineseg models`.")] = None,
@@ -120,6 +122,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the config.", metavar="KEY=VALUE")
     ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out phases whose data sets are not given.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
@@ -145,7 +150,7 @@ def train(
             raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
         plain = (epochs, lr, batch_size)
         chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [])
-        start_run(RunRequest(chosen, data, init, device, workers), out, progress=progress)
+        start_run(RunRequest(chosen, data, init, device, workers, skip_missing), out, progress=progress)
     _show_result(out)
 
 
@@ -161,7 +166,7 @@ def _training_config(
 ) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
     from dataclasses import replace
 
-    from refineseg.data.datasets import parse_data
+    from refineseg.data.datasets import parse_sources
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
     from refineseg.training.recipes import DEFAULT_RECIPE, find_recipe
@@ -173,7 +178,7 @@ def _training_config(
         raise ConfigError(
             "expected --init alone: the model brings its variant and weights; leave --variant/--pretrained out"
         )
-    name, _ = parse_data(data)
+    name = next(iter(parse_sources(data)))
     if path is not None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

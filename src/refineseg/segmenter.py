@@ -187,6 +187,16 @@ class Segmenter(nn.Module):
             logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return logits
 
+    def coarse(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h4 w4"]:
+        """Logits as the network gives them, unpadded, at about a quarter of the (enlarged) image.
+
+        The RefineNet authors' loss and evaluation start from these.
+        """
+        dtype = next(self.network.parameters()).dtype
+        x = self.spec.preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(x)
+        return logits
+
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.
 

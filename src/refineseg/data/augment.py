@@ -7,6 +7,7 @@ In: a :class:`~refineseg.data.sample.Sample` and a random generator. Out: ``(3, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -29,12 +30,36 @@ class Augmentation:
         scale: Smallest and largest factor by which the image is resized before cropping, drawn uniformly.
         flip: Mirror left and right half of the time.
         colour: Largest relative change of brightness, contrast and saturation, 0..1.
+        scale_step: Draw only the smallest factor plus multiples of this; None: any factor.
+        short_side: Images are brought to a shorter side in this range before the random factor; None: not.
+        smallest_side: The factor is raised until the shorter side has this many pixels.
+        crop_centre: ``uniform``: crops lie anywhere; ``class``: a random pixel of a random class of the mask is in the
+            middle of the crop, as far as the image reaches.
+        pad: Pad images smaller than the crop; False: the crop shrinks to the image's shorter side, rounded to even.
     """
 
     crop_hw: tuple[int, int]
     scale: tuple[float, float]
     flip: bool = True
     colour: float = 0.0
+    scale_step: float | None = None
+    short_side: tuple[int, int] | None = None
+    smallest_side: int = 0
+    crop_centre: Literal["uniform", "class"] = "uniform"
+    pad: bool = True
+
+    def factor(self, draw: float, size_hw: tuple[int, int]) -> float:
+        """The resize factor of an image of this size, from a number drawn from 0..1."""
+        low, high = self.scale
+        if self.scale_step is None:
+            factor = low + (high - low) * draw
+        else:
+            choices = round((high - low) / self.scale_step) + 1
+            factor = low + self.scale_step * min(int(draw * choices), choices - 1)
+        short = min(size_hw)
+        if self.short_side is not None:
+            factor *= min(max(short, self.short_side[0]), self.short_side[1]) / short
+        return max(factor, self.smallest_side / short)
 
 
 def augment(
@@ -58,18 +83,24 @@ def augment(
     draw = torch.rand(7, generator=generator).tolist()
     image = torch.from_numpy(sample.image).permute(2, 0, 1)  # (3, H, W), channels last in memory: resizes twice as fast
     mask = torch.from_numpy(sample.mask.astype("int64"))[None]  # (1, H, W)
-    low, high = augmentation.scale
-    factor = low + (high - low) * draw[0]
+    factor = augmentation.factor(draw[0], (image.shape[1], image.shape[2]))
     size = [max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor))]
     image = transforms.resize_image(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
     mask = transforms.resize_image(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
     height, width = augmentation.crop_hw
+    if not augmentation.pad:
+        side = max(2, min(size) // 2 * 2)
+        height, width = min(height, side), min(width, side)
     pad = [0, 0, max(0, width - size[1]), max(0, height - size[0])]
     if any(pad):
         image = transforms.pad_image(image, pad, fill=list(_PADDING_PIXEL))
         mask = transforms.pad_image(mask, pad, fill=ignore_index)
     top = int(draw[1] * (image.shape[1] - height + 1))
     left = int(draw[2] * (image.shape[2] - width + 1))
+    if augmentation.crop_centre == "class":
+        row, column = _pixel_of_a_class(mask[0], ignore_index, draw[1], draw[2])
+        top = min(max(row - height // 2, 0), image.shape[1] - height)
+        left = min(max(column - width // 2, 0), image.shape[2] - width)
     image = image[:, top : top + height, left : left + width]
     mask = mask[:, top : top + height, left : left + width]
     if augmentation.flip and draw[3] < 0.5:
@@ -80,3 +111,13 @@ def augment(
         image = transforms.adjust_contrast_image(image, change[1])
         image = transforms.adjust_saturation_image(image, change[2])
     return image.contiguous(), mask[0].contiguous()
+
+
+def _pixel_of_a_class(mask: Tensor, ignore_index: int, class_draw: float, pixel_draw: float) -> tuple[int, int]:
+    """A random pixel of a random class that occurs; the middle where nothing is labelled."""
+    classes = [int(c) for c in torch.unique(mask) if int(c) != ignore_index]
+    if not classes:
+        return mask.shape[0] // 2, mask.shape[1] // 2
+    pixels = (mask == classes[int(class_draw * len(classes))]).flatten().nonzero().flatten()
+    pixel = int(pixels[int(pixel_draw * len(pixels))])
+    return pixel // mask.shape[1], pixel % mask.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,34 @@ def parse_data(data: str) -> tuple[str, Path]:
     if not Path(root).is_dir():
         raise DatasetError(f"expected a folder after {name}:, got {root!r}, which is {_what(Path(root))}")
     return name, Path(root)
+
+
+def parse_sources(data: str) -> dict[str, Path]:
+    """``NAME:ROOT+NAME:ROOT...`` -> root of each name, in order.
+
+    Raises:
+        ConfigError: Not of this form, an unknown name, or one name twice.
+        DatasetError: A root is no folder.
+    """
+    names = "|".join(map(re.escape, DATASETS))
+    sources: dict[str, Path] = {}
+    for part in re.split(rf"\+(?=(?:{names}):)", data):
+        name, root = parse_data(part)
+        if name in sources:
+            raise ConfigError(f"expected every data set once, got {name} twice in {data!r}; join their folders")
+        sources[name] = root
+    return sources
+
+
+def open_sources(data: str, *, split: str) -> Dataset:
+    """Open ``NAME:ROOT``, or several joined by ``+`` one after the other, each at the same split.
+
+    Raises:
+        ConfigError: As :func:`parse_sources`.
+        DatasetError: A missing folder, split or file, or classes that differ.
+    """
+    parts = [open_dataset(name, root, split=split) for name, root in parse_sources(data).items()]
+    return parts[0] if len(parts) == 1 else Concatenation(parts)
 
 
 def _what(path: Path) -> str:

@@ -55,6 +55,7 @@ class NetworkOptions:
         align_corners: Of bilinear enlargement inside the network; the PyTorch ports' weights need True.
         resize: How feature maps are enlarged; the authors' MATLAB weights need ``matlab_gpu`` or ``matlab_cpu``.
         padded: Images are padded so that every scale inside is exactly 2; the original networks take them as they are.
+        width: Factor on the decoder's channels (rounded to multiples of 8); 1 in the papers.
         caffe_strides: Stages of a ResNet shrink in their first 1x1 convolution, as the authors' encoders do, and not in
             the 3x3.
         encoder_options: Further options of ``timm.create_model``; only for timm encoders.
@@ -63,6 +64,7 @@ class NetworkOptions:
     align_corners: bool = False
     resize: Resize = "bilinear"
     padded: bool = True
+    width: float = 1.0
     caffe_strides: bool = False
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,12 +72,22 @@ class NetworkOptions:
         flags = (self.align_corners, self.padded, self.caffe_strides)
         if not all(isinstance(flag, bool) for flag in flags) or not isinstance(self.encoder_options, Mapping):
             raise ConfigError(f"expected true or false for align_corners, padded and caffe_strides, got {self}")
+        if not self.width > 0:
+            raise ConfigError(f"expected a decoder width above 0, got {self.width}")
         _ = self.resizing
 
     @property
     def resizing(self) -> Resizing:
         """How feature maps are enlarged."""
         return Resizing(self.resize, self.align_corners)
+
+    def decoder(self, options: DecoderOptions) -> DecoderOptions:
+        """A family's options at this width."""
+        if self.width == 1:
+            return options
+        widths = (max(8, round(self.width * channels / 8) * 8) for channels in (*options.level_widths, options.width))
+        *level_widths, width = widths
+        return replace(options, level_widths=tuple(level_widths), width=width)
 
 
 FOUR_CASCADED = ((3,), (2,), (1,), (0,))
@@ -140,12 +152,16 @@ def find_variant(name: str) -> Variant:
     if name in VARIANTS:
         return VARIANTS[name]
     family, colon, backbone = name.partition(":")
-    if colon and backbone and family in ("refinenet", "refinenet_lw"):
-        options = REFINENET if family == "refinenet" else LIGHT_WEIGHT
-        return Variant(backbone, options, FOUR_CASCADED, f"{_RF if family == 'refinenet' else _LW}, encoder by timm")
+    suffix = family.removeprefix("refinenet")
+    if colon and backbone and family == "refinenet_lw":
+        return Variant(backbone, LIGHT_WEIGHT, FOUR_CASCADED, f"{_LW}, encoder by timm")
+    if colon and backbone and family != suffix and suffix in _FULL:
+        options, groups, source = _FULL[suffix]
+        return Variant(backbone, options, groups, f"{source}, encoder by timm", two_scale=suffix.startswith("_2scale"))
     near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.5) or list(VARIANTS)
     raise ConfigError(
-        f"expected a variant, got {name!r}; near: {', '.join(near)}; or refinenet:<timm name>, refinenet_lw:<timm name>"
+        f"expected a variant, got {name!r}; near: {', '.join(near)}; or refinenet:<timm name>, "
+        f"refinenet_lw:<timm name>, {', '.join(f'refinenet{suffix}:' for suffix in _FULL if suffix)}"
     )
 
 
@@ -201,6 +217,11 @@ def build_network(
         encoder = TwoScaleEncoder(single, _make_encoder(variant, in_channels, pretrained, options))
         ranks *= 2
     decoder = Cascade(
-        encoder.channels, num_classes, groups=spec.groups, options=spec.options, resizing=options.resizing, ranks=ranks
+        encoder.channels,
+        num_classes,
+        groups=spec.groups,
+        options=options.decoder(spec.options),
+        resizing=options.resizing,
+        ranks=ranks,
     )
     return RefineNet(encoder, decoder)

@@ -21,9 +21,15 @@ class Phase:
     """A part of training with its own length, crops and learning rates.
 
     Args:
-        epochs: Passes over the training split.
+        epochs: Passes over the training data.
         crop_hw: Crop height and width in pixels; multiples of 32 waste nothing.
         scale: Smallest and largest random resize factor.
+        scale_step: Draw only multiples of it, from the smallest up; None: any factor.
+        short_side: Resize images until their shorter side lies in this range, before the random factor; None: not.
+        smallest_side: The random factor is raised until the shorter side has this many pixels.
+        crop_centre: ``uniform``: anywhere; ``class``: on a random pixel of a random class of the image.
+        pad: Images smaller than the crop are padded; False: the crop shrinks (batches of one).
+        data: Data sets of this phase, each ``NAME:SPLIT``; empty: the run's data and ``train_split``.
         batch_size: Crops per step.
         encoder_lr: Learning rate of the encoder at the start of the phase (after warm-up).
         decoder_lr: Learning rate of the decoder.
@@ -39,6 +45,12 @@ class Phase:
     decoder_lr: float
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_epochs: float = 0.0
+    scale_step: float | None = None
+    short_side: tuple[int, int] | None = None
+    smallest_side: int = 0
+    crop_centre: Literal["uniform", "class"] = "uniform"
+    pad: bool = True
+    data: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
@@ -46,6 +58,11 @@ class Phase:
         _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)
         _require(0 < self.scale[0] <= self.scale[1], "phase.scale as (smallest, largest) above 0", self.scale)
         _require(self.encoder_lr >= 0 and self.decoder_lr >= 0, "learning rates of at least 0", self)
+        _require(self.pad or self.batch_size == 1, "phase.batch_size 1 where crops shrink (pad false)", self.batch_size)
+        _require(self.scale_step is None or self.scale_step > 0, "phase.scale_step above 0", self.scale_step)
+        low, high = self.short_side or (1, 1)
+        _require(0 < low <= high, "phase.short_side as (smallest, largest) above 0", self.short_side)
+        _require(all(":" in part for part in self.data), "phase.data as NAME:SPLIT", self.data)
         _require(0 <= self.warmup_epochs <= self.epochs, "phase.warmup_epochs within the phase", self.warmup_epochs)
 
 
@@ -72,6 +89,12 @@ class TrainingConfig:
         ema_decay: Of the average of the weights, which is what is measured and saved; None: off.
         clip_norm: Largest gradient norm; None: off.
         pretrained: Start the encoder from ImageNet weights; ``auto``: if they can be had.
+        freeze_norm: Keep the encoder's normalisation statistics as they are; scale and shift are still trained.
+        init_std: Draw the decoder's filters from a normal distribution of this deviation, biases 0; None: PyTorch's
+            defaults.
+        loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
+        input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
+        width: Factor on the decoder's channels; 1 in the papers.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
         seed: Of everything random.
     """
@@ -94,6 +117,11 @@ class TrainingConfig:
     ema_decay: float | None = 0.999
     clip_norm: float | None = 10.0
     pretrained: Literal["auto", "yes", "no"] = "auto"
+    freeze_norm: bool = False
+    init_std: float | None = None
+    loss_resolution: Literal["image", "output"] = "image"
+    input_scale: float = 1.0
+    width: float = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 
@@ -105,6 +133,8 @@ class TrainingConfig:
         _require(
             self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
         )
+        _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
+        _require(self.width > 0, "width above 0", self.width)
         _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 

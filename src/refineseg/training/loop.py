@@ -31,7 +31,14 @@ from refineseg.reports import write_metrics, write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
-from refineseg.training.optim import clip_gradients, hardware_has_bf16, make_optimiser, set_rates, weight_average
+from refineseg.training.optim import (
+    clip_gradients,
+    freeze_statistics,
+    hardware_has_bf16,
+    make_optimiser,
+    set_rates,
+    weight_average,
+)
 from refineseg.training.progress import Progress
 
 _CACHE_BYTES = 2 << 30
@@ -78,20 +85,40 @@ class _State:
 
 
 @dataclass(frozen=True)
+class PhaseData:
+    """What a phase learns from.
+
+    Args:
+        dataset: The training samples.
+        pixel_counts: (K,) labelled training pixels of each class, from the label check.
+    """
+
+    dataset: Dataset
+    pixel_counts: Any
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """What a run learns from and is measured on.
 
     Args:
-        train: The training samples.
-        pixel_counts: (K,) labelled training pixels of each class, from the label check.
+        phases: For each phase of the configuration, what it learns from.
         val: The validation samples; None: no validation.
-        description: ``NAME:SPLIT`` for the model file.
+        description: ``NAME:SPLIT`` of all of it, for the model file.
     """
 
-    train: Dataset
-    pixel_counts: Any
+    phases: tuple[PhaseData, ...]
     val: Dataset | None
     description: str
+
+    def cached(self) -> TrainingData:
+        """With decoded samples kept in memory; phases of the same data share them."""
+        different = {id(phase.dataset): phase.dataset for phase in self.phases}
+        caches = {
+            key: DecodedCache(dataset, max_bytes=_CACHE_BYTES // len(different)) for key, dataset in different.items()
+        }
+        phases = (replace(phase, dataset=caches[id(phase.dataset)]) for phase in self.phases)
+        return replace(self, phases=tuple(phases))
 
 
 def train(
@@ -135,18 +162,12 @@ def train(
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
-    loss = SegmentationLoss(
-        segmenter.class_info.ignore_index,
-        class_weights(data.pixel_counts, power=config.class_weight_power),
-        config.label_smoothing,
-        config.ohem_threshold,
-    )
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
-        data = replace(data, train=DecodedCache(data.train, max_bytes=_CACHE_BYTES))
-    progress.start(config, len(data.train), done=state.epoch)
+        data = data.cached()
+    progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
     matrix: ConfusionMatrix | None = None
     while state.epoch < config.num_epochs:
-        matrix = _epoch(fabric, state, config, data, loss, folder, workers, progress)
+        matrix = _epoch(fabric, state, config, data, folder, workers, progress)
     if matrix is None and data.val is not None:  # resumed after the last epoch: only the report may be missing
         matrix = evaluate(Predictor(state.measured, device=str(fabric.device)), data.val)
     progress.stop()
@@ -169,14 +190,13 @@ def _epoch(
     state: _State,
     config: TrainingConfig,
     data: TrainingData,
-    loss: SegmentationLoss,
     folder: Path,
     workers: int,
     progress: Progress,
 ) -> ConfusionMatrix | None:
     """One epoch with its measurement, files and checkpoint, in the order that makes a kill harmless."""
     begun = time.monotonic()
-    mean_loss, images_per_s = _learn(fabric, state, config, data, loss, workers, progress)
+    mean_loss, images_per_s = _learn(fabric, state, config, data, workers, progress)
     state.epoch += 1
     entry: dict[str, Any] = {
         "epoch": state.epoch,
@@ -237,22 +257,31 @@ def _learn(
     state: _State,
     config: TrainingConfig,
     data: TrainingData,
-    loss: SegmentationLoss,
     workers: int,
     progress: Progress,
 ) -> tuple[float, float]:
     """One pass over the training data; returns mean loss and images per second."""
     phase, epoch_in_phase = config.phase_of(state.epoch)
+    learned = data.phases[config.phases.index(phase)]
+    loss = SegmentationLoss(
+        state.segmenter.class_info.ignore_index,
+        class_weights(learned.pixel_counts, power=config.class_weight_power),
+        config.label_smoothing,
+        config.ohem_threshold,
+        at_output_resolution=config.loss_resolution == "output",
+    )
     torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
     batches = training_batches(
-        data.train,
-        Augmentation(phase.crop_hw, phase.scale, flip=config.flip, colour=config.colour),
+        learned.dataset,
+        _augmentation(phase, config),
         batch_size=phase.batch_size,
         seed=config.seed,
         epoch=state.epoch,
         num_workers=workers,
     )
     state.segmenter.train()
+    if config.freeze_norm:
+        freeze_statistics(state.segmenter.network.encoder)
     step = _stepper(fabric, state, config, loss)
     total, images, begun = torch.zeros((), device=fabric.device), 0, time.monotonic()
     for index, batch in enumerate(batches):
@@ -263,6 +292,20 @@ def _learn(
     return float(total) / len(batches), images / (time.monotonic() - begun)
 
 
+def _augmentation(phase: Phase, config: TrainingConfig) -> Augmentation:
+    return Augmentation(
+        phase.crop_hw,
+        phase.scale,
+        flip=config.flip,
+        colour=config.colour,
+        scale_step=phase.scale_step,
+        short_side=phase.short_side,
+        smallest_side=phase.smallest_side,
+        crop_centre=phase.crop_centre,
+        pad=phase.pad,
+    )
+
+
 def _stepper(
     fabric: Fabric, state: _State, config: TrainingConfig, loss: SegmentationLoss
 ) -> Callable[[Batch, Phase], torch.Tensor]:
@@ -271,7 +314,7 @@ def _stepper(
     def step(batch: Batch, phase: Phase) -> torch.Tensor:
         images, masks = fabric.to_device((batch.images, batch.masks))
         with fabric.autocast():
-            logits = state.segmenter(images)
+            logits = state.segmenter(images) if config.loss_resolution == "image" else state.segmenter.coarse(images)
         value = loss(logits.float(), masks)
         if not torch.isfinite(value.detach()):
             raise CheckpointError(

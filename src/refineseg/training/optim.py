@@ -93,3 +93,19 @@ def clip_gradients(module: nn.Module, norm: float | None) -> None:
     """Shrink the gradient to at most ``norm``; None leaves it."""
     if norm is not None:
         nn.utils.clip_grad_norm_(module.parameters(), norm)
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Let batch normalisation use its stored mean and variance, until ``train()`` is called again."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eval()
+
+
+def draw_decoder(segmenter: Segmenter, std: float) -> None:
+    """Draw the decoder's filters anew from a normal distribution of mean 0, with biases 0, as both papers do."""
+    for part in segmenter.network.decoder.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -18,8 +19,8 @@ class Progress(Protocol):
     def say(self, message: str, /) -> None:
         """A line for the user."""
 
-    def start(self, config: TrainingConfig, num_samples: int, /, *, done: int) -> None:
-        """The run begins, with ``done`` epochs already there."""
+    def start(self, config: TrainingConfig, num_samples: Sequence[int], /, *, done: int) -> None:
+        """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""
 
     def step(self, loss: float, images_per_s: float, share: float, /) -> None:
         """A step is done; ``share`` of the epoch lies behind."""
@@ -56,10 +57,13 @@ class TerminalProgress:
         """A line for the user."""
         self._console.print(message, highlight=False, soft_wrap=True)
 
-    def start(self, config: TrainingConfig, num_samples: int, *, done: int) -> None:
-        """The run begins, with ``done`` epochs already there."""
-        phases = [config.phase_of(epoch)[0] for epoch in range(config.num_epochs)]
-        self._work = [phase.crop_hw[0] * phase.crop_hw[1] for phase in phases]
+    def start(self, config: TrainingConfig, num_samples: Sequence[int], *, done: int) -> None:
+        """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""
+        self._work = [
+            samples * phase.crop_hw[0] * phase.crop_hw[1]
+            for phase, samples in zip(config.phases, num_samples, strict=True)
+            for _ in range(phase.epochs)
+        ]
         self._done = done
         self._task = self._bar.add_task(
             "",

@@ -6,22 +6,28 @@ In: names, as the command line has them. Out: the run's folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, open_dataset, parse_data
+from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
 from refineseg.data.folder import folder_splits
 from refineseg.data.label_check import check_labels
-from refineseg.errors import CheckpointError, ConfigError
+from refineseg.data.sample import Concatenation, Dataset, Without
+from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.images import written_beside
-from refineseg.segmenter import Segmenter, build, load
+from refineseg.networks.variants import NetworkOptions
+from refineseg.preprocessing import Preprocessing
+from refineseg.segmenter import ModelSpec, Segmenter, load
 from refineseg.training.checkpoint import FILE_NAME
 from refineseg.training.config import TrainingConfig, from_json, to_json
-from refineseg.training.loop import TrainingData, train
+from refineseg.training.loop import PhaseData, TrainingData, train
+from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 
 
@@ -31,10 +37,11 @@ class RunRequest:
 
     Args:
         config: The complete configuration.
-        data: ``NAME:ROOT``.
+        data: ``NAME:ROOT``, or several joined by ``+``; the first is validated on.
         init: Model to fine-tune: a shipped name or a model file; None: a new one.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.
+        skip_missing: Leave out phases whose data are not given, and not refuse the run.
     """
 
     config: TrainingConfig
@@ -42,6 +49,7 @@ class RunRequest:
     init: str | None = None
     device: str = "auto"
     num_workers: int | None = None
+    skip_missing: bool = False
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -57,17 +65,19 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
             f"expected a folder without a run, got {folder}; "
             f"go on with it by --resume --out {folder}, or choose another"
         )
-    config = request.config
-    name, root = parse_data(request.data)
+    sources = parse_sources(request.data)
+    config = _phases_with_data(request, tuple(sources), progress)
+    name, root = next(iter(sources.items()))
     if name == "folder" and config.val_split == "val" and "val" not in folder_splits(root):
         progress.say("no val split: training without validation (the last model is the result)")
         config = replace(config, val_split=None)
-    data = _open(request.data, config, progress)
-    segmenter, config = _make_model(request, config, data.train.class_info, DATASETS[name].licence, progress)
+    data = _open(sources, config, progress)
+    class_info = data.phases[0].dataset.class_info
+    segmenter, config = _make_model(request, config, class_info, _licence(sources), progress)
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "version": __version__,
-        "data": f"{name}:{root.resolve()}",
+        "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
         "init": request.init,
         "started_from": segmenter.spec.provenance["started_from"],
         "config": to_json(config),
@@ -104,30 +114,99 @@ def resume_run(
         raise CheckpointError(f"expected a run to resume in {folder}, but there is no {path.name}") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
-    opened = _open(data, config, progress)
-    licence = DATASETS[parse_data(data)[0]].licence
+    sources = parse_sources(data)
+    opened = _open(sources, config, progress)
+    class_info, licence = opened.phases[0].dataset.class_info, _licence(sources)
     if (folder / FILE_NAME).exists():  # the weights come from there
-        segmenter = build(config.variant, class_info=opened.train.class_info)
-        segmenter.spec = replace(segmenter.spec, licence=licence)
+        segmenter = _new_model(config, class_info, licence)
     else:
         progress.say("no epoch was complete: starting from the beginning")
         request = RunRequest(config, data, init)
-        segmenter, config = _make_model(request, config, opened.train.class_info, licence, progress)
+        segmenter, config = _make_model(request, config, class_info, licence, progress)
     segmenter.with_provenance({"started_from": started_from})
     return train(segmenter, config, opened, folder, device=device, num_workers=num_workers, progress=progress)
 
 
-def _open(data: str, config: TrainingConfig, progress: Progress) -> TrainingData:
-    """Open the splits and check every label before anything is computed."""
-    name, root = parse_data(data)
-    train_set = open_dataset(name, root, split=config.train_split)
-    val_set = None if config.val_split is None else open_dataset(name, root, split=config.val_split)
-    progress.say(f"{len(train_set)} training images ({config.train_split}); checking every label")
-    counts = check_labels(train_set)
+def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Progress) -> TrainingConfig:
+    """The configuration, without the phases whose data sets are not given where that was asked for.
+
+    Raises:
+        ConfigError: A phase needs data that are not given, or no phase is left.
+    """
+    phases = []
+    for number, phase in enumerate(request.config.phases, 1):
+        missing = [part for part in phase.data if part.partition(":")[0] not in names]
+        if not missing:
+            phases.append(phase)
+        elif request.skip_missing:
+            progress.say(f"phase {number} is left out: no --data for {', '.join(missing)}")
+        else:
+            joined = "+".join([f"{names[0]}:ROOT", *(f"{part.partition(':')[0]}:ROOT" for part in missing)])
+            raise ConfigError(
+                f"expected --data of {', '.join(missing)} too, on which phase {number} of {request.config.recipe} "
+                f"trains, got {', '.join(names)} only; join them as --data {joined}, or say --skip-missing"
+            )
+    return replace(request.config, phases=tuple(phases))
+
+
+def _licence(sources: Mapping[str, Path]) -> str:
+    """What a model trained on these data inherits."""
+    return "; ".join(dict.fromkeys(DATASETS[name].licence for name in sources if DATASETS[name].licence))
+
+
+def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progress) -> TrainingData:
+    """Open what every phase needs and check every label before anything is computed."""
+    first, root = next(iter(sources.items()))
+    val_set = None if config.val_split is None else open_dataset(first, root, split=config.val_split)
+    held_out = (
+        frozenset() if val_set is None or first == "folder" else frozenset(val_set.name(i) for i in range(len(val_set)))
+    )
+    phases: dict[tuple[str, ...], PhaseData] = {}
+    for phase in config.phases:
+        parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
+        if parts not in phases:
+            phases[parts] = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
     if val_set is not None:
         check_labels(val_set)
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
-    return TrainingData(train_set, counts, val_set, f"{name}:{config.train_split}, {len(train_set)} images")
+    chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
+    described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
+    return TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
+
+
+def _open_phase(
+    parts: Sequence[str], sources: Mapping[str, Path], held_out: frozenset[str], val: str, progress: Progress
+) -> PhaseData:
+    """The training data of a phase, without the images it is measured on."""
+    opened: list[Dataset] = []
+    for part in parts:
+        name, _, split = part.partition(":")
+        if name not in sources:
+            raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
+        dataset = open_dataset(name, sources[name], split=split)
+        kept = Without(dataset, held_out)
+        if kept.dropped:
+            progress.say(f"{kept.dropped} images of {val} are left out of {part}")
+        opened.append(kept if kept.dropped else dataset)
+    joined = opened[0] if len(opened) == 1 else Concatenation(opened)
+    if not len(joined):
+        raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
+    progress.say(f"{len(joined)} training images ({' + '.join(parts)}); checking every label")
+    return PhaseData(joined, check_labels(joined))
+
+
+def _new_model(config: TrainingConfig, class_info: ClassInfo, licence: str, *, pretrained: bool = False) -> Segmenter:
+    spec = ModelSpec(
+        config.variant,
+        class_info,
+        replace(Preprocessing.imagenet(), input_scale=config.input_scale),
+        NetworkOptions(width=config.width),
+        licence=licence,
+    )
+    segmenter = Segmenter(spec, pretrained=pretrained)
+    if config.init_std is not None:
+        draw_decoder(segmenter, config.init_std)
+    return segmenter
 
 
 def _make_model(
@@ -140,22 +219,20 @@ def _make_model(
         segmenter.spec = replace(segmenter.spec, licence=licence)
         segmenter.with_provenance({"started_from": f"model {request.init}"})
         return segmenter, replace(config, variant=segmenter.spec.variant, pretrained="no")
+    torch.manual_seed(config.seed)
     pretrained = config.pretrained != "no"
     if pretrained:
         progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
         try:
-            segmenter = build(config.variant, class_info=class_info, pretrained=True)
+            segmenter = _new_model(config, class_info, licence, pretrained=True)
         except ConfigError as error:
             if config.pretrained == "yes" or "cannot be had" not in str(error):
                 raise
             progress.say(f"training from scratch: no ImageNet weights for {config.variant} ({_reason(error)})")
             pretrained = False
     if not pretrained:
-        import torch
-
         torch.manual_seed(config.seed)
-        segmenter = build(config.variant, class_info=class_info)
-    segmenter.spec = replace(segmenter.spec, licence=licence)
+        segmenter = _new_model(config, class_info, licence)
     segmenter.with_provenance({"started_from": "ImageNet weights of timm" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
 
