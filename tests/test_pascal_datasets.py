@@ -114,10 +114,10 @@ def test_a_train_aug_list_that_holds_images_of_val_is_told(voc):
 def test_list_lines_may_hold_paths_flags_and_windows_line_ends(tmp_path):
     listing = tmp_path / "list.txt"
     listing.write_bytes(
-        "\ufeff/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\r\n2007_000039 -1\r\n\r\n"
+        "\ufeff2007_000039 -1\r\n/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\r\n\r\n"
         "JPEGImages\\2007_000063.JPG\r\n".encode()
     )
-    assert read_ids(listing) == ("2007_000032", "2007_000039", "2007_000063")
+    assert read_ids(listing) == ("2007_000039", "2007_000032", "2007_000063")
 
 
 def test_wrong_voc_folders_splits_and_lists_are_named(voc, tmp_path):
