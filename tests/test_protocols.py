@@ -174,6 +174,11 @@ class TestAuthors:
         images = _pixels(40, 60)
         with torch.inference_mode():
             assert output_logits(enlarging, images, enlarged_already=True).shape[2:] == (10, 15)
+        plain = Segmenter(dataclasses.replace(spec, preprocessing=Preprocessing.matconvnet(input_scale=1.0)))
+        plain.load_state_dict(enlarging.state_dict())
+        image = _image(40, 60)
+        both = [Predictor(s, device="cpu", protocol=SMALL)(image, probabilities=True) for s in (enlarging, plain)]
+        assert np.array_equal(both[0].probabilities, both[1].probabilities)
         seen = []
 
         def score(images):
