@@ -17,7 +17,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluation import evaluate
-from refineseg.predict.authors import authors_scores, fuse, network_images, output_logits, resize_probabilities
+from refineseg.predict.authors import authors_scores, fuse, network_images, resize_probabilities
 from refineseg.predict.crf import CrfOptions, dense_crf
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.protocols import PROTOCOLS, ScoringProtocol, find_protocol
@@ -173,7 +173,7 @@ class TestAuthors:
         enlarging = Segmenter(spec)
         images = _pixels(40, 60)
         with torch.inference_mode():
-            assert output_logits(enlarging, images, enlarged_already=True).shape[2:] == (10, 15)
+            assert enlarging.output_logits(images, enlarged_already=True).shape[2:] == (10, 15)
         plain = Segmenter(dataclasses.replace(spec, preprocessing=Preprocessing.matconvnet(input_scale=1.0)))
         plain.load_state_dict(enlarging.state_dict())
         image = _image(40, 60)
@@ -193,7 +193,7 @@ class TestAuthors:
     def test_padding_that_a_network_needs_leaves_no_trace_in_the_size_of_its_output(self):
         padded = build("refinenet_lw_mobilenetv2", num_classes=2)
         with torch.inference_mode():
-            assert output_logits(padded, _pixels(33, 50)).shape[2:] == (9, 13)
+            assert padded.output_logits(_pixels(33, 50)).shape[2:] == (9, 13)
 
 
 class TestLightWeight:
@@ -201,7 +201,7 @@ class TestLightWeight:
         image, batch = _image(33, 50), _pixels(33, 50)
         with torch.inference_mode():
             logits = unpadded(batch)
-            low = output_logits(unpadded, batch)[0].permute(1, 2, 0).double().numpy()
+            low = unpadded.output_logits(batch)[0].permute(1, 2, 0).double().numpy()
         assert np.array_equal(Predictor(unpadded, device="cpu")(image).mask, logits.argmax(1)[0].numpy())
         expected = _opencv_cubic(_opencv_cubic(low, 33).transpose(1, 0, 2), 50).transpose(1, 0, 2)
         exponential = np.exp(expected - expected.max(axis=2, keepdims=True))

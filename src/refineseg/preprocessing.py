@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from refineseg.errors import ConfigError
-from refineseg.resize import matlab_resize
+from refineseg.resize import matlab_resize_images
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Preprocessing:
     Args:
         mean: Subtracted from each channel.
         std: What each channel is divided by.
-        input_scale: Images are resized by this factor first (bicubic, rounded to whole pixel values); sizes round up.
+        input_scale: Images are resized by this factor first (bicubic, rounded to whole pixel values).
 
     Raises:
         ConfigError: Lengths that differ, or numbers that are not positive.
@@ -73,15 +73,11 @@ class Preprocessing:
         """
         return cls((128.0, 128.0, 128.0), (1.0, 1.0, 1.0), input_scale)
 
-    def __call__(self, images: UInt8[Tensor, "n c h w"], *, dtype: torch.dtype) -> Float[Tensor, "n c h w"]:
+    def __call__(self, images: UInt8[Tensor, "n c h w"], *, dtype: torch.dtype) -> Float[Tensor, "n c h2 w2"]:
         """Normalise a batch into ``dtype`` on the images' device; (N, C, H * input_scale, W * input_scale)."""
         if self.input_scale != 1:
-            height, width = (math.ceil(side * self.input_scale - 1e-6) for side in images.shape[2:])
-            resized = matlab_resize(images.float(), (height, width), style="cpu").round().clamp(0, 255)
-            return self._normalise(resized, dtype)
-        return self._normalise(images, dtype)
-
-    def _normalise(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+            height, width = (max(1, math.floor(side * self.input_scale + 0.5)) for side in images.shape[2:])
+            images = matlab_resize_images(images, (height, width))
         mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=dtype, device=images.device).view(1, -1, 1, 1)
         return (images.to(dtype) - mean) / std

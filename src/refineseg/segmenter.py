@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -169,33 +170,46 @@ class Segmenter(nn.Module):
                 f"expected uint8 pixels 0..255 of shape (N, {channels}, H, W), got {images.dtype} of shape "
                 f"{tuple(images.shape)}; images enter a Segmenter as they are, without normalisation"
             )
-        height, width = images.shape[2:]
-        dtype = next(self.network.parameters()).dtype
-        x = self.spec.preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        encoder = self.network.encoder
-        if not self.spec.options.padded and encoder.takes_any_size:  # the original networks take images as they are
-            logits = self.network(x)
-            return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
-        inner_height, inner_width = x.shape[2:]
-        pad_height, pad_width = -inner_height % multiple, -inner_width % multiple
-        if pad_height or pad_width:  # repeat the border: any size from 1x1 up, and no edge that is not in the image
-            x = F.pad(x, (0, pad_width, 0, pad_height), mode="replicate")
-        logits = F.interpolate(self.network(x), size=x.shape[2:], mode="bilinear", align_corners=False)
-        logits = logits[:, :, :inner_height, :inner_width]
-        if (inner_height, inner_width) != (height, width):  # weights that want the image enlarged
-            logits = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
+        logits, inner_hw, padded_hw = self._scores(images, self.spec.preprocessing)
+        if padded_hw != inner_hw:
+            logits = F.interpolate(logits, size=padded_hw, mode="bilinear", align_corners=False)
+            logits = logits[:, :, : inner_hw[0], : inner_hw[1]]
+        if logits.shape[2:] != images.shape[2:]:
+            logits = F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
         return logits
 
-    def coarse(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h4 w4"]:
-        """Logits as the network gives them, unpadded, at about a quarter of the (enlarged) image.
+    def output_logits(
+        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
+    ) -> Float[Tensor, "n k h2 w2"]:
+        """What the network gives, at its own resolution, a quarter of its input in the papers.
 
-        The RefineNet authors' loss and evaluation start from these.
+        The RefineNet authors' loss and evaluation start from it.
+
+        Args:
+            images: Pixels 0..255.
+            enlarged_already: Leave out the enlargement of the images that the model's preprocessing may have.
         """
+        preprocessing = self.spec.preprocessing
+        if enlarged_already:
+            preprocessing = replace(preprocessing, input_scale=1.0)
+        logits, inner_hw, padded_hw = self._scores(images, preprocessing)
+        rows, columns = (  # without what only padding was seen by
+            math.ceil(logits.shape[2 + axis] * inner_hw[axis] / padded_hw[axis]) for axis in (0, 1)
+        )
+        return logits[:, :, :rows, :columns]
+
+    def _scores(self, images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """The network's output, and the size of its input without and with padding."""
         dtype = next(self.network.parameters()).dtype
-        x = self.spec.preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(x)
-        return logits
+        x = preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        height, width = x.shape[2:]
+        encoder = self.network.encoder
+        if self.spec.options.padded or not encoder.takes_any_size:  # the original networks take images as they are
+            multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
+            pad_height, pad_width = -height % multiple, -width % multiple
+            if pad_height or pad_width:  # repeat the border: any size from 1x1 up, and no edge that is not in the image
+                x = F.pad(x, (0, pad_width, 0, pad_height), mode="replicate")
+        return self.network(x), (height, width), (x.shape[2], x.shape[3])
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.

@@ -11,45 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from refineseg.predict.protocols import ScoringProtocol, check_scales
 from refineseg.resize import ResizeStyle, matlab_resize, matlab_resize_images
 from refineseg.scoring import probabilities_of
-from refineseg.segmenter import Segmenter
 
 _LEAST_LOG = -20.0
-
-
-def output_logits(
-    segmenter: Segmenter, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
-) -> Float[Tensor, "n k h2 w2"]:
-    """What the network gives for images, at its own resolution, a quarter of its input in the papers.
-
-    Args:
-        segmenter: The model.
-        images: Pixels 0..255.
-        enlarged_already: Leave out the enlargement of the images that the model's preprocessing may have.
-    """
-    preprocessing = segmenter.spec.preprocessing
-    if enlarged_already:
-        preprocessing = replace(preprocessing, input_scale=1.0)
-    network = segmenter.network
-    x = preprocessing(images, dtype=next(network.parameters()).dtype).contiguous(memory_format=torch.channels_last)
-    height, width = x.shape[2:]
-    multiple = 1
-    if segmenter.spec.options.padded or not network.encoder.takes_any_size:
-        multiple = int(network.encoder.size_multiple)  # type: ignore[arg-type]
-    x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-    logits: Tensor = network(x)
-    rows = math.ceil(logits.shape[2] * height / x.shape[2])  # without what only padding was seen by
-    columns = math.ceil(logits.shape[3] * width / x.shape[3])
-    return logits[:, :, :rows, :columns]
 
 
 def network_images(

@@ -21,7 +21,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
-from refineseg.predict.authors import authors_scores, output_logits
+from refineseg.predict.authors import authors_scores
 from refineseg.predict.crf import CrfOptions, dense_crf
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
@@ -87,7 +87,7 @@ class TorchScorer:
     ) -> Float[Tensor, "n k h2 w2"]:
         """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.authors`."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            return output_logits(self._segmenter, images.to(self._device), enlarged_already=enlarged_already)
+            return self._segmenter.output_logits(images.to(self._device), enlarged_already=enlarged_already)
 
     def cubic_logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size, enlarged bicubically (a = -0.75, border repeated: as OpenCV does it), on the device."""

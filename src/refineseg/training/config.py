@@ -10,10 +10,11 @@ import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from refineseg.errors import ConfigError
+from refineseg.networks.variants import NetworkOptions
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TrainingConfig:
             defaults.
         loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
         input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
-        width: Factor on the decoder's channels; 1 in the papers.
+        network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
         seed: Of everything random.
     """
@@ -121,7 +122,7 @@ class TrainingConfig:
     init_std: float | None = None
     loss_resolution: Literal["image", "output"] = "image"
     input_scale: float = 1.0
-    width: float = 1.0
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 
@@ -134,7 +135,6 @@ class TrainingConfig:
             self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
         )
         _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
-        _require(self.width > 0, "width above 0", self.width)
         _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 
@@ -180,6 +180,8 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
             return tuple(_convert(v, k, f"{where}.{i}") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
     elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _from_mapping(kind, value, where)
+    elif origin is Mapping and isinstance(value, Mapping):
+        return dict(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif kind in (int, str, bool) and type(value) is kind:

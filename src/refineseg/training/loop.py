@@ -314,7 +314,8 @@ def _stepper(
     def step(batch: Batch, phase: Phase) -> torch.Tensor:
         images, masks = fabric.to_device((batch.images, batch.masks))
         with fabric.autocast():
-            logits = state.segmenter(images) if config.loss_resolution == "image" else state.segmenter.coarse(images)
+            score = state.segmenter if config.loss_resolution == "image" else state.segmenter.output_logits
+            logits = score(images)
         value = loss(logits.float(), masks)
         if not torch.isfinite(value.detach()):
             raise CheckpointError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 
 from refineseg.errors import ConfigError
 from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.paper_recipes import PAPER_RECIPES
 
 
 def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
@@ -79,23 +81,58 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainingConfig]] = {
+RECIPES: dict[str, Callable[..., TrainingConfig]] = {
     "camvid_refinenet_lw_mobilenetv2": camvid_refinenet_lw_mobilenetv2,
     "folder_refinenet_lw_mobilenetv2": folder_refinenet_lw_mobilenetv2,
+    **PAPER_RECIPES,
 }
-"""Every recipe by name."""
+"""Every recipe by name; those of the papers take ``released=True`` for what the authors' code does otherwise."""
 
-DEFAULT_RECIPE = {"folder": "folder_refinenet_lw_mobilenetv2", "camvid": "camvid_refinenet_lw_mobilenetv2"}
+DEFAULT_RECIPE = {
+    "folder": "folder_refinenet_lw_mobilenetv2",
+    "camvid": "camvid_refinenet_lw_mobilenetv2",
+    "person_part": "person_part_refinenet_lw_resnet50",
+    "nyud": "nyud_refinenet_lw_resnet50",
+    "voc": "voc_refinenet_lw_resnet50",
+    "pascal_context": "pascal_context_refinenet_lw_resnet101",
+    "sunrgbd": "sunrgbd_refinenet_resnet101",
+    "ade20k": "ade20k_refinenet_resnet101",
+    "cityscapes": "cityscapes_refinenet_resnet101",
+}
 """The recipe of a data set where none is named."""
 
 
-def find_recipe(name: str) -> TrainingConfig:
+def find_recipe(name: str, *, released: bool = False) -> TrainingConfig:
     """The configuration of a recipe.
 
+    Args:
+        name: A key of :data:`RECIPES`.
+        released: What the authors' published code does, where it differs from the paper.
+
     Raises:
-        ConfigError: No such recipe; the message names the near ones.
+        ConfigError: No such recipe (the message names the near ones), or ``released`` for one not of the papers.
     """
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
         raise ConfigError(f"expected a recipe, got {name!r}; near: {', '.join(near)}")
-    return RECIPES[name]()
+    if released and name not in PAPER_RECIPES:
+        raise ConfigError(f"expected a recipe of the papers with --released, got {name}; leave --released out")
+    return RECIPES[name](released=True) if released else RECIPES[name]()
+
+
+def default_recipe(data: str) -> str:
+    """The recipe of a data set where none is named.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if data not in DEFAULT_RECIPE:
+        raise ConfigError(f"expected a recipe for {data}, which has none by default; `refineseg models` lists them")
+    return DEFAULT_RECIPE[data]
+
+
+def recipe_summary(name: str) -> str:
+    """One line about a recipe, from its docstring."""
+    recipe = RECIPES[name]
+    function = recipe.func if isinstance(recipe, partial) else recipe
+    return (function.__doc__ or "").splitlines()[0]

@@ -21,7 +21,6 @@ from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.images import written_beside
-from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter, load
 from refineseg.training.checkpoint import FILE_NAME
@@ -200,7 +199,7 @@ def _new_model(config: TrainingConfig, class_info: ClassInfo, licence: str, *, p
         config.variant,
         class_info,
         replace(Preprocessing.imagenet(), input_scale=config.input_scale),
-        NetworkOptions(width=config.width),
+        config.network,
         licence=licence,
     )
     segmenter = Segmenter(spec, pretrained=pretrained)
