@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from refineseg.errors import ConfigError
 from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, SingleEncoder, TimmEncoder, TwoScaleEncoder
@@ -20,6 +20,7 @@ from refineseg.networks.refinenet import (
     REFINENET,
     Cascade,
     DecoderOptions,
+    PoolingOrder,
     RefineNet,
 )
 from refineseg.resize import Resize, Resizing
@@ -56,6 +57,8 @@ class NetworkOptions:
         resize: How feature maps are enlarged; the authors' MATLAB weights need ``matlab_gpu`` or ``matlab_cpu``.
         padded: Images are padded so that every scale inside is exactly 2; the original networks take them as they are.
         width: Factor on the decoder's channels (rounded to multiples of 8); 1 in the papers.
+        num_links: Links of each chained residual pooling; None: as the variant says.
+        pooling_order: Of pooling and convolution in each link; None: as the variant says.
         caffe_strides: Stages of a ResNet shrink in their first 1x1 convolution, as the authors' encoders do, and not in
             the 3x3.
         encoder_options: Further options of ``timm.create_model``; only for timm encoders.
@@ -65,6 +68,8 @@ class NetworkOptions:
     resize: Resize = "bilinear"
     padded: bool = True
     width: float = 1.0
+    num_links: int | None = None
+    pooling_order: PoolingOrder | None = None
     caffe_strides: bool = False
     encoder_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,8 +77,10 @@ class NetworkOptions:
         flags = (self.align_corners, self.padded, self.caffe_strides)
         if not all(isinstance(flag, bool) for flag in flags) or not isinstance(self.encoder_options, Mapping):
             raise ConfigError(f"expected true or false for align_corners, padded and caffe_strides, got {self}")
-        if not self.width > 0:
-            raise ConfigError(f"expected a decoder width above 0, got {self.width}")
+        if not self.width > 0 or (self.num_links is not None and self.num_links < 0):
+            raise ConfigError(f"expected width above 0 and num_links of at least 0, got {self.width}, {self.num_links}")
+        if self.pooling_order not in (None, *get_args(PoolingOrder)):
+            raise ConfigError(f"expected pooling_order of {get_args(PoolingOrder)}, got {self.pooling_order!r}")
         _ = self.resizing
 
     @property
@@ -82,7 +89,12 @@ class NetworkOptions:
         return Resizing(self.resize, self.align_corners)
 
     def decoder(self, options: DecoderOptions) -> DecoderOptions:
-        """A family's options at this width."""
+        """A family's options, with what is said here in place of them."""
+        options = replace(
+            options,
+            num_links=options.num_links if self.num_links is None else self.num_links,
+            pooling_order=self.pooling_order or options.pooling_order,
+        )
         if self.width == 1:
             return options
         widths = (max(8, round(self.width * channels / 8) * 8) for channels in (*options.level_widths, options.width))
