@@ -14,6 +14,7 @@ LAYERS = (
     (
         "_version",
         "errors",
+        "published",
         "class_info",
         "catalog",
         "preprocessing",
@@ -28,7 +29,7 @@ LAYERS = (
     ("networks",),
     ("segmenter",),
     ("predict", "data", "reports"),
-    ("submission", "evaluation"),
+    ("submission", "evaluation", "counting", "timing", "benchmark"),
     ("training",),
     ("cli",),
 )

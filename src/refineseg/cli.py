@@ -261,30 +261,91 @@ def evaluate(
 
 
 @app.command()
-def models() -> None:
-    """List the shipped models, the network variants and the recipes."""
+def bench(
+    model: Annotated[
+        str, typer.Option(help="A shipped model, a .safetensors file, or a variant (untrained, 21 classes).")
+    ] = "camvid",
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH; 512x512, with --papers on a CPU 256x256.", metavar="HxW")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default both.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    backend: Annotated[str | None, typer.Option(help="torch; by default all that are installed.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds; by default what half a minute holds, 5 to 50.")] = None,
+    papers: Annotated[
+        bool, typer.Option("--papers", help="RefineNet and Light-Weight RefineNet, and the steps between them.")
+    ] = False,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Parameters and multiply-adds of every variant; times nothing.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --counts: count anew, into counts.json and docs/counts.md.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+) -> None:
+    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
+    if (papers and counts) or (write and not counts):
+        raise ConfigError("expected --papers, --counts, --counts --write or none of them, got another combination")
+    console = _stderr()
+    if counts:
+        from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
+
+        numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
+        _table_console().print(counts_table(numbers))
+        for path in write_counts(numbers) if write else ():
+            print(f"written: {path}")
+        value: Any = counts_json(numbers)
+    else:
+        from refineseg.benchmark import bench_model, bench_papers
+
+        if papers:
+            report = bench_papers(size=size, device=device, repeats=repeats, console=console)
+        else:
+            report = bench_model(
+                model,
+                size=size or "512x512",
+                device=device,
+                precision=precision,
+                batch=batch,
+                backend=backend,
+                repeats=repeats,
+                console=console,
+            )
+        _table_console().print(report.table)
+        print(report.conditions)
+        value = report.to_json()
+    if json_file is not None:
+        _write_json(json_file, value)
+
+
+@app.command()
+def models(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+) -> None:
+    """List the shipped models, the network variants with their published scores, and the recipes."""
+    from functools import partial
+
     from rich.table import Table
 
-    from refineseg.networks.refinenet import count_parameters
-    from refineseg.networks.variants import VARIANTS, build_network
-    from refineseg.segmenter import SHIPPED, load_spec
+    from refineseg.counting import scores_table, shipped_models, variants_json, variants_table
     from refineseg.training.recipes import RECIPES
 
     console = _table_console()
-    shipped = Table("shipped model", "variant", "classes", "licence of the weights")
-    for name in SHIPPED:
-        spec = load_spec(name)
-        shipped.add_row(name, spec.variant, str(spec.class_info.num_classes), spec.licence)
-    variants = Table("variant", "parameters (21 classes)", "source")
-    for name, variant in VARIANTS.items():
-        variants.add_row(name, f"{count_parameters(build_network(name, 21)):,}", variant.source)
-    variants.add_row("refinenet:<timm name>", "", "the same with any timm backbone of strides 4, 8, 16, 32")
-    variants.add_row("refinenet_lw:<timm name>", "", "")
+    shipped = shipped_models()
+    table = Table("shipped model", "variant", "classes", "scores", "licence of the weights")
+    for name, facts in shipped.items():
+        scores = [f"{100 * s['mean_iou']:.1f} % on {s['dataset']} {s['split']}, {s['protocol']}" for s in facts["ours"]]
+        table.add_row(name, facts["variant"], str(facts["num_classes"]), "\n".join(scores), facts["licence"])
     recipes = Table("recipe", "what it is")
-    for name, recipe in RECIPES.items():
-        recipes.add_row(name, (recipe.__doc__ or "").splitlines()[0])
-    for table in (shipped, variants, recipes):
-        console.print(table)
+    makers = {name: maker.func if isinstance(maker, partial) else maker for name, maker in RECIPES.items()}
+    summaries = {name: (maker.__doc__ or "").splitlines()[0] for name, maker in makers.items()}
+    for name, summary in summaries.items():
+        recipes.add_row(name, summary)
+    for part in (table, variants_table(), scores_table(), recipes):
+        console.print(part)
+    if json_file is not None:
+        _write_json(json_file, {"models": shipped, "variants": variants_json(), "recipes": summaries})
 
 
 @app.command()

@@ -1,0 +1,245 @@
+"""Timing in turns: milliseconds from ``uint8`` pixels to the class map, all contenders in one run.
+
+In: contenders and images. Out: a :class:`Row` per contender, against the *plain* one (the released structure in
+PyTorch's defaults), and what machine it was. Everything begins with images in main memory and ends with the class map
+in main memory, so on a GPU both transfers are in the time. In each round every contender runs once, and rounds start
+with another contender each time: what slows the machine down for a while slows all of them, and their ratios stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float64, Int64, UInt8
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from refineseg._version import __version__
+from refineseg.errors import ConfigError
+from refineseg.scoring import Scorer
+
+WARM_UP_ROUNDS = 2
+REPEATS = (5, 50)
+"""Fewest and most rounds where their number is not given."""
+
+BUDGET_S = 30.0
+"""How long the rounds may take together where their number is not given."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute class maps.
+
+    Args:
+        model: Name or file of the model.
+        backend: The runtime.
+        precision: Of the network.
+        fused: Whether the network was rewritten for inference.
+        plain: The released structure in PyTorch's defaults, which the others are compared with.
+        memory_order: Of feature maps: ``nchw`` (PyTorch's default) or ``nhwc``.
+        scorer: Computes.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    fused: bool
+    plain: bool
+    memory_order: str
+    scorer: Scorer
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one contender.
+
+    Args:
+        model: As in :class:`Contender`, like the five that follow.
+        backend: The runtime.
+        precision: Of the network.
+        fused: Whether the network was rewritten for inference.
+        plain: True for exactly one row of a run.
+        memory_order: ``nchw`` or ``nhwc``.
+        agreement: Share of the pixels with the plain contender's class, 0..1. Of an untrained model it says little.
+        batch: Images at a time; the times are of a whole batch.
+        size: ``HEIGHTxWIDTH`` of the images.
+        p50_ms: Median time in milliseconds.
+        p95_ms: 95 of 100 runs were faster.
+        speedup: Median over the rounds of plain time / own time.
+        repeats: Rounds.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    fused: bool
+    plain: bool
+    memory_order: str
+    agreement: float
+    batch: int
+    size: str
+    p50_ms: float
+    p95_ms: float
+    speedup: float
+    repeats: int
+
+
+def example_images(batch: int, channels: int, size_hw: tuple[int, int]) -> UInt8[Tensor, "n c h w"]:
+    """Coloured clouds with a little noise, always the same; smooth like photographs, unlike noise alone."""
+    generator = torch.Generator().manual_seed(0)
+    clouds = torch.zeros(batch, channels, *size_hw)
+    for cells, strength in ((3, 70.0), (9, 40.0), (40, 15.0)):
+        coarse = torch.randn(batch, channels, cells, cells, generator=generator)
+        clouds += strength * F.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
+    clouds += 4 * torch.randn(clouds.shape, generator=generator)
+    return (clouds + 128).clamp(0, 255).to(torch.uint8)
+
+
+def time_in_turns(
+    calls: Sequence[Callable[[], object]],
+    *,
+    repeats: int | None = None,
+    warm_up: int = WARM_UP_ROUNDS,
+    console: Console | None = None,
+) -> Float64[np.ndarray, "calls repeats"]:
+    """Milliseconds of every call in every round; each round runs all, in an order that turns by one.
+
+    Args:
+        calls: What to time; each must have its result ready when it returns.
+        repeats: Rounds; None: as many as fit into :data:`BUDGET_S`, within :data:`REPEATS`.
+        warm_up: Rounds before those, not counted.
+        console: Shows progress.
+
+    Raises:
+        ConfigError: Fewer than one round.
+    """
+    if not calls or warm_up < 1 or (repeats is not None and repeats < 1):
+        raise ConfigError(
+            f"expected at least one call, warm-up round and repeat, got {len(calls)}, {warm_up}, {repeats}"
+        )
+    for _ in range(warm_up):
+        begin = time.perf_counter()
+        for call in calls:
+            call()
+        round_s = time.perf_counter() - begin
+    if repeats is None:
+        repeats = int(min(max(BUDGET_S / max(round_s, 1e-9), REPEATS[0]), REPEATS[1]))
+    times = np.zeros((len(calls), repeats))
+    with Progress(console=console, transient=True, disable=console is None) as progress:
+        for turn in progress.track(range(repeats), description=f"{len(calls)} contenders in turns"):
+            for step in range(len(calls)):
+                index = (turn + step) % len(calls)
+                begin = time.perf_counter()
+                calls[index]()
+                times[index, turn] = 1e3 * (time.perf_counter() - begin)
+    return times
+
+
+def class_map(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+    """The likeliest class of every pixel, in main memory, so that a GPU has finished."""
+    return scorer.class_map(images).cpu()
+
+
+@contextlib.contextmanager
+def memory_explained(images: UInt8[Tensor, "n c h w"]) -> Iterator[None]:
+    """Turn what PyTorch raises for want of memory into a message.
+
+    Raises:
+        ConfigError: The images need more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"expected a size and batch that fit into memory, got {len(images)} of {images.shape[2]}x{images.shape[3]} "
+            f"pixels; choose less ({str(error)[:120]})"
+        ) from error
+
+
+def measure(
+    contenders: Sequence[Contender],
+    images: UInt8[Tensor, "n c h w"],
+    *,
+    repeats: int | None = None,
+    console: Console | None = None,
+) -> list[Row]:
+    """Time contenders in turns on one batch, and compare their class maps with the plain one's.
+
+    Args:
+        contenders: Exactly one of them plain.
+        images: In main memory.
+        repeats: Rounds; None: as many as fit into :data:`BUDGET_S`.
+        console: Shows progress.
+
+    Raises:
+        ConfigError: Not exactly one plain contender, fewer than one round, or images that need more memory than there
+            is.
+    """
+    plain = [index for index, contender in enumerate(contenders) if contender.plain]
+    if len(plain) != 1:
+        raise ConfigError(f"expected exactly one plain contender, got {len(plain)} of {len(contenders)}")
+    size = f"{images.shape[2]}x{images.shape[3]}"
+    with memory_explained(images):
+        maps = [class_map(contender.scorer, images) for contender in contenders]
+        calls = [partial(class_map, contender.scorer, images) for contender in contenders]
+        times = time_in_turns(calls, repeats=repeats, console=console)
+    rows = []
+    for contender, found, own in zip(contenders, maps, times, strict=True):
+        rows.append(
+            Row(
+                model=contender.model,
+                backend=contender.backend,
+                precision=contender.precision,
+                fused=contender.fused,
+                plain=contender.plain,
+                memory_order=contender.memory_order,
+                agreement=float((found == maps[plain[0]]).double().mean()),
+                batch=len(images),
+                size=size,
+                p50_ms=float(np.percentile(own, 50)),
+                p95_ms=float(np.percentile(own, 95)),
+                speedup=float(np.median(times[plain[0]] / own)),
+                repeats=times.shape[1],
+            )
+        )
+    return rows
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the times were measured on, as JSON values."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        cpu = named[1] if named else cpu
+    on_cuda = device.type == "cuda"
+    return {
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if on_cuda else None,
+        "cpu": cpu,
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_1_minute": round(os.getloadavg()[0], 2) if sys.platform != "win32" else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if on_cuda else None,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "refineseg": __version__,
+    }
