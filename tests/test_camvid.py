@@ -98,7 +98,7 @@ def test_a_mask_of_another_size_than_its_image_is_an_error(tmp_path):
 
 def test_wrong_folders_splits_and_lists_are_named(tmp_path):
     with pytest.raises(
-        DatasetError, match=r"expected a CamVid split of train, val, test, got 'trainval'; join .* '\+'"
+        DatasetError, match=r"expected a CamVid split of train, val, test, fit, held_out, got 'trainval'; join .* '\+'"
     ):
         open_camvid(tmp_path, "trainval")
     with pytest.raises(DatasetError, match=r"expected CamVid in .*, but there is no train\.txt; give the folder that"):
@@ -140,3 +140,16 @@ def test_without_the_lossless_folder_the_real_copy_says_so(tmp_path):
     for name in ("images", "labels", "test.txt"):
         (tmp_path / name).symlink_to(REAL / name)
     assert "the compressed copy" in open_camvid(tmp_path, "test").notes[0]
+
+
+@real_camvid
+def test_the_held_out_split_is_one_whole_drive():
+    names = {part: _names(REAL, part) for part in ("train", "val", "fit", "held_out")}
+    assert names["held_out"] == {name for name in names["train"] if name.startswith("0006R0")}
+    assert names["fit"] == (names["train"] | names["val"]) - names["held_out"]
+    assert (len(names["fit"]), len(names["held_out"])) == (367, 101)
+
+
+def _names(root, split):
+    dataset = open_camvid(root, split)
+    return {dataset.name(i) for i in range(len(dataset))}

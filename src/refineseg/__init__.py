@@ -9,6 +9,7 @@ from refineseg._version import __version__
 
 if TYPE_CHECKING:
     from refineseg.class_info import ClassInfo
+    from refineseg.conversion import load_original
     from refineseg.data.datasets import DATASETS, open_dataset
     from refineseg.data.sample import Sample
     from refineseg.errors import RefinesegError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from refineseg.predict.predictor import Predictor
     from refineseg.preprocessing import Preprocessing
     from refineseg.scoring import Prediction
-    from refineseg.segmenter import Segmenter, build, load, load_original
+    from refineseg.segmenter import Segmenter, build, load
     from refineseg.training.recipes import RECIPES
 
 _HOME = {
@@ -35,7 +36,7 @@ _HOME = {
     "Segmenter": "segmenter",
     "build": "segmenter",
     "load": "segmenter",
-    "load_original": "segmenter",
+    "load_original": "conversion",
     "load_original_decoder": "networks.original_weights",
     "open_dataset": "data.datasets",
 }

@@ -6,17 +6,26 @@ import json
 from importlib import resources
 
 from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
+
+CATALOG = ("voc", "person_part", "nyud", "sunrgbd", "pascal_context", "ade20k", "cityscapes", "camvid")
+"""Data sets whose classes are known."""
 
 
 def catalog_classes(name: str) -> ClassInfo:
     """Names and colours of a known data set.
 
     Args:
-        name: For instance ``camvid``.
+        name: One of :data:`CATALOG`.
+
+    Raises:
+        ConfigError: Another name.
 
     Example:
         >>> catalog_classes("camvid").names[:3]
         ('sky', 'building', 'pole')
     """
+    if name not in CATALOG:
+        raise ConfigError(f"expected classes of {', '.join(CATALOG)}, got {name!r}")
     text = (resources.files("refineseg") / "class_tables" / f"{name}.json").read_text(encoding="utf-8")
     return ClassInfo.from_json(json.loads(text))

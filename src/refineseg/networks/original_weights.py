@@ -125,16 +125,27 @@ def _heads_of(names: Iterable[str]) -> list[str]:
     return sorted(name.removesuffix(".weight") for name in names if _HEAD.fullmatch(name))
 
 
+def path_groups_of(variant: Variant) -> tuple[tuple[int, ...], ...]:
+    """Encoder paths (from 1, small scale and coarsest level first, as the authors count) of each block."""
+    # levels: large scale first, finest first; paths: the other way round, without levels that enter no block
+    levels = sorted((level for group in variant.groups for level in group), reverse=True)
+    return tuple(tuple(sorted(levels.index(level) + 1 for level in group)) for group in variant.groups)
+
+
+def num_pooling_links(state: Mapping[str, Tensor]) -> int:
+    """Links of each pooling chain, from the tensors' names."""
+    original = _largest(state, r"mflow_conv_g\d_pool(?:\.0\.)?(\d)_outvar_dimred\..*")
+    return original or _largest(state, r"mflow_conv_g\d_pool.*_pb(\d)\..*")
+
+
 def _rules_of(variant: Variant, names: Iterable[str]) -> tuple[_Rule, ...]:
+    of_level = _places(variant.groups)
     if variant.options.level_widths:
-        num_levels, heads = (8 if variant.two_scale else 4), _heads_of(names)
-        of_level = _places(variant.groups)  # levels: large scale first, finest first; paths: the other way round
-        path_levels = [level for level in reversed(range(num_levels)) if level in of_level]
-        place = {path: of_level[level] for path, level in enumerate(path_levels, 1)}
-        return (*_RESNET_RULES, *_in_decoder(_cascade_rules(place, heads)))
-    num_levels = max(level for group in variant.groups for level in group) + 1
+        levels = sorted(of_level, reverse=True)
+        place = {path: of_level[level] for path, level in enumerate(levels, 1)}
+        return (*_RESNET_RULES, *_in_decoder(_cascade_rules(place, _heads_of(names))))
     encoder = _MOBILE_RULES if variant.encoder == "mobilenetv2" else _RESNET_RULES
-    return (*encoder, *_in_decoder(_light_rules(_places(variant.groups), num_levels)))
+    return (*encoder, *_in_decoder(_light_rules(of_level, max(of_level) + 1)))
 
 
 def _in_decoder(rules: Sequence[_Rule]) -> tuple[_Rule, ...]:
@@ -296,13 +307,11 @@ def load_original_decoder(
     options = replace(
         REFINENET,
         level_widths=tuple(widths[rank] for rank in sorted(widths)),
-        num_links=_largest(state, r"mflow_conv_g\d_pool(?:\.0\.)?(\d)_outvar_dimred.*"),
+        num_links=num_pooling_links(state),
         num_adaptation_units=_largest(state, r"adapt_(?:stage|input_path)\d_b(?:\.0\.)?(\d)_conv\..*"),
         num_output_units=_largest(state, r"mflow_conv_g\d_b(?:\.0\.)?(\d)_conv\..*"),
         pooling_order="conv_pool" if improved else "pool_conv",
     )
-    if improved:
-        options = replace(options, num_links=_largest(state, r"mflow_conv_g\d_pool.*_pb(\d)\..*"))
     modes: dict[str, Resize] = {"bilinear": "bilinear", "bilinear_ac": "bilinear"}
     modes |= {"matlab_gpu": "matlab_gpu", "matlab_cpu": "matlab_cpu"}
     if resize not in modes:

@@ -1,0 +1,175 @@
+"""What the RefineNet paper's tables 2 and 9 compare, and full against light-weight, on CamVid with equal budgets.
+
+    ./dev python benchmarks/camvid_ablations.py --data camvid:ROOT --out runs/ablations
+
+Every row is trained from scratch on the same crops in the same order for the same number of steps, on two of the
+three labelled drives (split ``fit``), and measured on the third (split ``held_out``), which shares no drive with them;
+the test split is not touched. The default is a small form for a CPU: ResNet-18, decoders of a quarter of the width,
+images at a third of their size. ``--encoder resnet50 --deeper resnet101 --width 1 --scale 1 --crop 288x384 --epochs
+100`` is the full one for a GPU.
+
+Rows that are done are kept; the script can be stopped and started again. Results: ``OUT/ablations.json`` and a table on
+stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from refineseg.data.datasets import open_sources
+from refineseg.evaluation import evaluate
+from refineseg.networks.refinenet import count_parameters
+from refineseg.predict.predictor import Predictor
+from refineseg.segmenter import load
+from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.progress import TerminalProgress
+from refineseg.training.run import RunRequest, start_run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Args:
+        label: What it is.
+        family: Variant family in front of the encoder's name.
+        deeper: Use the deeper encoder.
+    """
+
+    label: str
+    family: str
+    deeper: bool = False
+
+
+ROWS = (
+    Row("4-cascaded, 4 links (the reference of all rows)", "refinenet"),
+    Row("without chained residual pooling", "refinenet_0links"),
+    Row("2 links", "refinenet_2links"),
+    Row("4 links, convolve then pool", "refinenet_improved"),
+    Row("a deeper encoder", "refinenet", deeper=True),
+    Row("single block", "refinenet_single"),
+    Row("2-cascaded", "refinenet_2cascade"),
+    Row("4-cascaded, 2-scale (7 paths)", "refinenet_2scale"),
+    Row("light-weight", "refinenet_lw"),
+)
+
+
+def configuration(row: Row, arguments: argparse.Namespace, seed: int) -> TrainingConfig:
+    """The same for every row but for the variant."""
+    height, width = (int(side) for side in arguments.crop.split("x"))
+    encoder = arguments.deeper if row.deeper else arguments.encoder
+    return TrainingConfig(
+        recipe="camvid_ablation",
+        variant=f"{row.family}:{encoder}",
+        phases=(
+            Phase(
+                epochs=arguments.epochs,
+                crop_hw=(height, width),
+                scale=(0.7 * arguments.scale, 1.4 * arguments.scale),
+                batch_size=arguments.batch_size,
+                encoder_lr=arguments.lr,
+                decoder_lr=arguments.lr,
+                schedule="poly",
+                warmup_epochs=min(1.0, arguments.epochs / 4),
+            ),
+        ),
+        train_split="fit",
+        val_split=None,
+        class_weight_power=0.0,
+        ema_decay=0.99,
+        clip_norm=1.0,
+        pretrained="no",
+        seed=seed,
+    )
+
+
+def run_row(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Train and measure one row once; a finished one is read."""
+    config = configuration(row, arguments, seed)
+    config = replace(config, network=replace(config.network, width=arguments.width))
+    folder = arguments.out / f"{config.variant.replace(':', '_')}_seed{seed}"
+    done = folder / "result.json"
+    if done.is_file():
+        result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return result
+    shutil.rmtree(folder, ignore_errors=True)
+    begun = time.monotonic()
+    start_run(
+        RunRequest(config, arguments.data, device=arguments.device),
+        folder,
+        progress=TerminalProgress(Console(stderr=True)),
+    )
+    seconds = time.monotonic() - begun
+    segmenter = load(folder / "last.safetensors")
+    held_out = open_sources(arguments.data, split="held_out")
+    measured = {}
+    for name, factors in (("single", (1.0,)), ("multi", (0.6, 0.8, 1.0, 1.2, 1.4))):
+        scales = tuple(arguments.scale * factor for factor in factors)
+        matrix = evaluate(Predictor(segmenter, device=arguments.device, scales=scales), held_out)
+        measured[name] = {"mean_iou": matrix.mean_iou, "pixel_accuracy": matrix.pixel_accuracy}
+    result = {
+        "label": row.label,
+        "variant": config.variant,
+        "seed": seed,
+        "parameters": count_parameters(segmenter.network),
+        "seconds": round(seconds, 1),
+        **measured,
+    }
+    done.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    for name in ("checkpoint.pt", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    return result
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """The table, in Markdown: mean and spread over the seeds."""
+    print("| row | parameters | mIoU, single scale | mIoU, 5 scales | training time |\n| --- | --- | --- | --- | --- |")
+    reference = statistics.mean(r["seconds"] for r in results if r["label"] == ROWS[0].label)
+    for row in ROWS:
+        mine = [r for r in results if r["label"] == row.label]
+        if not mine:
+            continue
+        cells = []
+        for kind in ("single", "multi"):
+            values = [100 * r[kind]["mean_iou"] for r in mine]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        share = statistics.mean(r["seconds"] for r in mine) / reference
+        print(f"| {row.label} | {mine[0]['parameters'] / 1e6:.2f} M | {cells[0]} | {cells[1]} | {share:.2f} |")
+
+
+def main() -> None:
+    """All rows, for every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="camvid:ROOT")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--deeper", default="resnet34")
+    parser.add_argument("--width", type=float, default=0.25, help="of the decoder")
+    parser.add_argument("--scale", type=float, default=0.35, help="of the images")
+    parser.add_argument("--crop", default="96x128")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    results = []
+    for seed in range(arguments.seeds):
+        for row in ROWS:
+            results.append(run_row(row, arguments, seed))
+            (arguments.out / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    show(results)
+
+
+if __name__ == "__main__":
+    main()

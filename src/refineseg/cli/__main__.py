@@ -1,0 +1,5 @@
+"""``python -m refineseg.cli``."""
+
+from refineseg.cli import main
+
+main()

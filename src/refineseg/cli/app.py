@@ -1,0 +1,67 @@
+"""The typer application, the options that several verbs share, and where output goes.
+
+Results go to stdout, progress and warnings to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from refineseg._version import __version__
+
+app = typer.Typer(
+    name="refineseg",
+    help="RefineNet and Light-Weight RefineNet: train, evaluate and predict semantic segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option(help="A shipped model (camvid) or a .safetensors file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Precision = Annotated[str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")]
+Scales = Annotated[str, typer.Option(help="Score at these scales and average, for instance 0.5,1,1.5.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Score mirrored, too, and average.")]
+Protocol = Annotated[str, typer.Option(help="light_weight, light_weight_v1, authors, authors_cityscapes.")]
+Enlargement = Annotated[float | None, typer.Option(help="In front of the network, with the authors' protocols: 1.2.")]
+Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
+
+
+def messages() -> Console:
+    """Stderr."""
+    return Console(stderr=True)
+
+
+def tables() -> Console:
+    """stdout; wide enough for a table where it is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=100)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
+    """Write plain values, beside and then renamed."""
+    from refineseg.images import written_beside
+
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        print(f"refineseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = None,
+) -> None:
+    """RefineNet and Light-Weight RefineNet: train, evaluate and predict semantic segmentation."""

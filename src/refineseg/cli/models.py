@@ -1,0 +1,145 @@
+"""``refineseg convert``, ``bench``, ``models`` and ``datasets``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refineseg.cli.app import Device, app, messages, tables, write_json
+from refineseg.errors import ConfigError
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Original weights: .pth, .pth.tar, .ckpt, or the authors' .mat.")],
+    variant: Annotated[str, typer.Option(help="The network they are of, see `refineseg models`.")],
+    out: Annotated[Path, typer.Option(help="The model file to write (.safetensors).")],
+    classes: Annotated[
+        str | None, typer.Option(help="Data set whose classes they are: voc, nyud, ...; by default numbered ones.")
+    ] = None,
+    void: Annotated[
+        str, typer.Option(help="Of a .mat with an output for void: drop it, or keep it as a class.")
+    ] = "drop",
+    void_index: Annotated[int | None, typer.Option(help="Place of that output, from 0; by default known.")] = None,
+) -> None:
+    """Turn original weights into a model file; every tensor is used exactly once, or the rest is named."""
+    from refineseg.catalog import catalog_classes
+    from refineseg.conversion import VOID_FIRST, MatConvNetOptions, load_original
+
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"expected --out FILE.safetensors, got {out}")
+    if void not in ("drop", "keep"):
+        raise ConfigError(f"expected --void drop or keep, got {void!r}")
+    options: MatConvNetOptions | None = None
+    if checkpoint.suffix.lower() == ".mat":
+        index = 0 if void_index is None and classes in VOID_FIRST else void_index
+        options = MatConvNetOptions("keep" if void == "keep" else "drop", index)
+    elif void != "drop" or void_index is not None:
+        raise ConfigError("expected --void and --void-index with a .mat file only: the ports have no output for void")
+    class_info = None if classes is None else catalog_classes(classes)
+    segmenter = load_original(checkpoint, variant=variant, class_info=class_info, matconvnet=options)
+    segmenter.with_provenance({"converted_from": checkpoint.name}).save(out)
+    print(f"model: {out}\nclasses: {segmenter.class_info.num_classes}\nlicence: {segmenter.spec.licence}")
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str, typer.Option(help="A shipped model, a .safetensors file, or a variant (untrained, 21 classes).")
+    ] = "camvid",
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH; 512x512, with --papers on a CPU 256x256.", metavar="HxW")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default both.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    backend: Annotated[str | None, typer.Option(help="torch; by default all that are installed.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds; by default what half a minute holds, 5 to 50.")] = None,
+    papers: Annotated[
+        bool, typer.Option("--papers", help="RefineNet and Light-Weight RefineNet, and the steps between them.")
+    ] = False,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Parameters and multiply-adds of every variant; times nothing.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --counts: count anew, into counts.json and docs/counts.md.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+) -> None:
+    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
+    if (papers and counts) or (write and not counts):
+        raise ConfigError("expected --papers, --counts, --counts --write or none of them, got another combination")
+    console = messages()
+    if counts:
+        from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
+
+        numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
+        tables().print(counts_table(numbers))
+        for path in write_counts(numbers) if write else ():
+            print(f"written: {path}")
+        value: Any = counts_json(numbers)
+    else:
+        from refineseg.benchmark import bench_model, bench_papers
+
+        if papers:
+            report = bench_papers(size=size, device=device, repeats=repeats, console=console)
+        else:
+            report = bench_model(
+                model,
+                size=size or "512x512",
+                device=device,
+                precision=precision,
+                batch=batch,
+                backend=backend,
+                repeats=repeats,
+                console=console,
+            )
+        tables().print(report.table)
+        print(report.conditions)
+        value = report.to_json()
+    if json_file is not None:
+        write_json(json_file, value)
+
+
+@app.command()
+def models(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+) -> None:
+    """List the shipped models, the network variants with their published scores, and the recipes."""
+    from functools import partial
+
+    from rich.table import Table
+
+    from refineseg.counting import scores_table, shipped_models, variants_json, variants_table
+    from refineseg.training.recipes import RECIPES
+
+    console = tables()
+    shipped = shipped_models()
+    table = Table("shipped model", "variant", "classes", "scores", "licence of the weights")
+    for name, facts in shipped.items():
+        scores = [f"{100 * s['mean_iou']:.1f} % on {s['dataset']} {s['split']}, {s['protocol']}" for s in facts["ours"]]
+        table.add_row(name, facts["variant"], str(facts["num_classes"]), "\n".join(scores), facts["licence"])
+    recipes = Table("recipe", "what it is")
+    makers = {name: maker.func if isinstance(maker, partial) else maker for name, maker in RECIPES.items()}
+    summaries = {name: (maker.__doc__ or "").splitlines()[0] for name, maker in makers.items()}
+    for name, summary in summaries.items():
+        recipes.add_row(name, summary)
+    for part in (table, variants_table(), scores_table(), recipes):
+        console.print(part)
+    if json_file is not None:
+        write_json(json_file, {"models": shipped, "variants": variants_json(), "recipes": summaries})
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets and how each lies on disk."""
+    from rich.table import Table
+
+    from refineseg.data.datasets import DATASETS
+
+    table = Table("name", "what is read")
+    for name, entry in DATASETS.items():
+        table.add_row(name, entry.summary)
+    tables().print(table)

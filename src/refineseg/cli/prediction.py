@@ -1,0 +1,105 @@
+"""``refineseg predict`` and ``refineseg evaluate``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refineseg.cli.app import (
+    Crf,
+    Device,
+    Enlargement,
+    Flip,
+    Model,
+    Precision,
+    Protocol,
+    Scales,
+    app,
+    messages,
+    tables,
+    write_json,
+)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Images and folders of images.", metavar="INPUT...")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; folder structure is kept.")],
+    model: Model = "camvid",
+    save: Annotated[
+        str, typer.Option(help="What to write: mask, overlay, probabilities, with commas.")
+    ] = "mask,overlay",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    protocol: Protocol = "light_weight",
+    enlargement: Enlargement = None,
+    crf: Crf = False,
+) -> None:
+    """Segment images: OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg with a legend."""
+    from refineseg.predict.files import predict_files
+    from refineseg.predict.predictor import PredictorOptions
+
+    options = PredictorOptions.parse(
+        device=device,
+        precision=precision,
+        scales=scales,
+        flip=flip,
+        protocol=protocol,
+        enlargement=enlargement,
+        crf=crf,
+    )
+    failed = predict_files(inputs, out, model=model, save=save, options=options, console=messages())
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[str, typer.Option(help="NAME:ROOT, for instance camvid:CamVid.")],
+    model: Model = "camvid",
+    split: Annotated[str, typer.Option(help="Which split; train+val joins.")] = "val",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+    pictures: Annotated[int, typer.Option(help="Draw the N worst images: image, truth, prediction, errors.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and confusion matrix.")] = Path("evaluation"),
+    submission: Annotated[
+        Path | None, typer.Option(help="Write a benchmark's files of the predictions there; needs no labels.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    protocol: Protocol = "light_weight",
+    enlargement: Enlargement = None,
+    crf: Crf = False,
+) -> None:
+    """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted IoU, per class."""
+    from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.reports import metrics_table
+
+    options = PredictorOptions.parse(
+        device=device,
+        precision=precision,
+        scales=scales,
+        flip=flip,
+        protocol=protocol,
+        enlargement=enlargement,
+        crf=crf,
+    )
+    files = EvaluationFiles(out, pictures, submission)
+    result = evaluate_to_files(model, data, split, options=options, files=files, console=messages())
+    for note in result.notes:
+        print(note)
+    print(result.how)
+    if result.matrix is not None:
+        title = f"{model} on {data} {split}, {result.num_images} images"
+        tables().print(metrics_table(result.matrix, title=title))
+        print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    if submission is not None:
+        print(f"submission: {result.num_images} files below {submission}")
+    if json_file is not None:
+        write_json(json_file, result.to_json())

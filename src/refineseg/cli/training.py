@@ -1,0 +1,129 @@
+"""``refineseg train``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refineseg.cli.app import Device, app, messages, tables
+from refineseg.errors import ConfigError
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe, see `refineseg models`; by default the data set's.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="NAME:ROOT, for instance folder:my_pictures; join several by +.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="run.json of another run, instead of a recipe.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Network, see `refineseg models`.")] = None,
+    init: Annotated[str | None, typer.Option(help="Fine-tune this model (shipped name or file).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="ImageNet weights: must / must not be used.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the config.", metavar="KEY=VALUE")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out phases whose data sets are not given.")
+    ] = False,
+    released: Annotated[
+        bool, typer.Option("--released", help="A paper's recipe as the authors' published code has it.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+) -> None:
+    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and a checkpoint per epoch."""
+    from refineseg.predict.predictor import find_device
+    from refineseg.training.progress import TerminalProgress
+    from refineseg.training.run import RunRequest, resume_run, start_run
+
+    progress = TerminalProgress(messages())
+    find_device(device)
+    if out is None:
+        raise ConfigError("expected --out FOLDER for the run, got none")
+    if resume:
+        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, settings]
+        if any(option is not None and option != [] for option in extra):
+            raise ConfigError(
+                "expected --resume with --out, --data, --device and --workers only: a run keeps its settings"
+            )
+        resume_run(out, data=data, device=device, num_workers=workers, progress=progress)
+    else:
+        if data is None:
+            raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
+        plain = (epochs, lr, batch_size)
+        chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
+        start_run(RunRequest(chosen, data, init, device, workers, skip_missing), out, progress=progress)
+    _show_result(out)
+
+
+def _training_config(
+    recipe: str | None,
+    path: Path | None,
+    data: str,
+    variant: str | None,
+    pretrained: bool | None,
+    init: str | None,
+    plain: tuple[int | None, float | None, int | None],
+    settings: list[str],
+    released: bool,
+) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
+    from dataclasses import replace
+
+    from refineseg.data.datasets import parse_sources
+    from refineseg.networks.variants import find_variant
+    from refineseg.training.config import from_json, override
+    from refineseg.training.recipes import default_recipe, find_recipe
+    from refineseg.training.run import recipe_options
+
+    if recipe is not None and path is not None:
+        raise ConfigError(f"expected a recipe or --config, got both ({recipe} and {path})")
+    if released and path is not None:
+        raise ConfigError("expected --released with a recipe, got --config; a run.json says everything itself")
+    if init is not None and (variant is not None or pretrained):
+        raise ConfigError(
+            "expected --init alone: the model brings its variant and weights; leave --variant/--pretrained out"
+        )
+    name = next(iter(parse_sources(data)))
+    if path is not None:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error
+        config = from_json(content.get("config", content) if isinstance(content, dict) else {})
+    else:
+        config = find_recipe(recipe or default_recipe(name), released=released)
+    if variant is not None:
+        find_variant(variant)
+        config = replace(config, variant=variant)
+    if pretrained is not None:
+        config = replace(config, pretrained="yes" if pretrained else "no")
+    epochs, lr, batch_size = plain
+    return override(recipe_options(config, epochs=epochs, lr=lr, batch_size=batch_size), settings)
+
+
+def _show_result(out: Path) -> None:
+    """The per-class table on stdout, and where the model is."""
+    from refineseg.metrics import ConfusionMatrix
+    from refineseg.reports import metrics_table
+    from refineseg.segmenter import load_spec
+
+    best, metrics = out / "best.safetensors", out / "metrics.json"
+    spec = load_spec(out / "last.safetensors")
+    if metrics.is_file():
+        matrix = ConfusionMatrix.from_json(json.loads(metrics.read_text(encoding="utf-8")), spec.class_info)
+        tables().print(metrics_table(matrix, title=f"last model on {spec.provenance['metrics']['split']}"))
+    result = best if best.is_file() else out / "last.safetensors"
+    print(f"model: {result}\ncurves: {out / 'curves.png'}")
+    messages().print(f"next: refineseg predict --model {result} --out masks PICTURES", highlight=False, soft_wrap=True)
