@@ -303,7 +303,7 @@ def test_agreement_is_the_share_of_pixels_of_the_plain_class():
     assert [row.agreement for row in rows] == pytest.approx([0.7, 1.0, 0.0])
     assert [row.plain for row in rows] == [False, True, False]
     assert all((row.size, row.batch, row.repeats) == ("6x10", 2, 3) for row in rows)
-    assert all(0 < row.p50_ms <= row.p95_ms for row in rows)
+    assert all(0 < row.min_ms <= row.p50_ms <= row.p95_ms for row in rows)
     assert rows[1].speedup == 1
 
 
@@ -370,8 +370,10 @@ def test_a_bench_of_an_untrained_variant_has_one_plain_row_and_describes_the_mac
 def test_an_untrained_variant_has_the_same_weights_every_time_and_draws_nothing():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one, two = (open_model("refinenet_lw_mobilenetv2") for _ in range(2))
+    one = open_model("refinenet_lw_mobilenetv2")
     assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    two = open_model("refinenet_lw_mobilenetv2")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
@@ -428,7 +430,9 @@ def test_the_papers_are_measured_side_by_side():
     extra = sum(number * (2 * width * width + width) for width, number in units)
     assert pointwise["parameters"] == light["parameters"] + extra
     assert full["speedup"] == 1
-    assert all(row["p50_ms"] > 0 and row["size"] == "32x32" and row["repeats"] == 1 for row in report.rows)
+    assert all(
+        0 < row["min_ms"] <= row["p50_ms"] and row["size"] == "32x32" and row["repeats"] == 1 for row in report.rows
+    )
     assert "refinenet_lw_resnet50" in shown(report.table)
 
 
