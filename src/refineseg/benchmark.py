@@ -274,7 +274,7 @@ def _paper_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("network", no_wrap=True)
     table.add_column("decoder", no_wrap=True)
-    for name in ("parameters", "multiply-adds\n512x512", "p50 ms", "fastest", "times as\nfast"):
+    for name in ("parameters", "multiply-adds\n512x512", "p50 ms", "fastest", "times\nas fast"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
