@@ -1,5 +1,7 @@
 """Encoders: four levels from backbones of many kinds, and a clear word about those that cannot."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -82,7 +84,7 @@ def test_encoder_options_reach_the_backbone():
     plain, changed = build("resnet18"), build("resnet18", encoder_options={"stem_type": "deep", "stem_width": 32})
     assert not isinstance(plain.network.encoder.body.conv1, nn.Sequential)
     assert isinstance(changed.network.encoder.body.conv1, nn.Sequential)
-    assert changed.spec.encoder_options == {"stem_type": "deep", "stem_width": 32}
+    assert changed.spec.options.encoder_options == {"stem_type": "deep", "stem_width": 32}
 
 
 class TestRefused:
@@ -201,3 +203,56 @@ class TestMobileNetV2:
         for level, truth in zip(levels, seen, strict=True):
             assert truth.abs().max() > 0.1
             torch.testing.assert_close(level, truth, rtol=0, atol=1e-10)
+
+
+class TestLocalFile:
+    """ImageNet weights from a file, where there is no network."""
+
+    def test_every_filter_comes_from_the_file(self, tmp_path):
+        torch.manual_seed(3)
+        source = timm.create_model("resnet18", pretrained=False)
+        torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+        network = refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "resnet18.pth").network
+        own = network.encoder.body.state_dict()
+        assert own
+        for name, tensor in own.items():
+            assert torch.equal(tensor, source.state_dict()[name]), name
+
+    def test_mobilenet_keeps_its_function(self, tmp_path):
+        source = timm.create_model("mobilenetv2_100", pretrained=False)
+        torch.save(source.state_dict(), tmp_path / "mobile.pth")
+        encoder = refineseg.build(
+            "refinenet_lw_mobilenetv2", num_classes=2, pretrained=tmp_path / "mobile.pth"
+        ).network.encoder
+        x = torch.rand(1, 3, 64, 64)
+        with torch.inference_mode():
+            levels = source.eval().forward_intermediates(x, intermediates_only=True)
+            torch.testing.assert_close(encoder.eval()(x)[0], levels[1], rtol=1e-4, atol=1e-4)
+
+    def test_a_file_of_another_network_is_refused(self, tmp_path):
+        torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), tmp_path / "resnet18.pth")
+        with pytest.raises(ConfigError, match=r"weights of 'resnet34' in .*of its filters are not in it \(layer1\.2"):
+            refineseg.build("refinenet_lw:resnet34", num_classes=2, pretrained=tmp_path / "resnet18.pth")
+
+    def test_an_absent_or_damaged_file_is_named(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"file with weights of 'resnet18', but there is no .*absent\.pth"):
+            refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "absent.pth")
+        (tmp_path / "text.pth").write_text("no weights")
+        with pytest.raises(ConfigError, match="ImageNet weights of 'resnet18'"):
+            refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "text.pth")
+
+    def test_code_in_a_file_is_not_run(self, tmp_path):
+        torch.save({"state_dict": _Touches(tmp_path / "ran")}, tmp_path / "hostile.pth")
+        with pytest.raises(ConfigError, match="ImageNet weights of 'resnet18'"):
+            refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "hostile.pth")
+        assert not (tmp_path / "ran").exists()
+
+
+class _Touches:
+    """Unpickles by making a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))

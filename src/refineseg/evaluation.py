@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from refineseg._version import __version__
-from refineseg.data.datasets import open_dataset, parse_data
+from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.data.sample import Dataset, Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.images import write_image
@@ -209,7 +209,7 @@ def evaluate_to_files(
 
     Args:
         model: A shipped name or a model file.
-        data: ``NAME:ROOT``.
+        data: ``NAME:ROOT``, or several joined by ``+``.
         split: Which split; ``train+val`` joins.
         options: How to predict.
         files: What to write.
@@ -220,9 +220,8 @@ def evaluate_to_files(
         DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
             images with labels and without.
     """
-    name, root = parse_data(data)
-    dataset = open_dataset(name, root, split=split)
-    benchmark = None if files.submission is None else find_benchmark(name)
+    dataset = open_sources(data, split=split)
+    benchmark = None if files.submission is None else find_benchmark(next(iter(parse_sources(data))))
     labelled = _is_labelled(dataset, data, split)
     if not labelled and benchmark is None:
         raise DatasetError(

@@ -121,7 +121,7 @@ class Segmenter(nn.Module):
 
     Args:
         spec: What the model is; the network is built from it.
-        pretrained: Start the encoder from ImageNet weights.
+        pretrained: Start the encoder from ImageNet weights, the library's or those in a local file.
 
     Raises:
         ConfigError: The spec names no network, or its weights cannot be had.
@@ -133,7 +133,7 @@ class Segmenter(nn.Module):
         torch.Size([1, 5, 33, 50])
     """
 
-    def __init__(self, spec: ModelSpec, *, pretrained: bool = False) -> None:
+    def __init__(self, spec: ModelSpec, *, pretrained: bool | Path = False) -> None:
         super().__init__()
         self.spec = spec
         self.network = build_network(
@@ -253,7 +253,7 @@ def build(
     class_info: ClassInfo | None = None,
     in_channels: int = 3,
     align_corners: bool = False,
-    pretrained: bool = False,
+    pretrained: bool | Path = False,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> Segmenter:
     """A new, untrained segmenter.
@@ -265,7 +265,7 @@ def build(
         in_channels: Image channels, 3 for RGB.
         align_corners: Of the enlargements inside the network, and images are not padded; False unless original weights
             are to be loaded.
-        pretrained: Start the encoder from ImageNet weights (network or local cache).
+        pretrained: Start the encoder from ImageNet weights (network or local cache), or from those in a local file.
         encoder_options: Further options of ``timm.create_model``.
 
     Raises:

@@ -30,6 +30,9 @@ def train(
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--no-pretrained", help="ImageNet weights: must / must not be used.")
     ] = None,
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="File with ImageNet weights of the encoder, where there is no network.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the config.", metavar="KEY=VALUE")
     ] = None,
@@ -53,7 +56,7 @@ def train(
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
     if resume:
-        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, settings]
+        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
         if any(option is not None and option != [] for option in extra):
             raise ConfigError(
                 "expected --resume with --out, --data, --device and --workers only: a run keeps its settings"
@@ -62,9 +65,12 @@ def train(
     else:
         if data is None:
             raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
+        if encoder_weights is not None and (pretrained is False or init is not None):
+            raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
         plain = (epochs, lr, batch_size)
         chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
-        start_run(RunRequest(chosen, data, init, device, workers, skip_missing), out, progress=progress)
+        request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing)
+        start_run(request, out, progress=progress)
     _show_result(out)
 
 

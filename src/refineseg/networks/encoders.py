@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -43,6 +44,36 @@ def _cannot_pretrain(name: str, error: Exception) -> ConfigError:
     )
 
 
+def _load_weights(name: str, in_channels: int, pretrained: bool | Path, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - timm's models have no type
+    """A timm model with its weights, from the library's place or from a local file.
+
+    timm itself takes a file of another network without a word, so that is checked here: every filter must come from it.
+    """
+    if not isinstance(pretrained, Path):
+        return timm.create_model(name, in_chans=in_channels, pretrained=pretrained, **options)
+    if not pretrained.is_file():
+        raise ConfigError(f"expected a file with weights of {name!r}, but there is no {pretrained}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = timm.create_model(name, in_chans=in_channels, pretrained=False, **options)
+        torch.manual_seed(0)
+        overlay = {"file": str(pretrained)}
+        loaded = timm.create_model(
+            name, in_chans=in_channels, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    left = [
+        key
+        for (key, a), b in zip(drawn.named_parameters(), loaded.parameters(), strict=True)
+        if a.ndim > 1 and torch.equal(a, b)
+    ]
+    if left:
+        raise ConfigError(
+            f"expected weights of {name!r} in {pretrained}, but {len(left)} of its filters are not in it "
+            f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''}); give the file of that network"
+        )
+    return loaded
+
+
 class TimmEncoder(nn.Module):
     """Four levels at strides 4, 8, 16, 32 of a timm backbone.
 
@@ -52,7 +83,7 @@ class TimmEncoder(nn.Module):
     Args:
         name: A timm model name, for instance ``resnet101.tv_in1k`` or ``convnext_tiny``.
         in_channels: Image channels.
-        pretrained: Load timm's weights for that name (network or timm's local cache).
+        pretrained: Load timm's weights for that name (network or timm's local cache), or those of a local file.
         encoder_options: Further options of ``timm.create_model``.
         caffe_strides: Let the stages of a bottleneck ResNet shrink in their first 1x1 convolution, not in the 3x3, as
             the Caffe models do that RefineNet's authors started from.
@@ -67,7 +98,7 @@ class TimmEncoder(nn.Module):
         name: str,
         *,
         in_channels: int = 3,
-        pretrained: bool = False,
+        pretrained: bool | Path = False,
         encoder_options: Mapping[str, Any],
         caffe_strides: bool = False,
     ) -> None:
@@ -78,11 +109,9 @@ class TimmEncoder(nn.Module):
         self._channels_last = levels.order == "nhwc"
         options = {**encoder_options, **levels.options, "out_indices": levels.indices}
         try:
-            self.body = timm.create_model(
-                name, features_only=True, in_chans=in_channels, pretrained=pretrained, **options
-            )
+            self.body = _load_weights(name, in_channels, pretrained, {"features_only": True, **options})
         except Exception as error:
-            if not pretrained:
+            if not pretrained or isinstance(error, ConfigError):
                 raise
             raise _cannot_pretrain(name, error) from error  # timm lets through whatever hub or network library fails
         if caffe_strides:
@@ -215,8 +244,8 @@ class MobileNetV2Encoder(nn.Module):
 
     Args:
         in_channels: Image channels.
-        pretrained: Load timm's ``mobilenetv2_100`` weights, exactly: the added expansion becomes the identity, which
-            changes nothing because its input already lies in 0..6.
+        pretrained: Load timm's ``mobilenetv2_100`` weights (or those of a local file), exactly: the added expansion
+            becomes the identity, which changes nothing because its input already lies in 0..6.
 
     Raises:
         ConfigError: With ``pretrained``, the weights cannot be had.
@@ -230,7 +259,7 @@ class MobileNetV2Encoder(nn.Module):
     takes_any_size = True
     _TIMM_NAME = "mobilenetv2_100"
 
-    def __init__(self, *, in_channels: int = 3, pretrained: bool = False) -> None:
+    def __init__(self, *, in_channels: int = 3, pretrained: bool | Path = False) -> None:
         super().__init__()
         stages = [
             ["ir_r1_k3_s1_e1_c16"],
@@ -250,11 +279,13 @@ class MobileNetV2Encoder(nn.Module):
         )
         self.conv_stem, self.bn1, self.blocks = body.conv_stem, body.bn1, body.blocks
         if pretrained:
-            self._load_timm(in_channels)
+            self._load_timm(in_channels, pretrained)
 
-    def _load_timm(self, in_channels: int) -> None:
+    def _load_timm(self, in_channels: int, pretrained: bool | Path) -> None:
         try:
-            source = timm.create_model(self._TIMM_NAME, pretrained=True, in_chans=in_channels, num_classes=0)
+            source = _load_weights(self._TIMM_NAME, in_channels, pretrained, {"num_classes": 0})
+        except ConfigError:
+            raise
         except Exception as error:
             raise _cannot_pretrain(self._TIMM_NAME, error) from error
         state = {k: v for k, v in source.state_dict().items() if not k.startswith(("conv_head.", "bn2."))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 from refineseg.errors import ConfigError
@@ -177,7 +178,7 @@ def find_variant(name: str) -> Variant:
     )
 
 
-def _make_encoder(variant: str, in_channels: int, pretrained: bool, options: NetworkOptions) -> SingleEncoder:
+def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> SingleEncoder:
     name = find_variant(variant).encoder
     if name not in ("mobilenetv2", "nasnetmobile"):
         return TimmEncoder(
@@ -204,7 +205,7 @@ def build_network(
     num_classes: int,
     *,
     in_channels: int = 3,
-    pretrained: bool = False,
+    pretrained: bool | Path = False,
     options: NetworkOptions | None = None,
 ) -> RefineNet:
     """A network, untrained but for an encoder with ImageNet weights where ``pretrained`` asks for it.
@@ -213,7 +214,7 @@ def build_network(
         variant: A name :func:`find_variant` knows.
         num_classes: Channels of the logits.
         in_channels: Image channels.
-        pretrained: Start the encoder from timm's ImageNet weights.
+        pretrained: Start the encoder from timm's ImageNet weights, or from those in a local file.
         options: What the weights ask for.
 
     Raises:

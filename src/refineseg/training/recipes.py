@@ -132,7 +132,12 @@ def default_recipe(data: str) -> str:
 
 
 def recipe_summary(name: str) -> str:
-    """One line about a recipe, from its docstring."""
+    """One line about a recipe: its docstring's first, for the papers' recipes with length and crop."""
     recipe = RECIPES[name]
-    function = recipe.func if isinstance(recipe, partial) else recipe
-    return (function.__doc__ or "").splitlines()[0]
+    if not isinstance(recipe, partial):
+        return (recipe.__doc__ or "").splitlines()[0]
+    config = recipe()
+    phases = ", ".join(
+        f"{phase.epochs} epochs{f' of {chr(43).join(phase.data)}' if phase.data else ''}" for phase in config.phases
+    )
+    return f"as in the paper: {phases}; crops of {config.phases[0].crop_hw[0]}"

@@ -40,6 +40,7 @@ class RunRequest:
         init: Model to fine-tune: a shipped name or a model file; None: a new one.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.
+        encoder_weights: File with ImageNet weights of the encoder; None: the library's.
         skip_missing: Leave out phases whose data are not given, and not refuse the run.
     """
 
@@ -48,6 +49,7 @@ class RunRequest:
     init: str | None = None
     device: str = "auto"
     num_workers: int | None = None
+    encoder_weights: Path | None = None
     skip_missing: bool = False
 
 
@@ -194,7 +196,9 @@ def _open_phase(
     return PhaseData(joined, check_labels(joined))
 
 
-def _new_model(config: TrainingConfig, class_info: ClassInfo, licence: str, *, pretrained: bool = False) -> Segmenter:
+def _new_model(
+    config: TrainingConfig, class_info: ClassInfo, licence: str, *, pretrained: bool | Path = False
+) -> Segmenter:
     spec = ModelSpec(
         config.variant,
         class_info,
@@ -220,6 +224,10 @@ def _make_model(
         return segmenter, replace(config, variant=segmenter.spec.variant, pretrained="no")
     torch.manual_seed(config.seed)
     pretrained = config.pretrained != "no"
+    if request.encoder_weights is not None:
+        segmenter = _new_model(config, class_info, licence, pretrained=request.encoder_weights)
+        segmenter.with_provenance({"started_from": f"ImageNet weights in {request.encoder_weights.name}"})
+        return segmenter, replace(config, pretrained="yes")
     if pretrained:
         progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
         try:
