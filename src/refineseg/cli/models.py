@@ -108,12 +108,10 @@ def models(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
 ) -> None:
     """List the shipped models, the network variants with their published scores, and the recipes."""
-    from functools import partial
-
     from rich.table import Table
 
     from refineseg.counting import scores_table, shipped_models, variants_json, variants_table
-    from refineseg.training.recipes import RECIPES
+    from refineseg.training.recipes import RECIPES, recipe_summary
 
     console = tables()
     shipped = shipped_models()
@@ -122,8 +120,7 @@ def models(
         scores = [f"{100 * s['mean_iou']:.1f} % on {s['dataset']} {s['split']}, {s['protocol']}" for s in facts["ours"]]
         table.add_row(name, facts["variant"], str(facts["num_classes"]), "\n".join(scores), facts["licence"])
     recipes = Table("recipe", "what it is")
-    makers = {name: maker.func if isinstance(maker, partial) else maker for name, maker in RECIPES.items()}
-    summaries = {name: (maker.__doc__ or "").splitlines()[0] for name, maker in makers.items()}
+    summaries = {name: recipe_summary(name) for name in RECIPES}
     for name, summary in summaries.items():
         recipes.add_row(name, summary)
     for part in (table, variants_table(), scores_table(), recipes):
