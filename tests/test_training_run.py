@@ -73,6 +73,21 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_images_held_on_the_device_give_the_same_run_twice(folder_root, tmp_path):
+    config = tiny(3, augment_on="device")
+    progress = run(folder_root, tmp_path / "whole", config)
+    assert "training images are held and cut on cpu" in progress.said
+    run(folder_root, tmp_path / "parts", config)
+    whole, parts = (tensors(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert not same(whole, tensors(_host_run(folder_root, tmp_path / "host") / "last.safetensors"))
+
+
+def _host_run(root, out):
+    run(root, out, tiny(3))
+    return out
+
+
 def test_a_run_leaves_models_metrics_curves_and_a_checkpoint(folder_root, tmp_path):
     progress = run(folder_root, tmp_path / "run")
     names = {p.name for p in (tmp_path / "run").iterdir()}

@@ -6,6 +6,7 @@ In: a :class:`~refineseg.data.sample.Sample` and a random generator. Out: ``(3, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,11 @@ from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
 
 _PADDING_PIXEL = (124.0, 116.0, 104.0)  # the mean colour of ImageNet, which becomes about 0 for the network
+
+
+def padding_pixel(channels: int) -> tuple[float, ...]:
+    """The colour outside an image: ImageNet's mean, or its average for images that are not RGB."""
+    return _PADDING_PIXEL if channels == 3 else (sum(_PADDING_PIXEL) / 3,) * channels
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,38 @@ class Augmentation:
             factor *= min(max(short, self.short_side[0]), self.short_side[1]) / short
         return max(factor, self.smallest_side / short)
 
+    def resized(self, draw: float, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of an image after the resize."""
+        factor = self.factor(draw, size_hw)
+        return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
+
+    def crop_of(self, resized_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the crop of a resized image."""
+        if self.pad:
+            return self.crop_hw
+        side = max(2, min(resized_hw) // 2 * 2)
+        return min(self.crop_hw[0], side), min(self.crop_hw[1], side)
+
+    def corner(
+        self,
+        draw: Sequence[float],
+        resized_hw: tuple[int, int],
+        crop_hw: tuple[int, int],
+        *,
+        mask: Tensor | None,
+        ignore_index: int,
+    ) -> tuple[int, int]:
+        """The first row and column of the crop; ``mask`` (of any size) is needed for crops around a class."""
+        room = [max(side - crop, 0) for side, crop in zip(resized_hw, crop_hw, strict=True)]
+        if self.crop_centre == "uniform" or mask is None:
+            return int(draw[1] * (room[0] + 1)), int(draw[2] * (room[1] + 1))
+        pixel = _pixel_of_a_class(mask, ignore_index, draw[1], draw[2])
+        top, left = (
+            min(max(int((at + 0.5) * side / of) - crop // 2, 0), most)
+            for at, side, of, crop, most in zip(pixel, resized_hw, mask.shape, crop_hw, room, strict=True)
+        )
+        return top, left
+
 
 def augment(
     sample: Sample, augmentation: Augmentation, *, ignore_index: int, generator: torch.Generator
@@ -83,24 +121,15 @@ def augment(
     draw = torch.rand(7, generator=generator).tolist()
     image = torch.from_numpy(sample.image).permute(2, 0, 1)  # (3, H, W), channels last in memory: resizes twice as fast
     mask = torch.from_numpy(sample.mask.astype("int64"))[None]  # (1, H, W)
-    factor = augmentation.factor(draw[0], (image.shape[1], image.shape[2]))
-    size = [max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor))]
-    image = transforms.resize_image(image, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
-    mask = transforms.resize_image(mask, size, interpolation=InterpolationMode.NEAREST_EXACT)
-    height, width = augmentation.crop_hw
-    if not augmentation.pad:
-        side = max(2, min(size) // 2 * 2)
-        height, width = min(height, side), min(width, side)
+    size = augmentation.resized(draw[0], (image.shape[1], image.shape[2]))
+    height, width = augmentation.crop_of(size)
+    top, left = augmentation.corner(draw, size, (height, width), mask=mask[0], ignore_index=ignore_index)
+    image = transforms.resize_image(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    mask = transforms.resize_image(mask, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
     pad = [0, 0, max(0, width - size[1]), max(0, height - size[0])]
     if any(pad):
-        image = transforms.pad_image(image, pad, fill=list(_PADDING_PIXEL))
+        image = transforms.pad_image(image, pad, fill=list(padding_pixel(image.shape[0])))
         mask = transforms.pad_image(mask, pad, fill=ignore_index)
-    top = int(draw[1] * (image.shape[1] - height + 1))
-    left = int(draw[2] * (image.shape[2] - width + 1))
-    if augmentation.crop_centre == "class":
-        row, column = _pixel_of_a_class(mask[0], ignore_index, draw[1], draw[2])
-        top = min(max(row - height // 2, 0), image.shape[1] - height)
-        left = min(max(column - width // 2, 0), image.shape[2] - width)
     image = image[:, top : top + height, left : left + width]
     mask = mask[:, top : top + height, left : left + width]
     if augmentation.flip and draw[3] < 0.5:

@@ -96,6 +96,8 @@ class TrainingConfig:
         loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
         input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
+        augment_on: Where crops are cut: ``host``; ``device``, from images held there; ``auto``: on a GPU where they
+            fit. Crops of the two differ by a few grey levels.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
         seed: Of everything random.
     """
@@ -123,6 +125,7 @@ class TrainingConfig:
     loss_resolution: Literal["image", "output"] = "image"
     input_scale: float = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    augment_on: Literal["auto", "host", "device"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 

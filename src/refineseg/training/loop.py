@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
 from refineseg.data.augment import Augmentation
 from refineseg.data.loading import Batch, DecodedCache, mix_seeds, training_batches
+from refineseg.data.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.sample import Dataset
-from refineseg.errors import CheckpointError
+from refineseg.errors import CheckpointError, ConfigError
 from refineseg.evaluation import evaluate
 from refineseg.losses import SegmentationLoss, class_weights
 from refineseg.metrics import ConfusionMatrix
@@ -91,10 +93,12 @@ class PhaseData:
     Args:
         dataset: The training samples.
         pixel_counts: (K,) labelled training pixels of each class, from the label check.
+        resident: The same samples in the device's memory; None: they are read and cut by the host.
     """
 
     dataset: Dataset
     pixel_counts: Any
+    resident: ResidentData | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def train(
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
+    data = _held(data, config, fabric.device, progress)
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
         data = data.cached()
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
@@ -179,6 +184,25 @@ def _precision(config: TrainingConfig, device: torch.device) -> Any:  # noqa: AN
     """Fabric's name of the precision; ``auto`` is bf16 where the hardware computes in it."""
     bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(device))
     return "bf16-mixed" if bf16 else "32-true"
+
+
+def _held(data: TrainingData, config: TrainingConfig, device: torch.device, progress: Progress) -> TrainingData:
+    """With data held on the device, where the configuration wants it and they fit into half of its free memory."""
+    if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
+        return data
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * _CACHE_BYTES
+    held: dict[int, ResidentData | None] = {}
+    for phase in data.phases:
+        if id(phase.dataset) not in held:
+            held[id(phase.dataset)] = hold(phase.dataset, device=device, max_bytes=free // (2 * len(data.phases)))
+    if config.augment_on == "device" and None in held.values():
+        raise ConfigError(
+            f"expected training data that fit into half of the {free >> 20} MiB free on {device} (augment_on device), "
+            "got more, or images that are not RGB; say --set augment_on=host"
+        )
+    if None not in held.values():
+        progress.say(f"training images are held and cut on {device}")
+    return replace(data, phases=tuple(replace(phase, resident=held[id(phase.dataset)]) for phase in data.phases))
 
 
 def _default_workers(device: torch.device) -> int:
@@ -271,14 +295,14 @@ def _learn(
         at_output_resolution=config.loss_resolution == "output",
     )
     torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
-    batches = training_batches(
-        learned.dataset,
-        _augmentation(phase, config),
-        batch_size=phase.batch_size,
-        seed=config.seed,
-        epoch=state.epoch,
-        num_workers=workers,
-    )
+    augmentation, place = _augmentation(phase, config), {"seed": config.seed, "epoch": state.epoch}
+    batches: ResidentBatches | DataLoader[Batch]
+    if learned.resident is not None:
+        batches = learned.resident.batches(augmentation, batch_size=phase.batch_size, **place)
+    else:
+        batches = training_batches(
+            learned.dataset, augmentation, batch_size=phase.batch_size, num_workers=workers, **place
+        )
     state.segmenter.train()
     if config.freeze_norm:
         freeze_statistics(state.segmenter.network.encoder)
