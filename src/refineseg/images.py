@@ -5,6 +5,7 @@ In and out: arrays. Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` integer
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from refineseg.archives import list_files, openable
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
@@ -77,10 +79,11 @@ _PILLOW_WARNINGS = _PillowWarnings()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """The first frame of an image file; every way to fail becomes an ImageError that names the file."""
     try:
-        with _PILLOW_WARNINGS.held_back(), Image.open(path, formats=_FORMATS) as image:
+        source = openable(path) if content is None else io.BytesIO(content)
+        with _PILLOW_WARNINGS.held_back(), Image.open(source, formats=_FORMATS) as image:
             if 0 in image.size:
                 raise ImageError(f"expected an image of at least one pixel, got {image.size} in {path}")
             yield image
@@ -102,7 +105,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _what_instead(path: Path) -> str:
-    return "empty (0 bytes)" if path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
+    return "empty (0 bytes)" if path.is_file() and path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -119,13 +122,13 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def read_image_size(path: Path) -> tuple[int, int]:
+def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, int]:
     """Height and width as :func:`read_rgb` would return them, where possible from the file's header alone.
 
     Raises:
         ImageError: The file cannot be read as an image.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         width, height = image.size
         if width == height or image.format == "TIFF":  # Pillow has exchanged a TIFF's sides already
             return height, width
@@ -133,7 +136,7 @@ def read_image_size(path: Path) -> tuple[int, int]:
         return (width, height) if lying else (height, width)
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def read_rgb(path: Path, *, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read a photograph of any common kind as RGB.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; alpha is dropped; of an animation the
@@ -141,7 +144,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     16-bit colour the high byte is read.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or JPEG 2000.
+        path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or JPEG 2000; it may lie inside a zip file.
+        content: The file's bytes where they do not lie there; the path is then a name for messages.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -149,7 +153,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         ImageError: The file is missing, truncated, too large, no image, or holds floating-point pixels.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         upright = _upright(image)
         if upright.mode == "F":
             raise ImageError(
@@ -365,30 +369,15 @@ def _save(image: Image.Image, path: Path, kind: str, *, quality: int = 92) -> No
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files in a folder and its subfolders, sorted by path; links are followed, hidden names left out.
+    """Image files in a folder (or zip file) and its subfolders, sorted; links are followed, hidden names left out.
 
     Raises:
         ImageError: The folder, or one in it, cannot be listed.
     """
     try:
-        return sorted(_images_in(str(folder), frozenset()))
+        return sorted(folder / name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES))
     except OSError as error:
         raise ImageError(f"expected a folder of images, but {folder} cannot be listed: {error}") from error
-
-
-def _images_in(folder: str, above: frozenset[str]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link back to a folder it lies in
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _images_in(entry.path, above | {real})
-            elif path.suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
-                yield path
 
 
 def first_names(names: Sequence[object], *, most: int = 5) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refineseg.archives import is_file, read_bytes
 from refineseg.class_info import ClassInfo, Colour, LabelTable, voc_palette
 from refineseg.errors import ConfigError
 
@@ -51,11 +52,17 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
     Raises:
         ConfigError: The file cannot be read as above, or holds a value, name or colour twice.
     """
-    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    listed = _listed(root, CLASS_FILES)
+    return None if listed is None else _tables(listed[0], listed[1], listed[2].name)
+
+
+def _listed(root: Path, file_names: Sequence[str]) -> tuple[list[_Entry], int | None, Path] | None:
+    """The entries of the first class file that is there, its void value, and its path."""
+    path = next((root / name for name in file_names if is_file(root / name)), None)
     if path is None:
         return None
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"expected a UTF-8 text file, got {path}: {error}") from error
     if path.suffix == ".json":
@@ -64,7 +71,7 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
         read = _from_labelmap if path.name == "labelmap.txt" else _from_names
         entries, ignore_index = read(text, path), None
     _check(entries, ignore_index, path)
-    return _tables(entries, ignore_index, path.name)
+    return entries, ignore_index, path
 
 
 def _from_json(text: str, path: Path) -> tuple[list[_Entry], int | None]:

@@ -1,4 +1,4 @@
-"""COCO with the classes of VOC, to train on before VOC: the only file that imports pycocotools.
+"""COCO with the classes of VOC, to train on before VOC.
 
 In: COCO's ``instances_*.json`` and images (Lin et al., ECCV 2014). Out: samples of VOC's 21 classes.
 """
@@ -6,20 +6,18 @@ In: COCO's ``instances_*.json`` and images (Lin et al., ECCV 2014). Out: samples
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
+from refineseg.data.json_files import json_elements
+from refineseg.data.outlines import painted, rle_tools
 from refineseg.data.pascal_layout import Archive, find_folder, names_in
 from refineseg.data.sources import SourceDataset
-from refineseg.errors import DatasetError, MissingExtraError
+from refineseg.errors import DatasetError
 from refineseg.images import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "val", "train2014", "val2014", "train2017", "val2017")
@@ -35,21 +33,11 @@ FEWEST_PIXELS = 1000
 
 _CLASS_OF = {category: index for index, category in enumerate(CATEGORIES, start=1)}
 _VOID = 255
-_SPACE = re.compile(r"[ \t\r\n]*")
 _COCO = Archive(
     "COCO",
     "annotations/instances_SPLIT.json and the images in SPLIT (SPLIT: train2017, ...)",
     "annotations_trainval2017.zip and train2017.zip (or those of 2014 or of val) of https://cocodataset.org/#download",
 )
-
-
-def _rle_tools() -> ModuleType:
-    try:
-        from pycocotools import mask  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("pycocotools", extra="coco", purpose="paint COCO's outlines") from error
-    found: ModuleType = mask
-    return found
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ class CocoMasks:
         void = np.zeros(image.size_hw, np.bool_)
         for annotation in json.loads(image.annotations):
             try:
-                inside = _painted(annotation["segmentation"], image.size_hw)
+                inside = painted(annotation["segmentation"], image.size_hw)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise DatasetError(
                     f"{image.path.name}: expected polygons or run lengths for {image.size_hw[0]}x{image.size_hw[1]} "
@@ -110,92 +98,6 @@ class CocoMasks:
             covered = covered | inside
         mask[void] = _VOID
         return mask
-
-
-def _decompressed(text: str) -> list[int]:
-    """Run lengths from COCO's string; the counterpart is in :mod:`refineseg.data.fake_coco`."""
-    counts: list[int] = []
-    number = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"a run length with the character {character!r}")
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            number -= (bits & 16) << (shift - 4)
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if shift:
-        raise ValueError("run lengths that end too early")
-    return counts
-
-
-def _from_runs(counts: list[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Runs of outside and inside in turn, down the columns."""
-    if not counts or min(counts) < 0 or sum(counts) != size_hw[0] * size_hw[1]:
-        raise ValueError(f"run lengths of {sum(counts)} pixels")
-    inside = np.arange(len(counts)) % 2 == 1
-    columns: NDArray[np.bool_] = np.repeat(inside, counts).reshape(size_hw[::-1])
-    return columns.T
-
-
-def _painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels inside one annotation: polygons, run lengths (down the columns), or their compressed form."""
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != size_hw:
-            raise ValueError(f"run lengths of size {segmentation['size']}")
-        counts = segmentation["counts"]
-        return _from_runs(_decompressed(counts) if isinstance(counts, str) else counts, size_hw)
-    # fewer than three points enclose nothing, and pycocotools would take two for a box
-    polygons = [[float(number) for number in polygon] for polygon in segmentation if len(polygon) >= 6]
-    if any(len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a polygon with an odd number of coordinates")
-    painted = np.zeros(size_hw, np.bool_)
-    if polygons:
-        for runs in _rle_tools().frPyObjects(polygons, *size_hw):  # its own decoder warns of deprecated numpy
-            painted |= _from_runs(_decompressed(runs["counts"].decode("ascii")), size_hw)
-    return painted
-
-
-def _elements(text: str) -> Iterator[tuple[str, Any, str]]:
-    """The elements of the arrays of a JSON object one by one: the array's key, the element, and its text.
-
-    A file of half a gigabyte would be several as a whole tree of Python objects.
-
-    Raises:
-        ValueError: The text is not a JSON object, or ends too early.
-    """
-    decode = json.JSONDecoder().raw_decode
-
-    def space(at: int) -> int:
-        found = _SPACE.match(text, at)
-        return found.end() if found else at
-
-    def expect(character: str, at: int) -> int:
-        if text[at : at + 1] != character:
-            raise json.JSONDecodeError(f"expected {character!r}", text, at)
-        return space(at + 1)
-
-    at = expect("{", space(0))
-    while True:
-        key, at = decode(text, at)
-        at = expect(":", space(at))
-        if text[at : at + 1] == "[":
-            at = space(at + 1)
-            while text[at : at + 1] != "]":
-                value, end = decode(text, at)
-                yield key, value, text[at:end]
-                at = space(end)
-                if text[at : at + 1] != "]":
-                    at = expect(",", at)
-            at = space(at + 1)
-        else:
-            _, at = decode(text, at)
-            at = space(at)
-        if text[at : at + 1] == "}":
-            return
-        at = expect(",", at)
 
 
 @dataclass(frozen=True)
@@ -211,7 +113,7 @@ class _Found:
 def _read(path: Path) -> _Found:
     found = _Found([], {}, {}, {})
     try:
-        for key, value, text in _elements(path.read_text(encoding="utf-8")):
+        for key, value, text in json_elements(path.read_text(encoding="utf-8")):
             if key == "images":
                 name = value["file_name"]
                 found.images.append((value["id"], name, (int(value["height"]), int(value["width"]))))
@@ -254,7 +156,7 @@ def open_coco_voc(root: Path, split: str) -> SourceDataset:
     """
     if split not in SPLITS:
         raise DatasetError(f"expected a COCO split of {', '.join(SPLITS)}, got {split!r}; join splits with '+'")
-    _rle_tools()  # to miss it now and not at the first sample
+    rle_tools()  # to miss it now and not at the first sample
     listing, split = _instances(root, split)
     folder = find_folder(root, (split, f"images/{split}"), holding=(".",), archive=_COCO)
     found = _read(listing)

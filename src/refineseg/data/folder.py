@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from refineseg.archives import is_folder, subfolders
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import read_class_file
 from refineseg.data.label_check import read_all
@@ -43,11 +44,11 @@ def folder_splits(root: Path) -> tuple[str, ...]:
         ...     folder_splits(Path(root))
         ('train', 'val')
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise DatasetError(f"expected the folder of a data set, got {root}, which is {_what(root)}")
-    images_first = {split for name in ("images", *MASK_FOLDERS) for split in _subfolders(root / name)}
+    images_first = {split for name in ("images", *MASK_FOLDERS) for split in subfolders(root / name)}
     split_first = {
-        split for split in _subfolders(root) for name in ("images", *MASK_FOLDERS) if (root / split / name).is_dir()
+        split for split in subfolders(root) for name in ("images", *MASK_FOLDERS) if is_folder(root / split / name)
     }
     split_first -= {"images", *MASK_FOLDERS}
     both = sorted(images_first & split_first)
@@ -91,7 +92,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
             "write classes.json"
         )
     training = pairs if split == "train" else _pairs(root, "train")
-    class_info, table = _classes_of(training, root)
+    class_info, table = count_classes(training, root)
     note = (
         f"{class_info.num_classes} classes, counted in {len(training)} training masks; "
         f"write {root / 'classes.json'} to name them and to start faster"
@@ -103,25 +104,19 @@ def _what(path: Path) -> str:
     return "a file" if path.is_file() else "not there"
 
 
-def _subfolders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
 def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
     """The folders of images and masks of a split, both of them there."""
     splits = folder_splits(root)
     if not splits:
         raise DatasetError(f"expected {_LAYOUTS} in {root}, {_found_instead(root)}")
     if split not in splits:
-        inner = [root / name for name in _subfolders(root) if split in folder_splits(root / name)]
+        inner = [root / name for name in subfolders(root) if split in folder_splits(root / name)]
         meant = f"; it is one level down: give {inner[0]}" if inner else ""
         raise DatasetError(f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}{meant}")
-    split_first = any((root / split / name).is_dir() for name in ("images", *MASK_FOLDERS))
+    split_first = any(is_folder(root / split / name) for name in ("images", *MASK_FOLDERS))
     images, *masks = (root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS))
-    masks = [folder for folder in masks if folder.is_dir()]
-    if not images.is_dir():
+    masks = [folder for folder in masks if is_folder(folder)]
+    if not is_folder(images):
         raise DatasetError(f"expected the images of {masks[0]} in {images}, but there is no such folder")
     if not masks:
         expected = images.parent / "masks" if split_first else root / "masks" / split
@@ -133,16 +128,16 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _found_instead(root: Path) -> str:
-    subfolders, above = _subfolders(root), root.resolve().parent
+    inside, above = subfolders(root), root.resolve().parent
     siblings = folder_splits(above)
     if root.resolve().name in siblings and set(siblings) & set(_USUAL_SPLITS):
         return f"got one split of such a data set; give {above}"
-    if "images" in subfolders and find_images(root / "images"):
+    if "images" in inside and find_images(root / "images"):
         return "got images directly in images; move them, and their masks, into images/train and masks/train"
-    inner = [name for name in subfolders if folder_splits(root / name)]
+    inner = [name for name in inside if folder_splits(root / name)]
     if inner:
         return f"got one in {inner[0]}: give {root / inner[0]}"
-    return f"got the folders {first_names(subfolders)}" if subfolders else "got no folders; give the folder above them"
+    return f"got the folders {first_names(inside)}" if inside else "got no folders; give the folder above them"
 
 
 def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:
@@ -201,8 +196,19 @@ def _check_partners(lonely: Sequence[Path], orphans: Sequence[Path], image_folde
     )
 
 
-def _classes_of(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, LabelTable]:
-    """Classes 0..K-1 from the values of all masks."""
+def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, LabelTable]:
+    """Classes 0..K-1 from the values of all masks, where nothing lists them.
+
+    Args:
+        pairs: The training images and masks.
+        root: The folder without a class file, for messages.
+
+    Returns:
+        The classes ``class_0`` and so on, and how masks write them.
+
+    Raises:
+        LabelError: The values are not 0..K-1 and 255.
+    """
     paths = [pair.mask for pair in pairs if pair.mask is not None]
     found = read_all(lambda index: mask_values(paths[index]), len(paths))
     counts: Counter[int] = Counter()

@@ -1,0 +1,258 @@
+"""Zip files read in place: a path may go on inside a zip file as if that were a folder.
+
+In: paths such as ``photos.zip/images/a.jpg``; ordinary files and folders work the same way. Out: names and bytes.
+Nothing is ever written, so a hostile archive can neither place files nor fill the disk; what it could do to memory is
+bounded by :data:`MOST_BYTES`. A zip file's table of contents is read once per process.
+
+Source: the zip format, APPNOTE.TXT 6.3.10 by PKWARE; its table of contents is parsed by Python's ``zipfile``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from refineseg.errors import DatasetError
+
+MOST_BYTES = 1 << 30
+"""Largest single file read, unpacked: one gibibyte, some 350 megapixels of RGB or a JSON of a million outlines."""
+
+_PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_ENCRYPTED = 0x1
+_DEFLATED = 8
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file of an archive: where its packed bytes begin, how many, and what they must become."""
+
+    offset: int
+    packed: int
+    size: int
+    method: int
+    crc: int
+
+
+@dataclass(frozen=True)
+class _Index:
+    members: dict[str, _Member]
+    folders: frozenset[str]
+
+
+def locate(path: Path) -> tuple[Path, str] | None:
+    """The zip file a path goes through, and the path inside it; None for ordinary files and folders.
+
+    Only files whose name ends in ``.zip`` count.
+
+    Example:
+        >>> locate(Path(__file__)) is None
+        True
+    """
+    for above in (path, *path.parents):
+        if above.is_dir():
+            return None
+        if above.is_file():
+            inner = path.relative_to(above).as_posix()
+            return (above, "" if inner == "." else inner) if above.suffix.lower() == ".zip" else None
+    return None
+
+
+def is_folder(path: Path) -> bool:
+    """True for a folder, a zip file, or a folder in one.
+
+    Raises:
+        DatasetError: The zip file cannot be used.
+    """
+    located = None if path.is_dir() else locate(path)
+    return path.is_dir() if located is None else located[1] in _index(located[0]).folders
+
+
+def is_file(path: Path) -> bool:
+    """True for a file, also inside a zip file; a zip file itself is a folder.
+
+    Raises:
+        DatasetError: The zip file cannot be used.
+    """
+    located = locate(path)
+    return path.is_file() if located is None else located[1] in _index(located[0]).members
+
+
+def list_files(folder: Path) -> tuple[str, ...]:
+    """Every file in a folder (or zip file) and its subfolders, by its path relative to it, sorted.
+
+    Links are followed; hidden names and a Mac's ``__MACOSX`` are left out.
+
+    Raises:
+        OSError: There is no such folder, or one in it cannot be listed.
+        DatasetError: The zip file cannot be used.
+    """
+    located = locate(folder)
+    if located is not None:
+        start = f"{located[1]}/" if located[1] else ""
+        return tuple(sorted(n[len(start) :] for n in _index(located[0]).members if n.startswith(start)))
+    return tuple(sorted(_walk(str(folder), "", frozenset())))
+
+
+def subfolders(folder: Path) -> tuple[str, ...]:
+    """Names of the folders in a folder (or zip file), sorted, hidden ones left out; empty where it is not there.
+
+    Raises:
+        DatasetError: The zip file cannot be used.
+    """
+    located = locate(folder)
+    if located is None:
+        if not folder.is_dir():
+            return ()
+        return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    parent = PurePosixPath(located[1])
+    inside = (PurePosixPath(name) for name in _index(located[0]).folders if name)
+    return tuple(sorted(name.name for name in inside if name.parent == parent))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, also inside a zip file.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It cannot be read.
+        DatasetError: It is larger than :data:`MOST_BYTES`, or the zip file is damaged.
+    """
+    located = locate(path)
+    if located is not None and located[1]:
+        member = _index(located[0]).members.get(located[1])
+        if member is None:
+            raise FileNotFoundError(f"no {located[1]} in {located[0]}")
+        return _unpacked(*located, member)
+    if path.stat().st_size > MOST_BYTES:
+        raise DatasetError(f"expected a file of at most {MOST_BYTES} bytes, got {path.stat().st_size} in {path}")
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 text of a file, also inside a zip file; a byte order mark is left out.
+
+    Raises:
+        DatasetError: It cannot be read, or is no UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"expected a UTF-8 text file, got {path}: {error}") from error
+
+
+def openable(path: Path) -> Path | io.BytesIO:
+    """What to give to a library that opens files: the path, or for a file in a zip file its content.
+
+    Raises:
+        FileNotFoundError: The zip file has no such file.
+        DatasetError: The zip file cannot be used.
+    """
+    located = locate(path)
+    return path if located is None or not located[1] else io.BytesIO(read_bytes(path))
+
+
+def _walk(folder: str, start: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link back to a folder it lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{start}{entry.name}/", above | {real})
+            elif entry.is_file():
+                yield start + entry.name
+
+
+def _index(path: Path) -> _Index:
+    found = path.stat()
+    return _read_index(str(path), found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_index(path: str, _changed_ns: int, _size: int) -> _Index:
+    """The table of contents of one state of a zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError, struct.error) as error:
+        raise DatasetError(f"expected a zip file, got {path}: {error}; pack it again, or unpack it") from error
+    listed = [info for info in listed if not _hidden(_name(info))]
+    names = [_name(info) for info in listed]
+    _refuse(path, [n for n in names if _leaves(n)], "names inside the archive", "leave it", "pack it again")
+    links = [_name(info) for info in listed if stat.S_ISLNK(info.external_attr >> 16)]
+    _refuse(path, links, "files", "are links", "pack the files themselves")
+    encrypted = [_name(info) for info in listed if info.flag_bits & _ENCRYPTED]
+    _refuse(path, encrypted, "files without a password", "are encrypted", "decrypt it, or unpack it")
+    other = [_name(info) for info in listed if info.compress_type not in (0, _DEFLATED)]
+    _refuse(path, other, "files stored or deflated", "are packed in another way", "pack it again, or unpack it")
+    too_large = [f"{_name(info)} ({info.file_size} bytes)" for info in listed if info.file_size > MOST_BYTES]
+    _refuse(path, too_large, f"files of at most {MOST_BYTES} bytes", "are larger", "unpack it if you trust it")
+    tidy = [PurePosixPath(name).as_posix() for name in names]
+    twice = [name for name, count in Counter(tidy).items() if count > 1]
+    _refuse(path, twice, "every name once", "are there twice", "pack it again")
+    if tidy and all(name.lower().endswith(_PACKED_KINDS) for name in tidy):
+        _refuse(path, tidy, "images and labels", "are archives themselves", "give one of them, unpacked from it")
+    members = {
+        name: _Member(info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+        for name, info in zip(tidy, listed, strict=True)
+    }
+    parents = {PurePosixPath(name).parent for name in members}
+    folders = {above.as_posix() for parent in parents for above in (parent, *parent.parents)}
+    return _Index(members, frozenset({"", *folders} - {"."}))
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    return info.filename.replace("\\", "/")  # some programs of Windows write it so
+
+
+def _hidden(name: str) -> bool:
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
+
+
+def _leaves(name: str) -> bool:
+    return name.startswith("/") or re.match(r"[A-Za-z]:", name) is not None or ".." in name.split("/")
+
+
+def _refuse(path: str, names: Sequence[str], expected: str, got: str, advice: str) -> None:
+    if names:
+        shown = ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN))
+        raise DatasetError(f"expected {expected} in {path}, but {len(names)} {got}: {shown}; {advice}")
+
+
+def _unpacked(archive: Path, name: str, member: _Member) -> bytes:
+    """One file, never more bytes than declared; opened anew, because reading processes share no file position."""
+    try:
+        with archive.open("rb") as file:
+            file.seek(member.offset)
+            mark, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            if mark != b"PK\x03\x04":
+                raise ValueError("no file begins where the table of contents says")
+            file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
+            if file.tell() + member.packed > archive.stat().st_size:
+                raise ValueError("the archive ends too early")
+            content = file.read(member.packed)
+        if member.method == _DEFLATED:
+            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+            content = unpacker.decompress(content, member.size + 1)
+        if len(content) != member.size:
+            amount = "more" if len(content) > member.size else "fewer"
+            raise ValueError(f"it holds {amount} bytes than the {member.size} declared")
+        if zlib.crc32(content) != member.crc:
+            raise ValueError("its checksum is another")
+    except (OSError, ValueError, zlib.error, struct.error) as error:
+        raise DatasetError(f"expected to unpack {name} of {archive}, but {error}; pack or download it again") from error
+    return content

@@ -1,0 +1,69 @@
+"""JSON of annotation programs: read whole, or element by element where it may be large.
+
+In: paths (also inside zip files) and texts. Out: plain values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from refineseg.archives import read_bytes
+from refineseg.errors import DatasetError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """The content of a JSON file.
+
+    Raises:
+        DatasetError: It cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"expected JSON in {path}, got {error}; export or save it again") from error
+
+
+def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
+    """The elements of the arrays of a JSON object one by one: the array's key, the element, and its text.
+
+    A file of half a gigabyte would be several as a whole tree of Python objects.
+
+    Raises:
+        ValueError: The text is not a JSON object, or ends too early.
+    """
+    decode = json.JSONDecoder().raw_decode
+
+    def space(at: int) -> int:
+        found = _SPACE.match(text, at)
+        return found.end() if found else at
+
+    def expect(character: str, at: int) -> int:
+        if text[at : at + 1] != character:
+            raise json.JSONDecodeError(f"expected {character!r}", text, at)
+        return space(at + 1)
+
+    at = expect("{", space(0))
+    while True:
+        key, at = decode(text, at)
+        at = expect(":", space(at))
+        if text[at : at + 1] == "[":
+            at = space(at + 1)
+            while text[at : at + 1] != "]":
+                value, end = decode(text, at)
+                yield key, value, text[at:end]
+                at = space(end)
+                if text[at : at + 1] != "]":
+                    at = expect(",", at)
+            at = space(at + 1)
+        else:
+            _, at = decode(text, at)
+            at = space(at)
+        if text[at : at + 1] == "}":
+            return
+        at = expect(",", at)

@@ -1,0 +1,183 @@
+"""Outlines of objects as pixels: COCO's polygons and run lengths, polygons of other programs, and which is on top.
+
+In: coordinates and run lengths from annotation files. Out: ``(H, W)`` booleans, and masks of them. The only file that
+imports pycocotools, which defines what COCO's polygons cover.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.errors import MissingExtraError
+
+
+def rle_tools() -> ModuleType:
+    """The module ``pycocotools.mask``.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        from pycocotools import mask  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingExtraError("pycocotools", extra="coco", purpose="paint COCO's outlines") from error
+    found: ModuleType = mask
+    return found
+
+
+def decompressed(text: str) -> list[int]:
+    """Run lengths from COCO's string; the counterpart is in :mod:`refineseg.data.fake_coco`.
+
+    Raises:
+        ValueError: The text is no such string.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"a run length with the character {character!r}")
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            number -= (bits & 16) << (shift - 4)
+            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+            number = shift = 0
+    if shift:
+        raise ValueError("run lengths that end too early")
+    return counts
+
+
+def from_runs(counts: list[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Runs of outside and inside in turn, down the columns, as ``(H, W)``.
+
+    Raises:
+        ValueError: They do not cover the image exactly.
+    """
+    if not counts or min(counts) < 0 or sum(counts) != size_hw[0] * size_hw[1]:
+        raise ValueError(f"run lengths of {sum(counts)} pixels")
+    inside = np.arange(len(counts)) % 2 == 1
+    columns: NDArray[np.bool_] = np.repeat(inside, counts).reshape(size_hw[::-1])
+    return columns.T
+
+
+def painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels inside one annotation of COCO.
+
+    Args:
+        segmentation: Polygons, run lengths (down the columns), or their compressed form.
+        size_hw: Height and width of the image.
+
+    Returns:
+        ``(H, W)``.
+
+    Raises:
+        ValueError: It is none of these, or does not fit the image; damaged entries may also raise TypeError, KeyError,
+            IndexError or AttributeError.
+    """
+    if isinstance(segmentation, dict):
+        if tuple(segmentation["size"]) != size_hw:
+            raise ValueError(f"run lengths of size {segmentation['size']}")
+        counts = segmentation["counts"]
+        return from_runs(decompressed(counts) if isinstance(counts, str) else counts, size_hw)
+    # fewer than three points enclose nothing, and pycocotools would take two for a box
+    polygons = [[float(number) for number in polygon] for polygon in segmentation if len(polygon) >= 6]
+    if any(len(polygon) % 2 for polygon in polygons):
+        raise ValueError("a polygon with an odd number of coordinates")
+    inside = np.zeros(size_hw, np.bool_)
+    for polygon in polygons:
+        check_near(np.array(polygon).reshape(-1, 2), size_hw)
+    if polygons:
+        for runs in rle_tools().frPyObjects(polygons, *size_hw):  # its own decoder warns of deprecated numpy
+            inside |= from_runs(decompressed(runs["counts"].decode("ascii")), size_hw)
+    return inside
+
+
+def check_near(points: NDArray[np.float64], size_hw: tuple[int, int]) -> None:
+    """Coordinates far outside the image are damage, and would cost memory by their distance.
+
+    Args:
+        points: ``(N, 2)``, x and y in pixels.
+        size_hw: Of the image.
+
+    Raises:
+        ValueError: One is no number, or lies more than the image's size beside the image.
+    """
+    reach = np.array(size_hw[::-1], np.float64)
+    beyond = points[~((points >= -reach) & (points <= 2 * reach)).all(axis=1)]
+    if len(beyond):
+        raise ValueError(f"the point {tuple(beyond[0].tolist())}, far outside the image")
+
+
+def inside_polygon(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels whose centre lies in a polygon (even-odd rule).
+
+    Args:
+        points: ``(N, 2)``, x and y; pixel (row, column) covers ``column..column + 1`` and ``row..row + 1``.
+        size_hw: Height and width.
+
+    Returns:
+        ``(H, W)``; no pixel is in two polygons that only share an edge.
+
+    Raises:
+        ValueError: Coordinates far outside the image.
+
+    Example:
+        >>> inside_polygon(np.array([[1.0, 0.0], [3.0, 0.0], [3.0, 2.0], [1.0, 2.0]]), (2, 4)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 1, 1, 0]]
+    """
+    check_near(points, size_hw)
+    height, width = size_hw
+    crossings = np.zeros((height, width + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        (left, top), (right, bottom) = ((x0, y0), (x1, y1)) if y0 <= y1 else ((x1, y1), (x0, y0))
+        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in (top, bottom))
+        if first < last:  # rows whose centre the edge crosses
+            rows = np.arange(first, last)
+            x = left + (rows + 0.5 - top) * ((right - left) / (bottom - top))
+            columns = np.ceil(x - 0.5).clip(0, width).astype(np.int64)  # the first centre not left of the edge
+            np.add.at(crossings, (rows, columns), 1)
+    odd: NDArray[np.bool_] = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
+    return odd
+
+
+class Canvas:
+    """A mask on which objects are painted, small ones over large ones, whatever their order.
+
+    Args:
+        size_hw: Height and width.
+        background: Class of pixels that no object covers.
+        void: Value of pixels without a class; 65535 makes the mask 16 bits wide.
+
+    Example:
+        >>> canvas = Canvas((1, 3), background=0, void=255)
+        >>> canvas.add(np.array([[True, False, False]]), 2)
+        >>> canvas.add(np.array([[True, True, False]]), 1)
+        >>> canvas.mask.tolist()
+        [[2, 1, 0]]
+    """
+
+    def __init__(self, size_hw: tuple[int, int], *, background: int, void: int) -> None:
+        self.mask: NDArray[Any] = np.full(size_hw, background, np.uint8 if void <= 255 else np.uint16)
+        self._areas = np.full(size_hw, size_hw[0] * size_hw[1] + 1, np.int64)
+
+    def add(self, inside: NDArray[np.bool_], value: int) -> None:
+        """Paint an object over all larger ones; of equal ones the last is on top.
+
+        Args:
+            inside: ``(H, W)``.
+            value: Its class, or void.
+        """
+        area = np.count_nonzero(inside)
+        on_top = inside & (area <= self._areas)
+        self.mask[on_top] = value
+        self._areas[on_top] = area
+
+    def cover(self, inside: NDArray[np.bool_], value: int) -> None:
+        """Paint over everything painted so far and later."""
+        self.mask[inside] = value
+        self._areas[inside] = -1
