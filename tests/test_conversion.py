@@ -29,12 +29,13 @@ def encoder():
     return network
 
 
-def write_oracle(path, name, *, groups):
-    """A file of the authors' form: a random ResNet-50 and the stored decoder."""
+def write_oracle(path, name, *, groups, encoders=None):
+    """A file of the authors' form: a random ResNet-50 (or several) and the stored decoder."""
     state = oracles.weights(f"decoder_{name}")
     decoder = Dag()
     add_decoder(decoder, improved="improved" in name, groups=groups)  # its layers tell the wiring
     decoder.params = []
+    decoder.layers = [layer for layer in decoder.layers if not layer["name"].startswith("p_ims")]
     for key, tensor in state.items():
         layer, _, leaf = key.rpartition(".")
         if leaf == "weight" and layer != "final_loss_conv":
@@ -42,8 +43,9 @@ def write_oracle(path, name, *, groups):
             numbers = Dag()
             numbers.conv(layer, tensor, bias)
             decoder.params += numbers.params
+            decoder.layers += numbers.layers if layer.startswith("p_ims") else []
     layers = classifier(state["final_loss_conv.weight"], state["final_loss_conv.bias"])
-    config = net_config([add_resnet(Dag(), encoder(), 50)], decoder, layers)
+    config = net_config([add_resnet(Dag(), network, 50) for network in encoders or [encoder()]], decoder, layers)
     write_v73(path, {"net_config": config})
 
 
@@ -151,6 +153,27 @@ class TestMatConvNet:
         app(["convert", *map(str, arguments)], standalone_mode=False)
         assert "licence: non-commercial" in capsys.readouterr().out
         assert isinstance(refineseg.load(out).network.decoder, Cascade)
+
+
+@needs_oracles
+@pytest.mark.slow
+def test_a_two_scale_file_gives_its_small_scale_to_the_small_encoder(tmp_path):
+    """The authors list the network at 0.6 first; seven paths as in the paper."""
+    small, large = encoder(), encoder()
+    torch.nn.init.constant_(small.conv1.weight, 0.01)
+    groups = ((1, 2, 4), (3, 5), (6,), (7,))
+    write_oracle(tmp_path / "two.mat", "twoscale7_orig", groups=groups, encoders=[small, large])
+    segmenter = load_original(tmp_path / "two.mat", variant="refinenet_resnet50_2scale")
+    assert torch.equal(segmenter.network.encoder.small.body.conv1.weight, small.conv1.weight)
+    assert torch.equal(segmenter.network.encoder.large.body.conv1.weight, large.conv1.weight)
+    truth = oracles.read_json("expected_decoders.json")["twoscale7_orig"]
+    channels = [int(channels) for _, channels, _ in truth["paths"]]
+    paths = oracles.features(truth["sizes"]["128x128"]["feature_sizes"], channels)
+    finest_of_small = torch.zeros(1, 256, 20, 20)  # enters no block
+    levels = [*reversed(paths[3:]), finest_of_small, *reversed(paths[:3])]
+    with torch.inference_mode():
+        difference = segmenter.network.decoder(levels) - oracles.stored("decoder_twoscale7_orig_128x128", "matlab_gpu")
+    assert difference.abs().max() < 1e-4
 
 
 def test_a_file_without_a_decoder_is_refused(tmp_path):
