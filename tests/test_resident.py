@@ -3,9 +3,10 @@
 import pytest
 import torch
 from skimage import data as photographs
+from torchvision.transforms.v2 import functional as transforms
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import Augmentation, augment
+from refineseg.data.augment import Augmentation, augment, recoloured
 from refineseg.data.loading import mix_seeds, training_batches
 from refineseg.data.resident import hold
 from refineseg.data.sample import Sample
@@ -83,8 +84,21 @@ def test_colours_change_as_they_do_alone():
     batch = hold(Photographs(), device=CPU, max_bytes=1 << 30).crops([0, 1], augmentation, seed=0, epoch=1)
     for row in range(2):
         image, _ = alone(row, augmentation, seed=0, epoch=1)
-        difference = (batch.images[row].float() - image.float()).abs()
-        assert difference.mean() < 2.5  # there, whole values are kept after each change
+        assert (batch.images[row].int() - image.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("factors", [(1.3, 1.0, 1.0), (1.0, 0.6, 1.0), (1.0, 1.0, 1.4), (0.8, 1.2, 0.7)])
+def test_one_pass_changes_colours_as_three_do(factors):
+    """Brightness, contrast and saturation one after the other by the library, without its rounding and clamping."""
+    image = torch.from_numpy(photographs.chelsea()[:90, :120]).permute(2, 0, 1).double() / 4 + 60
+    scaled = image / 255
+    for change, factor in zip(
+        (transforms.adjust_brightness_image, transforms.adjust_contrast_image, transforms.adjust_saturation_image),
+        factors,
+        strict=True,
+    ):
+        scaled = change(scaled, factor)
+    assert (recoloured(image[None].float(), torch.tensor([factors]))[0] - 255 * scaled).abs().max() < 0.05
 
 
 def test_crops_that_shrink_with_the_image_are_batches_of_one():

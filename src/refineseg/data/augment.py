@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as transforms
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
 
+_GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in brightness (ITU-R BT.601)."""
 _PADDING_PIXEL = (124.0, 116.0, 104.0)  # the mean colour of ImageNet, which becomes about 0 for the network
 
 
@@ -66,6 +68,11 @@ class Augmentation:
         if self.short_side is not None:
             factor *= min(max(short, self.short_side[0]), self.short_side[1]) / short
         return max(factor, self.smallest_side / short)
+
+    def colours(self, draw: Sequence[float]) -> tuple[float, float, float]:
+        """Factors of brightness, contrast and saturation."""
+        brightness, contrast, saturation = (1 + self.colour * (2 * value - 1) for value in draw[4:7])
+        return brightness, contrast, saturation
 
     def resized(self, draw: float, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image after the resize."""
@@ -120,7 +127,8 @@ def augment(
         raise DatasetError(f"expected a labelled image for training, got {sample.name} without a mask")
     draw = torch.rand(7, generator=generator).tolist()
     image = torch.from_numpy(sample.image).permute(2, 0, 1)  # (3, H, W), channels last in memory: resizes twice as fast
-    mask = torch.from_numpy(sample.mask.astype("int64"))[None]  # (1, H, W)
+    # (1, H, W); bytes are resized several times as fast as int64
+    mask = torch.from_numpy(sample.mask if sample.mask.dtype == "uint8" else sample.mask.astype("int64"))[None]
     size = augmentation.resized(draw[0], (image.shape[1], image.shape[2]))
     height, width = augmentation.crop_of(size)
     top, left = augmentation.corner(draw, size, (height, width), mask=mask[0], ignore_index=ignore_index)
@@ -135,11 +143,31 @@ def augment(
     if augmentation.flip and draw[3] < 0.5:
         image, mask = image.flip(2), mask.flip(2)
     if augmentation.colour:
-        change = [1 + augmentation.colour * (2 * value - 1) for value in draw[4:]]
-        image = transforms.adjust_brightness_image(image, change[0])
-        image = transforms.adjust_contrast_image(image, change[1])
-        image = transforms.adjust_saturation_image(image, change[2])
-    return image.contiguous(), mask[0].contiguous()
+        factors = torch.tensor([augmentation.colours(draw)])
+        image = recoloured(image[None].float(), factors)[0].round_().clamp_(0, 255).to(torch.uint8)
+    return image.contiguous(), mask[0].long()
+
+
+def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n c h w"]:
+    """Change brightness, contrast (around the mean grey) and saturation in one pass; the result is not clamped.
+
+    Args:
+        images: 0..255; images that are not RGB have no saturation.
+        factors: Of brightness, contrast and saturation; 1 changes nothing.
+    """
+    channels = images.shape[1]
+    weights = images.new_tensor(_GREY if channels == 3 else [1 / channels] * channels)
+    brightness, contrast, saturation = factors.unbind(1)
+    if channels != 3:
+        saturation = torch.ones_like(saturation)
+    # x -> saturation * x + (1 - saturation) * grey(x), scaled by brightness and contrast: one matrix for each image
+    mixed = saturation[:, None, None] * torch.eye(channels, device=images.device) + (
+        (1 - saturation)[:, None, None] * weights.expand(channels, channels)
+    )
+    matrices = (brightness * contrast)[:, None, None] * mixed
+    grey = (images.mean((2, 3)) * weights).sum(1)
+    offsets = ((1 - contrast) * brightness * grey)[:, None, None]
+    return torch.baddbmm(offsets.expand(-1, channels, 1), matrices, images.flatten(2)).reshape(images.shape)
 
 
 def _pixel_of_a_class(mask: Tensor, ignore_index: int, class_draw: float, pixel_draw: float) -> tuple[int, int]:

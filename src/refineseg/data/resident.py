@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refineseg.data.augment import Augmentation, padding_pixel
+from refineseg.data.augment import Augmentation, padding_pixel, recoloured
 from refineseg.data.loading import Batch, epoch_order, mix_seeds
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError
 
 _HALF_BELOW = 0.75
 """Images shrunk by less than this factor are sampled from a copy at half size, so that nothing is skipped."""
-_GREY = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ResidentData:
                 stored[chosen[picked]].float(), grid, mode="bilinear", padding_mode="border", align_corners=False
             )
         if augmentation.colour:
-            images = _recoloured(images, torch.tensor([p.colours for p in placed], device=device))
+            images = recoloured(images, torch.tensor([p.colours for p in placed], device=device))
         padding = torch.tensor(padding_pixel(3), device=device)[None, :, None, None]
         images = torch.where(inside[:, None], images, padding)
         return Batch(
@@ -102,8 +101,9 @@ class ResidentData:
         if augmentation.crop_centre == "class":
             mask = self.masks[index, : size_hw[0], : size_hw[1]]
         top, left = augmentation.corner(draw, resized_hw, crop_hw, mask=mask, ignore_index=self.ignore_index)
-        colours = tuple(1 + augmentation.colour * (2 * value - 1) for value in draw[4:])
-        return _Placed(size_hw, resized_hw, crop_hw, top, left, augmentation.flip and draw[3] < 0.5, colours)
+        return _Placed(
+            size_hw, resized_hw, crop_hw, top, left, augmentation.flip and draw[3] < 0.5, augmentation.colours(draw)
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Placed:
     top: int
     left: int
     flip: bool
-    colours: tuple[float, ...]
+    colours: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -153,17 +153,6 @@ def _sources(length: int, axes: Sequence[tuple[int, int, int]], device: torch.de
     inside = at < resized
     coordinates = (at.double() + 0.5) * stored / resized  # in double precision, so that masks are picked as by a resize
     return torch.where(inside, coordinates, stored - 0.5), inside
-
-
-def _recoloured(images: Tensor, colours: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation; (N, 3, h, w) 0..255 and (N, 3) factors."""
-    brightness, contrast, saturation = (factor[:, None, None, None] for factor in colours.unbind(1))
-    weights = torch.tensor(_GREY, device=images.device)[None, :, None, None]
-    images = (images * brightness).clamp(0, 255)
-    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = (mean + (images - mean) * contrast).clamp(0, 255)
-    grey = (images * weights).sum(1, keepdim=True)
-    return (grey + (images - grey) * saturation).clamp(0, 255)
 
 
 def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentData | None:

@@ -98,6 +98,7 @@ class TrainingConfig:
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
         augment_on: Where crops are cut: ``host``; ``device``, from images held there; ``auto``: on a GPU where they
             fit. Crops of the two differ by a few grey levels.
+        cache_mib: MiB of decoded images kept in memory where no processes read (``--workers 0``); changes no result.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
         seed: Of everything random.
     """
@@ -126,6 +127,7 @@ class TrainingConfig:
     input_scale: float = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augment_on: Literal["auto", "host", "device"] = "auto"
+    cache_mib: int = 2048
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
 
@@ -138,6 +140,7 @@ class TrainingConfig:
             self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
         )
         _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
+        _require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
         _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 

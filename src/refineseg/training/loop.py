@@ -43,8 +43,6 @@ from refineseg.training.optim import (
 )
 from refineseg.training.progress import Progress
 
-_CACHE_BYTES = 2 << 30
-
 
 @dataclass
 class _State:
@@ -115,11 +113,11 @@ class TrainingData:
     val: Dataset | None
     description: str
 
-    def cached(self) -> TrainingData:
-        """With decoded samples kept in memory; phases of the same data share them."""
+    def cached(self, max_bytes: int) -> TrainingData:
+        """With decoded samples kept in memory, up to a number of bytes; phases of the same data share them."""
         different = {id(phase.dataset): phase.dataset for phase in self.phases}
         caches = {
-            key: DecodedCache(dataset, max_bytes=_CACHE_BYTES // len(different)) for key, dataset in different.items()
+            key: DecodedCache(dataset, max_bytes=max_bytes // len(different)) for key, dataset in different.items()
         }
         phases = (replace(phase, dataset=caches[id(phase.dataset)]) for phase in self.phases)
         return replace(self, phases=tuple(phases))
@@ -168,7 +166,7 @@ def train(
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
     data = _held(data, config, fabric.device, progress)
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
-        data = data.cached()
+        data = data.cached(config.cache_mib << 20)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
     matrix: ConfusionMatrix | None = None
     while state.epoch < config.num_epochs:
@@ -190,7 +188,7 @@ def _held(data: TrainingData, config: TrainingConfig, device: torch.device, prog
     """With data held on the device, where the configuration wants it and they fit into half of its free memory."""
     if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
         return data
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * _CACHE_BYTES
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * config.cache_mib << 20
     held: dict[int, ResidentData | None] = {}
     for phase in data.phases:
         if id(phase.dataset) not in held:
