@@ -1,4 +1,4 @@
-"""docs/papers.md cannot rot: every name, path, test, command and number on it is looked up."""
+"""docs/papers.md cannot rot: each name, path, test, command and number on it is looked up; so are README's commands."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ import typer
 import refineseg
 from refineseg.cli import app
 from refineseg.conversion import MatConvNetOptions, load_original
-from refineseg.counting import NOT_MEASURED
+from refineseg.counting import NOT_MEASURED, known_counts
 from refineseg.data.datasets import DATASETS
 from refineseg.metrics import MEANS
 from refineseg.networks.variants import VARIANTS, NetworkOptions
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
 TOKENS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.S))
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORT = re.findall(r"`((?:train|evaluate|convert|bench|models|datasets)(?: [^`\n]*)?)`", README)
 VERBS = typer.main.get_command(app).commands
 
 
@@ -112,7 +114,7 @@ def test_options_of_the_command_line_exist():
         assert token.removeprefix("--protocol ") in PROTOCOLS
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [*COMMANDS, *(f"refineseg {short}" for short in SHORT)])
 def test_commands_are_understood(line):
     program, verb, *arguments = shlex.split(line)
     assert program == "refineseg"
@@ -145,7 +147,11 @@ def test_the_row_of_a_recipe_has_its_numbers(recipe):
     assert (ours == NOT_MEASURED) == (recipe not in MEASURED_SCORES)
 
 
-def test_the_parameters_of_nasnet_mobile_are_counted():
-    from refineseg.counting import known_counts
+def test_networks_and_recipes_are_as_many_as_the_readme_says():
+    assert len(SHORT) >= 7
+    assert f"| {len(VARIANTS)} networks by name" in README
+    assert f"{len(PAPER_RECIPES)} rows of the papers' tables" in README
 
+
+def test_the_parameters_of_nasnet_mobile_are_counted():
     assert f"{known_counts()['refinenet_lw_nasnetmobile'][21].encoder_parameters:,}" in PAGE
