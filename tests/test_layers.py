@@ -32,6 +32,7 @@ LAYERS = (
     ("conversion",),
     ("predict", "data", "reports"),
     ("submission", "evaluation", "counting", "timing", "benchmark"),
+    ("doctor",),
     ("training",),
     ("cli",),
 )
@@ -41,7 +42,7 @@ DOORS = {  # package -> the only places that may import it
     "safetensors": {"segmenter.py"},
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
-    "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models")},
+    "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models", "doctor")},
     "pycocotools": {"data/outlines.py"},
     "yaml": {"data/yolo.py"},
     "h5py": {"data/matlab.py", "data/fake_scenes.py", "networks/mat_hdf5.py"},

@@ -15,9 +15,10 @@ from refineseg.errors import RefinesegError
 from refineseg.cli import prediction
 from refineseg.cli import training
 from refineseg.cli import models
+from refineseg.cli import doctor
 # isort: on
 
-__all__ = ["app", "main", "models", "prediction", "training"]
+__all__ = ["app", "doctor", "main", "models", "prediction", "training"]
 
 
 def main() -> None:

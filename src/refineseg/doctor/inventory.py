@@ -1,0 +1,217 @@
+"""Which images and masks a data set has, also where its reader refuses to open it.
+
+In: the root folder. Out: an :class:`Inventory` of cases (an image with its mask), and what is wrong with the tree.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.class_files import CLASS_FILES, read_class_file
+from refineseg.data.datasets import open_dataset
+from refineseg.data.folder import MASK_FOLDERS, folder_splits, open_folder
+from refineseg.data.sample import Dataset, PairDataset
+from refineseg.doctor.findings import Fault
+from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
+from refineseg.images import IMAGE_SUFFIXES, find_images
+
+_MASK_ENDINGS = ("_mask", "_label", "_labels")
+_SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
+
+_SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "camvid": (("train", "val", "test"), ()),
+    "nyud": (("train", "test"), ()),
+    "sunrgbd": (("train", "test"), ()),
+    "sbd": (("train", "val"), ()),
+    "coco_voc": (("train", "val"), ()),
+}
+_USUAL_SPLITS = (("train", "val"), ("test",))
+"""Splits that must be there, and those that are looked at where they are; unions of others are left out."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image and its mask, one of which may be absent.
+
+    Args:
+        split: Where it belongs.
+        name: As the reader names it.
+        image: File; None where the reader gives arrays only.
+        mask: File; None where there is none.
+        shown_image: How the image is named in findings.
+        shown_mask: How the mask is named in findings.
+        source: Reader of a case without files, and the index in it.
+    """
+
+    split: str
+    name: str
+    image: Path | None
+    mask: Path | None
+    shown_image: str
+    shown_mask: str
+    source: tuple[Dataset, int] | None = None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything to examine.
+
+    Args:
+        root: Of the data set.
+        is_folder: The user's own folder, for which there are rules of repair.
+        cases: Images with masks.
+        splits: In their order.
+        faults: Of the tree itself.
+        class_info: The classes, where a file or the reader tells them.
+        table: How mask files write them.
+        notes: Facts about the files.
+    """
+
+    root: Path
+    is_folder: bool
+    cases: tuple[Case, ...]
+    splits: tuple[str, ...]
+    faults: tuple[Fault, ...] = ()
+    class_info: ClassInfo | None = None
+    table: LabelTable | None = None
+    notes: tuple[str, ...] = ()
+
+
+def take_inventory(name: str, root: Path) -> Inventory:
+    """The cases of a data set.
+
+    Args:
+        name: A key of :data:`~refineseg.data.datasets.DATASETS`.
+        root: Its folder.
+
+    Raises:
+        MissingExtraError: The reader needs a package that is not installed.
+    """
+    return _folder_inventory(root) if name == "folder" else _official_inventory(name, root)
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A path as it is named in findings."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _official_inventory(name: str, root: Path) -> Inventory:
+    """Through the reader, split by split; the refusal of a split that must be there is a fault."""
+    required, optional = _SPLITS.get(name, _USUAL_SPLITS)
+    cases: list[Case] = []
+    faults: list[Fault] = []
+    notes: list[str] = []
+    opened: dict[str, Dataset] = {}
+    for split in (*required, *optional):
+        try:
+            opened[split] = open_dataset(name, root, split=split)
+        except MissingExtraError:
+            raise
+        except (DatasetError, ImageError, ConfigError) as error:
+            if split in required:
+                faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            else:
+                notes.append(f"{split} was not examined: {error}")
+            continue
+        cases += _cases_of(opened[split], split, root)
+        notes += opened[split].notes
+    first = next(iter(opened.values()), None)
+    return Inventory(
+        root,
+        False,
+        tuple(cases),
+        tuple(opened),
+        tuple(faults),
+        None if first is None else first.class_info,
+        first.table if isinstance(first, PairDataset) else None,
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def _cases_of(dataset: Dataset, split: str, root: Path) -> list[Case]:
+    if isinstance(dataset, PairDataset) and dataset.read_indices is None:
+        return [_case(split, pair.name, pair.image, pair.mask, root) for pair in dataset.pairs]
+    names = [f"{split}/{dataset.name(i)}" for i in range(len(dataset))]
+    return [Case(split, dataset.name(i), None, None, n, n, (dataset, i)) for i, n in enumerate(names)]
+
+
+def _case(split: str, name: str, image: Path, mask: Path | None, root: Path) -> Case:
+    shown_mask = "" if mask is None else relative_name(mask, root)
+    return Case(split, name, image, mask, relative_name(image, root), shown_mask)
+
+
+def _folder_inventory(root: Path) -> Inventory:
+    """The files themselves, because one fault makes the reader refuse all of them."""
+    faults: list[Fault] = []
+    listed = None
+    try:
+        listed = read_class_file(root)
+    except ConfigError as error:
+        name = next(name for name in CLASS_FILES if (root / name).is_file())
+        faults.append(Fault("bad_class_file", name, str(error), str(error)))
+    cases: list[Case] = []
+    splits: tuple[str, ...] = ()
+    try:
+        splits = folder_splits(root)
+        if not splits:
+            open_folder(root, "train")  # its message says what the folder looks like
+    except DatasetError as error:
+        faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
+    for split in splits:
+        try:
+            found, wrong = _split_cases(root, split)
+        except ImageError as error:  # a folder that cannot be listed
+            faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            continue
+        cases += found
+        faults += wrong
+        if not found and not wrong:
+            faults.append(
+                Fault("refused", split, "no images", f"add images and masks to the split {split}", whole=True)
+            )
+    return Inventory(root, True, tuple(cases), splits, tuple(faults), *(listed or (None, None)))
+
+
+def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
+    """Pairs of a split by the rules of :func:`~refineseg.data.folder.open_folder`, and what has no partner."""
+    split_first = any((root / split / name).is_dir() for name in ("images", *MASK_FOLDERS))
+    folders = [root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS)]
+    image_folder, mask_folders = folders[0], [folder for folder in folders[1:] if folder.is_dir()]
+    images = _by_key(image_folder)
+    masks: dict[str, list[Path]] = {}
+    faults: list[Fault] = []
+    for key, paths in _by_key(mask_folders[0]).items() if mask_folders else ():
+        keys = (key, *(key.removesuffix(ending) for ending in _MASK_ENDINGS if key.endswith(ending)))
+        owner = next((candidate for candidate in keys if candidate in images), None)
+        if owner is None:
+            faults += [Fault("missing_image", relative_name(p, root), f"no image {key} in {split}") for p in paths]
+        else:
+            masks.setdefault(owner, []).append(min(paths, key=lambda path: _SUFFIX_ORDER.index(path.suffix.lower())))
+    cases = []
+    for key, paths in images.items():
+        for twins in (paths, masks.get(key, [])):
+            if len(twins) > 1:
+                names = [relative_name(path, root) for path in twins]
+                faults += [Fault("ambiguous_name", name, f"one of {len(names)} for {key}") for name in names]
+        mask = masks[key][0] if key in masks else None
+        if mask is None:
+            faults.append(Fault("missing_mask", relative_name(paths[0], root), f"no mask {key} in {split}"))
+        cases.append(_case(split, key, paths[0], mask, root))
+    return cases, faults
+
+
+def _by_key(folder: Path) -> dict[str, list[Path]]:
+    """Files by their path in the folder without the ending, in one Unicode form."""
+    found: dict[str, list[Path]] = {}
+    for path in _listed(folder):
+        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        found.setdefault(key, []).append(path)
+    return found
+
+
+def _listed(folder: Path) -> Sequence[Path]:
+    return find_images(folder) if folder.is_dir() else ()

@@ -1,0 +1,224 @@
+"""What is wrong with the values of masks, each with what would repair it.
+
+In: the facts of all masks and what they should hold. Out: faults. A mask without a fault is one that the reader takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from refineseg.class_info import LabelTable
+from refineseg.doctor.expected import Expected, class_counts
+from refineseg.doctor.findings import Fault
+from refineseg.doctor.inspection import MaskFacts
+from refineseg.label_messages import COLOUR_EXAMPLE, legal_values, value_ranges
+
+Named = Sequence[tuple[str, MaskFacts]]
+"""Masks under the names of their files."""
+
+_MANY = 16  # more unknown values than this are no forgotten classes
+_MOST_COLOURS = 256
+_SHOWN = 5
+_MORE_VOID = 3.0  # times the void of masks that are sure to use it
+_FULL = 255
+_BACKGROUNDS = frozenset({"background", "bg", "class_0"})
+
+
+def mask_faults(masks: Named, expected: Expected, *, own_classes: bool) -> list[Fault]:
+    """The faults of all masks.
+
+    Args:
+        masks: Name and facts of each mask.
+        expected: What they should hold.
+        own_classes: The user's own classes, of which the first is taken as background in masks of nothing else.
+    """
+    readable = [(name, mask) for name, mask in masks if not mask.problem]
+    coloured = sum(mask.form == "colour" for _, mask in readable)
+    context = _Context(expected, 2 * coloured > len(readable) and bool(expected.table.colours), _void_share(readable))
+    faults: list[Fault] = []
+    for name, mask in masks:
+        found = _one_mask(name, mask, context)
+        if not found and mask.counts:
+            found = _without_classes(name, mask, expected, own_classes)
+        faults += found
+    return faults + _shifted_without_a_sign(readable, faults, expected)
+
+
+class _Context:
+    """What is usual in the other masks."""
+
+    def __init__(self, expected: Expected, colours_usual: bool, void_share: float) -> None:
+        self.expected = expected
+        self.colours_usual = colours_usual
+        self.void_share = void_share
+
+
+def _void_share(masks: Named) -> float:
+    """The largest share of the value 255 in a mask of at least two classes, where it is sure to be void."""
+    shares = [0.0]
+    for _, mask in masks:
+        if mask.form in ("index", "palette") and len(set(mask.counts) - {_FULL}) >= 2:
+            shares.append(mask.counts.get(_FULL, 0) / sum(mask.counts.values()))
+    return max(shares)
+
+
+def _one_mask(name: str, mask: MaskFacts, context: _Context) -> list[Fault]:
+    if mask.problem:
+        return [Fault(mask.kind, name, mask.problem)]
+    if mask.form == "classes":
+        return []
+    if mask.form == "jpeg":
+        return [Fault("jpeg_mask", name, f"{mask.distinct} different colours")]
+    if mask.form == "colour":
+        return _colour_faults(name, mask, context)
+    if mask.form == "palette" and _palette_disagrees(mask, context.expected):
+        by_colour = {
+            value: context.expected.value_of(_classes_by_colour(mask, context.expected)[value]) for value in mask.counts
+        }
+        shown = ", ".join(f"{value} painted as {meant}" for value, meant in by_colour.items() if value != meant)
+        return [Fault("palette_mask", name, shown, values=by_colour)]
+    return _index_faults(name, mask.counts, mask.distinct, context)
+
+
+def _colour_faults(name: str, mask: MaskFacts, context: _Context) -> list[Fault]:
+    table = context.expected.table
+    unknown = [code for code in mask.counts if _rgb(code) not in table.colours]
+    if not unknown and mask.distinct == len(mask.counts):
+        return [] if context.colours_usual else [Fault("rgb_mask", name, "its colours are those of the classes")]
+    grey = mask.index_counts
+    if grey is not None:
+        values = _index_faults(name, grey, mask.distinct, context)
+        if not any(fault.values is None for fault in values):
+            remedy = values[0].values if values else {value: value for value in grey}
+            return [Fault("rgb_mask", name, "its channels are equal", values=remedy), *values]
+    if mask.distinct > (len(table.colours) + _MANY if table.colours else _MOST_COLOURS):
+        return [Fault("smoothed_mask", name, f"{mask.distinct} different colours")]
+    shown = _listed([(str(_rgb(code)), mask.counts[code]) for code in unknown], "colours")
+    if not table.colours:
+        advice = f"save the class indices as grey PNG, or give every class its colour in classes.json: {COLOUR_EXAMPLE}"
+        return [Fault("rgb_mask", name, shown, advice)]
+    return [Fault("unknown_colours", name, shown, "" if table.declared_in else "repaint the mask")]
+
+
+def _classes_by_colour(mask: MaskFacts, expected: Expected) -> dict[int, int]:
+    return {value: expected.table.colours.get(_rgb(code), -1) for value, code in mask.palette.items()}
+
+
+def _palette_disagrees(mask: MaskFacts, expected: Expected) -> bool:
+    """All colours are those of classes, at least two of them, but not those of the indices."""
+    by_colour = _classes_by_colour(mask, expected)
+    different = len(set(by_colour.values())) == len(by_colour) >= 2
+    if not different or -1 in by_colour.values() or set(by_colour) != set(mask.counts):
+        return False
+    return any(expected.table.values.get(value) != index for value, index in by_colour.items())
+
+
+def _index_faults(name: str, counts: Mapping[int, int], distinct: int, context: _Context) -> list[Fault]:
+    expected = context.expected
+    table = expected.table
+    present = set(counts)
+    unknown = sorted(present - set(table.values))
+    if not table.values:
+        return []
+    if _is_binary(counts, context):
+        two = len(expected.class_values) == 2
+        action = "write 1 instead of 255 (--fix does)" if two else ""
+        detail = f"0 in {counts.get(0, 0)} pixels, 255 in {counts[_FULL]}"
+        return [Fault("binary_mask", name, detail, action, values=_second_class(expected) if two else None)]
+    if not unknown and distinct == len(counts):
+        return []
+    shift = _shift(present, expected)
+    if shift:
+        return [_shift_fault(name, counts, shift, expected)]
+    if len(unknown) > _MANY or distinct > len(counts):
+        return [
+            Fault("smoothed_mask", name, f"{distinct} different values, {value_ranges(unknown)} stand for no class")
+        ]
+    shown = _listed([(str(value), counts[value]) for value in unknown], "values")
+    detail = f"expected {legal_values(table, expected.ignore_index)}, got {shown}"
+    return [Fault("unknown_values", name, detail, _value_action(table, expected))]
+
+
+def _value_action(table: LabelTable, expected: Expected) -> str:
+    if table.declared_in:
+        return f"list the values in {table.declared_in} or correct the mask"
+    return "correct the mask" if expected.declared else "correct the mask, or write classes.json with every value"
+
+
+def _is_binary(counts: Mapping[int, int], context: _Context) -> bool:
+    """Nothing but 0 and 255, more of it than void has elsewhere, and 255 is no class."""
+    expected = context.expected
+    if set(counts) != {0, _FULL} or 0 not in expected.class_values or _FULL in expected.class_values:
+        return False
+    return counts[_FULL] / sum(counts.values()) > _MORE_VOID * context.void_share
+
+
+def _second_class(expected: Expected) -> dict[int, int]:
+    return {0: 0, _FULL: max(expected.class_values)}
+
+
+def _shift(present: set[int], expected: Expected) -> int:
+    """What to add so that the values are those of the classes: -1, 1 or, where that does not help, 0."""
+    legal = expected.class_values
+    if not legal or legal != set(range(min(legal), max(legal) + 1)):
+        return 0
+    void = set(expected.table.values) - legal
+    labelled = present - void
+    if len(labelled) < 2 and len(legal) > 1 and labelled != {max(legal) + 1}:
+        return 0
+    if max(labelled) == max(legal) + 1 and min(legal) not in labelled and {v - 1 for v in labelled} <= legal:
+        return -1
+    if min(labelled) == min(legal) - 1 and max(legal) not in labelled and {v + 1 for v in labelled} <= legal:
+        return 1
+    return 0
+
+
+def _shift_fault(name: str, counts: Mapping[int, int], shift: int, expected: Expected) -> Fault:
+    void = set(expected.table.values) - expected.class_values
+    values = {value: value if value in void else value + shift for value in counts}
+    action = "subtract 1 from every value (--fix does)" if shift < 0 else "add 1 to every value (--fix does)"
+    detail = f"expected {legal_values(expected.table, expected.ignore_index)}, got {value_ranges(counts)}"
+    return Fault("off_by_one", name, detail, action, values=values)
+
+
+def _shifted_without_a_sign(masks: Named, faults: Sequence[Fault], expected: Expected) -> list[Fault]:
+    """Masks whose values are legal by chance, where the whole data set is one too high or too low."""
+    shifts = {fault.file for fault in faults if fault.kind == "off_by_one"}
+    legal = expected.class_values
+    others = [
+        (name, mask)
+        for name, mask in masks
+        if name not in shifts and mask.form in ("index", "palette") and set(mask.counts) & legal
+    ]
+    if not shifts or not others or set().union(*(mask.counts for _, mask in others)) - set(expected.table.values):
+        return []
+    labelled = set().union(*(mask.counts for _, mask in others)) & legal
+    up = next(fault for fault in faults if fault.kind == "off_by_one" and fault.values)
+    shift = -1 if any(new < old for old, new in (up.values or {}).items()) else 1
+    absent = min(legal) if shift < 0 else max(legal)
+    if absent in labelled or len(others) > len(shifts) * len(legal):
+        return []
+    return [_shift_fault(name, mask.counts, shift, expected) for name, mask in others]
+
+
+def _without_classes(name: str, mask: MaskFacts, expected: Expected, own_classes: bool) -> list[Fault]:
+    """Masks of void, or of background, alone."""
+    found = class_counts(mask, expected)
+    void = found.pop(expected.ignore_index, 0)
+    if not found:
+        return [Fault("void_mask", name, f"all {void} pixels are void")] if void else []
+    if set(found) != {0} or expected.class_info is None or expected.class_info.num_classes == 1:
+        return []
+    first = expected.class_info.names[0]
+    if own_classes or first.lower() in _BACKGROUNDS:
+        return [Fault("empty_mask", name, f"{found[0]} pixels of {first}" + (f", {void} void" if void else ""))]
+    return []
+
+
+def _listed(items: Sequence[tuple[str, int]], what: str) -> str:
+    shown = ", ".join(f"{value} in {count} pixel{'s' * (count != 1)}" for value, count in items[:_SHOWN])
+    return shown + (f" and {len(items) - _SHOWN} more {what}" if len(items) > _SHOWN else "")
+
+
+def _rgb(code: int) -> tuple[int, int, int]:
+    return code >> 16, (code >> 8) & 255, code & 255

@@ -1,0 +1,57 @@
+"""An examination as lines of text, and the bar that runs meanwhile.
+
+In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines; no file name in them can steer a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from refineseg.doctor.examination import Examination
+from refineseg.doctor.findings import Finding, printable
+
+_SHOWN = 5
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; gives a function to call with (done, in all)."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def summary_lines(examination: Examination) -> list[str]:
+    """Findings with the first few files, and a last line of totals."""
+    lines = [f"note: {printable(note)}" for note in examination.inventory.notes]
+    for finding in examination.findings:
+        lines += finding_lines(finding)
+    samples = examination.samples()
+    where = f"{sum(samples.values())} samples ({', '.join(f'{split} {count}' for split, count in samples.items())})"
+    severities = [finding.severity for finding in examination.findings]
+    totals = [
+        f"{severities.count(severity)} {severity}{'s' * (severities.count(severity) != 1)}"
+        for severity in ("error", "warning", "note")
+        if severity in severities
+    ]
+    lines.append(f"{', '.join(totals) or 'no findings'} in {where if samples else 'no sample'}")
+    return lines
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    """What, where and what to do, in three lines and one for each of the first files."""
+    many = f" ({finding.count})" if finding.count > 1 else ""
+    lines = [f"{finding.severity}: {finding.kind}{many}: {finding.meaning}"]
+    for name, detail in islice(finding.details.items(), _SHOWN):
+        lines.append(
+            f"  {printable(name)}: {printable(detail)}" if detail != finding.action else f"  {printable(name)}"
+        )
+    if len(finding.details) > _SHOWN:
+        lines.append(f"  and {len(finding.details) - _SHOWN} more")
+    return [*lines, f"  -> {printable(finding.action)}"]
