@@ -52,6 +52,56 @@ def test_every_pixel_keeps_its_label_away_from_class_borders(scale, flip):
         assert aligned.float().mean() >= share
 
 
+class TestThePapersCrops:
+    """What the authors' code draws."""
+
+    def crops(self, augmentation, count=60, size=(40, 56)):
+        sample = Memory(size=size)[0]
+        for seed in range(count):
+            yield augment(sample, augmentation, ignore_index=255, generator=torch.Generator().manual_seed(seed))
+
+    def test_scales_in_steps_are_all_drawn_and_no_others(self):
+        augmentation = Augmentation((8, 8), (0.7, 1.3), scale_step=0.1)
+        drawn = {augmentation.resized(float(u), (100, 200)) for u in torch.rand(500, generator=torch.manual_seed(0))}
+        assert drawn == {(s, 2 * s) for s in (70, 80, 90, 100, 110, 120, 130)}
+        assert augmentation.resized(0.9999999, (100, 200)) == (130, 260)
+
+    @pytest.mark.parametrize(("short", "resized"), [(300, 450), (450, 450), (700, 700), (1500, 1100)])
+    def test_the_shorter_side_is_clamped_before_the_random_factor(self, short, resized):
+        augmentation = Augmentation((8, 8), (0.5, 0.5), short_side=(450, 1100))
+        assert augmentation.resized(0.3, (2 * short, short)) == (resized, resized // 2)
+
+    def test_the_factor_is_raised_until_the_shorter_side_is_long_enough(self):
+        augmentation = Augmentation((8, 8), (0.5, 2.0), smallest_side=350)
+        assert augmentation.resized(0.0, (468, 625)) == (350, 467)  # 0.748 is the true lower bound on NYUDv2
+        assert augmentation.resized(1.0, (468, 625)) == (936, 1250)
+
+    def test_crops_without_padding_shrink_to_an_even_side(self):
+        shapes = {tuple(i.shape) for i, _ in self.crops(Augmentation((400, 400), (1.0, 1.0), pad=False), 5, (37, 56))}
+        assert shapes == {(3, 36, 36)}
+
+    def test_crops_around_a_class_hold_rare_classes_as_often_as_common_ones(self):
+        """One pixel of class 1 in an image of class 0: half of the crops hold it, and in the middle where they can."""
+        mask = np.zeros((60, 80), np.uint8)
+        mask[30, 40] = 1
+        sample = Sample(np.zeros((60, 80, 3), np.uint8), mask, "rare")
+        held = middle = 0
+        for seed in range(200):
+            generator = torch.Generator().manual_seed(seed)
+            augmentation = Augmentation((8, 8), (1.0, 1.0), flip=False, crop_centre="class")
+            _, crop = augment(sample, augmentation, ignore_index=255, generator=generator)
+            held += int((crop == 1).any())
+            middle += int(crop[4, 4] == 1)
+        assert 75 <= held <= 130
+        assert middle >= 75
+
+    def test_a_crop_around_a_class_of_an_unlabelled_image_is_its_middle(self):
+        sample = Sample(np.zeros((20, 20, 3), np.uint8), np.full((20, 20), 255, np.uint8), "void")
+        augmentation = Augmentation((8, 8), (1.0, 1.0), crop_centre="class")
+        _, mask = augment(sample, augmentation, ignore_index=255, generator=torch.Generator().manual_seed(0))
+        assert (mask == 255).all()
+
+
 def test_small_images_are_padded_with_void_and_mean_colour():
     sample = Memory(size=(24, 24))[0]
     image, mask = augment(

@@ -132,6 +132,7 @@ def test_pooling_links_are_the_tables_and_the_released_codes_on_demand():
     assert links("nyud_refinenet_resnet50") == (2, "pool_conv")
     assert links("nyud_refinenet_resnet50_single") == (2, "pool_conv")
     assert links("nyud_refinenet_resnet50_0links") == (0, "pool_conv")
+    assert links("nyud_refinenet_resnet50_0links", True) == (0, "conv_pool")
     assert links("person_part_refinenet_resnet101") == (4, "pool_conv")
     assert links("voc_refinenet_resnet101") == (4, "pool_conv")
     assert links("nyud_refinenet_resnet50", True) == (4, "conv_pool")
@@ -158,7 +159,8 @@ class TestData:
     def test_missing_data_are_named_with_the_command(self, roots, tmp_path):
         request = RunRequest(find_recipe("voc_refinenet_lw_resnet50"), f"voc:{roots['voc']}")
         with pytest.raises(
-            ConfigError, match=r"--data of coco_voc:train too.*join them as --data voc:ROOT\+coco_voc:ROOT"
+            ConfigError,
+            match=r"coco_voc:train \(phase 1\), sbd:train_noval \(phase 2\) .*voc:ROOT\+coco_voc:ROOT\+sbd:ROOT",
         ):
             run.start_run(request, tmp_path / "run", progress=Messages())
         assert not (tmp_path / "run").exists()

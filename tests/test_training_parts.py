@@ -9,7 +9,14 @@ from refineseg.errors import CheckpointError, ConfigError
 from refineseg.segmenter import build
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
 from refineseg.training.config import Phase, from_json, override, to_json
-from refineseg.training.optim import make_optimiser, rate_factor, set_rates, weight_average
+from refineseg.training.optim import (
+    draw_decoder,
+    freeze_statistics,
+    make_optimiser,
+    rate_factor,
+    set_rates,
+    weight_average,
+)
 from refineseg.training.recipes import RECIPES, find_recipe
 from refineseg.training.run import recipe_options
 
@@ -146,3 +153,26 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"checkpoint.pt, which cannot be read"):
         load_checkpoint(tmp_path)
     assert load_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_frozen_statistics_stay_while_scale_and_shift_learn():
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=2).train()
+    freeze_statistics(segmenter.network.encoder)
+    norms = [m for m in segmenter.network.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    segmenter(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).square().mean().backward()
+    assert norms
+    assert all(torch.equal(a, norm.running_mean) for a, norm in zip(before, norms, strict=True))
+    assert all(norm.weight.grad is not None for norm in norms)
+    assert segmenter.network.decoder.training
+
+
+def test_decoders_are_drawn_with_the_papers_deviation_and_no_bias():
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=20)
+    encoder = segmenter.network.encoder.conv_stem.weight.clone()
+    draw_decoder(segmenter, 0.01)
+    filters = torch.cat([p.flatten() for p in segmenter.network.decoder.parameters() if p.ndim > 1])
+    assert filters.std().item() == pytest.approx(0.01, rel=0.02)
+    assert abs(filters.mean().item()) < 1e-4
+    assert not segmenter.network.decoder.classifier.bias.any()
+    assert torch.equal(segmenter.network.encoder.conv_stem.weight, encoder)

@@ -96,9 +96,10 @@ def full_recipe(plan: FullPlan, variant: str, *, released: bool = False) -> Trai
         phase = replace(phase, scale_step=0.1, short_side=_SHORT_SIDE, crop_centre="class")
     front = (replace(phase, epochs=n, data=data) for n, data in zip(plan.first_epochs, plan.first, strict=True))
     last = replace(phase, epochs=plan.epochs[1], encoder_lr=5e-6, decoder_lr=5e-5)
-    network = NetworkOptions(num_links=None if "links" in variant else plan.links)
-    if released:
-        network = NetworkOptions(num_links=4, pooling_order="conv_pool" if plan.improved else "pool_conv")
+    network = NetworkOptions(
+        num_links=None if "links" in variant else 4 if released else plan.links,  # an ablation keeps its own number
+        pooling_order="conv_pool" if released and plan.improved else None,
+    )
     own: tuple[Phase, ...] = (phase, last)
     if plan.first:  # other data came first: the data set alone is what remains
         own = tuple(replace(p, data=(f"{plan.data}:train",)) for p in own)
@@ -185,14 +186,14 @@ def light_weight_voc_recipe(variant: str, *, released: bool = False) -> Training
 
 
 _FULL_ROWS: tuple[tuple[FullPlan, tuple[str, ...]], ...] = (
-    (_PERSON_PART, ("resnet101", "resnet152", "resnet50", "resnet50_0links")),  # tables 1 and 2
-    (_NYUD, ("resnet50", "resnet50_0links", "resnet101", "resnet152")),  # tables 2 and 3
+    (_PERSON_PART, ("resnet101", "resnet152", "resnet50", "resnet50_0links")),  # and table 2
+    (_NYUD, ("resnet50", "resnet50_0links", "resnet101", "resnet152")),  # and table 2
     (_NYUD, ("resnet50_single", "resnet50_2cascade", "resnet50_2scale")),  # table 9
-    (_VOC, ("resnet101", "resnet152")),  # tables 4 and 5
-    (_CITYSCAPES, ("resnet101",)),  # table 6
-    (_PASCAL_CONTEXT, ("resnet101", "resnet152")),  # table 7
-    (_SUNRGBD, ("resnet101", "resnet152")),  # table 8
-    (_ADE20K, ("resnet101", "resnet152")),  # section 4
+    (_VOC, ("resnet101", "resnet152")),
+    (_CITYSCAPES, ("resnet101",)),
+    (_PASCAL_CONTEXT, ("resnet101", "resnet152")),
+    (_SUNRGBD, ("resnet101", "resnet152")),
+    (_ADE20K, ("resnet101", "resnet152")),
 )
 _LIGHT_ROWS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("person_part", 50, ("resnet50", "resnet101", "resnet152")),

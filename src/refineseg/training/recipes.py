@@ -88,8 +88,9 @@ RECIPES: dict[str, Callable[..., TrainingConfig]] = {
 }
 """Every recipe by name; those of the papers take ``released=True`` for what the authors' code does otherwise."""
 
+_OWN_DATA = ("folder", "coco", "labelme", "cvat", "label_studio", "yolo", "pairs")
 DEFAULT_RECIPE = {
-    "folder": "folder_refinenet_lw_mobilenetv2",
+    **dict.fromkeys(_OWN_DATA, "folder_refinenet_lw_mobilenetv2"),
     "camvid": "camvid_refinenet_lw_mobilenetv2",
     "person_part": "person_part_refinenet_lw_resnet50",
     "nyud": "nyud_refinenet_lw_resnet50",
@@ -132,7 +133,7 @@ def default_recipe(data: str) -> str:
 
 
 def recipe_summary(name: str) -> str:
-    """One line about a recipe: its docstring's first, for the papers' recipes with length and crop."""
+    """One line about a recipe: its docstring's first, or length and crops of a paper's recipe."""
     recipe = RECIPES[name]
     if not isinstance(recipe, partial):
         return (recipe.__doc__ or "").splitlines()[0]
@@ -140,4 +141,4 @@ def recipe_summary(name: str) -> str:
     phases = ", ".join(
         f"{phase.epochs} epochs{f' of {chr(43).join(phase.data)}' if phase.data else ''}" for phase in config.phases
     )
-    return f"as in the paper: {phases}; crops of {config.phases[0].crop_hw[0]}"
+    return f"{phases}; crops of {config.phases[0].crop_hw[0]}, batches of {config.phases[0].batch_size}"

@@ -16,7 +16,6 @@ import torch
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
-from refineseg.data.folder import folder_splits
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
@@ -69,7 +68,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     sources = parse_sources(request.data)
     config = _phases_with_data(request, tuple(sources), progress)
     name, root = next(iter(sources.items()))
-    if name == "folder" and config.val_split == "val" and "val" not in folder_splits(root):
+    splits = DATASETS[name].splits
+    if splits is not None and config.val_split == "val" and "val" not in splits(root):
         progress.say("no val split: training without validation (the last model is the result)")
         config = replace(config, val_split=None)
     data = _open(sources, config, progress)
@@ -134,7 +134,7 @@ def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Pro
     Raises:
         ConfigError: A phase needs data that are not given, or no phase is left.
     """
-    phases = []
+    phases, wanted = [], {}
     for number, phase in enumerate(request.config.phases, 1):
         missing = [part for part in phase.data if part.partition(":")[0] not in names]
         if not missing:
@@ -142,11 +142,14 @@ def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Pro
         elif request.skip_missing:
             progress.say(f"phase {number} is left out: no --data for {', '.join(missing)}")
         else:
-            joined = "+".join([f"{names[0]}:ROOT", *(f"{part.partition(':')[0]}:ROOT" for part in missing)])
-            raise ConfigError(
-                f"expected --data of {', '.join(missing)} too, on which phase {number} of {request.config.recipe} "
-                f"trains, got {', '.join(names)} only; join them as --data {joined}, or say --skip-missing"
-            )
+            wanted[number] = missing
+    if wanted:
+        told = ", ".join(f"{' and '.join(parts)} (phase {number})" for number, parts in wanted.items())
+        more = dict.fromkeys(part.partition(":")[0] for parts in wanted.values() for part in parts)
+        raise ConfigError(
+            f"expected data for {told} of {request.config.recipe} too, got {', '.join(names)} only; join them as "
+            f"--data {'+'.join(f'{name}:ROOT' for name in (*names, *more))}, or say --skip-missing"
+        )
     return replace(request.config, phases=tuple(phases))
 
 
