@@ -57,7 +57,9 @@ KINDS: dict[str, Kind] = {
         "number the palette as the classes (--fix does)",
     ),
     "binary_mask": Kind(
-        "error", "masks of 0 and 255, where 255 is void", 'write 1 instead of 255, or give the class "id": 255'
+        "error",
+        "masks of 0 and 255, where 255 is void",
+        'write the index of the class instead of 255, or list the class with "id": 255',
     ),
     "off_by_one": Kind("error", "masks whose values are one too high or too low", "subtract or add 1 (--fix does)"),
     "unknown_values": Kind(

@@ -1,0 +1,353 @@
+"""A repaired copy of a folder: what can be put right without guessing is, the rest is named; originals are only read.
+
+In: an examination. Out: a new folder of the layout ``images/SPLIT`` with ``masks/SPLIT``, readable as ``folder:OUT``,
+and ``repairs.json`` in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refineseg.class_info import LabelTable
+from refineseg.data.class_files import CLASS_FILES
+from refineseg.data.folder import open_folder
+from refineseg.data.label_check import check_labels, read_all
+from refineseg.doctor.examination import Examination
+from refineseg.doctor.expected import Expected
+from refineseg.doctor.findings import KINDS, Fault
+from refineseg.doctor.inspection import CaseFacts, MaskFacts, upright
+from refineseg.doctor.inventory import Case, relative_name
+from refineseg.errors import ConfigError, DatasetError, ImageError
+from refineseg.images import read_mask, read_rgb, write_image, written_beside
+
+REPAIRS = "repairs.json"
+"""Name of the list of repairs in the copy."""
+
+_UNCHANGED = frozenset({"empty_mask", "void_mask"})  # copied as they are
+_BY_VALUES = frozenset({"off_by_one", "binary_mask", "palette_mask", "rgb_mask"})
+_SEPARATION = 32  # least distance between the values of a JPEG mask, whose errors reach a quarter of it
+_STOPPING = frozenset({"bad_class_file", "missing_class_file"})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One repaired file.
+
+    Args:
+        file: The original, relative to its root.
+        written: The repaired file, relative to the copy.
+        kind: What was wrong.
+        what: What was done.
+    """
+
+    file: str
+    written: str
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What became of the data set.
+
+    Args:
+        out: The copy.
+        copied: Files copied as they are.
+        changed: Repaired files.
+        left_out: File -> why its pair is not in the copy.
+        remaining: Findings that are for the user to decide on, and what the reader says of the copy.
+    """
+
+    out: Path
+    copied: int
+    changed: tuple[Change, ...]
+    left_out: dict[str, str]
+    remaining: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "out": str(self.out),
+            "copied": self.copied,
+            "changed": [vars(change) for change in self.changed],
+            "left_out": self.left_out,
+            "remaining": list(self.remaining),
+        }
+
+    def lines(self) -> list[str]:
+        """For a terminal; names are not escaped yet."""
+        lines = [f"copy: {self.out}: {self.copied} files as they are, {len(self.changed)} repairs"]
+        lines += [f"  repaired {c.kind}: {c.file} -> {c.written}: {c.what}" for c in self.changed]
+        lines += [f"  left out: {file}: {why}" for file, why in self.left_out.items()]
+        return lines + [f"  not repaired: {text}" for text in self.remaining]
+
+
+def check_target(name: str, root: Path, out: Path) -> None:
+    """Whether a copy can be written, before anything is examined.
+
+    Raises:
+        ConfigError: The data set is no folder of the user, OUT holds something, or one lies in the other.
+    """
+    if name != "folder":
+        raise ConfigError(
+            f"expected --fix with folder:ROOT, got {name}; unpack the files of a published data set again"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"expected --fix with a new or empty folder, got {out}; choose another or remove it")
+    inside = out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve())
+    if inside:
+        raise ConfigError(f"expected --fix with a folder outside of {root}, got {out}; choose another")
+
+
+def repair(examination: Examination, out: Path, *, report: Callable[[int, int], None] | None = None) -> RepairReport:
+    """Write the repaired copy.
+
+    Pairs without a fault are copied byte by byte. Pairs with a fault that cannot be repaired without guessing are left
+    out; so are images and masks without a partner. Duplicates and sequences are copied, because which of them to keep
+    is for the user to say.
+
+    Args:
+        examination: Of a folder.
+        out: New or empty.
+        report: Called with (pairs done, pairs in all).
+
+    Raises:
+        ConfigError: As :func:`check_target`.
+        DatasetError: The copy cannot be written.
+    """
+    inventory = examination.inventory
+    check_target("folder" if inventory.is_folder else examination.data.partition(":")[0], inventory.root, out)
+    stopping = [fault for fault in examination.faults if fault.kind in _STOPPING]
+    if stopping:
+        return RepairReport(out, 0, (), {fault.file: fault.detail for fault in stopping}, ("nothing was written",))
+    faults = examination.faults_of
+    plan = _Plan(examination.expected, _bits(examination), out, inventory.root)
+    pairs = [
+        (case, facts, [*faults.get(case.shown_image, []), *faults.get(case.shown_mask, [])])
+        for case, facts in zip(inventory.cases, examination.facts, strict=True)
+        if case.mask is not None
+    ]
+    left_out = {
+        fault.file: KINDS[fault.kind].meaning for fault in examination.faults if fault.kind.startswith("missing_")
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
+        copied = sum(result.copied for result in written) + _write_classes(examination, out)
+        for result in written:
+            left_out |= result.left_out
+        changed = tuple(change for result in written for change in result.changed)
+        repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(out)))
+        with written_beside(out / REPAIRS) as temporary:
+            temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
+    except OSError as error:
+        raise DatasetError(f"expected to write {out}, but {error}; choose a folder that can be written to") from error
+    return repaired
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What became of one pair."""
+
+    copied: int
+    changed: tuple[Change, ...]
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How pairs are repaired.
+
+    Args:
+        expected: What masks should hold.
+        bits: Of the 16-bit images that are used.
+        out: The copy.
+        root: The original.
+    """
+
+    expected: Expected
+    bits: int
+    out: Path
+    root: Path
+
+    def write(self, case: Case, facts: CaseFacts, faults: Sequence[Fault]) -> _Written:
+        """One pair: copied, repaired or left out."""
+        if case.image is None or case.mask is None or facts.mask is None or facts.image is None:
+            return _Written(0, (), {})
+        kinds = {fault.kind for fault in faults} - _UNCHANGED
+        values = _mask_table(facts.mask, faults, kinds, self.expected)
+        hopeless = kinds - _BY_VALUES - {"rotated_image", "sixteen_bit_image", "jpeg_mask"}
+        hopeless |= kinds & (_BY_VALUES | {"jpeg_mask"}) if values is None else set()
+        if hopeless:
+            return _Written(
+                0, (), {fault.file: KINDS[fault.kind].meaning for fault in faults if fault.kind in hopeless}
+            )
+        images, masks = self.out / "images" / case.split, self.out / "masks" / case.split
+        turn = facts.image.orientation if "rotated_image" in kinds else 1
+        try:
+            mask_file = masks / f"{case.name}{case.mask.suffix}"
+            changes = []
+            if values is not None and kinds - {"sixteen_bit_image"}:
+                mask = _jpeg_values(case.mask, values) if "jpeg_mask" in kinds else _values(case.mask, values)
+                mask_file = masks / f"{case.name}.png"
+                _write_grey(mask_file, upright(mask, turn))
+                done = _what_was_done(values, facts.mask, turn)
+                kind = next(iter(sorted(kinds - {"sixteen_bit_image", "rotated_image"})), "rotated_image")
+                changes.append(Change(case.shown_mask, relative_name(mask_file, self.out), kind, done))
+            else:
+                _copy(case.mask, mask_file)
+            image_file = images / f"{case.name}{case.image.suffix}"
+            if kinds & {"rotated_image", "sixteen_bit_image"}:
+                image_file = images / f"{case.name}.png"
+                write_image(image_file, self._image(case.image, facts))
+                written = relative_name(image_file, self.out)
+                if turn != 1:
+                    changes.append(
+                        Change(case.shown_image, written, "rotated_image", f"EXIF orientation {turn} applied")
+                    )
+                if "sixteen_bit_image" in kinds:
+                    text = f"0..{2**self.bits - 1} became 0..255"
+                    changes.append(Change(case.shown_image, written, "sixteen_bit_image", text))
+            else:
+                _copy(case.image, image_file)
+        except (ImageError, DatasetError) as error:
+            return _Written(0, (), {case.shown_mask: str(error)})
+        return _Written(2 - len({change.file for change in changes}), tuple(changes), {})
+
+    def _image(self, path: Path, facts: CaseFacts) -> NDArray[np.uint8]:
+        """Upright, of 8 bits; 16-bit grey from the range that all 16-bit images share."""
+        if facts.image is None or facts.image.largest < 0 or self.bits == 16:
+            return read_rgb(path)
+        with Image.open(path) as image:
+            values = np.asarray(image).astype(np.int64)
+        if values.ndim != 2:
+            return read_rgb(path)
+        scaled = (values * 255 + (2**self.bits - 1) // 2) // (2**self.bits - 1)
+        return np.repeat(upright(scaled, facts.image.orientation).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _bits(examination: Examination) -> int:
+    """Bits that the 16-bit images use, together: 8, 10, 12, 14 or 16; one scale keeps them comparable."""
+    largest = max((facts.image.largest for facts in examination.facts if facts.image is not None), default=-1)
+    return next((bits for bits in (8, 10, 12, 14) if largest < 2**bits), 16)
+
+
+def _mask_table(mask: MaskFacts, faults: Sequence[Fault], kinds: set[str], expected: Expected) -> LabelTable | None:
+    """What to write for each value or colour of a mask; None where that is not certain."""
+    remedies = [fault.values for fault in faults if fault.values is not None]
+    if "jpeg_mask" in kinds:
+        return _legal(mask, expected)
+    if remedies:
+        coloured = mask.form == "colour"
+        return LabelTable(
+            {} if coloured else remedies[0], {(v, v, v): new for v, new in remedies[0].items() if coloured}
+        )
+    if mask.form == "colour":
+        colours = {colour: expected.value_of(index) for colour, index in expected.table.colours.items()}
+        known = all((code >> 16, (code >> 8) & 255, code & 255) in colours for code in mask.counts)
+        return LabelTable({}, colours) if known else None
+    return None if kinds & _BY_VALUES else LabelTable({value: value for value in mask.counts})
+
+
+def _legal(mask: MaskFacts, expected: Expected) -> LabelTable | None:
+    """The values or colours a JPEG mask can hold, where they lie far enough apart."""
+    grey = all(max(c >> 16, (c >> 8) & 255, c & 255) - min(c >> 16, (c >> 8) & 255, c & 255) <= 2 for c in mask.counts)
+    values = {value: value for value in expected.table.values if value <= 255}
+    colours = {colour: expected.value_of(index) for colour, index in expected.table.colours.items()}
+    table = LabelTable({}, {(v, v, v): v for v in values} if grey else colours)
+    levels = np.array(list(table.colours), np.int64).reshape(-1, 3)
+    apart = np.abs(levels[:, None] - levels[None]).max(axis=2)
+    if len(levels) < 2 or apart[~np.eye(len(levels), dtype=bool)].min() < _SEPARATION:
+        return None
+    return table
+
+
+def _jpeg_values(path: Path, table: LabelTable) -> NDArray[Any]:
+    """Each pixel's nearest colour.
+
+    Raises:
+        DatasetError: A pixel is not clearly nearer to one than to all others.
+    """
+    rgb, colours = read_rgb(path).astype(np.int32), list(table.colours)
+    distances = np.stack([np.abs(rgb - np.array(colour, np.int32)).max(axis=2) for colour in colours])
+    order = np.sort(distances, axis=0)
+    levels = np.array(colours, np.int64)
+    apart = np.abs(levels[:, None] - levels[None]).max(axis=2)
+    unclear = int((4 * order[0] > apart[~np.eye(len(levels), dtype=bool)].min()).sum())
+    if unclear:
+        raise DatasetError(f"{unclear} pixels of the JPEG mask are blurred between classes: export it as PNG")
+    nearest = distances.argmin(axis=0)
+    values: NDArray[Any] = np.array(list(table.colours.values()), np.uint16)[nearest]
+    return values
+
+
+def _values(path: Path, table: LabelTable) -> NDArray[Any]:
+    return read_mask(path, table=table, ignore_index=0)
+
+
+def _write_grey(path: Path, mask: NDArray[Any]) -> None:
+    """A mask of values as grey PNG, of 16 bits only where needed."""
+    narrow = int(mask.max(initial=0)) <= 255
+    with written_beside(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8 if narrow else np.uint16))).save(
+            temporary, format="PNG"
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _what_was_done(table: LabelTable, mask: MaskFacts, turn: int) -> str:
+    parts = []
+    moved = {old: new for old, new in table.values.items() if old != new and old in mask.counts}
+    if moved:
+        parts.append(", ".join(f"{old} became {new}" for old, new in sorted(moved.items())[:8]))
+        parts += [f"and {len(moved) - 8} more values"] * (len(moved) > 8)
+    if table.colours:
+        parts.append("colours became values")
+    if turn != 1:
+        parts.append(f"turned by EXIF orientation {turn} of its image")
+    return ", ".join(parts)
+
+
+def _write_classes(examination: Examination, out: Path) -> int:
+    """The class list as it is; without one, the classes that were counted."""
+    for name in CLASS_FILES:
+        if (examination.inventory.root / name).is_file():
+            shutil.copyfile(examination.inventory.root / name, out / name)
+            return 1
+    info = examination.expected.class_info
+    if info is not None:
+        listed = [{"id": examination.expected.value_of(i), "name": name} for i, name in enumerate(info.names)]
+        text = json.dumps({"ignore_index": info.ignore_index, "classes": listed}, indent=1)
+        (out / "classes.json").write_text(text, encoding="utf-8")
+    return 0
+
+
+def _undecided(examination: Examination) -> list[str]:
+    """Findings about pairs that are in the copy as they were."""
+    kinds = [f.kind for f in examination.findings if "duplicate" in f.kind or "sequence" in f.kind or "class" in f.kind]
+    kinds += [f.kind for f in examination.findings if f.kind in _UNCHANGED]
+    return [f"{kind}: {KINDS[kind].action}" for kind in dict.fromkeys(kinds)]
+
+
+def _refused(out: Path) -> list[str]:
+    """What the reader, and the check in front of training, still say of the copy."""
+    said = []
+    for split in sorted(path.name for path in (out / "images").glob("*") if path.is_dir()):
+        try:
+            check_labels(open_folder(out, split))
+        except (DatasetError, ImageError, ConfigError) as error:
+            said.append(f"{split} of the copy: {error}")
+    return said
