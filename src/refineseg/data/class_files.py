@@ -56,6 +56,29 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
     return None if listed is None else _tables(listed[0], listed[1], listed[2].name)
 
 
+def listed_names(
+    root: Path, file_names: Sequence[str] = CLASS_FILES
+) -> tuple[dict[str, Colour | None], tuple[str, ...], str] | None:
+    """The class file of a folder where labels are names: the values in it do not matter.
+
+    Args:
+        root: The folder, or a zip file.
+        file_names: The first that is there is read.
+
+    Returns:
+        Name and colour of each class in order, the names that are void, and the file's name; None where there is none.
+
+    Raises:
+        ConfigError: As :func:`read_class_file`.
+    """
+    listed = _listed(root, file_names)
+    if listed is None:
+        return None
+    entries, _, path = listed
+    colours = {entry.name: entry.colour for entry in entries if not entry.void}
+    return colours, tuple(entry.name for entry in entries if entry.void), path.name
+
+
 def _listed(root: Path, file_names: Sequence[str]) -> tuple[list[_Entry], int | None, Path] | None:
     """The entries of the first class file that is there, its void value, and its path."""
     path = next((root / name for name in file_names if is_file(root / name)), None)

@@ -1,0 +1,268 @@
+"""Your own COCO JSON: any categories, the usual layouts.
+
+In: annotations as of COCO (Lin et al., ECCV 2014), CVAT, Label Studio or Roboflow, and images. Out: samples whose masks
+are painted from polygons and run lengths when they are read.
+
+Source: the data format page of https://cocodataset.org; Roboflow's export has ``_annotations.coco.json`` beside the
+images of each split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from numpy.typing import NDArray
+
+from refineseg.archives import is_folder, list_files, locate, read_text
+from refineseg.data.json_files import json_elements
+from refineseg.data.outlines import Canvas, painted, rle_tools
+from refineseg.data.own_classes import BACKGROUND_NAMES, NamedClasses, named_classes
+from refineseg.data.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
+from refineseg.data.sources import SourceDataset
+from refineseg.errors import DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names
+
+_ROBOFLOW = "_annotations.coco.json"
+_SINGLE = ("annotations.json", "coco.json", "instances_default.json", "result.json")
+_LAYOUT = (
+    "annotations/instances_SPLIT.json with SPLIT/ or images/SPLIT/, SPLIT/_annotations.coco.json beside its images, or "
+    "one annotations.json"
+)
+
+
+def coco_files(root: Path) -> dict[str, Path]:
+    """The JSON file of each split; of a single file the split is ``train``.
+
+    Args:
+        root: A folder, a zip file, or the JSON file itself.
+
+    Returns:
+        Empty where there is none.
+    """
+    if not is_folder(root):
+        return {"train": root} if root.suffix.lower() == ".json" else {}
+    found: dict[str, Path] = {}
+    single: dict[str, Path] = {}
+    for name in list_files(root):
+        path = PurePosixPath(name)
+        depth = len(path.parts)
+        if path.name == _ROBOFLOW and depth <= 2:
+            found["train" if depth == 1 else path.parts[0]] = root / name
+        elif path.suffix == ".json" and (depth == 1 or (depth == 2 and path.parts[0] == "annotations")):
+            if path.name in _SINGLE:
+                single[name] = root / name
+            elif path.name.startswith("instances_"):
+                found[path.stem.removeprefix("instances_")] = root / name
+    if "valid" in found and "val" not in found:  # Roboflow's name
+        found["val"] = found["valid"]
+    if found or len(single) != 1:
+        return found if found or not single else _several(root, single)
+    return {"train": next(iter(single.values()))}
+
+
+def _several(root: Path, single: dict[str, Path]) -> dict[str, Path]:
+    raise DatasetError(
+        f"expected one COCO JSON in {root}, got {', '.join(single)}; name the file instead of the folder, or "
+        "rename them to annotations/instances_SPLIT.json"
+    )
+
+
+def open_coco(root: Path, split: str) -> SourceDataset:
+    """One split of your own COCO JSON.
+
+    * ``ROOT/annotations/instances_SPLIT.json`` with the images in ``ROOT/SPLIT`` or ``ROOT/images/SPLIT``; or
+      ``ROOT/SPLIT/_annotations.coco.json`` beside its images (Roboflow; its ``valid`` is also called ``val``); or one
+      ``annotations.json``, ``coco.json`` or ``result.json`` for everything, which is the split ``train``. ROOT may be
+      a zip file, or the JSON file. Images may also lie in ``ROOT/images`` or ``ROOT`` under their ``file_name``.
+    * Classes: ``background`` (pixels of no object), then the categories of the training file by ascending id. Those
+      that only name a group (``supercategory`` of others, without annotations; Roboflow writes one) are left out.
+    * Small objects are painted over large ones; of equal areas the later annotation is on top. Crowds (``iscrowd``)
+      are void, whatever else is there. Images without annotations are all background.
+
+    Coordinates refer to upright images (see :class:`~refineseg.data.painting.PaintedSource`).
+
+    Raises:
+        DatasetError: No such split or files, another JSON, or categories that the training file does not have.
+        MissingExtraError: pycocotools is not installed.
+    """
+    files = coco_files(root)
+    if not files:
+        raise DatasetError(f"expected COCO JSON in {root}: {_LAYOUT}; got none; give the folder above, or the file")
+    if split not in files:
+        raise unknown_split(split, coco_splits(root), root)
+    rle_tools()  # to miss it now and not at the first sample
+    content = _read(files[split])
+    classes = _classes(files.get("train", files[split]))
+    labels = {category: _label(name) for category, name in content.categories.items()}
+    unknown = sorted({labels[i] for i in content.used} - classes.index_of.keys())
+    if unknown:
+        raise DatasetError(
+            f"expected the categories of {files['train']} in {files[split]}, got {len(unknown)} others: "
+            f"{first_names(unknown)}; export both from one project"
+        )
+    found = _image_paths(root, files[split], split, [name for _, name, _ in content.images])
+    drawings = tuple(
+        Drawing(path, files[split], _sample_name(name), content.text(image), size_hw)
+        for (image, name, size_hw), path in zip(content.images, found, strict=True)
+    )
+    if not drawings:
+        raise DatasetError(f"expected images in {files[split]}, got none; export it again")
+    by_id = {str(i): classes.index_of[labels[i]] for i in content.used}
+    return painted_dataset(drawings, NamedClasses(classes.class_info, by_id, files[split].name), paint_coco)
+
+
+def coco_splits(root: Path) -> tuple[str, ...]:
+    """The splits of your own COCO JSON, train, val and test first."""
+    files = coco_files(root)
+    usual = [split for split in ("train", "val", "test") if split in files]
+    return (*usual, *sorted(files.keys() - set(usual)))
+
+
+def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
+    """The mask of one image.
+
+    Raises:
+        DatasetError: An annotation that is no polygon or run-length code of the image's size.
+    """
+    void = classes.class_info.ignore_index
+    canvas, crowds = Canvas(size_hw, background=0, void=void), []
+    for annotation in json.loads(drawing.text):
+        try:
+            inside = painted(annotation["segmentation"], size_hw)
+            if annotation.get("iscrowd"):
+                crowds.append(inside)
+            else:
+                canvas.add(inside, classes.index_of[str(annotation["category_id"])])
+        except UNPAINTABLE as error:
+            what = (
+                f"polygons or run lengths for {size_hw[0]}x{size_hw[1]} pixels (height x width) in annotation "
+                f"{annotation.get('id')}"
+            )
+            raise damaged(drawing, what, error) from error
+    for inside in crowds:
+        canvas.cover(inside, void)
+    return canvas.mask
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a JSON file holds."""
+
+    images: list[tuple[int, str, tuple[int, int]]]
+    annotations: dict[int, list[str]]
+    categories: dict[int, str]
+    groups: frozenset[str]
+    used: frozenset[int]
+
+    def text(self, image: int) -> str:
+        return f"[{','.join(self.annotations.get(image, ()))}]"
+
+
+def _read(path: Path) -> _Content:
+    images: list[tuple[int, str, tuple[int, int]]] = []
+    annotations: dict[int, list[str]] = {}
+    categories: dict[int, str] = {}
+    groups: set[str] = set()
+    used: set[int] = set()
+    try:
+        for key, value, text in json_elements(read_text(path)):
+            if key == "images":
+                images.append((value["id"], str(value["file_name"]), (int(value["height"]), int(value["width"]))))
+            elif key == "categories":
+                categories[value["id"]] = str(value["name"])
+                if value.get("supercategory") != value["name"]:
+                    groups.add(str(value.get("supercategory")))
+            elif key == "annotations":
+                annotations.setdefault(value["image_id"], []).append(text)
+                used.add(value["category_id"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DatasetError(
+            f"expected COCO JSON with images, annotations and categories in {path}, got {error!r}; export it again"
+        ) from error
+    _check(path, images, annotations, categories, used)
+    return _Content(images, annotations, categories, frozenset(groups), frozenset(used))
+
+
+def _check(
+    path: Path,
+    images: list[tuple[int, str, tuple[int, int]]],
+    annotations: dict[int, list[str]],
+    categories: dict[int, str],
+    used: set[int],
+) -> None:
+    """Ids must refer to something."""
+    if not categories:
+        raise DatasetError(f"expected categories in {path}, got none; export it again")
+    unknown = sorted(map(str, used - categories.keys()))
+    if unknown:
+        raise DatasetError(
+            f"expected the category_id of every annotation in {path} to be listed under categories, got "
+            f"{len(unknown)} others: {first_names(unknown)}; export it again"
+        )
+    stray = [str(image) for image in annotations.keys() - {image for image, _, _ in images}]
+    if stray:
+        raise DatasetError(
+            f"expected the image_id of every annotation in {path} to be listed under images, got {len(stray)} others: "
+            f"{first_names(sorted(stray))}; export it again"
+        )
+    twice = [str(image) for image, count in Counter(image for image, _, _ in images).items() if count > 1]
+    twice += [name for name, count in Counter(map(_label, categories.values())).items() if count > 1]
+    if twice:
+        raise DatasetError(f"expected image ids and category names once in {path}, got again: {first_names(twice)}")
+
+
+def _classes(path: Path) -> NamedClasses:
+    located = locate(path)
+    status = (path if located is None else located[0]).stat()
+    return _read_classes(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_classes(path: Path, _changed_ns: int, _size: int) -> NamedClasses:
+    """The classes of the training file: a split may lack some categories, but never has others."""
+    content = _read(path)
+    return named_classes(
+        [
+            _label(name)
+            for i, name in sorted(content.categories.items())
+            if i in content.used or name not in content.groups
+        ]
+    )
+
+
+def _label(name: str) -> str:
+    return BACKGROUND_NAMES[0] if name in BACKGROUND_NAMES else name
+
+
+def _sample_name(file_name: str) -> str:
+    return PurePosixPath(file_name.replace("\\", "/")).with_suffix("").as_posix()
+
+
+def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -> list[Path]:
+    """Where each image lies: the first of the usual folders that has all of them."""
+    base = root if is_folder(root) else root.parent
+    candidates = [listing.parent, *(base / folder for folder in (split, f"images/{split}", "images", "."))]
+    names = [PurePosixPath(name.replace("\\", "/")) for name in file_names]
+    best: tuple[int, Path, list[str]] | None = None
+    for folder in dict.fromkeys(candidates):
+        if not is_folder(folder):
+            continue
+        there = {name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
+        for short in (False, True):  # some programs write the path on their own machine
+            wanted = [name.name if short else name.as_posix() for name in names]
+            absent = [name for name in wanted if name not in there]
+            if not absent:
+                return [folder / name for name in wanted]
+            if best is None or len(absent) < best[0]:
+                best = (len(absent), folder, absent)
+    if best is None:
+        raise DatasetError(f"expected images beside {listing}, but there is no folder of images")
+    raise DatasetError(
+        f"expected the {len(names)} images of {listing} in {', '.join(map(str, dict.fromkeys(candidates)))}, but "
+        f"{best[0]} are absent even from {best[1]}: {first_names(best[2])}; copy them there"
+    )

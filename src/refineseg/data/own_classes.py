@@ -1,0 +1,106 @@
+"""Classes of annotation programs: names, a background, and labels that mean "not labelled".
+
+In: the names a format lists, or the class file beside it. Out: :class:`NamedClasses`, which turns names into indices.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refineseg.class_info import ClassInfo
+from refineseg.data.class_files import CLASS_FILES, listed_names
+from refineseg.errors import LabelError
+
+BACKGROUND = "background"
+"""Name of the class of pixels that no object covers; it is class 0."""
+
+BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")
+VOID_NAMES = ("__ignore__", "_ignore_", "__void__")
+"""Labels that mean void, whatever the class list."""
+
+
+@dataclass(frozen=True)
+class NamedClasses:
+    """The classes of outlines by name.
+
+    Args:
+        class_info: The background first.
+        index_of: Name of a label -> class index or void.
+        listed_in: The class file they come from; empty where the labels themselves tell.
+    """
+
+    class_info: ClassInfo
+    index_of: Mapping[str, int] = field(repr=False)
+    listed_in: str = ""
+
+    def index(self, label: str, *, where: str) -> int:
+        """Class index, or void, of a label.
+
+        Raises:
+            LabelError: It is no class; with the file, the label, and names like it.
+        """
+        index = self.index_of.get(label)
+        if index is None:
+            names = self.class_info.names
+            listed = f"list it in {self.listed_in}, or correct it" if self.listed_in else "correct it"
+            raise LabelError(
+                f"{where}: expected one of {len(names)} classes, got {label!r}{near(label, names)}; {listed}"
+            )
+        return index
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The names like one that is unknown, for a message; empty where none is.
+
+    Example:
+        >>> near("raod", ["road", "sky"])
+        ' (near: road)'
+    """
+    found = difflib.get_close_matches(name, list(names), cutoff=0.6)
+    return f" (near: {', '.join(found)})" if found else ""
+
+
+def named_classes(names: Sequence[str], *, listed_in: str = "", void_names: Sequence[str] = ()) -> NamedClasses:
+    """Classes in the order of their names, the background first.
+
+    ``background``, ``_background_`` and ``__background__`` are one class, called ``background``, which is there even if
+    no label has it; ``__ignore__`` is void.
+
+    Args:
+        names: Each once.
+        listed_in: A class file, for messages.
+        void_names: More labels that mean void.
+
+    Example:
+        >>> named_classes(["tree", "_background_", "__ignore__"]).index_of["tree"]
+        1
+    """
+    unlabelled = (*VOID_NAMES, *void_names)
+    classes = [name for name in dict.fromkeys(names) if name not in BACKGROUND_NAMES and name not in unlabelled]
+    void = 255 if len(classes) < 255 else 65535
+    class_info = ClassInfo((BACKGROUND, *classes), ignore_index=void)
+    index_of = {name: index for index, name in enumerate(class_info.names)}
+    index_of |= dict.fromkeys(BACKGROUND_NAMES, 0) | dict.fromkeys(unlabelled, void)
+    return NamedClasses(class_info, index_of, listed_in)
+
+
+def classes_beside(root: Path, *, file_names: Sequence[str] = CLASS_FILES) -> NamedClasses | None:
+    """The classes of the class file in a folder, for labels that are names; None where there is none.
+
+    Colours and void entries of ``classes.json`` are kept; the values in it do not matter. The background goes first.
+
+    Raises:
+        ConfigError: The class file is wrong.
+    """
+    listed = listed_names(root, file_names)
+    if listed is None:
+        return None
+    colours, void_names, file_name = listed
+    classes = named_classes(list(colours), listed_in=file_name, void_names=void_names)
+    info = classes.class_info
+    own = {BACKGROUND if name in BACKGROUND_NAMES else name: colour for name, colour in colours.items()}
+    palette = tuple(own.get(name) or spare for name, spare in zip(info.names, info.palette, strict=True))
+    return NamedClasses(ClassInfo(info.names, palette, info.ignore_index), classes.index_of, file_name)
