@@ -1,0 +1,94 @@
+"""CVAT's export "segmentation mask 1.1": masks of colours, and their list of labels.
+
+In: ``labelmap.txt``, ``ImageSets/Segmentation/*.txt``, ``JPEGImages`` and ``SegmentationClass`` as unpacked, or the zip
+file. Out: pairs of files.
+
+Source: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from refineseg.archives import is_file, is_folder, list_files, read_text
+from refineseg.catalog import catalog_classes
+from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.class_files import read_class_file
+from refineseg.data.painting import unknown_split
+from refineseg.data.sample import FilePair, PairDataset
+from refineseg.errors import DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names
+
+_LISTS, _MASKS, _IMAGES = "ImageSets/Segmentation", "SegmentationClass", "JPEGImages"
+_DEFAULT = "default"  # CVAT's name for everything
+_VOC_VOID = (224, 224, 192)  # Source: the borders in PASCAL VOC's colour masks
+
+
+def cvat_splits(root: Path) -> tuple[str, ...]:
+    """The splits: CVAT's lists by name; ``default`` alone, or no list, is everything: ``train``."""
+    names = _lists(root)
+    if not names or names == [_DEFAULT]:
+        return ("train",) if is_folder(root / _MASKS) else ()
+    usual = [split for split in ("train", "val", "test") if split in names]
+    return (*usual, *(name for name in names if name not in usual))
+
+
+def _lists(root: Path) -> list[str]:
+    folder = root / _LISTS
+    if not is_folder(folder):
+        return []
+    return [name[:-4] for name in list_files(folder) if name.endswith(".txt") and "/" not in name]
+
+
+def open_cvat(root: Path, split: str) -> PairDataset:
+    """One split of CVAT's export "segmentation mask 1.1".
+
+    The mask of ``JPEGImages/NAME`` (any kind of image) is ``SegmentationClass/NAME.png``; its colours are those of
+    ``labelmap.txt``, or of PASCAL VOC without that file. Listed images that CVAT wrote no mask for are not labelled and
+    left out.
+
+    Raises:
+        DatasetError: No such split or files, or masks whose images were not exported.
+        ConfigError: ``labelmap.txt`` is wrong.
+    """
+    masks = {n[:-4]: root / _MASKS / n for n in _in(root / _MASKS) if n.lower().endswith(".png")}
+    if not masks:
+        raise DatasetError(f"expected CVAT's masks in {root / _MASKS}, got none; export as 'segmentation mask 1.1'")
+    splits = cvat_splits(root)
+    if split not in splits:
+        raise unknown_split(split, splits, root)
+    listing = root / _LISTS / f"{split if is_file(root / _LISTS / f'{split}.txt') else _DEFAULT}.txt"
+    names = list(masks)
+    if is_file(listing):
+        names = [line.strip().strip('"') for line in read_text(listing).splitlines() if line.strip()]
+    images = {
+        PurePosixPath(name).with_suffix("").as_posix(): root / _IMAGES / name
+        for name in _in(root / _IMAGES)
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    }
+    labelled = [name for name in names if name in masks]
+    absent = [name for name in labelled if name not in images]
+    if absent or not labelled:
+        raise DatasetError(
+            f"expected the images of {len(labelled)} masks in {root / _IMAGES}, but {len(absent)} are absent: "
+            f"{first_names(absent)}; export again with 'save images', or copy them there"
+            if labelled
+            else f"expected masks in {root / _MASKS} of the images in {listing}, got none; export it again"
+        )
+    left_out = len(names) - len(labelled)
+    note = f"{split}: {left_out} of {len(names)} images have no mask: not labelled, left out"
+    pairs = tuple(FilePair(images[name], masks[name], name) for name in labelled)
+    return PairDataset(pairs, *_classes(root), (note,) if left_out else ())
+
+
+def _in(folder: Path) -> tuple[str, ...]:
+    return list_files(folder) if is_folder(folder) else ()
+
+
+def _classes(root: Path) -> tuple[ClassInfo, LabelTable]:
+    listed = read_class_file(root)
+    if listed is not None:
+        return listed
+    voc = catalog_classes("voc")
+    table = LabelTable.identity(voc)
+    return voc, LabelTable(table.values, {**table.colours, _VOC_VOID: voc.ignore_index}, declared_in="labelmap.txt")
