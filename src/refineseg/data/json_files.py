@@ -29,6 +29,36 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         raise DatasetError(f"expected JSON in {path}, got {error}; export or save it again") from error
 
 
+def list_elements(text: str) -> Iterator[Any]:
+    """The elements of a JSON array one by one.
+
+    Raises:
+        ValueError: The text is not a JSON array, or ends too early.
+
+    Example:
+        >>> list(list_elements(' [{"a": 1}, 2] '))
+        [{'a': 1}, 2]
+    """
+    decode = json.JSONDecoder().raw_decode
+    at = _past_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise json.JSONDecodeError("expected '['", text, at)
+    at = _past_space(text, at + 1)
+    while text[at : at + 1] != "]":
+        value, at = decode(text, at)
+        yield value
+        at = _past_space(text, at)
+        if text[at : at + 1] == ",":
+            at = _past_space(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise json.JSONDecodeError("expected ',' or ']'", text, at)
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
 def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
     """The elements of the arrays of a JSON object one by one: the array's key, the element, and its text.
 
@@ -40,8 +70,7 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
     decode = json.JSONDecoder().raw_decode
 
     def space(at: int) -> int:
-        found = _SPACE.match(text, at)
-        return found.end() if found else at
+        return _past_space(text, at)
 
     def expect(character: str, at: int) -> int:
         if text[at : at + 1] != character:

@@ -1,0 +1,276 @@
+"""Label Studio: brushes, polygons, rectangles and ellipses from its JSON, or brushes from its folder of PNG.
+
+In: the JSON export (also the short one, "JSON-MIN") or ``task-1-annotation-2-by-3-tag-NAME-0.png``, with the images.
+Out: samples whose masks are painted when they are read.
+
+Source: Label Studio's documented export formats and label-studio-converter; for the run lengths the bit format of
+``@thi.ng/rle-pack``, which the program stores.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.archives import is_folder, list_files, read_text
+from refineseg.data.json_files import list_elements
+from refineseg.data.label_studio_rle import brush_pixels
+from refineseg.data.outlines import Canvas, inside_polygon
+from refineseg.data.own_classes import BACKGROUND_NAMES, VOID_NAMES, NamedClasses, classes_beside, named_classes
+from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
+from refineseg.data.sources import SourceDataset
+from refineseg.errors import DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names, read_rgb
+
+KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+"""Results that are painted; others (choices, key points, text) are not areas."""
+
+_PNG = re.compile(r"task-(\d+)-annotation-(\d+)-(?:by-.*?-)?(?:tag-(.+)|[^-]+-(.+?))-\d+\.png$")
+_NO_TASKS = ("classes.json", "remap.json")
+_CORNERS = 72  # of the polygon that stands for an ellipse
+
+
+def open_label_studio(root: Path, split: str) -> SourceDataset:
+    """Label Studio's export, which has no splits: everything is ``train``.
+
+    * One ``*.json`` in ROOT (or ROOT is that file): the JSON or JSON-MIN export. Of several annotations of a task the
+      one marked as ground truth counts, else the last that was not cancelled; tasks without any are left out.
+    * Otherwise ``task-T-annotation-A-...-NAME-0.png`` anywhere in ROOT: the PNG export of brushes, of the newest
+      annotation. It does not say which image a task is: those must be called ``T.jpg`` or ``task-T.jpg``.
+    * Images lie anywhere in ROOT, under their name in the task, with or without the eight characters that an upload
+      adds in front.
+    * Classes: those of a class file in ROOT, else the sorted labels; ``background`` is class 0. Small areas are painted
+      over large ones.
+
+    Args:
+        root: The folder, a zip file, or the JSON file.
+        split: ``train``.
+
+    Raises:
+        DatasetError: Another split, no export, or images that are absent.
+    """
+    if split != "train":
+        raise unknown_split(split, ("train",), root)
+    base = root if is_folder(root) else root.parent
+    there = [name for name in list_files(base) if name.lower().endswith(IMAGE_SUFFIXES)]
+    listing = label_studio_json(root)
+    drawings, notes = _from_json(listing, base, there) if listing else _from_pngs(base, there)
+    classes = classes_beside(base)
+    if classes is None:
+        labels = {label for drawing in drawings for result in json.loads(drawing.text) for label in result["labels"]}
+        classes = named_classes(sorted(labels.difference(BACKGROUND_NAMES, VOID_NAMES)))
+    return painted_dataset(drawings, classes, paint_label_studio, notes=notes)
+
+
+def label_studio_json(root: Path) -> Path | None:
+    """The JSON export: the file given, or the only JSON file in the folder.
+
+    Raises:
+        DatasetError: There are several.
+    """
+    if not is_folder(root):
+        return root
+    found = [n for n in list_files(root) if n.lower().endswith(".json") and "/" not in n and n not in _NO_TASKS]
+    if len(found) > 1:
+        raise DatasetError(
+            f"expected one JSON export in {root}, got {first_names(found)}; name the file: NAME:FILE.json"
+        )
+    return root / found[0] if found else None
+
+
+def is_brush_png(name: str) -> bool:
+    """True for a file name of the PNG export.
+
+    Example:
+        >>> is_brush_png("task-1-annotation-2-by-1-tag-red car-0.png")
+        True
+    """
+    return _PNG.fullmatch(PurePosixPath(name).name) is not None
+
+
+def _from_json(listing: Path, base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
+    drawings, without, several, names = [], 0, 0, _Images(base, there)
+    try:
+        for task in list_elements(read_text(listing)):
+            chosen, count = _annotation(task)
+            several += count > 1
+            if chosen is None:
+                without += 1
+                continue
+            name, image = names.find(task)
+            drawings.append(Drawing(image or base, listing, name, _slim(chosen)))
+    except (*UNPAINTABLE, RecursionError) as error:
+        raise DatasetError(
+            f"expected Label Studio's JSON export in {listing}, got {error!r}; export it again"
+        ) from error
+    if names.absent or not drawings:
+        raise DatasetError(
+            f"expected the images of {len(drawings)} labelled tasks of {listing} in {base}, but {len(names.absent)} "
+            f"are absent: {first_names(names.absent)}; copy them there"
+            if drawings
+            else f"expected labelled tasks in {listing}, got none ({without} without annotations)"
+        )
+    notes = [f"{without} tasks have no annotation: not labelled, left out"] if without else []
+    notes += (
+        [f"{several} tasks have several annotations: the ground truth or the last of each is read"] if several else []
+    )
+    return tuple(drawings), tuple(notes)
+
+
+class _Images:
+    """Finds the image of a task among the files that are there."""
+
+    def __init__(self, base: Path, there: list[str]) -> None:
+        self._base = base
+        self._by_name: dict[str, list[str]] = {}
+        for name in there:
+            self._by_name.setdefault(PurePosixPath(name).name, []).append(name)
+        self.absent: list[str] = []
+
+    def find(self, task: dict[str, Any]) -> tuple[str, Path | None]:
+        """Name and path of a task's image; None, and its name in ``absent``, where it is not there."""
+        data = task.get("data", task)
+        texts = [data.get("image"), *data.values(), task.get("file_upload")]
+        stated = [_plain(text) for text in texts if isinstance(text, str)]
+        for path in stated:
+            last = path.rsplit("/", 1)[-1]
+            for wanted in (last, re.sub(r"^[0-9a-f]{8}-", "", last)):
+                found = self._by_name.get(wanted, [])
+                if len(found) > 1:  # of files with one name, the one whose folders are those of the task
+                    found = [name for name in found if f"/{path}".endswith(f"/{name}")]
+                if len(found) == 1:
+                    return PurePosixPath(found[0]).with_suffix("").as_posix(), self._base / found[0]
+        named = next((path for path in stated if path.lower().endswith(IMAGE_SUFFIXES)), f"task {task.get('id')}")
+        self.absent.append(named)
+        return named, None
+
+
+def _plain(text: str) -> str:
+    """The path in a task's image: an upload, a local file (``?d=``), or an address."""
+    path = text.split("?d=", 1)[1] if "?d=" in text else text.split("?", 1)[0]
+    return unquote(path).replace("\\", "/")
+
+
+def _annotation(task: dict[str, Any]) -> tuple[list[dict[str, Any]] | None, int]:
+    """The results that count, and how many annotations there are; None where the task is not labelled."""
+    if "annotations" not in task and "completions" not in task:  # JSON-MIN: the results of one annotation, by tag
+        results = [{"value": item} | item for value in task.values() if isinstance(value, list) for item in value]
+        return (results, 1) if results else (None, 0)
+    everything = task["annotations"] if "annotations" in task else task["completions"]
+    listed = [annotation for annotation in everything if not annotation.get("was_cancelled")]
+    if not listed:
+        return None, 0
+    chosen = next((annotation for annotation in listed if annotation.get("ground_truth")), listed[-1])
+    return chosen["result"], len(listed)
+
+
+def _slim(results: list[dict[str, Any]]) -> str:
+    """What is painted, as JSON; run lengths as base64, a third of the list of numbers."""
+    kept = []
+    for result in results:
+        value = result["value"]
+        kind = next((kind for kind in KINDS if kind in value), None)
+        if kind is None:
+            continue
+        entry = {"kind": kind, "labels": value[kind], "rotation": result.get("image_rotation", 0)}
+        entry["size_hw"] = [result["original_height"], result["original_width"]]
+        if kind == "brushlabels":
+            entry["rle"] = base64.b64encode(bytes(value["rle"])).decode("ascii")
+        else:
+            entry["value"] = {k: v for k, v in value.items() if k != kind}
+        kept.append(entry)
+    return json.dumps(kept)
+
+
+def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
+    masks: dict[int, dict[int, list[tuple[str, str]]]] = {}
+    for name in there:
+        match = _PNG.fullmatch(PurePosixPath(name).name)
+        if match:
+            label = match[3] or match[4]
+            masks.setdefault(int(match[1]), {}).setdefault(int(match[2]), []).append((label, str(base / name)))
+    if not masks:
+        raise DatasetError(
+            f"expected Label Studio's JSON export or task-1-annotation-2-...-NAME-0.png in {base}, got neither"
+        )
+    stems = {PurePosixPath(name).stem: name for name in there if not is_brush_png(name)}
+    drawings, absent, several = [], [], 0
+    for task, found in sorted(masks.items()):
+        several += len(found) > 1
+        image = stems.get(str(task), stems.get(f"task-{task}"))
+        if image is None:
+            absent.append(f"{task}.jpg")
+            continue
+        newest = found[max(found)]
+        text = json.dumps([{"kind": "png", "labels": [label], "path": path} for label, path in newest])
+        drawings.append(
+            Drawing(base / image, Path(newest[0][1]), PurePosixPath(image).with_suffix("").as_posix(), text)
+        )
+    if absent:
+        raise DatasetError(
+            f"expected the images of {len(masks)} tasks in {base} as T.jpg or task-T.jpg (T: the task's number), but "
+            f"{len(absent)} are absent: {first_names(absent)}; copy them there, or add the JSON export, which has names"
+        )
+    note = f"{several} tasks have several annotations: the newest of each is read"
+    return tuple(drawings), (note,) if several else ()
+
+
+def paint_label_studio(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
+    """The mask of one task.
+
+    Raises:
+        DatasetError: A result that cannot be painted, for another size, or turned.
+        LabelError: A label is no class.
+    """
+    canvas = Canvas(size_hw, background=0, void=classes.class_info.ignore_index)
+    where = f"{drawing.labels}, task of {drawing.image.name}"
+    for result in json.loads(drawing.text):
+        try:
+            if result.get("rotation"):
+                raise ValueError(f"an image turned by {result['rotation']} degrees; turn its pixels instead")
+            stated = result.get("size_hw")
+            if stated is not None:
+                check_size(drawing, (int(stated[0]), int(stated[1])), size_hw)
+            inside, labels = _inside(result, size_hw), result["labels"]
+        except UNPAINTABLE as error:
+            raise damaged(drawing, f"{result.get('kind')} of Label Studio", error) from error
+        for label in labels:
+            canvas.add(inside, classes.index(str(label), where=where))
+    return canvas.mask
+
+
+def _inside(result: dict[str, Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of one result; its coordinates are percent of the image."""
+    if result["kind"] == "png":
+        path = Path(result["path"])
+        inside: NDArray[np.bool_] = read_rgb(path).max(axis=2) > 0
+        if inside.shape != size_hw:
+            raise ValueError(f"{path.name} of {inside.shape[0]}x{inside.shape[1]} pixels")
+        return inside
+    if result["kind"] == "brushlabels":
+        return brush_pixels(base64.b64decode(result["rle"]), size_hw)
+    return inside_polygon(np.array(list(_corners(result))) * np.array(size_hw[::-1]) / 100, size_hw)
+
+
+def _corners(result: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    value = result["value"]
+    if result["kind"] == "polygonlabels":
+        yield from ((float(x), float(y)) for x, y in value["points"])
+        return
+    if value.get("rotation"):
+        raise ValueError(f"a shape turned by {value['rotation']} degrees; draw a polygon instead")
+    x, y = float(value["x"]), float(value["y"])
+    if result["kind"] == "rectanglelabels":
+        right, bottom = x + float(value["width"]), y + float(value["height"])
+        yield from ((x, y), (right, y), (right, bottom), (x, bottom))
+    else:
+        for angle in np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False).tolist():
+            yield x + float(value["radiusX"]) * np.cos(angle), y + float(value["radiusY"]) * np.sin(angle)
