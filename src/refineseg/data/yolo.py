@@ -1,0 +1,206 @@
+"""YOLO's outlines (Ultralytics): ``data.yaml`` and a text file of polygons per image. The only file that imports yaml.
+
+In: ``data.yaml`` with ``names``, ``path``, ``train``, ``val``, ``test``; for each image a file of lines
+``CLASS x1 y1 x2 y2 ...`` in fractions of its size. Out: samples whose masks are painted when they are read.
+
+Source: https://docs.ultralytics.com/datasets/segment/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from refineseg.archives import is_file, is_folder, list_files, locate, read_text
+from refineseg.data.outlines import Canvas, inside_polygon
+from refineseg.data.own_classes import NamedClasses, named_classes
+from refineseg.data.painting import Drawing, painted_dataset, unknown_split
+from refineseg.data.sources import SourceDataset
+from refineseg.errors import DatasetError, LabelError
+from refineseg.images import find_images, first_names
+
+_SPLITS = ("train", "val", "test")
+_MOST_CHARACTERS = 1 << 20  # a data.yaml has some kilobytes
+_SLACK = 0.01  # rounding of programs beside the image's edge
+_BOX = 5
+
+
+def yolo_file(root: Path) -> Path | None:
+    """The YAML file: the file given, ``data.yaml``, or the only one in the folder."""
+    if not is_folder(root):
+        return root if root.suffix.lower() in (".yaml", ".yml") else None
+    found = [name for name in list_files(root) if name.lower().endswith((".yaml", ".yml")) and "/" not in name]
+    usual = [name for name in found if PurePosixPath(name).stem == "data"]
+    chosen = usual or found
+    return root / chosen[0] if len(chosen) == 1 else None
+
+
+def yolo_splits(root: Path) -> tuple[str, ...]:
+    """The splits that the YAML file names.
+
+    Raises:
+        DatasetError: There is no such file, or it is another.
+    """
+    content = _content(root)[1]
+    return tuple(split for split in _SPLITS if content.get(split))
+
+
+def open_yolo(root: Path, split: str) -> SourceDataset:
+    """One split of YOLO's outlines.
+
+    * Images: the folder, list of folders, or ``.txt`` of images that ``data.yaml`` names for the split, relative to its
+      ``path``, else to the file itself. Labels: the same path with the last ``images`` replaced by ``labels``, and
+      ``.txt``. An image without a label file is all background, as in training with Ultralytics.
+    * Classes: ``background``, then ``names`` in order.
+    * A pixel belongs to a polygon if its centre does; small objects are painted over large ones.
+
+    Args:
+        root: The folder, a zip file, or the YAML file.
+        split: ``train``, ``val`` or ``test``.
+
+    Raises:
+        DatasetError: No such split or files, or another YAML file.
+    """
+    path, content = _content(root)
+    splits = tuple(name for name in _SPLITS if content.get(name))
+    if split not in splits:
+        raise unknown_split(split, splits, path)
+    classes = _classes(path, content)
+    images = _images(path, content, split)
+    drawings = []
+    without = 0
+    for image, name in images:
+        labels = _label_file(image)
+        there = is_file(labels)
+        without += not there
+        drawings.append(Drawing(image, labels, name, read_text(labels) if there else ""))
+    if without == len(images):
+        raise DatasetError(
+            f"expected label files such as {_label_file(images[0][0])} for the {len(images)} images of {split}, got "
+            "none; put the folder labels beside images"
+        )
+    note = f"{split}: {without} of {len(images)} images have no label file: all background"
+    return painted_dataset(tuple(drawings), classes, paint_yolo, notes=(note,) if without else ())
+
+
+def _content(root: Path) -> tuple[Path, dict[str, Any]]:
+    path = yolo_file(root)
+    if path is None:
+        raise DatasetError(f"expected one data.yaml in {root}, got none or several; name the file: yolo:FILE.yaml")
+    text = read_text(path)
+    try:
+        content = yaml.safe_load(text) if len(text) <= _MOST_CHARACTERS else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"expected YAML in {path}, got {reason}; export it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("names"), (list, dict)):
+        raise DatasetError(
+            f"expected names, and train or val, in {path}, got no names; for instance names: [car, tree]"
+        )
+    return path, content
+
+
+def _classes(path: Path, content: dict[str, Any]) -> NamedClasses:
+    names = content["names"]
+    numbered = dict(enumerate(names)) if isinstance(names, list) else names
+    if sorted(numbered, key=str) != sorted(range(len(numbered)), key=str):
+        raise DatasetError(f"expected names numbered 0..{len(numbered) - 1} in {path}, got {list(numbered)[:10]}")
+    listed = [str(numbered[i]) for i in range(len(numbered))]
+    if len(set(listed)) < len(listed):
+        raise DatasetError(f"expected every name once in {path}, got {listed}; rename one")
+    classes = named_classes(listed)
+    return NamedClasses(
+        classes.class_info, {str(i): classes.index_of[name] for i, name in enumerate(listed)}, path.name
+    )
+
+
+def _images(path: Path, content: dict[str, Any], split: str) -> list[tuple[Path, str]]:
+    """Every image of a split and its name."""
+    base = path.parent
+    if content.get("path"):
+        stated = Path(str(content["path"]))
+        tried = [p for p in (base / stated, base.parent / stated) if locate(path) is None or p.is_relative_to(base)]
+        base = next((p for p in tried if is_folder(p)), base)  # a path on another machine does not count
+    entries = content[split] if isinstance(content[split], list) else [content[split]]
+    found: list[tuple[Path, str]] = []
+    for entry in (str(entry).replace("\\", "/") for entry in entries):
+        # Roboflow writes ../train/images for a folder beside data.yaml
+        tried = [base / entry, *([base / entry[3:]] if entry.startswith("../") else []), path.parent / entry]
+        inside = [p for p in tried if locate(path) is None or p.is_relative_to(path.parent)]  # never leave a zip file
+        place = next((p for p in inside if is_folder(p) or is_file(p)), None)
+        if place is None:
+            raise DatasetError(
+                f"expected the images of {split} in {entry} (named in {path}), but there is no {tried[0]}; correct "
+                f"path or {split} in that file"
+            )
+        if is_folder(place):
+            found += [(p, p.relative_to(place).with_suffix("").as_posix()) for p in find_images(place)]
+        else:
+            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
+            found += [(_listed(line, place, base), PurePosixPath(line).with_suffix("").as_posix()) for line in lines]
+    if not found:
+        raise DatasetError(f"expected images of {split} in {content[split]} (named in {path}), got none")
+    absent = [image for image, _ in found if not is_file(image)] if any(".txt" in e for e in map(str, entries)) else []
+    if absent:
+        raise DatasetError(
+            f"expected the images listed for {split}, but {len(absent)} are absent: {first_names(absent)}"
+        )
+    names = [name for _, name in found]
+    if len(set(names)) < len(names):  # several folders: the last two parts of a path tell them apart
+        return [(image, f"{image.parent.parent.name}/{image.parent.name}/{name}") for image, name in found]
+    return found
+
+
+def _listed(line: str, listing: Path, base: Path) -> Path:
+    return (listing.parent if line.startswith("./") else base) / line
+
+
+def _label_file(image: Path) -> Path:
+    parts = list(image.parts)
+    places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
+    """The mask of one label file.
+
+    Raises:
+        DatasetError: A line that is no class with a polygon.
+        LabelError: A class number that ``names`` does not have.
+    """
+    canvas = Canvas(size_hw, background=0, void=classes.class_info.ignore_index)
+    for number, line in enumerate(drawing.text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{drawing.labels}, line {number}"
+        points = _points(words[1:], where)
+        label = words[0].removesuffix(".0")
+        if label not in classes.index_of:
+            raise LabelError(
+                f"{where}: expected a class 0..{len(classes.index_of) - 1} of {classes.listed_in}, got {words[0]!r}; "
+                "correct it, or add its name"
+            )
+        canvas.add(inside_polygon(points * np.array(size_hw[::-1]), size_hw), classes.index_of[label])
+    return canvas.mask
+
+
+def _points(words: list[str], where: str) -> NDArray[np.float64]:
+    if len(words) == _BOX - 1:
+        raise DatasetError(f"{where}: expected a polygon of at least 3 points, got a box; export as segmentation")
+    try:
+        points = np.array([float(word) for word in words]).reshape(-1, 2)
+    except ValueError as error:
+        raise DatasetError(f"{where}: expected CLASS x1 y1 x2 y2 ..., got {error}; export it again") from error
+    if len(points) < 3:
+        raise DatasetError(f"{where}: expected a polygon of at least 3 points, got {len(points)}; remove the line")
+    if not ((points >= -_SLACK) & (points <= 1 + _SLACK)).all():
+        wrong = points[~((points >= -_SLACK) & (points <= 1 + _SLACK))][0]
+        raise DatasetError(f"{where}: expected fractions 0..1 of the image's size, got {wrong:g}; export it again")
+    return points
