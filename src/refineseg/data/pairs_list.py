@@ -1,0 +1,141 @@
+"""A text list of pairs: an image and its mask on each line.
+
+In: ``LIST.txt``, or a folder of lists, one per split. Out: pairs of files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from refineseg.archives import is_file, is_folder, list_files, locate, read_text
+from refineseg.data.class_files import read_class_file
+from refineseg.data.folder import count_classes
+from refineseg.data.painting import unknown_split
+from refineseg.data.sample import FilePair, PairDataset
+from refineseg.errors import DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names
+
+LIST_SUFFIXES = (".txt", ".tsv", ".lst")
+_NO_LISTS = ("classes.txt", "labelmap.txt", "labels.txt", "readme.txt")
+_USUAL = ("train", "val", "test")
+
+Line = tuple[str, str, str]
+"""Image, mask and split as they stand in a line; the split may be empty."""
+
+
+def open_pairs(root: Path, split: str) -> PairDataset:
+    """One split of a list of pairs.
+
+    * ``pairs:LIST.txt``: on each line an image and a mask, relative to the list's folder, separated by a tab (so that
+      names may hold spaces) or by spaces; a third word is the split. Without any split everything is ``train``. Lines
+      that begin with ``#`` are comments.
+    * ``pairs:ROOT``: a folder or zip file with one list per split, ``train.txt``, ``val.txt``, ...; or with one list.
+    * Masks and classes are as in a folder data set: a class file beside the list, else values 0..K-1 and 255.
+
+    Raises:
+        DatasetError: No such list, split or files, or a line of another form.
+        LabelError: There is no class file, and the values of the training masks are not 0..K-1 and 255.
+    """
+    lists = _lists(root)
+    splits = pairs_splits(root)
+    if split not in splits:
+        raise unknown_split(split, splits, root)
+    folder = root if is_folder(root) else root.parent
+    pairs = _pairs(lists, folder, split)
+    listed = read_class_file(folder)
+    if listed is not None:
+        return PairDataset(pairs, *listed)
+    training = pairs if split == "train" or "train" not in splits else _pairs(lists, folder, "train")
+    class_info, table = count_classes(training, folder)
+    note = f"{class_info.num_classes} classes, counted in {len(training)} masks; write {folder / 'classes.json'}"
+    return PairDataset(pairs, class_info, table, (f"{note} to name them and to start faster",))
+
+
+def pairs_splits(root: Path) -> tuple[str, ...]:
+    """The splits of a list, or of a folder of lists.
+
+    Raises:
+        DatasetError: There is no list, or a line has another form.
+    """
+    lists = _lists(root)
+    found = {split or name for name, lines in lists.items() for _, _, split in lines}
+    return (*(split for split in _USUAL if split in found), *sorted(found.difference(_USUAL)))
+
+
+def is_pairs_list(path: Path) -> bool:
+    """True for a text file whose first line names an image and another image file."""
+    try:
+        lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    except DatasetError:
+        return False
+    words = _words(lines[0]) if lines else []
+    return len(words) in (2, 3) and all(word.lower().endswith(IMAGE_SUFFIXES) for word in words[:2])
+
+
+def _lists(root: Path) -> dict[str, list[Line]]:
+    """Lines of each list, by the split that the file's name stands for."""
+    if not is_folder(root):
+        return {"train": _lines(root)}
+    names = [n for n in list_files(root) if "/" not in n and n.lower().endswith(LIST_SUFFIXES)]
+    names = [name for name in names if name.lower() not in _NO_LISTS and is_pairs_list(root / name)]
+    if not names:
+        raise DatasetError(
+            f"expected a list of 'image mask' lines in {root} (train.txt, val.txt, ...), got none; name the file: "
+            "pairs:LIST.txt"
+        )
+    if len(names) == 1 and PurePosixPath(names[0]).stem not in _USUAL:
+        return {"train": _lines(root / names[0])}
+    return {PurePosixPath(name).stem: _lines(root / name) for name in names}
+
+
+def _words(line: str) -> list[str]:
+    return [word.strip() for word in line.split("\t") if word.strip()] if "\t" in line else line.split()
+
+
+def _lines(path: Path) -> list[Line]:
+    found: list[Line] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        words = _words(line)
+        if len(words) not in (2, 3):
+            raise DatasetError(
+                f"{path}, line {number}: expected 'image mask' or 'image mask split', got {len(words)} words: "
+                f"{line[:80]!r}; separate names that hold spaces by a tab"
+            )
+        found.append((words[0], words[1], words[2] if len(words) == 3 else ""))
+    if not found:
+        raise DatasetError(f"expected 'image mask' on each line of {path}, got no line")
+    with_split = sum(bool(split) for _, _, split in found)
+    if with_split not in (0, len(found)):
+        raise DatasetError(
+            f"expected a split on every line of {path} or on none, got {with_split} on {len(found)} lines; add others"
+        )
+    return found
+
+
+def _pairs(lists: dict[str, list[Line]], folder: Path, split: str) -> tuple[FilePair, ...]:
+    lines = [line for name, listed in lists.items() for line in listed if (line[2] or name) == split]
+    pairs = [
+        FilePair(_resolved(folder, image), _resolved(folder, mask), PurePosixPath(image).with_suffix("").as_posix())
+        for image, mask, _ in lines
+    ]
+    absent = [path for pair in pairs for path in (pair.image, pair.mask) if path is not None and not is_file(path)]
+    if absent:
+        raise DatasetError(
+            f"expected the files listed for {split} (relative to {folder}), but {len(absent)} are absent: "
+            f"{first_names(absent)}; correct the list"
+        )
+    twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
+    if twice:
+        raise DatasetError(f"expected every image once in the lists of {split}, got again: {first_names(twice)}")
+    return tuple(pairs)
+
+
+def _resolved(folder: Path, word: str) -> Path:
+    path = Path(os.path.normpath(folder / word.replace("\\", "/")))
+    if locate(folder) is not None and not path.is_relative_to(folder):
+        raise DatasetError(f"expected files inside {folder}, got {word!r}, which leaves the zip file; correct the list")
+    return path
