@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from refineseg.archives import is_file, is_folder
 from refineseg.data.ade20k import open_ade20k
 from refineseg.data.camvid import open_camvid
 from refineseg.data.cityscapes import open_cityscapes
 from refineseg.data.coco_voc import open_coco_voc
-from refineseg.data.folder import open_folder
 from refineseg.data.nyud import open_nyud
+from refineseg.data.own import FORMATS, open_as, open_own, own_splits, root_endings, splits_as
 from refineseg.data.pascal_context import (
     open_pascal_context,
     open_pascal_context_59,
@@ -20,6 +21,7 @@ from refineseg.data.pascal_context import (
     open_pascal_context_refinenet,
 )
 from refineseg.data.person_part import open_person_part
+from refineseg.data.remote import open_root
 from refineseg.data.sample import Concatenation, Dataset
 from refineseg.data.sbd import open_sbd
 from refineseg.data.sunrgbd import open_sunrgbd
@@ -37,11 +39,15 @@ class DatasetEntry:
         open: Root folder and split -> the samples.
         summary: One line for ``refineseg datasets``.
         licence: What models trained on it inherit; empty: nothing.
+        splits: Root -> the splits there, where every root may have others.
+        files: Endings of files that may be given instead of a folder.
     """
 
     open: Callable[[Path, str], Dataset]
     summary: str
     licence: str = ""
+    splits: Callable[[Path], tuple[str, ...]] | None = None
+    files: tuple[str, ...] = ()
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -109,9 +115,17 @@ DATASETS: dict[str, DatasetEntry] = {
         licence="CC BY-NC 4.0 (from the CamVid data): personal and research use only",
     ),
     "folder": DatasetEntry(
-        open_folder,
-        "your own: images/SPLIT + masks/SPLIT or SPLIT/images + SPLIT/masks, with classes.json or labelmap.txt",
+        open_own,
+        "your own in any form below, recognised: images/SPLIT + masks/SPLIT with classes.json, or an annotation "
+        "program's files; a folder, .zip, list or annotation file",
+        splits=own_splits,
+        files=root_endings("folder"),
     ),
+    **{
+        name: DatasetEntry(open_as(name), f"your own: {own.layout}", splits=splits_as(name), files=root_endings(name))
+        for name, own in FORMATS.items()
+        if name != "masks"
+    },
 }
 """Every data set; the keys are what stands before the colon in ``--data NAME:ROOT``."""
 
@@ -121,14 +135,16 @@ def parse_data(data: str) -> tuple[str, Path]:
 
     Raises:
         ConfigError: No colon, or an unknown name.
-        DatasetError: The root is no folder.
+        DatasetError: The root is no folder, nor a file that may stand for one.
     """
     name, colon, root = data.partition(":")
     if not colon or name not in DATASETS:
         raise ConfigError(f"expected NAME:ROOT with NAME one of {', '.join(DATASETS)}, got {data!r}")
-    if not Path(root).is_dir():
-        raise DatasetError(f"expected a folder after {name}:, got {root!r}, which is {_what(Path(root))}")
-    return name, Path(root)
+    path, files = open_root(root), DATASETS[name].files
+    if not path.is_dir() and not (files and (is_folder(path) or (path.suffix.lower() in files and is_file(path)))):
+        allowed = f" or a file {', '.join(files)}" if files else ""
+        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}")
+    return name, path
 
 
 def parse_sources(data: str) -> dict[str, Path]:
@@ -168,7 +184,7 @@ def open_dataset(name: str, root: str | Path, *, split: str) -> Dataset:
 
     Args:
         name: A key of :data:`DATASETS`.
-        root: Its folder.
+        root: Its folder; for your own data also a zip file, a list or an annotation file.
         split: For instance ``val``; ``train+val`` joins splits.
 
     Raises:

@@ -1,0 +1,312 @@
+"""Your own data in any common form: looks at what is there, reads it, and applies ``remap.json``.
+
+In: a folder, a zip file, a list or an annotation file. Out: a data set. The rules are in :func:`recognise`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
+from refineseg.data.coco import coco_files, coco_splits, open_coco
+from refineseg.data.cvat import cvat_splits, open_cvat
+from refineseg.data.folder import MASK_FOLDERS, folder_splits, open_folder
+from refineseg.data.label_studio import is_brush_png, open_label_studio
+from refineseg.data.labelme import labelme_splits, open_labelme
+from refineseg.data.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
+from refineseg.data.remap import read_remap, remapped
+from refineseg.data.sample import Dataset
+from refineseg.data.yolo import open_yolo, yolo_file, yolo_splits
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.images import IMAGE_SUFFIXES
+
+_SNIFFED = 8  # JSON files looked into
+_HEAD = 2048  # characters of a JSON file that tell its kind
+_COCO_NAMES = ("instances_", "_annotations.coco")
+_NO_LABELS = ("classes.json", "remap.json")
+
+
+def _one_split(_root: Path) -> tuple[str, ...]:
+    return ("train",)
+
+
+@dataclass(frozen=True)
+class OwnFormat:
+    """A form in which people keep their own data.
+
+    Args:
+        open: Root and split -> samples.
+        splits: Root -> the splits there.
+        layout: What it looks like, for messages.
+        files: Endings of files that may be the root, besides ``.zip``.
+    """
+
+    open: Callable[[Path, str], Dataset]
+    splits: Callable[[Path], tuple[str, ...]]
+    layout: str
+    files: tuple[str, ...] = ()
+
+
+FORMATS: dict[str, OwnFormat] = {
+    "masks": OwnFormat(
+        open_folder,
+        folder_splits,
+        "images/SPLIT + masks/SPLIT, or SPLIT/images + SPLIT/masks (also labels, annotations)",
+    ),
+    "coco": OwnFormat(
+        open_coco,
+        coco_splits,
+        "COCO JSON: annotations/instances_SPLIT.json, SPLIT/_annotations.coco.json or annotations.json",
+        (".json",),
+    ),
+    "labelme": OwnFormat(open_labelme, labelme_splits, "labelme: a JSON file for each image"),
+    "cvat": OwnFormat(
+        open_cvat, cvat_splits, "CVAT 'segmentation mask 1.1': SegmentationClass, JPEGImages, labelmap.txt"
+    ),
+    "label_studio": OwnFormat(
+        open_label_studio,
+        _one_split,
+        "Label Studio: its JSON export, or task-1-annotation-2-...-NAME-0.png",
+        (".json",),
+    ),
+    "yolo": OwnFormat(open_yolo, yolo_splits, "YOLO: data.yaml, images/ and labels/*.txt", (".yaml", ".yml")),
+    "pairs": OwnFormat(open_pairs, pairs_splits, "a list of 'image mask' lines: LIST.txt or train.txt", LIST_SUFFIXES),
+}
+"""Every form by name; all but ``masks`` are also data sets of that name."""
+
+
+def open_own(root: Path, split: str) -> Dataset:
+    """One split of your own data, in whatever form :func:`recognise` finds, with ``remap.json`` applied.
+
+    Raises:
+        DatasetError: An unknown or ambiguous form, or what its reader says.
+        ConfigError: A wrong class file or ``remap.json``.
+    """
+    name, inner = recognise(root)
+    return _opened(name, inner, split)
+
+
+def own_splits(root: Path) -> tuple[str, ...]:
+    """The splits of your own data.
+
+    Raises:
+        DatasetError: An unknown or ambiguous form.
+    """
+    name, inner = recognise(root)
+    return FORMATS[name].splits(inner)
+
+
+def open_as(name: str) -> Callable[[Path, str], Dataset]:
+    """A function that opens one form by its name, without guessing.
+
+    Args:
+        name: A key of :data:`FORMATS`.
+    """
+
+    def opened(root: Path, split: str) -> Dataset:
+        return _opened(name, _unwrapped(root, name), split)
+
+    return opened
+
+
+def splits_as(name: str) -> Callable[[Path], tuple[str, ...]]:
+    """A function that lists the splits of one form by its name.
+
+    Args:
+        name: A key of :data:`FORMATS`.
+    """
+
+    def splits(root: Path) -> tuple[str, ...]:
+        return FORMATS[name].splits(_unwrapped(root, name))
+
+    return splits
+
+
+def recognise(root: Path) -> tuple[str, Path]:
+    """Which form lies in a root.
+
+    The first rule that fits decides:
+
+    1. A file: ``.yaml`` is YOLO, a text list is pairs, JSON that begins with ``[`` is Label Studio, other JSON COCO.
+    2. Masks: ``images/SPLIT`` and ``masks/SPLIT`` (or ``labels``, ``annotations``), or ``SPLIT/images`` and
+       ``SPLIT/masks``, with image files in both. Annotation files of other forms beside them are not read.
+    3. Exactly one of: CVAT (``SegmentationClass`` and ``labelmap.txt`` or ``ImageSets/Segmentation``), YOLO (one YAML
+       file and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and ``annotations``),
+       Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
+    4. Pairs: a list whose first line names two image files.
+    5. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
+
+    In a zip file, a single folder that holds everything may surround all this.
+
+    Returns:
+        A key of :data:`FORMATS`, and the root without that folder.
+
+    Raises:
+        DatasetError: Nothing fits, or several of rule 3 do; the message lists what was found.
+    """
+    if is_file(root) and not is_folder(root):
+        return _of_file(root), root
+    if not is_folder(root):
+        raise DatasetError(f"expected a folder, zip file, list or annotation file, got {root}, which is not there")
+    for candidate in _candidates(root):
+        files = list_files(candidate)
+        if _has_masks(files):
+            return "masks", candidate
+        found = [name for name, fits in _RULES.items() if fits(candidate, files)]
+        if len(found) > 1:
+            layouts = "; ".join(FORMATS[name].layout for name in found)
+            names = ", ".join(f"{name}:{root}" for name in found)
+            raise DatasetError(f"expected one form of data in {root}, got {len(found)}: {layouts}; say which: {names}")
+        if found:
+            return found[0], candidate
+        if _pairs(candidate, files):
+            return "pairs", candidate
+    if folder_splits(root):
+        return "masks", root
+    raise DatasetError(_unknown(root))
+
+
+def _opened(name: str, root: Path, split: str) -> Dataset:
+    dataset = FORMATS[name].open(root, split)
+    folder = root if is_folder(root) else root.parent
+    table = read_remap(folder)
+    return dataset if table is None else remapped(dataset, table[0], declared_in=str(folder / table[1]))
+
+
+def _candidates(root: Path) -> list[Path]:
+    """The root, and in a zip file what a single folder holds."""
+    found = [root]
+    while locate(root) is not None and len(inner := subfolders(root)) == 1:
+        root = root / inner[0]
+        found.append(root)
+    return found
+
+
+def _unwrapped(root: Path, name: str) -> Path:
+    """The root of a form that was named; a single folder in a zip file is left out where only that fits."""
+    if not is_folder(root):
+        return root
+    fits: Callable[[Path, tuple[str, ...]], bool] = _RULES.get(name, _pairs)
+    return next((inner for inner in _candidates(root) if fits(inner, list_files(inner))), root)
+
+
+def _of_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return "label_studio" if read_text(path).lstrip()[:1] == "[" else "coco"
+    for name, own in FORMATS.items():
+        if suffix in own.files:
+            return name
+    raise DatasetError(f"expected a folder, .zip, .json, .yaml or a list .txt, got {path}")
+
+
+def _has_masks(files: tuple[str, ...]) -> bool:
+    found: dict[tuple[str, bool], set[str]] = {}
+    for name in files:
+        parts = name.split("/")
+        if len(parts) >= 3 and name.lower().endswith(IMAGE_SUFFIXES):
+            for kind, split in ((parts[0], parts[1]), (parts[1], parts[0])):
+                if kind in ("images", *MASK_FOLDERS):
+                    found.setdefault((split, kind == parts[0]), set()).add("images" if kind == "images" else "masks")
+    return any(len(kinds) == 2 for kinds in found.values())
+
+
+def _cvat(root: Path, files: tuple[str, ...]) -> bool:
+    masks = any(name.startswith("SegmentationClass/") for name in files)
+    return masks and ("labelmap.txt" in files or is_folder(root / "ImageSets" / "Segmentation"))
+
+
+def _yolo(root: Path, files: tuple[str, ...]) -> bool:
+    return yolo_file(root) is not None and any("labels" in n.split("/")[:-1] and n.endswith(".txt") for n in files)
+
+
+def _coco(root: Path, files: tuple[str, ...]) -> bool:
+    if any(PurePosixPath(name).name.startswith(_COCO_NAMES) for name in files if name.endswith(".json")):
+        return bool(coco_files(root))
+    if any(name.endswith(".json") for name in files):
+        try:
+            return any(_json_kind(path) == "coco" for path in coco_files(root).values())
+        except DatasetError:  # several single files
+            return True
+    return False
+
+
+def _label_studio(root: Path, files: tuple[str, ...]) -> bool:
+    return any(map(is_brush_png, files)) or "label_studio" in _kinds(root, files, deepest=1)
+
+
+def _labelme(root: Path, files: tuple[str, ...]) -> bool:
+    return "labelme" in _kinds(root, files, deepest=99)
+
+
+_RULES: dict[str, Callable[[Path, tuple[str, ...]], bool]] = {
+    "cvat": _cvat,
+    "yolo": _yolo,
+    "coco": _coco,
+    "label_studio": _label_studio,
+    "labelme": _labelme,
+}
+
+
+def _pairs(root: Path, files: tuple[str, ...]) -> bool:
+    return any(
+        "/" not in name and name.lower().endswith(LIST_SUFFIXES) and is_pairs_list(root / name) for name in files
+    )
+
+
+def _kinds(root: Path, files: tuple[str, ...], *, deepest: int) -> set[str]:
+    """The kinds of the first few JSON files."""
+    names = [n for n in files if n.lower().endswith(".json") and n not in _NO_LABELS and n.count("/") < deepest]
+    names = [name for name in names if not PurePosixPath(name).name.startswith(_COCO_NAMES)]  # they may be large
+    return {_json_kind(root / name) for name in names[:_SNIFFED]}
+
+
+def _json_kind(path: Path) -> str:
+    """What a JSON file is, by its beginning or the names of its parts."""
+    text = read_text(path)
+    if text.lstrip()[:1] == "[":
+        head = text[:_HEAD]
+        return "label_studio" if any(f'"{key}"' in head for key in ("annotations", "data", "id", "image")) else ""
+    if '"shapes"' in text and '"categories"' not in text:
+        return "labelme"
+    return "coco" if all(f'"{key}"' in text for key in ("images", "categories")) else ""
+
+
+def _unknown(root: Path) -> str:
+    files = list_files(root)
+    endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in files)
+    listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6)) or "no files"
+    folders = ", ".join(
+        f"{name} ({sum(f.startswith(f'{name}/') for f in files)} files)" for name in subfolders(root)[:8]
+    )
+    advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
+    inner = [name for name in subfolders(root) if _fits(root / name)]
+    advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
+    layouts = "".join(f"\n  {own.layout}" for own in FORMATS.values())
+    return (
+        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}{layouts}"
+    )
+
+
+def _fits(root: Path) -> bool:
+    files = list_files(root)
+    return _has_masks(files) or any(fits(root, files) for fits in _RULES.values()) or _pairs(root, files)
+
+
+def root_endings(name: str) -> tuple[str, ...]:
+    """Endings of files that may stand for the folder of a data set.
+
+    Args:
+        name: ``folder``, or a key of :data:`FORMATS`.
+
+    Raises:
+        ConfigError: No form of that name.
+    """
+    if name == "folder":
+        return (".zip", *dict.fromkeys(ending for own in FORMATS.values() for ending in own.files))
+    if name not in FORMATS:
+        raise ConfigError(f"expected one of {', '.join(FORMATS)}, got {name!r}")
+    return (".zip", *FORMATS[name].files)
