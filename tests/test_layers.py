@@ -44,6 +44,8 @@ DOORS = {  # package -> the only places that may import it
     "torchvision": {"data/augment.py"},
     "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models", "doctor")},
     "pycocotools": {"data/outlines.py"},
+    "fsspec": {"data/remote_access.py"},
+    "filelock": {"data/mirror.py"},
     "yaml": {"data/yolo.py"},
     "h5py": {"data/matlab.py", "data/fake_scenes.py", "networks/mat_hdf5.py"},
     "scipy": {"data/matlab.py", "data/fake_scenes.py", "data/fake_pascal.py"},

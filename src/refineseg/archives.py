@@ -102,7 +102,7 @@ def list_files(folder: Path) -> tuple[str, ...]:
     if located is not None:
         start = f"{located[1]}/" if located[1] else ""
         return tuple(sorted(n[len(start) :] for n in _index(located[0]).members if n.startswith(start)))
-    return tuple(sorted(_walk(str(folder), "", frozenset())))
+    return tuple(sorted(_walk(os.fspath(folder), "", frozenset())))
 
 
 def subfolders(folder: Path) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def _walk(folder: str, start: str, above: frozenset[str]) -> Iterator[str]:
 
 def _index(path: Path) -> _Index:
     found = path.stat()
-    return _read_index(str(path), found.st_mtime_ns, found.st_size)
+    return _read_index(os.fspath(path), found.st_mtime_ns, found.st_size)
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # Source: EXIF 2.3, tag Orientation
+
+
+@runtime_checkable
+class HeaderReadable(Protocol):
+    """A path whose file is not on this disk, and whose first bytes can be had without the rest."""
+
+    def read_header(self) -> bytes | None:
+        """The first bytes; None: read the file as any other."""
 
 
 class _PillowWarnings:
@@ -128,6 +136,11 @@ def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, i
     Raises:
         ImageError: The file cannot be read as an image.
     """
+    if content is None and isinstance(path, HeaderReadable) and (header := path.read_header()) is not None:
+        try:
+            return read_image_size(path, content=header)
+        except ImageError:  # what tells the size comes later in the file
+            return read_image_size(path, content=path.read_bytes())
     with _opened(path, content) as image:
         width, height = image.size
         if width == height or image.format == "TIFF":  # Pillow has exchanged a TIFF's sides already

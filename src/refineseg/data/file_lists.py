@@ -45,7 +45,7 @@ def subfolders(folder: Path) -> list[Path]:
     """Folders in a folder, sorted, hidden ones left out; empty where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
