@@ -34,6 +34,9 @@ _LAYOUT = (
     "one annotations.json"
 )
 
+Id = int | str
+"""Of an image or category; some programs write text."""
+
 
 def coco_files(root: Path) -> dict[str, Path]:
     """The JSON file of each split; of a single file the split is ``train``.
@@ -153,22 +156,22 @@ def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses
 class _Content:
     """What a JSON file holds."""
 
-    images: list[tuple[int, str, tuple[int, int]]]
-    annotations: dict[int, list[str]]
-    categories: dict[int, str]
+    images: list[tuple[Id, str, tuple[int, int]]]
+    annotations: dict[Id, list[str]]
+    categories: dict[Id, str]
     groups: frozenset[str]
-    used: frozenset[int]
+    used: frozenset[Id]
 
-    def text(self, image: int) -> str:
+    def text(self, image: Id) -> str:
         return f"[{','.join(self.annotations.get(image, ()))}]"
 
 
 def _read(path: Path) -> _Content:
-    images: list[tuple[int, str, tuple[int, int]]] = []
-    annotations: dict[int, list[str]] = {}
-    categories: dict[int, str] = {}
+    images: list[tuple[Id, str, tuple[int, int]]] = []
+    annotations: dict[Id, list[str]] = {}
+    categories: dict[Id, str] = {}
     groups: set[str] = set()
-    used: set[int] = set()
+    used: set[Id] = set()
     try:
         for key, value, text in json_elements(read_text(path)):
             if key == "images":
@@ -190,10 +193,10 @@ def _read(path: Path) -> _Content:
 
 def _check(
     path: Path,
-    images: list[tuple[int, str, tuple[int, int]]],
-    annotations: dict[int, list[str]],
-    categories: dict[int, str],
-    used: set[int],
+    images: list[tuple[Id, str, tuple[int, int]]],
+    annotations: dict[Id, list[str]],
+    categories: dict[Id, str],
+    used: set[Id],
 ) -> None:
     """Ids must refer to something."""
     if not categories:
@@ -226,13 +229,8 @@ def _classes(path: Path) -> NamedClasses:
 def _read_classes(path: Path, _changed_ns: int, _size: int) -> NamedClasses:
     """The classes of the training file: a split may lack some categories, but never has others."""
     content = _read(path)
-    return named_classes(
-        [
-            _label(name)
-            for i, name in sorted(content.categories.items())
-            if i in content.used or name not in content.groups
-        ]
-    )
+    by_id = sorted(content.categories.items(), key=lambda item: (isinstance(item[0], str), item[0]))
+    return named_classes([_label(name) for i, name in by_id if i in content.used or name not in content.groups])
 
 
 def _label(name: str) -> str:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from refineseg.errors import MissingExtraError
 
+_REACH = 1000  # pixels
+
 
 def rle_tools() -> ModuleType:
     """The module ``pycocotools.mask``.
@@ -105,9 +107,9 @@ def check_near(points: NDArray[np.float64], size_hw: tuple[int, int]) -> None:
         size_hw: Of the image.
 
     Raises:
-        ValueError: One is no number, or lies more than the image's size beside the image.
+        ValueError: One is no number, or lies more than the image's size and 1000 pixels beside the image.
     """
-    reach = np.array(size_hw[::-1], np.float64)
+    reach = np.array(size_hw[::-1], np.float64) + _REACH
     beyond = points[~((points >= -reach) & (points <= 2 * reach)).all(axis=1)]
     if len(beyond):
         raise ValueError(f"the point {tuple(beyond[0].tolist())}, far outside the image")

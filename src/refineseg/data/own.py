@@ -278,7 +278,8 @@ def _json_kind(path: Path) -> str:
 def _unknown(root: Path) -> str:
     files = list_files(root)
     endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in files)
-    listed = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6)) or "no files"
+    most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:6]
+    listed = ", ".join(f"{count} {ending}" for ending, count in most) or "no files"
     folders = ", ".join(
         f"{name} ({sum(f.startswith(f'{name}/') for f in files)} files)" for name in subfolders(root)[:8]
     )
