@@ -42,7 +42,7 @@ DOORS = {  # package -> the only places that may import it
     "safetensors": {"segmenter.py"},
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
-    "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models", "doctor")},
+    "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models", "doctor", "shards")},
     "pycocotools": {"data/outlines.py"},
     "fsspec": {"data/remote_access.py"},
     "filelock": {"data/mirror.py"},

@@ -48,10 +48,10 @@ _UPRIGHT = {
 
 @runtime_checkable
 class HeaderReadable(Protocol):
-    """A path whose file is not on this disk, and whose first bytes can be had without the rest."""
+    """A path whose file is not on this disk."""
 
     def read_header(self) -> bytes | None:
-        """The first bytes; None: read the file as any other."""
+        """Its first bytes, without the rest; None: read the file as any other."""
 
 
 class _PillowWarnings:
@@ -140,7 +140,7 @@ def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, i
         try:
             return read_image_size(path, content=header)
         except ImageError:  # what tells the size comes later in the file
-            return read_image_size(path, content=path.read_bytes())
+            content = path.read_bytes()
     with _opened(path, content) as image:
         width, height = image.size
         if width == height or image.format == "TIFF":  # Pillow has exchanged a TIFF's sides already
@@ -192,9 +192,9 @@ def _sixteen_bit(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; a mask's values are those stored
 
 
-def _mask_codes(path: Path) -> tuple[NDArray[Any], bool]:
+def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], bool]:
     """The values of a mask file as stored, or its colours as 0xRRGGBB; True for colours."""
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         if image.format in ("JPEG", "MPO"):
             raise LabelError(
                 f"{path}: expected a lossless mask file, got JPEG, which blurs the values; export the masks as PNG"
@@ -244,7 +244,7 @@ def mask_values(path: Path) -> dict[int, int]:
     return dict(_counted(codes))
 
 
-def read_mask(path: Path, *, table: LabelTable, ignore_index: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read_mask(path: Path, *, table: LabelTable, ignore_index: int, content: bytes | None = None) -> NDArray[Any]:
     """Read a mask file as class indices.
 
     Palette and grey files are read as indices (a palette's colours are display only), RGB files by exact colour.
@@ -253,6 +253,7 @@ def read_mask(path: Path, *, table: LabelTable, ignore_index: int) -> NDArray[np
         path: A PNG (or other lossless) mask.
         table: What its values and colours stand for.
         ignore_index: Void value of the result.
+        content: As in :func:`read_rgb`.
 
     Returns:
         ``(H, W)`` class indices and ``ignore_index``; uint8 where they fit, else uint16.
@@ -262,7 +263,7 @@ def read_mask(path: Path, *, table: LabelTable, ignore_index: int) -> NDArray[np
         LabelError: It is a JPEG, has colours where the table has none, or has values or colours that stand for no
             class; they are named with their pixel counts.
     """
-    codes, coloured = _mask_codes(path)
+    codes, coloured = _mask_codes(path, content)
     if coloured and not table.colours:
         raise LabelError(no_colours_known(path, _counted(codes)))
     known = _coded(table) if coloured else table.values

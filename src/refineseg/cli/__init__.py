@@ -16,9 +16,10 @@ from refineseg.cli import prediction
 from refineseg.cli import training
 from refineseg.cli import models
 from refineseg.cli import doctor
+from refineseg.cli import shards
 # isort: on
 
-__all__ = ["app", "doctor", "main", "models", "prediction", "training"]
+__all__ = ["app", "doctor", "main", "models", "prediction", "shards", "training"]
 
 
 def main() -> None:

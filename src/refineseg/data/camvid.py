@@ -172,6 +172,10 @@ class PublishedSource:
         """The image."""
         return read_rgb(self.images[index])
 
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image."""
+        return self.images[index]
+
     def image_hw(self, index: int) -> tuple[int, int]:
         """Its height and width, from the file's header."""
         return read_image_size(self.images[index])

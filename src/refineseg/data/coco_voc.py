@@ -70,6 +70,10 @@ class CocoMasks:
         """``(H, W, 3)`` uint8 RGB; grey photographs become RGB."""
         return read_rgb(self.images[index].path)
 
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image."""
+        return self.images[index].path
+
     def image_hw(self, index: int) -> tuple[int, int]:
         """Height and width from the image's header."""
         return read_image_size(self.images[index].path)

@@ -24,6 +24,7 @@ from refineseg.data.person_part import open_person_part
 from refineseg.data.remote import open_root
 from refineseg.data.sample import Concatenation, Dataset
 from refineseg.data.sbd import open_sbd
+from refineseg.data.shards import is_sharded, open_shards, shard_splits, sharded_data
 from refineseg.data.sunrgbd import open_sunrgbd
 from refineseg.data.voc import open_voc
 from refineseg.errors import ConfigError, DatasetError
@@ -126,12 +127,15 @@ DATASETS: dict[str, DatasetEntry] = {
         for name, own in FORMATS.items()
         if name != "masks"
     },
+    "shards": DatasetEntry(
+        open_shards, "any of these as tar files, written by `refineseg shard`; read under its own name, too"
+    ),
 }
 """Every data set; the keys are what stands before the colon in ``--data NAME:ROOT``."""
 
 
 def parse_data(data: str) -> tuple[str, Path]:
-    """``NAME:ROOT`` -> name and root, split at the first colon.
+    """``NAME:ROOT`` -> name and root, split at the first colon; of shards the name of what they were made from.
 
     Raises:
         ConfigError: No colon, or an unknown name.
@@ -144,7 +148,20 @@ def parse_data(data: str) -> tuple[str, Path]:
     if not path.is_dir() and not (files and (is_folder(path) or (path.suffix.lower() in files and is_file(path)))):
         allowed = f" or a file {', '.join(files)}" if files else ""
         raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}")
+    if name == "shards" or is_sharded(path):
+        source = sharded_data(path)
+        if name not in ("shards", source) or source not in DATASETS:
+            raise DatasetError(f"expected shards of {name} in {path}, got those of {source}; say {source}:{path}")
+        return source, path
     return name, path
+
+
+def data_splits(name: str, root: Path) -> tuple[str, ...] | None:
+    """The splits of a root, where every root may have others; None where they are those of the data set."""
+    if is_sharded(root):
+        return shard_splits(root)
+    splits = DATASETS[name].splits
+    return None if splits is None else splits(root)
 
 
 def parse_sources(data: str) -> dict[str, Path]:
@@ -184,7 +201,8 @@ def open_dataset(name: str, root: str | Path, *, split: str) -> Dataset:
 
     Args:
         name: A key of :data:`DATASETS`.
-        root: Its folder; for your own data also a zip file, a list or an annotation file.
+        root: Its folder, which may be remote (``s3://bucket/prefix``) or hold shards; for your own data
+            also a zip file, a list or an annotation file.
         split: For instance ``val``; ``train+val`` joins splits.
 
     Raises:
@@ -192,5 +210,6 @@ def open_dataset(name: str, root: str | Path, *, split: str) -> Dataset:
         DatasetError: A missing folder, split or file.
     """
     name, path = parse_data(f"{name}:{root}")
-    parts = [DATASETS[name].open(path, part) for part in split.split("+")]
+    opened = open_shards if is_sharded(path) else DATASETS[name].open
+    parts = [opened(path, part) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else Concatenation(parts)

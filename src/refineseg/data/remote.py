@@ -142,6 +142,21 @@ def is_remote(root: str) -> bool:
     return _ADDRESS.match(root) is not None
 
 
+def check_address(text: str) -> str:
+    """An address without the slash at its end.
+
+    Raises:
+        ConfigError: It holds a user name, a password or a query, which would end up in files and messages.
+    """
+    text = text.rstrip("/")
+    if "@" in text.split("://", 1)[1].split("/")[0] or "?" in text or "#" in text or "::" in text:
+        raise ConfigError(
+            f"expected a plain address without user, password and query, got {without_secrets(text)}; credentials "
+            "are read from the environment and the configuration files of s3fs and gcsfs"
+        )
+    return text
+
+
 def open_root(root: str | Path, *, options: CacheOptions | None = None) -> Path:
     """The root of a data set: a path as it is, an address as a :class:`RemotePath`.
 
@@ -157,15 +172,9 @@ def open_root(root: str | Path, *, options: CacheOptions | None = None) -> Path:
         DatasetError: The folder is not there, or cannot be listed.
         MissingExtraError: The package for this kind of address is not installed.
     """
-    text = str(root)
-    if not is_remote(text):
+    if not is_remote(str(root)):
         return Path(root)
-    text = text.rstrip("/")
-    if "@" in text.split("://", 1)[1].split("/")[0] or "?" in text or "#" in text or "::" in text:
-        raise ConfigError(
-            f"expected a plain address without user, password and query, got {without_secrets(text)}; credentials "
-            "are read from the environment and the configuration files of s3fs and gcsfs"
-        )
+    text = check_address(str(root))
     if os.name != "posix":
         raise ConfigError(f"expected a folder, got {text}: remote folders are read on Linux and macOS only")
     with _OPENING:

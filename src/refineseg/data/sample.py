@@ -63,6 +63,19 @@ class Dataset(Protocol):
         """The mask of a sample, checked against the image's size; None where it has no label."""
 
 
+@runtime_checkable
+class ImageFiles(Protocol):
+    """What knows the files of its images: a data set, or the source of one."""
+
+    def image_file(self, index: int, /) -> Path | None:
+        """The file that holds exactly the image of a sample; None where there is none."""
+
+
+def image_file(dataset: object, index: int) -> Path | None:
+    """The file that holds exactly the image of a sample; None where it is cropped, resized or made otherwise."""
+    return dataset.image_file(index) if isinstance(dataset, ImageFiles) else None
+
+
 @dataclass(frozen=True)
 class FilePair:
     """One image file and its mask file (None: unlabelled)."""
@@ -98,6 +111,10 @@ class PairDataset:
     def name(self, index: int) -> str:
         """Name of a sample, without reading it."""
         return self.pairs[index].name
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image."""
+        return self.pairs[index].image
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
@@ -185,6 +202,11 @@ class Concatenation:
         part, inner = self._locate(index)
         return part.name(inner)
 
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, where the part has one."""
+        part, inner = self._locate(index)
+        return image_file(part, inner)
+
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""
         part, inner = self._locate(index)
@@ -235,6 +257,10 @@ class Without:
     def name(self, index: int) -> str:
         """Name of a sample, without reading it."""
         return self._dataset.name(self._inner(index))
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, where the data set has one."""
+        return image_file(self._dataset, self._inner(index))
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""

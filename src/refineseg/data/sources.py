@@ -6,13 +6,14 @@ In: a :class:`SampleSource`, which knows how to read sample ``i``. Out: a :class
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.sample import Sample
+from refineseg.data.sample import Sample, image_file
 from refineseg.errors import DatasetError, LabelError
 from refineseg.label_messages import value_ranges
 
@@ -53,6 +54,10 @@ class SourceDataset:
     def name(self, index: int) -> str:
         """Name of a sample, without reading it."""
         return self.names[index]
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, where the source has one."""
+        return image_file(self.source, index)
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]

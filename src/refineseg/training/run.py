@@ -15,7 +15,7 @@ import torch
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
+from refineseg.data.datasets import DATASETS, data_splits, open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
@@ -68,8 +68,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     sources = parse_sources(request.data)
     config = _phases_with_data(request, tuple(sources), progress)
     name, root = next(iter(sources.items()))
-    splits = DATASETS[name].splits
-    if splits is not None and config.val_split == "val" and "val" not in splits(root):
+    splits = data_splits(name, root)
+    if splits is not None and config.val_split == "val" and "val" not in splits:
         progress.say("no val split: training without validation (the last model is the result)")
         config = replace(config, val_split=None)
     data = _open(sources, config, progress)

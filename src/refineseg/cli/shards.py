@@ -1,0 +1,40 @@
+"""``refineseg shard``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from refineseg.cli.app import app, messages
+from refineseg.errors import ConfigError
+
+
+@app.command()
+def shard(
+    data: Annotated[str, typer.Argument(help="NAME:ROOT, for instance voc:VOCdevkit; ROOT may be an address.")],
+    split: Annotated[str, typer.Option(help="Which split; train+val writes both, each by itself.")],
+    out: Annotated[str, typer.Option(help="Folder or address (s3://bucket/prefix) of the tar files.")],
+    megabytes: Annotated[float, typer.Option(help="Size of a tar file.")] = 256.0,
+) -> None:
+    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
+    from refineseg.data.datasets import open_dataset, parse_data
+    from refineseg.data.shard_writer import ShardOptions, write_shards
+
+    if not 0 < megabytes < 1e6:
+        raise ConfigError(f"expected --megabytes above 0 and below a million, got {megabytes}")
+    name, root = parse_data(data)
+    console = messages()
+    for part in split.split("+"):
+        dataset = open_dataset(name, root, split=part)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(part, total=len(dataset))
+            count = write_shards(
+                dataset,
+                out,
+                ShardOptions(name, part, int(megabytes * 1e6)),
+                report=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
+            )
+        print(f"{part}: {len(dataset)} samples in {count} tar files below {out}")
+    console.print(f"next: refineseg train --data {name}:{out} --out RUN", highlight=False, soft_wrap=True)
