@@ -105,12 +105,12 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     for case, found in zip(cases, facts, strict=True):
         faults += file_faults(case, found)
     masks = [(case.shown_mask, found.mask) for case, found in zip(cases, facts, strict=True) if found.mask is not None]
-    faults += mask_faults(masks, expected, own_classes=inventory.is_folder)
+    faults += mask_faults(masks, expected, own_classes=inventory.own_classes)
     counts = _counted(inventory, facts, expected, faults)
     findings = [*grouped(faults), *_image_findings(cases, facts)]
     if counts is not None:
         findings += class_findings(counts, declared=expected.declared)
-    if inventory.is_folder and all(finding.severity != "error" for finding in findings):
+    if inventory.own_masks and all(finding.severity != "error" for finding in findings):
         findings += grouped(_refusals(inventory))
     return Examination(data, inventory, expected, tuple(facts), tuple(faults), in_order(findings), counts)
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refineseg.archives import openable
 from refineseg.data.sample import Dataset
 from refineseg.doctor.inventory import Case
 from refineseg.errors import DatasetError, ImageError, LabelError
@@ -134,7 +135,7 @@ def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
     """The facts of an image file, and its pixels for further looks."""
     try:
         pixels, header = read_rgb(path), read_header(path)
-    except ImageError as error:
+    except (ImageError, DatasetError) as error:
         return ImageFacts(str(error)), None
     except _UNREADABLE as error:
         return ImageFacts(f"expected a readable image, got {path}: {error}"), None
@@ -158,7 +159,7 @@ def _shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 def read_header(path: Path) -> Header:
     """What a file says of itself; the file must have been read before, so that it is known to be an image."""
-    with Image.open(path) as image:
+    with Image.open(openable(path)) as image:
         width, height = image.size
         orientation = image.getexif().get(_ORIENTATION, 1) if image.format != "TIFF" else 1  # Pillow turns TIFF itself
         stored = str(image.tile[0][3]) if image.tile else ""
@@ -174,7 +175,7 @@ def read_header(path: Path) -> Header:
 
 def _largest(path: Path) -> int:
     """The largest value of a 16-bit image; Pillow opens 16-bit colour by its high bytes only."""
-    with Image.open(path) as image:
+    with Image.open(openable(path)) as image:
         image.load()
         values = np.asarray(image)
         return int(values.max()) if image.mode.startswith("I") else 65535
@@ -191,7 +192,7 @@ def inspect_mask(path: Path) -> MaskFacts:
             counts, distinct = _colour_counts(read_rgb(path))
             return MaskFacts(form="colour", hw=hw, counts=counts, distinct=distinct)
         values = mask_values(path)
-    except (ImageError, LabelError) as error:
+    except (ImageError, DatasetError) as error:
         return MaskFacts(str(error))
     except _UNREADABLE as error:
         return MaskFacts(f"expected a readable mask, got {path}: {error}")
@@ -256,7 +257,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 def _fits_stored(pixels: NDArray[np.uint8], image: ImageFacts, mask: Path) -> bool:
     """Whether a mask explains the colours of the image better in the orientation in which it is stored."""
     try:
-        with Image.open(mask) as file:
+        with Image.open(openable(mask)) as file:
             classes = file if file.mode in ("P", "L", "1", "RGB") or file.mode.startswith("I") else file.convert("RGB")
             small = np.asarray(classes.resize((_ALIGNMENT_SIDE, _ALIGNMENT_SIDE), Image.Resampling.NEAREST))
     except _UNREADABLE:

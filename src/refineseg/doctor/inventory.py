@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from refineseg.archives import is_file, is_folder
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import CLASS_FILES, read_class_file
-from refineseg.data.datasets import open_dataset
-from refineseg.data.folder import MASK_FOLDERS, folder_splits, open_folder
+from refineseg.data.datasets import DATASETS, open_dataset
+from refineseg.data.folder import MASK_FOLDERS, folder_splits
+from refineseg.data.own import recognise
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.doctor.findings import Fault
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
@@ -62,7 +64,8 @@ class Inventory:
 
     Args:
         root: Of the data set.
-        is_folder: The user's own folder, for which there are rules of repair.
+        own_masks: The user's own images and masks in folders, for which there are rules of repair.
+        own_classes: The user's own classes.
         cases: Images with masks.
         splits: In their order.
         faults: Of the tree itself.
@@ -72,7 +75,8 @@ class Inventory:
     """
 
     root: Path
-    is_folder: bool
+    own_masks: bool
+    own_classes: bool
     cases: tuple[Case, ...]
     splits: tuple[str, ...]
     faults: tuple[Fault, ...] = ()
@@ -86,12 +90,19 @@ def take_inventory(name: str, root: Path) -> Inventory:
 
     Args:
         name: A key of :data:`~refineseg.data.datasets.DATASETS`.
-        root: Its folder.
+        root: Its folder, or the file that stands for it.
 
     Raises:
         MissingExtraError: The reader needs a package that is not installed.
     """
-    return _folder_inventory(root) if name == "folder" else _official_inventory(name, root)
+    if name != "folder":
+        return _read_inventory(name, root)
+    try:
+        form, inner = recognise(root)
+    except DatasetError as error:
+        refusal = Fault("refused", root.name, str(error), str(error), whole=True)
+        return Inventory(root, False, True, (), (), (refusal,))
+    return _folder_inventory(inner) if form == "masks" else _read_inventory(name, root)
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -99,11 +110,19 @@ def relative_name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _official_inventory(name: str, root: Path) -> Inventory:
+def _read_inventory(name: str, root: Path) -> Inventory:
     """Through the reader, split by split; the refusal of a split that must be there is a fault."""
     required, optional = _SPLITS.get(name, _USUAL_SPLITS)
+    list_splits = DATASETS[name].splits
     cases: list[Case] = []
     faults: list[Fault] = []
+    if list_splits is not None:
+        try:
+            required, optional = list_splits(root), ()
+        except (DatasetError, ImageError, ConfigError) as error:
+            faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
+            required, optional = (), ()
+    base = root if is_folder(root) else root.parent
     notes: list[str] = []
     opened: dict[str, Dataset] = {}
     for split in (*required, *optional):
@@ -117,12 +136,13 @@ def _official_inventory(name: str, root: Path) -> Inventory:
             else:
                 notes.append(f"{split} was not examined: {error}")
             continue
-        cases += _cases_of(opened[split], split, root)
+        cases += _cases_of(opened[split], split, base)
         notes += opened[split].notes
     first = next(iter(opened.values()), None)
     return Inventory(
-        root,
+        base,
         False,
+        list_splits is not None,
         tuple(cases),
         tuple(opened),
         tuple(faults),
@@ -151,14 +171,12 @@ def _folder_inventory(root: Path) -> Inventory:
     try:
         listed = read_class_file(root)
     except ConfigError as error:
-        name = next(name for name in CLASS_FILES if (root / name).is_file())
+        name = next(name for name in CLASS_FILES if is_file(root / name))
         faults.append(Fault("bad_class_file", name, str(error), str(error)))
     cases: list[Case] = []
     splits: tuple[str, ...] = ()
     try:
         splits = folder_splits(root)
-        if not splits:
-            open_folder(root, "train")  # its message says what the folder looks like
     except DatasetError as error:
         faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
     for split in splits:
@@ -173,14 +191,14 @@ def _folder_inventory(root: Path) -> Inventory:
             faults.append(
                 Fault("refused", split, "no images", f"add images and masks to the split {split}", whole=True)
             )
-    return Inventory(root, True, tuple(cases), splits, tuple(faults), *(listed or (None, None)))
+    return Inventory(root, True, True, tuple(cases), splits, tuple(faults), *(listed or (None, None)))
 
 
 def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
     """Pairs of a split by the rules of :func:`~refineseg.data.folder.open_folder`, and what has no partner."""
-    split_first = any((root / split / name).is_dir() for name in ("images", *MASK_FOLDERS))
+    split_first = any(is_folder(root / split / name) for name in ("images", *MASK_FOLDERS))
     folders = [root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS)]
-    image_folder, mask_folders = folders[0], [folder for folder in folders[1:] if folder.is_dir()]
+    image_folder, mask_folders = folders[0], [folder for folder in folders[1:] if is_folder(folder)]
     images = _by_key(image_folder)
     masks: dict[str, list[Path]] = {}
     faults: list[Fault] = []
@@ -214,4 +232,4 @@ def _by_key(folder: Path) -> dict[str, list[Path]]:
 
 
 def _listed(folder: Path) -> Sequence[Path]:
-    return find_images(folder) if folder.is_dir() else ()
+    return find_images(folder) if is_folder(folder) else ()

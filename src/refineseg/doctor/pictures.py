@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refineseg.archives import openable
 from refineseg.class_info import voc_palette
 from refineseg.doctor.expected import Expected
 from refineseg.doctor.inspection import inspect_mask
@@ -42,7 +43,7 @@ def mask_picture(case: Case) -> str | None:
     try:
         if facts.problem or facts.form in ("colour", "jpeg"):
             return _address(_small(read_rgb(case.mask), smooth=False), lossless=True)
-        with Image.open(case.mask) as file:
+        with Image.open(openable(case.mask)) as file:
             values = np.asarray(file)
     except (ImageError, OSError, ValueError, SyntaxError):
         return None

@@ -7,7 +7,6 @@ and ``repairs.json`` in it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refineseg.archives import is_file, openable, read_bytes
 from refineseg.class_info import LabelTable
 from refineseg.data.class_files import CLASS_FILES
 from refineseg.data.folder import open_folder
 from refineseg.data.label_check import check_labels, read_all
+from refineseg.data.own import recognise
+from refineseg.data.remap import FILE_NAMES as REMAP_FILES
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.expected import Expected
 from refineseg.doctor.findings import KINDS, Fault
@@ -95,11 +97,14 @@ def check_target(name: str, root: Path, out: Path) -> None:
     """Whether a copy can be written, before anything is examined.
 
     Raises:
-        ConfigError: The data set is no folder of the user, OUT holds something, or one lies in the other.
+        DatasetError: What the root is cannot be told.
+        ConfigError: The data set is no folder of images and masks, OUT holds something, or one lies in the other.
     """
-    if name != "folder":
+    form = recognise(root)[0] if name == "folder" else name
+    if form != "masks":
         raise ConfigError(
-            f"expected --fix with folder:ROOT, got {name}; unpack the files of a published data set again"
+            f"expected --fix with folder:ROOT of images and masks, got {form}; correct outlines in their program, and "
+            "unpack the files of a published data set again"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"expected --fix with a new or empty folder, got {out}; choose another or remove it")
@@ -125,7 +130,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         DatasetError: The copy cannot be written.
     """
     inventory = examination.inventory
-    check_target("folder" if inventory.is_folder else examination.data.partition(":")[0], inventory.root, out)
+    check_target(examination.data.partition(":")[0], inventory.root, out)
     stopping = [fault for fault in examination.faults if fault.kind in _STOPPING]
     if stopping:
         return RepairReport(out, 0, (), {fault.file: fault.detail for fault in stopping}, ("nothing was written",))
@@ -227,7 +232,7 @@ class _Plan:
         """Upright, of 8 bits; 16-bit grey from the range that all 16-bit images share."""
         if facts.image is None or facts.image.largest < 0 or self.bits == 16:
             return read_rgb(path)
-        with Image.open(path) as image:
+        with Image.open(openable(path)) as image:
             values = np.asarray(image).astype(np.int64)
         if values.ndim != 2:
             return read_rgb(path)
@@ -305,7 +310,7 @@ def _write_grey(path: Path, mask: NDArray[Any]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    target.write_bytes(read_bytes(source))
 
 
 def _what_was_done(table: LabelTable, mask: MaskFacts, turn: int) -> str:
@@ -323,16 +328,21 @@ def _what_was_done(table: LabelTable, mask: MaskFacts, turn: int) -> str:
 
 def _write_classes(examination: Examination, out: Path) -> int:
     """The class list as it is; without one, the classes that were counted."""
+    copied = 0
+    for name in REMAP_FILES:
+        if is_file(examination.inventory.root / name):
+            _copy(examination.inventory.root / name, out / name)
+            copied += 1
     for name in CLASS_FILES:
-        if (examination.inventory.root / name).is_file():
-            shutil.copyfile(examination.inventory.root / name, out / name)
-            return 1
+        if is_file(examination.inventory.root / name):
+            _copy(examination.inventory.root / name, out / name)
+            return copied + 1
     info = examination.expected.class_info
     if info is not None:
         listed = [{"id": examination.expected.value_of(i), "name": name} for i, name in enumerate(info.names)]
         text = json.dumps({"ignore_index": info.ignore_index, "classes": listed}, indent=1)
         (out / "classes.json").write_text(text, encoding="utf-8")
-    return 0
+    return copied
 
 
 def _undecided(examination: Examination) -> list[str]:

@@ -29,7 +29,7 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:t
 border-bottom:1px solid var(--line)}
 td.number{text-align:right;font-variant-numeric:tabular-nums}
 .error{color:var(--error)}.warning{color:var(--warning)}.note{color:var(--note)}
-.severity{font-weight:600}code,li{overflow-wrap:anywhere}summary{cursor:pointer}
+.severity{font-weight:600}td>code{white-space:nowrap}li{overflow-wrap:anywhere}summary{cursor:pointer}
 figure{display:inline-block;margin:.5rem 1rem .5rem 0;max-width:28rem;vertical-align:top}
 figure img{max-width:100%;height:auto;border:1px solid var(--line)}
 figcaption{font-size:.85rem;overflow-wrap:anywhere}
@@ -77,7 +77,7 @@ def _findings(examination: Examination) -> Iterator[str]:
     if not examination.findings:
         yield "<p>None.</p>"
         return
-    yield "<table><thead><tr><th></th><th>kind</th><th>count</th><th>what, where and what to do</th></tr></thead><tbody>"
+    yield "<table><thead><tr><th></th><th>kind</th><th>count</th><th>what, where, what to do</th></tr></thead><tbody>"
     for finding in examination.findings:
         yield (
             f'<tr><td class="severity {finding.severity}">{finding.severity}</td><td><code>{finding.kind}</code></td>'
@@ -106,7 +106,8 @@ def _worst(examination: Examination) -> Iterator[str]:
     }
     sections = []
     for finding in examination.findings:
-        cases = list(dict.fromkeys(by_file[name] for name in finding.files[: 4 * _CASES] if name in by_file))[:_CASES]
+        names = [name for group in finding.groups for name in group] or finding.files
+        cases = list(dict.fromkeys(by_file[name] for name in names[: 4 * _CASES] if name in by_file))[:_CASES]
         figures = [figure for case in cases for figure in _pair(case)]
         if figures:
             sections.append(f"<h3><code>{finding.kind}</code></h3>\n" + "\n".join(figures))

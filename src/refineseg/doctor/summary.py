@@ -49,9 +49,11 @@ def finding_lines(finding: Finding) -> list[str]:
     many = f" ({finding.count})" if finding.count > 1 else ""
     lines = [f"{finding.severity}: {finding.kind}{many}: {finding.meaning}"]
     for name, detail in islice(finding.details.items(), _SHOWN):
-        lines.append(
-            f"  {printable(name)}: {printable(detail)}" if detail != finding.action else f"  {printable(name)}"
-        )
+        lines.append(f"  {printable(name)}" + (f": {_one_line(detail)}" if detail != finding.action else ""))
     if len(finding.details) > _SHOWN:
         lines.append(f"  and {len(finding.details) - _SHOWN} more")
-    return [*lines, f"  -> {printable(finding.action)}"]
+    return [*lines, f"  -> {_one_line(finding.action)}"]
+
+
+def _one_line(message: str) -> str:
+    return printable(" ".join(message.split()))
