@@ -126,7 +126,7 @@ class ChainedResidualPooling(nn.Module):
         super().__init__()
         self.activation: Activation = activation
         self.order: PoolingOrder = order
-        self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
+        self.pool: nn.Module = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
         self.convs = nn.ModuleList(
             same_conv(channels, channels, kernel_size, depthwise=depthwise) for _ in range(num_links)
         )

@@ -1,0 +1,175 @@
+"""The same function with fewer operations: a network rewritten for inference, equal up to rounding.
+
+In: a trained :class:`~refineseg.networks.refinenet.RefineNet`. Out: another one, in evaluation mode, that
+
+* holds batch normalisation inside the convolutions in front of it (encoders that ``torch.fx`` can trace);
+* has one convolution where a light-weight lateral has two in a row with nothing between;
+* pools 5x5 windows as 5x1 and then 1x5, 10 comparisons for 25;
+* has the last pooling link inside the classifier, where that is fewer multiplications.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from refineseg.networks.encoders import Encoder, TwoScaleEncoder
+from refineseg.networks.refinenet import ChainedResidualPooling, RefineNet, RefineNetBlock, rectify
+
+
+def fuse(network: RefineNet) -> RefineNet:
+    """A copy of a network with fewer operations; the network itself stays as it is.
+
+    Args:
+        network: Any variant; its weights are copied.
+
+    Returns:
+        A network in evaluation mode with other tensors: for inference, not for training or model files.
+
+    Example:
+        >>> from refineseg.networks.variants import build_network
+        >>> network = build_network("refinenet_lw_mobilenetv2", 21).eval()
+        >>> image = torch.rand(1, 3, 64, 64)
+        >>> bool((network(image) - fuse(network)(image)).abs().max() < 1e-4)
+        True
+    """
+    fused = copy.deepcopy(network).eval().requires_grad_(False)
+    fused.encoder = fold_norms(fused.encoder)
+    blocks = list(fused.decoder.blocks)
+    for block in blocks:
+        assert isinstance(block, RefineNetBlock)
+        _merge_laterals(block)
+        rows = nn.MaxPool2d((5, 1), stride=1, padding=(2, 0))
+        block.pooling.pool = nn.Sequential(rows, nn.MaxPool2d((1, 5), stride=1, padding=(0, 2)))
+    last, classifier = blocks[-1], fused.decoder.classifier
+    assert isinstance(last, RefineNetBlock)
+    if not len(fused.decoder.head) and not len(last.output) and _pays(last.pooling, classifier):
+        fused.decoder.classifier = _with_last_link(classifier, last.pooling.convs[-1])
+        last.pooling = OpenPooling(last.pooling)
+    return fused
+
+
+class _NormsAreLeaves(fx.Tracer):
+    """Traces through everything but convolutions and normalisations, timm's with an activation inside included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+class FoldedEncoder(nn.Module):
+    """An encoder whose batch normalisations are inside its convolutions.
+
+    Args:
+        encoder: Whose function it has, and whose word about its levels.
+        graph: The folded computation.
+    """
+
+    def __init__(self, encoder: Encoder, graph: nn.Module) -> None:
+        super().__init__()
+        self.strides, self.channels = encoder.strides, encoder.channels
+        self.size_multiple, self.takes_any_size = encoder.size_multiple, encoder.takes_any_size
+        self.graph = graph
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> list[Tensor]:
+        """Images (N, C, H, W) -> levels, as the encoder it was made from."""
+        levels: list[Tensor] = self.graph(x)
+        return levels
+
+
+def fold_norms(encoder: nn.Module) -> nn.Module:
+    """An encoder with its normalisations inside the convolutions before them; one that cannot be traced, as it is."""
+    if isinstance(encoder, TwoScaleEncoder):
+        encoder.large, encoder.small = fold_norms(encoder.large), fold_norms(encoder.small)  # type: ignore[assignment]
+        return encoder
+    try:
+        graph = _NormsAreLeaves().trace(encoder)
+    except Exception:  # noqa: BLE001 - backbones fail to trace with any kind of exception
+        return encoder
+    traced = fx.GraphModule(encoder, graph)
+    modules = dict(traced.named_modules())
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for node in graph.nodes:
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        source = node.args[0] if node.args else None
+        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(source, fx.Node) or source.op != "call_module":
+            continue
+        conv = modules[str(source.target)]
+        single = len(source.users) == 1 and calls[str(source.target)] == calls[str(node.target)] == 1
+        if type(conv) is not nn.Conv2d or not single or norm.running_mean is None or norm.running_var is None:
+            continue
+        folded = copy.deepcopy(conv)
+        folded.weight, folded.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        traced.set_submodule(str(source.target), folded)
+        # timm's normalisations may hold an activation, which stays
+        activations = (module for module in norm.children() if not isinstance(module, nn.Identity))
+        traced.set_submodule(str(node.target), nn.Sequential(*activations))
+    return FoldedEncoder(encoder, traced)  # type: ignore[arg-type]
+
+
+def _merge_laterals(block: RefineNetBlock) -> None:
+    """One 1x1 convolution in place of the adapting one and the fusion's, where both are 1x1 and nothing is between."""
+    for index, adaptation in enumerate(block.adaptations):
+        fusion = block.fusion.convs[index]
+        if not isinstance(adaptation, nn.Sequential) or len(adaptation) != 1:
+            continue
+        first = adaptation[0]
+        if not isinstance(first, nn.Conv2d) or not isinstance(fusion, nn.Conv2d):
+            continue
+        if first.kernel_size != (1, 1) or fusion.kernel_size != (1, 1):
+            continue
+        weight = fusion.weight.flatten(1) @ first.weight.flatten(1)  # both without bias
+        merged = nn.Conv2d(first.in_channels, fusion.out_channels, 1, bias=False, device=weight.device)
+        merged.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
+        block.fusion.convs[index] = merged
+        block.adaptations[index] = nn.Sequential()
+
+
+def _pays(pooling: ChainedResidualPooling, classifier: nn.Conv2d) -> bool:
+    """Whether a classifier over twice the channels has fewer multiplications than the last link and the classifier."""
+    if not len(pooling.convs) or pooling.order != "pool_conv":
+        return False
+    link = pooling.convs[-1]
+    assert isinstance(link, nn.Conv2d)
+    return link.kernel_size == (1, 1) and link.groups == 1 and classifier.weight[:, 0].numel() < link.in_channels
+
+
+def _with_last_link(classifier: nn.Conv2d, link: nn.Module) -> nn.Conv2d:
+    """A classifier of what :class:`OpenPooling` gives: the sum so far, and what the last link would weigh.
+
+    The link has no bias, so the classifier's zero padding stays zero through it.
+    """
+    assert isinstance(link, nn.Conv2d)
+    own = classifier.weight  # (K, C, 3, 3)
+    through = torch.einsum("kcij,cd->kdij", own, link.weight.flatten(1))
+    wide = nn.Conv2d(2 * classifier.in_channels, classifier.out_channels, 3, padding=1, device=own.device)
+    wide.weight = nn.Parameter(torch.cat((own, through), dim=1), requires_grad=False)
+    wide.bias = classifier.bias
+    return wide
+
+
+class OpenPooling(ChainedResidualPooling):
+    """A pooling chain whose last convolution is left to what follows.
+
+    Args:
+        pooling: The complete chain.
+    """
+
+    def __init__(self, pooling: ChainedResidualPooling) -> None:
+        nn.Module.__init__(self)
+        self.activation, self.order, self.pool = pooling.activation, pooling.order, pooling.pool
+        self.convs = pooling.convs[:-1]
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:
+        """(N, C, H, W) -> (N, 2 C, H, W): the sum without the last link, and that link pooled but not weighed."""
+        total = link = rectify(x, self.activation)
+        for conv in self.convs:
+            link = conv(self.pool(link))
+            total = total + link
+        return torch.cat((total, self.pool(link)), dim=1)

@@ -1,0 +1,78 @@
+"""Fused networks compute what the networks they are made of compute, and with fewer operations."""
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+from refineseg.networks.fused import FoldedEncoder, OpenPooling, fuse
+from refineseg.networks.variants import NetworkOptions, build_network
+
+SMALL = ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_lw_resnet18_densetorch",
+         "refinenet_lw_mobilenetv2_multitask", "refinenet_lw_nasnetmobile", "refinenet:resnet18",
+         "refinenet_2scale:resnet18", "refinenet_single:resnet18", "refinenet_improved:resnet18",
+         "refinenet_0links:resnet18", "refinenet_lw:convnext_atto", "refinenet_lw:efficientnet_b0",
+         "refinenet_lw:mobilenetv4_conv_small", "refinenet_lw:swin_tiny_patch4_window7_224"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _tracing_sees_no_type_checks():
+    """Shapes are not checked here: ``torch.fx`` calls functions with placeholders that have none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def with_statistics(network):
+    """Random weights of a trained kind: normalisation that is not the identity, filters that keep activations alive."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(std=0.2, generator=generator)
+    return network.eval().double()
+
+
+@pytest.mark.parametrize("variant", SMALL)
+@pytest.mark.parametrize("num_classes", [3, 40])
+def test_a_fused_network_gives_the_same_logits(variant, num_classes):
+    torch.manual_seed(1)
+    width = 0.25 if variant.startswith("refinenet") and ":resnet" in variant else 1.0
+    network = with_statistics(build_network(variant, num_classes, options=NetworkOptions(width=width)))
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fused = fuse(network)
+    image = torch.rand(1, 3, 64, 96, dtype=torch.float64) * 4 - 2
+    with torch.inference_mode():
+        expected = network(image)
+        torch.testing.assert_close(fused(image), expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_resnet50"])
+def test_no_normalisation_is_left_in_the_papers_encoders(variant):
+    with torch.device("meta"):
+        network = build_network(variant, 3)
+    before = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    assert before > 50
+    fused = fuse(build_network(variant, 3))
+    assert isinstance(fused.encoder, FoldedEncoder)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_laterals_become_one_convolution_and_the_last_link_enters_a_small_classifier():
+    def convolutions(network):
+        return sum(isinstance(m, nn.Conv2d) for m in network.decoder.modules())
+
+    few, many = build_network("refinenet_lw_resnet50", 3), build_network("refinenet_lw_resnet50", 40)
+    assert convolutions(few) - convolutions(fuse(few)) == 3 + 1  # three blocks have two inputs
+    assert convolutions(many) - convolutions(fuse(many)) == 3  # 9 * 40 filters are more than the 256 of the link
+    assert isinstance(fuse(few).decoder.blocks[-1].pooling, OpenPooling)
+    assert not isinstance(fuse(many).decoder.blocks[-1].pooling, OpenPooling)
+
+
+def test_a_fused_network_still_says_what_its_encoder_needs():
+    network = build_network("refinenet_lw_mobilenetv2", 3)
+    assert fuse(network).encoder.size_multiple == network.encoder.size_multiple
+    assert fuse(network).encoder.channels == network.encoder.channels
