@@ -75,6 +75,15 @@ class CacheOptions:
         return cls(Path(os.environ.get(FOLDER_VARIABLE) or default).absolute(), max_bytes)
 
 
+def _size_of(url: str) -> int | None:
+    """Bytes of a file whose listing does not tell, as far as its server does."""
+    try:
+        size = remote_call("read", url, lambda fs, address: fs.info(address)).get("size")
+    except FileNotFoundError:  # fsspec says so of web servers that do not answer, too; the download will tell
+        return None
+    return None if size is None else int(size)
+
+
 class Mirror:
     """A local folder with the names of a remote one, whose files are brought when they are used.
 
@@ -225,7 +234,7 @@ class Mirror:
                 url, size = index.execute("SELECT remote, size FROM files WHERE path = ?", (key,)).fetchone()
             try:
                 if size is None:
-                    size = remote_call("read", url, lambda fs, address: fs.info(address)).get("size")
+                    size = _size_of(url)
                 self._reserve(key, url, size or 0)
                 unfinished.unlink(missing_ok=True)
                 remote_call("read", url, lambda fs, address: download(fs, address, unfinished))

@@ -149,7 +149,7 @@ def check_address(text: str) -> str:
         ConfigError: It holds a user name, a password or a query, which would end up in files and messages.
     """
     text = text.rstrip("/")
-    if "@" in text.split("://", 1)[1].split("/")[0] or "?" in text or "#" in text or "::" in text:
+    if "@" in text.split("://", 1)[1].split("/")[0] or "?" in text or "#" in text:
         raise ConfigError(
             f"expected a plain address without user, password and query, got {without_secrets(text)}; credentials "
             "are read from the environment and the configuration files of s3fs and gcsfs"
