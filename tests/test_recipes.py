@@ -156,6 +156,14 @@ class TestData:
             shared
         )
 
+    def test_names_that_hold_for_a_split_alone_are_not_compared(self, roots):
+        """SUN RGB-D's extracted images are numbered anew in each split."""
+        progress = Messages()
+        data = run._open({"sunrgbd": roots["sunrgbd"]}, find_recipe("sunrgbd_refinenet_resnet101"), progress)
+        train = open_dataset("sunrgbd", roots["sunrgbd"], split="train")
+        assert len(data.phases[0].dataset) == len(train)
+        assert not [line for line in progress.said if "left out" in line]
+
     def test_missing_data_are_named_with_the_command(self, roots, tmp_path):
         request = RunRequest(find_recipe("voc_refinenet_lw_resnet50"), f"voc:{roots['voc']}")
         with pytest.raises(

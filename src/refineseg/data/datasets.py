@@ -42,6 +42,8 @@ class DatasetEntry:
         licence: What models trained on it inherit; empty: nothing.
         splits: Root -> the splits there, where every root may have others.
         files: Endings of files that may be given instead of a folder.
+        ids: Whose ids the samples' names are: equal names of such data sets are one image. Empty: names hold for their
+            split alone.
     """
 
     open: Callable[[Path, str], Dataset]
@@ -49,51 +51,63 @@ class DatasetEntry:
     licence: str = ""
     splits: Callable[[Path], tuple[str, ...]] | None = None
     files: tuple[str, ...] = ()
+    ids: str = ""
 
 
 DATASETS: dict[str, DatasetEntry] = {
     "voc": DatasetEntry(
-        open_voc, "PASCAL VOC 2012, 21 classes: VOCdevkit/VOC2012; splits also train_aug", licence=f"VOC: {_FLICKR}"
+        open_voc,
+        "PASCAL VOC 2012, 21 classes: VOCdevkit/VOC2012; splits also train_aug",
+        licence=f"VOC: {_FLICKR}",
+        ids="voc",
     ),
     "sbd": DatasetEntry(
         open_sbd,
         "SBD, VOC's classes on 11355 images: benchmark_RELEASE/dataset; splits also train_noval, all",
         licence=f"SBD: {_FLICKR}",
+        ids="voc",
     ),
     "coco_voc": DatasetEntry(
         open_coco_voc,
         "COCO with VOC's classes: annotations/instances_*.json, train2017, ...",
         licence=f"COCO: annotations CC BY 4.0, {_FLICKR}",
+        ids="coco",
     ),
     "person_part": DatasetEntry(
         open_person_part,
         "PASCAL Person-Part, 7 classes: VOCdevkit/VOC2010 with SegmentationPart or Annotations_Part",
         licence=f"PASCAL Person-Part: {_FLICKR}",
+        ids="voc",
     ),
     "pascal_context": DatasetEntry(
         open_pascal_context,
         "PASCAL-Context, 60 classes: VOCdevkit/VOC2010 with trainval/*.mat or PNG masks",
         licence=f"PASCAL-Context: {_FLICKR}",
+        ids="voc",
     ),
     "pascal_context_59": DatasetEntry(
         open_pascal_context_59,
         "the same without background, which becomes void",
         licence=f"PASCAL-Context: {_FLICKR}",
+        ids="voc",
     ),
     "pascal_context_alphabetical": DatasetEntry(
         open_pascal_context_alphabetical,
         "pascal_context from PNG masks whose ids are alphabetical (mmsegmentation, PaddleSeg)",
         licence=f"PASCAL-Context: {_FLICKR}",
+        ids="voc",
     ),
     "pascal_context_refinenet": DatasetEntry(
         open_pascal_context_refinenet,
         "pascal_context from PNG masks whose ids begin with VOC's classes (RefineNet)",
         licence=f"PASCAL-Context: {_FLICKR}",
+        ids="voc",
     ),
     "nyud": DatasetEntry(
         open_nyud,
         "NYU Depth V2, 40 classes, 625x468: nyu_depth_v2_labeled.mat, or train.nyu and val.nyu with images",
         licence="NYU Depth V2 states no licence: research use",
+        ids="nyud",
     ),
     "sunrgbd": DatasetEntry(
         open_sunrgbd,
@@ -104,16 +118,19 @@ DATASETS: dict[str, DatasetEntry] = {
         open_ade20k,
         "ADE20K, 150 classes: ADEChallengeData2016, or the full release (images with *_seg.png)",
         licence="ADE20K terms of use: images for non-commercial research and education only",
+        ids="ade20k",
     ),
     "cityscapes": DatasetEntry(
         open_cityscapes,
         "Cityscapes, 19 classes, 2048x1024: leftImg8bit with gtFine (or gtCoarse)",
         licence="Cityscapes licence agreement: non-commercial use only",
+        ids="cityscapes",
     ),
     "camvid": DatasetEntry(
         open_camvid,
         "CamVid, 11 classes: SegNet's copy at 480x360 (train.txt, train/, trainannot/, ...), or as published",
         licence="CC BY-NC 4.0 (from the CamVid data): personal and research use only",
+        ids="camvid",
     ),
     "folder": DatasetEntry(
         open_own,

@@ -162,9 +162,7 @@ def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progres
     """Open what every phase needs and check every label before anything is computed."""
     first, root = next(iter(sources.items()))
     val_set = None if config.val_split is None else open_dataset(first, root, split=config.val_split)
-    held_out = (
-        frozenset() if val_set is None or first == "folder" else frozenset(val_set.name(i) for i in range(len(val_set)))
-    )
+    held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
     phases: dict[tuple[str, ...], PhaseData] = {}
     for phase in config.phases:
         parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
@@ -188,7 +186,8 @@ def _open_phase(
         if name not in sources:
             raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
         dataset = open_dataset(name, sources[name], split=split)
-        kept = Without(dataset, held_out)
+        same_ids = DATASETS[name].ids and DATASETS[name].ids == DATASETS[val.partition(":")[0]].ids
+        kept = Without(dataset, held_out if same_ids else ())
         if kept.dropped:
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")
         opened.append(kept if kept.dropped else dataset)
