@@ -169,6 +169,10 @@ def test_a_class_that_others_join_keeps_its_colour_and_first_place(tmp_path):
     dataset = open_dataset("cvat", root, split="train")
     assert dataset.class_info.names == ("house", "car")
     assert dataset.class_info.palette == ((90, 90, 200), (128, 0, 0))
+    (root / "remap.json").write_text(json.dumps({"car": "made", "house": "made"}))
+    dataset = open_dataset("cvat", root, split="train")
+    assert dataset.class_info.names == ("background", "tree", "made")
+    assert dataset.class_info.palette[2] == (128, 0, 0)  # of the first that became it
 
 
 @pytest.mark.parametrize(

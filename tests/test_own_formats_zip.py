@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -153,6 +154,21 @@ def test_a_bomb_that_lies_about_its_size_yields_no_more_than_it_declared(tmp_pat
         DatasetError, match=rf"expected to unpack a\.bin of .*, but it holds {got} bytes than the {declared} declared"
     ):
         archives.read_bytes(path / "a.bin")
+
+
+def test_a_bomb_takes_no_memory_beyond_what_it_declared(tmp_path):
+    path = _zip(tmp_path / "a.zip", [("a.bin", bytes(50_000_000))])
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = struct.pack("<I", 1000)
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match="more bytes than the 1000 declared"):
+            archives.read_bytes(path / "a.bin")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
