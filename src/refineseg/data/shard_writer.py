@@ -39,7 +39,7 @@ UNFINISHED_NAME = "unfinished.json"
 """The index so far, where writing was interrupted; the next call goes on from there."""
 
 _BLOCK = 512
-_LONGEST_KEY = 120
+_LONGEST_KEY = 80  # the oldest tar format, which every program reads, has room for 100 with the ending
 
 
 @dataclass(frozen=True)
