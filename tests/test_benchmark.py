@@ -329,10 +329,12 @@ def test_want_of_memory_is_told_and_other_failures_are_not_hidden():
 def test_the_plain_contender_computes_in_default_order_and_says_what_the_segmenter_says():
     """Both are one function, so nearly all pixels agree; every map inside lies in the order the row names."""
     segmenter = open_model("refinenet_lw_mobilenetv2")
-    plain, own = torch_contenders("m", segmenter, device=torch.device("cpu"), precisions=["float32"])
+    plain, own, fused = torch_contenders("m", segmenter, device=torch.device("cpu"), precisions=["float32"])
+    assert [one.fused for one in (plain, own, fused)] == [False, False, True]
     images = example_images(1, 3, (50, 70))
     assert torch.allclose(plain.scorer.logits(images), own.scorer.logits(images), atol=1e-4)
     assert torch.equal(own.scorer.logits(images), segmenter(images))
+    assert torch.allclose(plain.scorer.logits(images), fused.scorer.logits(images), atol=1e-4)
     for one, order in ((plain, torch.contiguous_format), (own, torch.channels_last)):
         orders = []
         network = one.scorer._segmenter.network
@@ -364,7 +366,11 @@ def test_a_bench_of_an_untrained_variant_has_one_plain_row_and_describes_the_mac
     assert machine["torch"] == torch.__version__
     assert machine["cpu"]
     only = bench_model("refinenet_lw_mobilenetv2", size="32x32", device="cpu", repeats=1, precision="bfloat16")
-    assert [(row["precision"], row["plain"]) for row in only.rows] == [("float32", True), ("bfloat16", False)]
+    assert [(row["precision"], row["fused"]) for row in only.rows] == [
+        ("float32", False),
+        ("bfloat16", False),
+        ("bfloat16", True),
+    ]
 
 
 def test_an_untrained_variant_has_the_same_weights_every_time_and_draws_nothing():

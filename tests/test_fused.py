@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+import refineseg
+from refineseg.errors import ModelFileError
 from refineseg.networks.fused import FoldedEncoder, OpenPooling, fuse
 from refineseg.networks.variants import NetworkOptions, build_network
 
@@ -76,3 +78,15 @@ def test_a_fused_network_still_says_what_its_encoder_needs():
     network = build_network("refinenet_lw_mobilenetv2", 3)
     assert fuse(network).encoder.size_multiple == network.encoder.size_multiple
     assert fuse(network).encoder.channels == network.encoder.channels
+
+
+def test_a_fused_segmenter_predicts_the_same_and_is_not_saved(tmp_path):
+    segmenter = refineseg.load("camvid")
+    images = torch.randint(0, 256, (1, 3, 61, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = segmenter(images)
+        after = segmenter.fuse()(images)
+    assert (before - after).abs().max() < 1e-3
+    assert (before.argmax(1) == after.argmax(1)).float().mean() > 0.9999
+    with pytest.raises(ModelFileError, match=r"got one after fuse\(\)"):
+        segmenter.save(tmp_path / "model.safetensors")

@@ -103,7 +103,7 @@ def _default_order(segmenter: Segmenter) -> Segmenter:
 def torch_contenders(
     model: str, segmenter: Segmenter, *, device: torch.device, precisions: Sequence[Precision]
 ) -> list[Contender]:
-    """The plain contender, and the segmenter as ``predict`` runs it in each precision.
+    """The plain contender, and the segmenter in each precision as it is, and rewritten for inference.
 
     Args:
         model: Its name.
@@ -113,9 +113,11 @@ def torch_contenders(
     """
     plain = _default_order(copy.deepcopy(segmenter))
     contenders = [Contender(model, "torch", "float32", False, True, "nchw", TorchScorer(plain, device=device))]
+    fused = copy.deepcopy(segmenter).fuse()
     for precision in precisions:
-        scorer = TorchScorer(segmenter, device=device, precision=precision)
-        contenders.append(Contender(model, "torch", precision, False, False, "nhwc", scorer))
+        for candidate, is_fused in ((segmenter, False), (fused, True)):
+            scorer = TorchScorer(candidate, device=device, precision=precision)
+            contenders.append(Contender(model, "torch", precision, is_fused, False, "nhwc", scorer))
     return contenders
 
 
@@ -186,7 +188,7 @@ def bench_model(
     images = example_images(batch, segmenter.spec.preprocessing.in_channels, size_hw)
     rows = measure(contenders, images, repeats=repeats, console=console)
     title = f"{model}, {batch} image{'s' if batch > 1 else ''} of {size}, {rows[0].repeats} rounds"
-    table = Table("backend", "precision", "order", title=title, title_justify="left", box=box.SIMPLE)
+    table = Table("backend", "precision", "order", "fused", title=title, title_justify="left", box=box.SIMPLE)
     for name in ("p50 ms", "p95 ms", "fastest", "times as fast", "same pixels"):
         table.add_column(name, justify="right")
     for row in rows:
@@ -194,6 +196,7 @@ def bench_model(
             f"{row.backend}{', plain' if row.plain else ''}{', fused' if row.fused else ''}",
             row.precision,
             row.memory_order,
+            "yes" if row.fused else "",
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
             f"{row.min_ms:.1f}",

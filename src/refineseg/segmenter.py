@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions, build_network
 from refineseg.preprocessing import Preprocessing
 
@@ -143,10 +144,8 @@ class Segmenter(nn.Module):
             pretrained=pretrained,
             options=spec.options,
         )
-        # Twice as fast on CPUs and what tensor cores want; results are the same up to rounding.
-        for parameter in self.parameters():
-            if parameter.ndim == 4:  # some backbones have filters of five dimensions, which know no such order
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self._is_fused = False
+        self._to_channels_last()
         self.eval()
 
     @property
@@ -210,6 +209,22 @@ class Segmenter(nn.Module):
                 x = F.pad(x, (0, pad_width, 0, pad_height), mode="replicate")
         return self.network(x), (height, width), (x.shape[2], x.shape[3])
 
+    def fuse(self) -> Segmenter:
+        """Rewrite the network for inference, with fewer operations and the same results up to rounding; returns itself.
+
+        It cannot be saved or trained any more.
+        """
+        self.network = fuse(self.network)
+        self._to_channels_last()
+        self._is_fused = True
+        return self
+
+    def _to_channels_last(self) -> None:
+        # Twice as fast on CPUs and what tensor cores want; results are the same up to rounding.
+        for parameter in self.parameters():
+            if parameter.ndim == 4:  # some backbones have filters of five dimensions, which know no such order
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.
 
@@ -218,8 +233,11 @@ class Segmenter(nn.Module):
             half: Store filters in half precision, half the size; norms and biases stay in single precision.
 
         Raises:
-            ModelFileError: The file cannot be written; nothing is left behind, and an existing file stays as it was.
+            ModelFileError: The file cannot be written; nothing is left behind, and an existing file stays as it was. Or
+                the segmenter was rewritten for inference.
         """
+        if self._is_fused:
+            raise ModelFileError("expected a segmenter as it was loaded, got one after fuse(); save it before that")
         path = Path(path)
         tensors = {
             name: (t.to(torch.float16) if half and t.is_floating_point() and t.ndim > 1 else t).contiguous().cpu()
