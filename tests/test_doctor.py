@@ -15,12 +15,13 @@ from PIL import Image, ImageOps
 from conftest import SHARED, write_folder
 from doctor_faults import CLASSES, MAKERS, pair, plant, put, save
 from refineseg import cli
+from refineseg.data import fake_own
 from refineseg.data.datasets import open_dataset
 from refineseg.data.label_check import check_labels
-from refineseg.doctor.duplicates import near_pairs
+from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
 from refineseg.doctor.findings import KINDS, printable
-from refineseg.doctor.inspection import upright
+from refineseg.doctor.inspection import as_stored, upright
 from refineseg.doctor.sequences import Frame, sequence_findings
 from refineseg.errors import DatasetError
 
@@ -284,6 +285,7 @@ def test_pixels_are_turned_as_pillow_turns_them(orientation, tmp_path):
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(upright(pixels, orientation), expected)
+    np.testing.assert_array_equal(as_stored(expected, orientation), pixels)
 
 
 @pytest.mark.parametrize("drawn_on", ["stored", "shown"])
@@ -299,7 +301,55 @@ def test_a_half_turn_keeps_the_size_and_is_found_by_what_the_mask_shows(tmp_path
     assert found == ({"rotated_image": {"images/train/turned.png"}} if drawn_on == "stored" else {})
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("drawn_on", ["stored", "shown"])
+def test_a_square_image_on_its_side_is_found_by_what_the_mask_shows(tmp_path, orientation, drawn_on):
+    for i in range(3):
+        put(tmp_path, f"train/{'abc'[i]}", *pair(i))
+    stored, mask = (pixels[:, :72] for pixels in pair(5))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(tmp_path / "images" / "train" / "turned.png", stored, exif=exif)
+    save(tmp_path / "masks" / "train" / "turned.png", mask if drawn_on == "stored" else upright(mask, orientation))
+    found = files_of(examine(f"folder:{tmp_path}"))
+    assert found == ({"rotated_image": {"images/train/turned.png"}} if drawn_on == "stored" else {})
+
+
+def test_void_around_the_first_class_alone_is_no_mask_of_0_and_255(tmp_path):
+    for i in range(4):
+        image, mask = pair(i)
+        mask[:8] = 255
+        put(tmp_path, f"train/{'abcd'[i]}", image, mask if i else np.where(mask == 255, 255, 0).astype(np.uint8))
+    assert files_of(examine(f"folder:{tmp_path}")) == {"empty_mask": {"masks/train/a.png"}}
+
+
+_OF_CVAT = ("SegmentationClass", "SegmentationObject")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [fake_own.fake_coco, fake_own.fake_labelme, fake_own.fake_cvat, fake_own.fake_label_studio, fake_own.fake_pairs],
+)
+def test_other_forms_of_own_data_are_examined_through_their_readers(make, tmp_path):
+    root = make(tmp_path / "data")
+    examination = examine(f"folder:{root}")
+    assert sum(examination.samples().values()) >= 3
+    assert not [finding for finding in examination.findings if finding.severity == "error"]
+    image = next(path for path in sorted(root.rglob("*scene_0.png")) if path.parent.name not in ("drawn", *_OF_CVAT))
+    image.write_bytes(b"")
+    wrong = [f for f in examine(f"folder:{root}").findings if f.severity == "error"]
+    assert any(image.stem in name for finding in wrong for name in (*finding.files, *finding.details.values()))
+
+
 # ------------------------------------------------------------------------------------------ duplicates and sequences
+
+
+def test_the_same_scene_with_another_thing_in_it_is_no_duplicate(tmp_path):
+    for i in range(3):
+        image, mask = pair(6)
+        image[10 + 20 * i : 20 + 20 * i, 20:30] = (250, 20, 20)
+        put(tmp_path, f"train/{'abc'[i]}", image, mask)
+    assert not examine(f"folder:{tmp_path}").findings
 
 
 def test_near_pairs_are_those_of_a_search_one_by_one():
@@ -316,6 +366,15 @@ def test_near_pairs_are_those_of_a_search_one_by_one():
         if (a @ b) ** 2 > 0.995**2 * (a @ a) * (b @ b) and np.abs(a - (a @ b) / (b @ b) * b).max() <= 24:
             expected.add((i, j))
     assert set(near_pairs(signatures)) == expected == {(3, 10), (393, 400)}
+
+
+def test_one_cell_of_another_colour_keeps_images_apart():
+    """Their correlation alone would not: the cell is one of 256."""
+    one = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    other, noisy = one.copy(), np.clip(one.astype(int) + 3, 0, 255).astype(np.uint8)
+    other[4, 4] = (other[4, 4].astype(int) + 60) % 256
+    assert correlation(one, other) > 0.995
+    assert list(near_pairs([one, other, noisy])) == [(0, 2)]
 
 
 def test_camvid_is_divided_within_two_drives(camvid_root):

@@ -191,7 +191,7 @@ def test_nothing_is_written_while_the_class_list_is_unreadable(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# -------------------------------------------------------------------------------------------------------------- the page
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
 class Page(HTMLParser):

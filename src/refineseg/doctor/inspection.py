@@ -254,6 +254,11 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo :func:`upright`."""
+    return upright(pixels, {6: 8, 8: 6}.get(orientation, orientation))  # the others undo themselves
+
+
 def _fits_stored(pixels: NDArray[np.uint8], image: ImageFacts, mask: Path) -> bool:
     """Whether a mask explains the colours of the image better in the orientation in which it is stored."""
     try:
@@ -267,7 +272,7 @@ def _fits_stored(pixels: NDArray[np.uint8], image: ImageFacts, mask: Path) -> bo
         @ (np.array([65536, 256, 1])[: 1 if small.ndim == 2 else 3])
     )
     shown = _shrunk(pixels, _ALIGNMENT_SIDE).astype(np.float64)
-    stored = upright(shown, {6: 8, 8: 6}.get(image.orientation, image.orientation))  # the others undo themselves
+    stored = as_stored(shown, image.orientation)
     return _explained(stored, labels) > max(_explained(shown, labels) + _BETTER, 1.5 * _explained(shown, labels))
 
 
