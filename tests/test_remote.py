@@ -1,11 +1,13 @@
 """Data sets in remote folders: the same samples as on the disk, lazily, within a budget, whatever happens meanwhile."""
 
+import contextlib
 import json
 import os
 import pickle
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -66,15 +68,16 @@ def held(cache):
 
 
 def on_disk(cache):
-    """Bytes of everything kept, parts and unfinished downloads included."""
-    total = 0
-    for path in cache.rglob("*"):
-        if path.name != "index.sqlite" and not path.name.startswith("index.sqlite-"):
-            try:
-                total += path.stat().st_size if path.is_file() else 0
-            except FileNotFoundError:
-                continue
-    return total
+    """Bytes of everything kept at one moment, parts and unfinished downloads included."""
+    with contextlib.closing(sqlite3.connect(cache / "index.sqlite", timeout=60, isolation_level=None)) as index:
+        index.execute("BEGIN IMMEDIATE")  # nobody removes or begins a file meanwhile
+        sizes = {}  # by inode: a download may take its name between two looks
+        for path in cache.rglob("*"):
+            if not path.name.startswith("index.sqlite"):
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    sizes[status.st_ino] = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return sum(sizes.values())
 
 
 def same_samples(first, second):
@@ -181,7 +184,7 @@ def test_a_size_that_is_not_in_the_first_bytes_is_read_from_the_whole_file(s3, t
 def test_worker_processes_give_the_same_batches_even_where_little_fits(s3, tmp_path, cache, max_bytes):
     root = noise(tmp_path / "local", count=8, size=(100, 100))
     url = upload(s3, root, f"workers-{max_bytes}")
-    open_root(url, options=CacheOptions(cache, max_bytes, grace_s=0.2))
+    open_root(url, options=CacheOptions(cache, max_bytes, grace_s=0.5))
     augmentation = Augmentation(crop_hw=(32, 32), scale=(0.8, 1.2))
     options = {"batch_size": 2, "seed": 1, "epoch": 0}
     expected = list(
@@ -229,13 +232,13 @@ def test_no_more_bytes_than_the_budget_are_kept_and_the_content_stays_right(tmp_
 
 
 def test_processes_share_one_budget(tmp_path, cache):
-    folder = files_of(tmp_path / "remote", [10_000] * 12)
+    folder = files_of(tmp_path / "remote", [10_000] * 7)
     url = f"file://{folder}"
-    open_root(url, options=CacheOptions(cache, 45_000, grace_s=0.1))
+    open_root(url, options=CacheOptions(cache, 45_000, grace_s=0.5))
     program = (
         "import sys\nfrom pathlib import Path\nfrom refineseg.data.mirror import CacheOptions\n"
         "from refineseg.data.remote import open_root\n"
-        f"root = open_root({url!r}, options=CacheOptions(Path({str(cache)!r}), 45_000, grace_s=0.1))\n"
+        f"root = open_root({url!r}, options=CacheOptions(Path({str(cache)!r}), 45_000, grace_s=0.5))\n"
         "for path in sorted(root.iterdir(), reverse=sys.argv[1] == 'b'):\n"
         "    assert set(path.read_bytes()) == {int(path.stem) + 1} and path.stat().st_size == 10_000, path\n"
     )
