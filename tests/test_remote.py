@@ -380,7 +380,7 @@ def test_a_missing_package_and_an_unknown_kind_of_address_say_what_to_do(monkeyp
         raise ImportError("Install gcsfs to access Google Storage")
 
     monkeypatch.setattr(fsspec, "filesystem", absent)
-    with pytest.raises(MissingExtraError, match=r"expected the package gcsfs to read gs://.*refineseg\[remote\]"):
+    with pytest.raises(MissingExtraError, match=r"expected the package gcsfs to read gs://.*refineseg\[gcs\]"):
         open_root("gs://bucket/x")
 
 

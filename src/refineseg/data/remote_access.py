@@ -21,7 +21,7 @@ LIST_NAME = "files.txt"
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
-_EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "remote"), "gcs": ("gcsfs", "remote")}
+_EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 _VERSION_KEYS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated", "mtime", "created")
 
 
