@@ -165,9 +165,13 @@ def test_notes_alone_leave_status_0(refineseg, folder_root):
     [
         (["nowhere:/tmp"], "expected NAME:ROOT with NAME one of"),
         (["folder:/no/such"], "got '/no/such', which is not there"),
-        (["camvid:{root}", "--fix", "{out}"], "expected --fix with folder:ROOT of images and masks, got camvid"),
-        (["folder:{root}", "--fix", "{root}"], "expected --fix with a new or empty folder"),
-        (["folder:{root}", "--fix", "{root}/fixed"], "expected --fix with a folder outside of"),
+        (
+            ["camvid:{root}", "--fix", "--out", "{out}"],
+            "expected --fix with folder:ROOT of images and masks, got camvid",
+        ),
+        (["folder:{root}", "--fix", "--out", "{root}"], "expected a new or empty folder"),
+        (["folder:{root}", "--out", "{out}"], "expected --out with --fix"),
+        (["folder:{root}", "--fix", "--out", "{root}/fixed"], "expected a folder outside of"),
     ],
 )
 def test_a_wrong_call_is_one_message_and_status_2(refineseg, folder_root, tmp_path, arguments, message):
@@ -227,12 +231,21 @@ def test_a_read_only_folder_is_examined_and_copied(folder_root, tmp_path, refine
     save(folder_root / "images" / "train" / "000.png", np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20)
     for path in (folder_root, *folder_root.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    status, out, _ = refineseg("doctor", f"folder:{folder_root}", "--fix", tmp_path / "out")
+    status, out, _ = refineseg("doctor", f"folder:{folder_root}", "--fix", "--out", tmp_path / "out")
     for path in (folder_root, *folder_root.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert status == 1
     assert "repaired sixteen_bit_image: images/train/000.png" in out
     assert len(open_dataset("folder", tmp_path / "out", split="train")) == 6
+
+
+def test_the_copy_lies_beside_the_data_where_nothing_is_said(folder_root, refineseg):
+    save(folder_root / "images" / "train" / "000.png", np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 20)
+    status, out, _ = refineseg("doctor", f"folder:{folder_root}", "--fix")
+    assert status == 1
+    beside = folder_root.parent / f"{folder_root.name}_repaired"
+    assert "repaired sixteen_bit_image" in out
+    assert len(open_dataset("folder", beside, split="train")) == 6
 
 
 @pytest.mark.parametrize(

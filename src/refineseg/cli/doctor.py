@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from refineseg.cli.app import app, messages, write_json
+from refineseg.errors import ConfigError
 
 
 @app.command()
 def doctor(
     data: Annotated[str, typer.Argument(help="NAME:ROOT, for instance folder:pictures.", metavar="NAME:ROOT")],
-    fix: Annotated[
-        Path | None, typer.Option(help="Write a repaired copy into this new folder; the originals stay as they are.")
+    fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy; the originals stay as they are.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder of the copy; by default ROOT_repaired beside ROOT.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures there.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all findings there.")] = None,
@@ -25,19 +27,24 @@ def doctor(
     from refineseg.doctor.summary import progress_bar, summary_lines
 
     console = messages()
-    if fix is not None:
+    if out is not None and not fix:
+        raise ConfigError(f"expected --out with --fix, which writes there, got --out {out} alone")
+    target = out or Path()
+    if fix:
         from refineseg.data.datasets import parse_data
-        from refineseg.doctor.repair import check_target, repair
+        from refineseg.doctor.repair import check_target, default_target, repair
 
-        check_target(*parse_data(data), fix)
+        name, root = parse_data(data)
+        target = out or default_target(root)
+        check_target(name, root, target)
     with progress_bar(console, "examining") as report:
         examination = examine(data, report=report)
     for line in summary_lines(examination):
         print(line)
     value = examination.to_json()
-    if fix is not None:
+    if fix:
         with progress_bar(console, "repairing") as report:
-            repaired = repair(examination, fix, report=report)
+            repaired = repair(examination, target, report=report)
         for line in repaired.lines():
             print(printable(line))
         value["repair"] = repaired.to_json()

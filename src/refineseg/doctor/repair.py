@@ -23,6 +23,7 @@ from refineseg.data.folder import open_folder
 from refineseg.data.label_check import check_labels, read_all
 from refineseg.data.own import recognise
 from refineseg.data.remap import FILE_NAMES as REMAP_FILES
+from refineseg.data.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.expected import Expected
 from refineseg.doctor.findings import KINDS, Fault
@@ -93,6 +94,12 @@ class RepairReport:
         return lines + [f"  not repaired: {text}" for text in self.remaining]
 
 
+def default_target(root: Path) -> Path:
+    """Where a repaired copy goes if nothing is said: beside the root; of a remote one, into the current folder."""
+    name = f"{root.stem if root.suffix == '.zip' else root.name}_repaired"
+    return Path(name) if is_remote(str(root)) else root.resolve().parent / name
+
+
 def check_target(name: str, root: Path, out: Path) -> None:
     """Whether a copy can be written, before anything is examined.
 
@@ -107,10 +114,10 @@ def check_target(name: str, root: Path, out: Path) -> None:
             "unpack the files of a published data set again"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"expected --fix with a new or empty folder, got {out}; choose another or remove it")
+        raise ConfigError(f"expected a new or empty folder for the repaired copy, got {out}; name another with --out")
     inside = out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve())
     if inside:
-        raise ConfigError(f"expected --fix with a folder outside of {root}, got {out}; choose another")
+        raise ConfigError(f"expected a folder outside of {root} for the repaired copy, got {out}; name another")
 
 
 def repair(examination: Examination, out: Path, *, report: Callable[[int, int], None] | None = None) -> RepairReport:
