@@ -165,6 +165,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
         (["predict", "x.jpg", "--out", "o", "--precision", "half"], "expected a precision of float32, bfloat16"),
         (["predict", "x.jpg", "--out", "o", "--device", "tpu"], "expected a device of this machine"),
         (["evaluate", "--data", "cityscapes"], "expected NAME:ROOT with NAME one of voc, sbd"),
+        (["doctor", "voc:a+sbd:b"], "expected one data set here, got voc:a and sbd:b; run this for each of them"),
         (["evaluate", "--data", "camvid:/no/such/folder"], "expected a folder after camvid:"),
         (["train", "--data", "folder:."], "expected --out FOLDER"),
         (["train", "--out", "o"], "expected --data NAME:ROOT"),

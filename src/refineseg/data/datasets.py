@@ -155,9 +155,11 @@ def parse_data(data: str) -> tuple[str, Path]:
     """``NAME:ROOT`` -> name and root, split at the first colon; of shards the name of what they were made from.
 
     Raises:
-        ConfigError: No colon, or an unknown name.
+        ConfigError: No colon, an unknown name, or several data sets where one is taken.
         DatasetError: The root is no folder, nor a file that may stand for one.
     """
+    if len(_joined(data)) > 1:
+        raise ConfigError(f"expected one data set here, got {' and '.join(_joined(data))}; run this for each of them")
     name, colon, root = data.partition(":")
     if not colon or name not in DATASETS:
         raise ConfigError(f"expected NAME:ROOT with NAME one of {', '.join(DATASETS)}, got {data!r}")
@@ -181,6 +183,12 @@ def data_splits(name: str, root: Path) -> tuple[str, ...] | None:
     return None if splits is None else splits(root)
 
 
+def _joined(data: str) -> list[str]:
+    """The parts of ``NAME:ROOT+NAME:ROOT``; a plus sign in a folder's name is none between parts."""
+    names = "|".join(map(re.escape, DATASETS))
+    return re.split(rf"\+(?=(?:{names}):)", data)
+
+
 def parse_sources(data: str) -> dict[str, Path]:
     """``NAME:ROOT+NAME:ROOT...`` -> root of each name, in order.
 
@@ -188,9 +196,8 @@ def parse_sources(data: str) -> dict[str, Path]:
         ConfigError: Not of this form, an unknown name, or one name twice.
         DatasetError: A root is no folder.
     """
-    names = "|".join(map(re.escape, DATASETS))
     sources: dict[str, Path] = {}
-    for part in re.split(rf"\+(?=(?:{names}):)", data):
+    for part in _joined(data):
         name, root = parse_data(part)
         if name in sources:
             raise ConfigError(f"expected every data set once, got {name} twice in {data!r}; join their folders")
