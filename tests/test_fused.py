@@ -45,10 +45,11 @@ def test_a_fused_network_gives_the_same_logits(variant, num_classes):
     network = with_statistics(build_network(variant, num_classes, options=NetworkOptions(width=width)))
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     fused = fuse(network)
-    image = torch.rand(1, 3, 64, 96, dtype=torch.float64) * 4 - 2
-    with torch.inference_mode():
-        expected = network(image)
-        torch.testing.assert_close(fused(image), expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
+    for batch, height, width in ((1, 64, 96), (2, 128, 64)):  # nothing may be frozen at the size of a first image
+        image = torch.rand(batch, 3, height, width, dtype=torch.float64) * 4 - 2
+        with torch.inference_mode():
+            expected = network(image)
+            torch.testing.assert_close(fused(image), expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -61,6 +62,15 @@ def test_no_normalisation_is_left_in_the_papers_encoders(variant):
     fused = fuse(build_network(variant, 3))
     assert isinstance(fused.encoder, FoldedEncoder)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_an_encoder_that_works_by_hooks_stays_as_it_is():
+    network = with_statistics(build_network("refinenet_lw:xception41", 3))
+    fused = fuse(network)
+    assert not isinstance(fused.encoder, FoldedEncoder)
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(image), network(image))
 
 
 def test_laterals_become_one_convolution_and_the_last_link_enters_a_small_classifier():
