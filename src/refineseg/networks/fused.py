@@ -3,9 +3,10 @@
 In: a trained :class:`~refineseg.networks.refinenet.RefineNet`. Out: another one, in evaluation mode, that
 
 * holds batch normalisation inside the convolutions in front of it (encoders that ``torch.fx`` can trace);
-* has one convolution where a light-weight lateral has two in a row with nothing between;
-* pools 5x5 windows as 5x1 and then 1x5, 10 comparisons for 25;
-* has the last pooling link inside the classifier, where that is fewer multiplications.
+* has one convolution where a light-weight lateral has two in a row with nothing between.
+
+Pooling 5x5 windows in two passes, and the last pooling link inside a small classifier, are fewer operations too, but
+were slower in PyTorch on a CPU (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from refineseg.networks.encoders import Encoder, TwoScaleEncoder
-from refineseg.networks.refinenet import ChainedResidualPooling, RefineNet, RefineNetBlock, rectify
+from refineseg.networks.refinenet import RefineNet, RefineNetBlock
 
 
 def fuse(network: RefineNet) -> RefineNet:
@@ -40,17 +41,9 @@ def fuse(network: RefineNet) -> RefineNet:
     """
     fused = copy.deepcopy(network).eval().requires_grad_(False)
     fused.encoder = fold_norms(fused.encoder)
-    blocks = list(fused.decoder.blocks)
-    for block in blocks:
+    for block in fused.decoder.blocks:
         assert isinstance(block, RefineNetBlock)
         _merge_laterals(block)
-        rows = nn.MaxPool2d((5, 1), stride=1, padding=(2, 0))
-        block.pooling.pool = nn.Sequential(rows, nn.MaxPool2d((1, 5), stride=1, padding=(0, 2)))
-    last, classifier = blocks[-1], fused.decoder.classifier
-    assert isinstance(last, RefineNetBlock)
-    if not len(fused.decoder.head) and not len(last.output) and _pays(last.pooling, classifier):
-        fused.decoder.classifier = _with_last_link(classifier, last.pooling.convs[-1])
-        last.pooling = OpenPooling(last.pooling)
     return fused
 
 
@@ -146,47 +139,3 @@ def _merge_laterals(block: RefineNetBlock) -> None:
         merged.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
         block.fusion.convs[index] = merged
         block.adaptations[index] = nn.Sequential()
-
-
-def _pays(pooling: ChainedResidualPooling, classifier: nn.Conv2d) -> bool:
-    """Whether a classifier over twice the channels has fewer multiplications than the last link and the classifier."""
-    if not len(pooling.convs) or pooling.order != "pool_conv":
-        return False
-    link = pooling.convs[-1]
-    assert isinstance(link, nn.Conv2d)
-    return link.kernel_size == (1, 1) and link.groups == 1 and classifier.weight[:, 0].numel() < link.in_channels
-
-
-def _with_last_link(classifier: nn.Conv2d, link: nn.Module) -> nn.Conv2d:
-    """A classifier of what :class:`OpenPooling` gives: the sum so far, and what the last link would weigh.
-
-    The link has no bias, so the classifier's zero padding stays zero through it.
-    """
-    assert isinstance(link, nn.Conv2d)
-    own = classifier.weight  # (K, C, 3, 3)
-    through = torch.einsum("kcij,cd->kdij", own, link.weight.flatten(1))
-    wide = nn.Conv2d(2 * classifier.in_channels, classifier.out_channels, 3, padding=1, device=own.device)
-    wide.weight = nn.Parameter(torch.cat((own, through), dim=1), requires_grad=False)
-    wide.bias = classifier.bias
-    return wide
-
-
-class OpenPooling(ChainedResidualPooling):
-    """A pooling chain whose last convolution is left to what follows.
-
-    Args:
-        pooling: The complete chain.
-    """
-
-    def __init__(self, pooling: ChainedResidualPooling) -> None:
-        nn.Module.__init__(self)
-        self.activation, self.order, self.pool = pooling.activation, pooling.order, pooling.pool
-        self.convs = pooling.convs[:-1]
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:
-        """(N, C, H, W) -> (N, 2 C, H, W): the sum without the last link, and that link pooled but not weighed."""
-        total = link = rectify(x, self.activation)
-        for conv in self.convs:
-            link = conv(self.pool(link))
-            total = total + link
-        return torch.cat((total, self.pool(link)), dim=1)
