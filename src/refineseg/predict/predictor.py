@@ -262,12 +262,9 @@ class PredictorOptions:
         raise ConfigError(f"expected a precision of {', '.join(get_args(Precision))}, got {precision!r}")
 
     def open(self, model: str) -> Predictor:
-        """A predictor of a shipped model or a model file; on a CPU its network is rewritten for inference."""
-        segmenter = load(model)
-        if find_device(self.device).type == "cpu":
-            segmenter.fuse()
+        """A predictor of a shipped model or a model file."""
         return Predictor(
-            segmenter,
+            load(model),
             device=self.device,
             precision=self.precision,
             scales=self.scales,
