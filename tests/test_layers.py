@@ -38,7 +38,7 @@ LAYERS = (
 )
 DOORS = {  # package -> the only places that may import it
     "timm": {"networks/encoders.py"},
-    "lightning": {"training/loop.py"},
+    "lightning": {"training/loop.py", "training/loggers.py"},
     "safetensors": {"segmenter.py"},
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
@@ -48,6 +48,10 @@ DOORS = {  # package -> the only places that may import it
     "filelock": {"data/mirror.py"},
     "yaml": {"data/yolo.py"},
     "h5py": {"data/matlab.py", "data/fake_scenes.py", "networks/mat_hdf5.py"},
+    "rasterio": {"predict/raster_files.py", "predict/regions.py"},
+    "shapely": {"predict/vectors.py"},
+    "av": {"predict/video_files.py"},
+    "mlflow": {"training/loggers.py"},
     "scipy": {"data/matlab.py", "data/fake_scenes.py", "data/fake_pascal.py"},
 }
 
