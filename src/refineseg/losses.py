@@ -38,6 +38,24 @@ def masks_at(masks: Int64[Tensor, "n h w"], size_hw: tuple[int, int]) -> Int64[T
 
 
 @dataclass(frozen=True)
+class LossSum:
+    """A loss that can be added up over parts of a batch: the loss is the mean, ``total / weight``.
+
+    Args:
+        total: Sum of the weighted losses, a scalar with its gradient.
+        weight: Sum of the weights, a scalar without.
+    """
+
+    total: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """The loss; 0 where nothing has a weight."""
+        return self.total / self.weight.clamp(min=1e-6)
+
+
+@dataclass(frozen=True)
 class SegmentationLoss:
     """Cross entropy per pixel, averaged over the labelled (or the hard) pixels of the batch.
 
@@ -65,6 +83,10 @@ class SegmentationLoss:
 
     def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> Float[Tensor, ""]:
         """Loss of a batch; 0 where nothing is labelled."""
+        return self.sums(logits, masks).mean
+
+    def sums(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> LossSum:
+        """The same as a sum of losses and a sum of weights."""
         if logits.shape[2:] != masks.shape[1:]:
             if self.at_output_resolution:
                 masks = masks_at(masks, (logits.shape[2], logits.shape[3]))
@@ -83,9 +105,9 @@ class SegmentationLoss:
         safe = masks.masked_fill(~labelled, 0)
         pixel_weights = labelled.to(logits.dtype) if weights is None else weights[safe] * labelled
         if self.ohem_threshold is None:
-            return losses / pixel_weights.sum().clamp(min=1e-6)
+            return LossSum(losses, pixel_weights.sum())
         hard = labelled & self._hard(logits.detach(), safe, labelled)
-        return (losses * hard).sum() / (pixel_weights * hard).sum().clamp(min=1e-6)
+        return LossSum((losses * hard).sum(), (pixel_weights * hard).sum())
 
     def _hard(self, logits: Tensor, safe: Tensor, labelled: Tensor) -> Tensor:
         """Pixels whose true class is less likely than the threshold, at least the hardest ``ohem_share`` of them."""

@@ -26,13 +26,13 @@ from refineseg.data.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.sample import Dataset
 from refineseg.errors import CheckpointError, ConfigError
 from refineseg.evaluation import evaluate
-from refineseg.losses import SegmentationLoss, class_weights
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.predictor import Predictor, find_device
 from refineseg.reports import write_metrics, write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.objective import Objective
 from refineseg.training.optim import (
     clip_gradients,
     freeze_statistics,
@@ -285,13 +285,7 @@ def _learn(
     """One pass over the training data; returns mean loss and images per second."""
     phase, epoch_in_phase = config.phase_of(state.epoch)
     learned = data.phases[config.phases.index(phase)]
-    loss = SegmentationLoss(
-        state.segmenter.class_info.ignore_index,
-        class_weights(learned.pixel_counts, power=config.class_weight_power),
-        config.label_smoothing,
-        config.ohem_threshold,
-        at_output_resolution=config.loss_resolution == "output",
-    )
+    objective = Objective(state.segmenter, config, learned.pixel_counts)
     torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
     augmentation, place = _augmentation(phase, config), {"seed": config.seed, "epoch": state.epoch}
     batches: ResidentBatches | DataLoader[Batch]
@@ -304,7 +298,7 @@ def _learn(
     state.segmenter.train()
     if config.freeze_norm:
         freeze_statistics(state.segmenter.network.encoder)
-    step = _stepper(fabric, state, config, loss)
+    step = _stepper(fabric, state, config, objective)
     total, images, begun = torch.zeros((), device=fabric.device), 0, time.monotonic()
     for index, batch in enumerate(batches):
         set_rates(state.optimiser, phase, epoch_in_phase + (index + 1) / len(batches))
@@ -329,16 +323,14 @@ def _augmentation(phase: Phase, config: TrainingConfig) -> Augmentation:
 
 
 def _stepper(
-    fabric: Fabric, state: _State, config: TrainingConfig, loss: SegmentationLoss
+    fabric: Fabric, state: _State, config: TrainingConfig, objective: Objective
 ) -> Callable[[Batch, Phase], torch.Tensor]:
     """One optimiser step on one batch; returns its loss."""
 
     def step(batch: Batch, phase: Phase) -> torch.Tensor:
         images, masks = fabric.to_device((batch.images, batch.masks))
         with fabric.autocast():
-            score = state.segmenter if config.loss_resolution == "image" else state.segmenter.output_logits
-            logits = score(images)
-        value = loss(logits.float(), masks)
+            value = objective(images, masks).mean
         if not torch.isfinite(value.detach()):
             raise CheckpointError(
                 f"the loss became {float(value.detach())} in epoch {state.epoch + 1} on {', '.join(batch.names)}; "
