@@ -25,6 +25,8 @@ LAYERS = (
         "resize",
         "scoring",
         "metrics",
+        "boundary",
+        "protocol",
         "losses",
     ),
     ("networks",),
