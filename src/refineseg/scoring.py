@@ -6,7 +6,7 @@ written here and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from refineseg import render
 from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
 
 
 @runtime_checkable
@@ -38,6 +39,11 @@ def probabilities_of(logits: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w
     return logits.float().softmax(dim=1)
 
 
+def confidence_of(probabilities: Float[Tensor, "n k h w"]) -> Float[Tensor, "n h w"]:
+    """The probability of the likeliest class."""
+    return probabilities.amax(dim=1)
+
+
 def class_map_of(logits: Float[Tensor, "n k h w"]) -> Int64[Tensor, "n h w"]:
     """Argmax over the classes; the lower index wins a tie."""
     return logits.argmax(dim=1)
@@ -49,21 +55,64 @@ class Prediction:
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB, as predicted on.
-        mask: ``(H, W)`` class indices, uint8 (uint16 with more than 256 classes).
+        mask: ``(H, W)`` class indices, uint8 (uint16 with more than 256 classes); ``class_info.ignore_index`` where
+            pixels were made unknown.
         class_info: The classes.
         probabilities: ``(K, H, W)`` float32, where they were asked for.
+        confidence: ``(H, W)`` float32, the probability of the likeliest class, 0..1, where it or the probabilities were
+            asked for.
+
+    Example:
+        >>> shown = np.array([[0.9, 0.4]], np.float32)
+        >>> prediction = Prediction(
+        ...     np.zeros((1, 2, 3), np.uint8),
+        ...     np.array([[0, 1]], np.uint8),
+        ...     ClassInfo(("sky", "road")),
+        ...     confidence=shown,
+        ... )
+        >>> prediction.unknown_below(0.5).mask.tolist()
+        [[0, 255]]
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[Any]
     class_info: ClassInfo
     probabilities: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.confidence is None and self.probabilities is not None:
+            object.__setattr__(self, "confidence", self.probabilities.max(axis=0))
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """(K,) pixels of each class; together they are all pixels but the unknown ones."""
+        counts = np.bincount(self.mask.ravel(), minlength=self.class_info.num_classes)
+        return counts[: self.class_info.num_classes].astype(np.int64)
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """(K,) share of the pixels of each class; they sum to 1."""
-        counts = np.bincount(self.mask.ravel(), minlength=self.class_info.num_classes)
-        return np.asarray(counts / self.mask.size, np.float64)
+        """(K,) share of the pixels of each class; they sum to 1 where no pixel is unknown."""
+        return np.asarray(self.areas / self.mask.size, np.float64)
+
+    def unknown_below(self, confidence: float) -> Prediction:
+        """The same with ``class_info.ignore_index`` in the mask wherever the confidence is lower.
+
+        Args:
+            confidence: 0..1; a pixel of exactly this confidence keeps its class.
+
+        Raises:
+            ConfigError: The prediction was made without confidence, or the limit is outside 0..1.
+        """
+        if not 0 <= confidence <= 1:
+            raise ConfigError(f"expected a confidence 0..1 below which pixels are unknown, got {confidence}")
+        if self.confidence is None:
+            raise ConfigError(
+                "expected a prediction with confidence, got one without; ask for it: predictor(image, confidence=True)"
+            )
+        void = self.class_info.ignore_index
+        mask = self.mask if void <= np.iinfo(self.mask.dtype).max else self.mask.astype(np.uint16)
+        return replace(self, mask=np.where(self.confidence < confidence, mask.dtype.type(void), mask))
 
     def overlay(self, *, opacity: float = 0.5, legend: bool = True) -> NDArray[np.uint8]:
         """The image with the classes painted over it, ``(H', W', 3)`` uint8; the legend stands below the image."""

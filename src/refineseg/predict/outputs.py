@@ -1,0 +1,259 @@
+"""What the prediction of an image can be written as: mask, overlay, probabilities, confidence, polygons.
+
+In: a :class:`~refineseg.scoring.Prediction` and a path without an ending. Out: files beside each other:
+
+========================  ===============================================================================
+``NAME.png``              class indices, palette PNG; void where the class is unknown
+``NAME_overlay.jpg``      the image with the classes painted over it and a legend
+``NAME_probabilities.npz``  ``probabilities`` (K, H, W) float16 and ``classes``; or
+``NAME_probabilities.tif``  one 16-bit page per class, its name in the page's description; 65535 is probability 1
+``NAME_confidence.png``   probability of the likeliest class, 255 (8 bits) or 65535 (16 bits) is probability 1
+``NAME.geojson``          polygons in pixels, x to the right and y down
+========================  ===============================================================================
+
+Every file is written beside and then renamed: one that is there is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+from PIL.PngImagePlugin import PngInfo
+
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError, ImageError
+from refineseg.images import write_image, write_mask, written_beside
+from refineseg.scoring import Prediction
+
+ProbabilityFormat = Literal["npz", "tiff"]
+ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]
+
+KINDS = ("mask", "overlay", "probabilities", "confidence", "polygons")
+"""Everything ``--save`` takes."""
+
+_TIFF_DESCRIPTION = 270
+_TIFF_PAGE_NAME = 285  # Source: TIFF 6.0, section 12
+_LARGEST_TIFF = 4 * 10**9  # offsets have 32 bits
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What to write of a prediction, and how.
+
+    Args:
+        kinds: Of :data:`KINDS`.
+        probability_format: ``npz`` (float16) or ``tiff`` (a 16-bit page per class; 65535 is probability 1).
+        probability_classes: Names of the classes whose probabilities are written; None: all.
+        confidence_format: File format and bits; the largest value is probability 1.
+        unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
+
+    Raises:
+        ConfigError: An unknown kind or format, no kind at all, or a probability outside 0..1.
+
+    Example:
+        >>> Outputs.parse("mask,confidence", unknown_below=0.6).endings
+        {'mask': '.png', 'confidence': '_confidence.png'}
+    """
+
+    kinds: tuple[str, ...] = ("mask", "overlay")
+    probability_format: ProbabilityFormat = "npz"
+    probability_classes: tuple[str, ...] | None = None
+    confidence_format: ConfidenceFormat = "png8"
+    unknown_below: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise ConfigError(f"expected --save with some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}")
+        if self.probability_format not in get_args(ProbabilityFormat):
+            raise ConfigError(
+                f"expected a probability format of {', '.join(get_args(ProbabilityFormat))}, "
+                f"got {self.probability_format!r}"
+            )
+        if self.confidence_format not in get_args(ConfidenceFormat):
+            raise ConfigError(
+                f"expected a confidence format of {', '.join(get_args(ConfidenceFormat))}, "
+                f"got {self.confidence_format!r}"
+            )
+        if self.unknown_below is not None and not 0 <= self.unknown_below <= 1:
+            raise ConfigError(
+                f"expected a probability 0..1 below which pixels are unknown, got {self.unknown_below}; "
+                "0.6 for instance"
+            )
+
+    @classmethod
+    def parse(
+        cls,
+        save: str = "mask,overlay",
+        *,
+        probability_format: str = "npz",
+        classes: str | None = None,
+        confidence_format: str = "png8",
+        unknown_below: float | None = None,
+    ) -> Outputs:
+        """From the words of the command line; names stand between commas.
+
+        Raises:
+            ConfigError: Words that mean nothing here.
+        """
+        kinds = tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip()))
+        chosen = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
+        return cls(
+            kinds,
+            probability_format,  # type: ignore[arg-type]  # checked above
+            chosen,
+            confidence_format,  # type: ignore[arg-type]
+            unknown_below,
+        )
+
+    @property
+    def endings(self) -> dict[str, str]:
+        """What follows an image's name in the name of each file that is written, by kind."""
+        endings = {
+            "mask": ".png",
+            "overlay": "_overlay.jpg",
+            "probabilities": "_probabilities" + {"npz": ".npz", "tiff": ".tif"}[self.probability_format],
+            "confidence": "_confidence" + (".png" if self.confidence_format.startswith("png") else ".tif"),
+            "polygons": ".geojson",
+        }
+        return {kind: endings[kind] for kind in self.kinds}
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether the probabilities of all classes are written."""
+        return "probabilities" in self.kinds
+
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether the probability of the likeliest class is needed."""
+        return self.unknown_below is not None or "confidence" in self.kinds or "polygons" in self.kinds
+
+    def chosen_classes(self, class_info: ClassInfo) -> tuple[int, ...]:
+        """Indices of the classes whose probabilities are written, in the order they were named.
+
+        Raises:
+            ConfigError: A name that is no class.
+        """
+        if self.probability_classes is None:
+            return tuple(range(class_info.num_classes))
+        missing = [name for name in self.probability_classes if name not in class_info.names]
+        if missing or not self.probability_classes:
+            raise ConfigError(f"expected classes of {', '.join(class_info.names)}, got {', '.join(missing) or 'none'}")
+        return tuple(class_info.names.index(name) for name in self.probability_classes)
+
+    def finished(self, prediction: Prediction) -> Prediction:
+        """The prediction with unknown pixels, where they are asked for."""
+        return prediction if self.unknown_below is None else prediction.unknown_below(self.unknown_below)
+
+
+def as_integers(values: NDArray[np.float32], *, bits: int) -> NDArray[Any]:
+    """Probabilities as the values of a file: 1 becomes 255 (8 bits) or 65535 (16 bits), rounded to the nearest.
+
+    Example:
+        >>> as_integers(np.array([0.0, 0.5, 1.0], np.float32), bits=16).tolist()
+        [0, 32768, 65535]
+    """
+    largest = 2**bits - 1
+    scaled = np.rint(values.astype(np.float32) * np.float32(largest))
+    return scaled.clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """A file that cannot be written is an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
+
+
+def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> list[Path]:
+    """Write all that is asked for.
+
+    Args:
+        prediction: With probabilities and confidence where they are needed; unknown pixels are already void, see
+            :meth:`Outputs.finished`.
+        target: Folder and name without an ending.
+        outputs: What to write.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImageError: A file cannot be written; none is left unfinished, but others may have been written already.
+        ConfigError: Classes that the model does not have.
+    """
+    written = []
+    for kind, ending in outputs.endings.items():
+        path = target.with_name(target.name + ending)
+        if kind == "mask":
+            write_mask(path, prediction.mask, prediction.class_info)
+        elif kind == "overlay":
+            write_image(path, prediction.overlay())
+        elif kind == "probabilities" and prediction.probabilities is not None:
+            chosen = outputs.chosen_classes(prediction.class_info)
+            _write_probabilities(path, prediction.probabilities[list(chosen)], prediction.class_info, chosen)
+        elif kind == "confidence" and prediction.confidence is not None:
+            write_confidence(path, prediction.confidence, bits=16 if outputs.confidence_format.endswith("16") else 8)
+        else:
+            raise ConfigError(f"expected a prediction made with what {kind} needs, got one without")
+        written.append(path)
+    return written
+
+
+def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int = 8) -> None:
+    """Write probabilities 0..1 as a grey image that says its scale (PNG text ``Description``, TIFF description).
+
+    Args:
+        path: Ending in ``.png`` or ``.tif``.
+        confidence: (H, W).
+        bits: 8 (255 is probability 1) or 16 (65535 is).
+
+    Raises:
+        ImageError: The file cannot be written.
+    """
+    image = Image.fromarray(as_integers(confidence, bits=bits))
+    scale = f"probability of the likeliest class; {2**bits - 1} = 1"
+    if path.suffix == ".png":
+        text = PngInfo()
+        text.add_text("Description", scale)
+        with _said(path), written_beside(path) as temporary:
+            image.save(temporary, format="PNG", pnginfo=text)
+    else:
+        with _said(path), written_beside(path) as temporary:
+            tags = {_TIFF_DESCRIPTION: scale}
+            image.save(temporary, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+
+
+def _write_probabilities(
+    path: Path, probabilities: NDArray[np.float32], class_info: ClassInfo, chosen: Sequence[int]
+) -> None:
+    names = [class_info.names[i] for i in chosen]
+    if path.suffix == ".npz":
+        with _said(path), written_beside(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, probabilities=probabilities.astype(np.float16), classes=np.array(names))
+        return
+    if 2 * probabilities.size > _LARGEST_TIFF:
+        raise ImageError(
+            f"expected at most {_LARGEST_TIFF} bytes of pixels in {path}, got {2 * probabilities.size}; "
+            "choose fewer classes, or the format npz"
+        )
+    with (
+        _said(path),
+        written_beside(path) as temporary,
+        TiffImagePlugin.AppendingTiffWriter(temporary, new=True) as tiff,
+    ):
+        for index, name, values in zip(chosen, names, probabilities, strict=True):
+            description = json.dumps({"class": name, "index": index, "probability_1": 65535})
+            tags = {_TIFF_DESCRIPTION: description, _TIFF_PAGE_NAME: name}
+            page = Image.fromarray(as_integers(values, bits=16))
+            page.save(tiff, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+            tiff.newFrame()
