@@ -10,12 +10,12 @@ from refineseg.segmenter import build
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
 from refineseg.training.config import Phase, from_json, override, to_json
 from refineseg.training.optim import (
+    WeightAverage,
     draw_decoder,
     freeze_statistics,
     make_optimiser,
     rate_factor,
     set_rates,
-    weight_average,
 )
 from refineseg.training.recipes import RECIPES, find_recipe
 from refineseg.training.run import recipe_options
@@ -116,13 +116,13 @@ def test_encoder_and_decoder_get_their_own_rates_and_vectors_no_decay():
 def test_the_weight_average_follows_its_definition_and_copies_counters():
     segmenter = build("refinenet_lw_mobilenetv2", num_classes=2)
     weight = segmenter.network.decoder.classifier.bias
-    average = weight_average(segmenter, 0.5)
+    average = WeightAverage(segmenter, 0.5)
     expected = None
     for step in range(6):
         with torch.no_grad():
             weight.fill_(float(step))
         segmenter.network.encoder.bn1.num_batches_tracked.fill_(step)
-        average.update_parameters(segmenter)
+        average.update()
         if expected is None:
             expected = 0.0
         else:

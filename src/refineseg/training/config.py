@@ -100,6 +100,12 @@ class TrainingConfig:
             fit. Crops of the two differ by a few grey levels.
         cache_mib: MiB of decoded images kept in memory where no processes read (``--workers 0``); changes no result.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
+        compile: Mode of ``torch.compile``; ``off``; ``auto``: ``reduce-overhead`` (with CUDA graphs) on a GPU for the
+            rest of a phase that would take long enough to pay for it, see :mod:`refineseg.training.engine`.
+        micro_batch: Most crops computed at a time; larger batches are added up from pieces, whose normalisation
+            statistics are then those of a piece. None: whole batches, until memory is short.
+        checkpoint_every_s: Save checkpoint and models when an epoch ends and this many seconds have passed since the
+            last time; always after the last epoch. Changes no result.
         seed: Of everything random.
     """
 
@@ -129,6 +135,9 @@ class TrainingConfig:
     augment_on: Literal["auto", "host", "device"] = "auto"
     cache_mib: int = 2048
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    micro_batch: int | None = None
+    checkpoint_every_s: float = 60.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,6 +150,8 @@ class TrainingConfig:
         )
         _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
         _require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
+        _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)
+        _require(self.checkpoint_every_s >= 0, "checkpoint_every_s of at least 0", self.checkpoint_every_s)
         _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from refineseg.data.augment import Augmentation
@@ -31,15 +30,15 @@ from refineseg.predict.predictor import Predictor, find_device
 from refineseg.reports import write_metrics, write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
-from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.config import Phase, TrainingConfig, from_json, to_json
 from refineseg.training.objective import Objective
 from refineseg.training.optim import (
+    WeightAverage,
     clip_gradients,
     freeze_statistics,
     hardware_has_bf16,
     make_optimiser,
     set_rates,
-    weight_average,
 )
 from refineseg.training.progress import Progress
 
@@ -50,7 +49,7 @@ class _State:
 
     segmenter: Segmenter
     optimiser: torch.optim.Optimizer
-    average: AveragedModel | None
+    average: WeightAverage | None
     epoch: int = 0  # epochs completed
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -58,7 +57,6 @@ class _State:
     def measured(self) -> Segmenter:
         """The model that is measured and saved: the average of the weights, if there is one."""
         model = self.segmenter if self.average is None else self.average.module
-        assert isinstance(model, Segmenter)
         return model
 
     def to_checkpoint(self, config: TrainingConfig) -> dict[str, Any]:
@@ -72,7 +70,7 @@ class _State:
         }
 
     def restore(self, checkpoint: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
-        if checkpoint["config"] != to_json(config):
+        if from_json(checkpoint["config"]) != config:
             raise CheckpointError(
                 f"expected the checkpoint in {folder} to be of this configuration, but they differ; "
                 "resume without other options, or train into another folder"
@@ -158,7 +156,7 @@ def train(
     state = _State(
         segmenter,
         make_optimiser(segmenter, config),
-        None if config.ema_decay is None else weight_average(segmenter, config.ema_decay),
+        None if config.ema_decay is None else WeightAverage(segmenter, config.ema_decay),
     )
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
@@ -341,7 +339,7 @@ def _stepper(
         clip_gradients(state.segmenter, config.clip_norm)
         state.optimiser.step()
         if state.average is not None:
-            state.average.update_parameters(state.segmenter)
+            state.average.update()
         return value.detach()
 
     return step
