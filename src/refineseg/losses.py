@@ -1,13 +1,17 @@
 """Training losses: logits and masks in, a scalar out.
 
 Both papers use cross entropy with void left out; they differ in where: Light-Weight RefineNet enlarges the logits to
-the masks, RefineNet picks masks for the logits, which the network gives at a quarter of its input. Class weights and
-online hard example mining are options.
+the masks, RefineNet picks masks for the logits, which the network gives at a quarter of its input. Options: class
+weights, online hard example mining, more weight at the borders between classes, and two losses of whole regions,
+Lovasz-Softmax and Dice.
+
+Nothing here waits for the device: no value is read back, no size depends on one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
+
+from refineseg.scoring import probabilities_of
 
 
 def masks_at(masks: Int64[Tensor, "n h w"], size_hw: tuple[int, int]) -> Int64[Tensor, "n h2 w2"]:
@@ -57,10 +63,11 @@ class LossSum:
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """Cross entropy per pixel, averaged over the labelled (or the hard) pixels of the batch.
+    """Cross entropy per pixel, averaged over the labelled (or the hard) pixels of the batch; region losses beside it.
 
     Logits and masks may differ in size: the logits are enlarged bilinearly to the masks (``align_corners=False``), or
-    the masks are picked at the logits' pixels.
+    the masks are picked at the logits' pixels. A region loss is one number per image; in the mean an image counts as
+    much as its pixels do, so that everything is one sum over a batch divided by one sum of weights.
 
     Args:
         ignore_index: Value of void pixels, which count nothing.
@@ -69,6 +76,11 @@ class SegmentationLoss:
         ohem_threshold: Online hard example mining: keep pixels whose true class has a probability below this ...
         ohem_share: ... but at least this share of the labelled pixels. None as threshold: keep all.
         at_output_resolution: Bring masks to the logits' size, not logits to the masks' size.
+        boundary: Further weight of pixels at a border between classes (1: they count twice); 0: none.
+        boundary_radius: The further weight falls linearly to 0 over this many pixels.
+        lovasz: How much Lovasz-Softmax counts beside cross entropy.
+        lovasz_over: Its regions are those of each ``image``, or of the whole ``batch``.
+        dice: How much the Dice loss counts beside cross entropy.
 
     Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel; at output resolution: the RefineNet authors' code; at
         the masks' resolution: Light-Weight RefineNet's.
@@ -80,60 +92,234 @@ class SegmentationLoss:
     ohem_threshold: float | None = None
     ohem_share: float = 0.1
     at_output_resolution: bool = False
+    boundary: float = 0.0
+    boundary_radius: int = 3
+    lovasz: float = 0.0
+    lovasz_over: Literal["image", "batch"] = "image"
+    dice: float = 0.0
 
     def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> Float[Tensor, ""]:
         """Loss of a batch; 0 where nothing is labelled."""
         return self.sums(logits, masks).mean
 
-    def sums(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> LossSum:
-        """The same as a sum of losses and a sum of weights."""
+    def sums(
+        self,
+        logits: Float[Tensor, "n k h w"],
+        masks: Int64[Tensor, "n h2 w2"],
+        *,
+        beside: Float[Tensor, " n"] | None = None,
+    ) -> LossSum:
+        """The same as a sum of losses and a sum of weights.
+
+        Args:
+            logits: In any precision; half precision is computed with in single precision.
+            masks: Class indices and void.
+            beside: A further loss of each image.
+        """
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
         if logits.shape[2:] != masks.shape[1:]:
             if self.at_output_resolution:
                 masks = masks_at(masks, (logits.shape[2], logits.shape[3]))
             else:
                 logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype)
-        labelled = masks != self.ignore_index
+        regions = self._regions(logits, masks, beside)
+        plain = self.ohem_threshold is None and not self.boundary and regions is None
         losses = F.cross_entropy(
             logits,
             masks,
-            weight=weights,
+            weight=None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype),
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
-            reduction="none" if self.ohem_threshold is not None else "sum",
+            reduction="sum" if plain else "none",
         )
-        safe = masks.masked_fill(~labelled, 0)
-        pixel_weights = labelled.to(logits.dtype) if weights is None else weights[safe] * labelled
-        if self.ohem_threshold is None:
-            return LossSum(losses, pixel_weights.sum())
-        hard = labelled & self._hard(logits.detach(), safe, labelled)
-        return LossSum((losses * hard).sum(), (pixel_weights * hard).sum())
+        weights = self._class_weights_at(masks, logits.dtype)
+        if plain:
+            return LossSum(losses, weights.sum())
+        kept = self._hard(logits.detach(), masks, losses.detach()) if self.ohem_threshold is not None else None
+        for factor in (kept, self._border_weights(masks, logits.dtype) if self.boundary else None):
+            if factor is not None:
+                losses, weights = losses * factor, weights * factor
+        total = losses.sum()
+        if regions is not None:
+            total = total + (regions * weights.sum((1, 2))).sum()
+        return LossSum(total, weights.sum())
 
-    def _hard(self, logits: Tensor, safe: Tensor, labelled: Tensor) -> Tensor:
-        """Pixels whose true class is less likely than the threshold, at least the hardest ``ohem_share`` of them."""
+    def pixel_weights(
+        self, masks: Int64[Tensor, "n h w"], *, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "n h w"]:
+        """How much each pixel counts before hard ones are chosen; 0 for void."""
+        weights = self._class_weights_at(masks, dtype)
+        return weights * self._border_weights(masks, dtype) if self.boundary else weights
+
+    def _class_weights_at(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
+        labelled = masks != self.ignore_index
+        if self.class_weights is None:
+            return labelled.to(dtype)
+        return self.class_weights.to(masks.device, dtype)[masks.masked_fill(~labelled, 0)] * labelled
+
+    def _border_weights(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
+        closeness = border_closeness(masks, radius=self.boundary_radius, ignore_index=self.ignore_index)
+        return 1 + self.boundary * closeness.to(dtype)
+
+    def _regions(self, logits: Tensor, masks: Tensor, beside: Tensor | None) -> Tensor | None:
+        """(N,) sum of the losses that an image has as a whole; None where there are none."""
+        if not self.lovasz and not self.dice:
+            return beside
+        total = logits.new_zeros(len(logits)) if beside is None else beside
+        probabilities = probabilities_of(logits)
+        if self.lovasz:
+            flat, truth = probabilities.flatten(2), masks.flatten(1)
+            if self.lovasz_over == "batch":
+                flat, truth = flat.transpose(0, 1).flatten(1)[None], truth.flatten()[None]
+            total = total + self.lovasz * lovasz_loss(flat, truth, ignore_index=self.ignore_index)
+        if self.dice:
+            total = total + self.dice * dice_loss(
+                probabilities.flatten(2), masks.flatten(1), ignore_index=self.ignore_index
+            )
+        return total
+
+    def _hard(self, logits: Tensor, masks: Tensor, losses: Tensor) -> Tensor:
+        """Pixels whose true class is less likely than the threshold, at least the hardest ``ohem_share`` of them.
+
+        How many those are is known to the device alone; so as many as there can be are sorted, void last, and the one
+        in question is picked there.
+        """
         assert self.ohem_threshold is not None
-        log_probability = -F.cross_entropy(logits, safe, reduction="none")
+        labelled = masks != self.ignore_index
+        if self.class_weights is None and not self.label_smoothing:
+            log_probability = -losses
+        else:
+            log_probability = -F.cross_entropy(logits, masks.masked_fill(~labelled, 0), reduction="none")
         log_probability = log_probability.masked_fill(~labelled, 0.0)
-        least = max(1, int(self.ohem_share * int(labelled.sum())))
-        hardest = torch.topk(log_probability.flatten(), least, largest=False).values[-1]
-        return log_probability <= torch.clamp(hardest, min=float(np.log(self.ohem_threshold)))
+        most = max(1, int(self.ohem_share * masks.numel()))
+        sorted_up = torch.topk(log_probability.flatten(), most, largest=False).values
+        least = (labelled.sum().double() * self.ohem_share).long().clamp(min=1)
+        hardest = sorted_up.gather(0, (least - 1)[None])
+        return labelled & (log_probability <= torch.clamp(hardest, min=float(np.log(self.ohem_threshold))))
 
 
-def class_weights(pixel_counts: NDArray[np.int64], *, power: float) -> Tensor | None:
-    """Weights that lift rare classes: ``(median frequency / frequency) ** power``.
+def border_closeness(masks: Int64[Tensor, "n h w"], *, radius: int, ignore_index: int) -> Float[Tensor, "n h w"]:
+    """How close each pixel is to another class: 1 beside it, falling linearly to 0 at more than ``radius`` pixels.
+
+    Distance is the larger of rows and columns to the nearest pixel of another class; void is no class, so a border
+    with it is none.
+
+    Example:
+        >>> border_closeness(torch.tensor([[[0, 0, 0, 1, 1]]]), radius=2, ignore_index=255)[0, 0].tolist()
+        [0.0, 0.5, 1.0, 1.0, 0.5]
+    """
+    void = masks == ignore_index
+    # windows of 3x3 applied k times see k pixels far: where their largest and smallest class differ is a border
+    largest = masks.float().masked_fill(void, float("-inf"))
+    smallest_negated = (-masks.float()).masked_fill(void, float("-inf"))
+    steps = torch.zeros_like(largest)
+    for _ in range(radius):
+        largest = F.max_pool2d(largest, 3, stride=1, padding=1)
+        smallest_negated = F.max_pool2d(smallest_negated, 3, stride=1, padding=1)
+        steps = steps + (largest > -smallest_negated)
+    return (steps / radius).masked_fill(void, 0.0)
+
+
+def lovasz_loss(
+    probabilities: Float[Tensor, "n k p"], masks: Int64[Tensor, "n p"], *, ignore_index: int
+) -> Float[Tensor, " n"]:
+    """The Lovasz extension of 1 - IoU, averaged over the classes that are present.
+
+    Pixels are sorted by their error; each costs its error times what the Jaccard loss grows by when that pixel is added
+    to the wrong ones: ``1 / union`` for a pixel of the class, ``intersection / (union * (union - 1))`` for any other.
+    Written so, it needs no difference of nearly equal numbers.
+
+    Args:
+        probabilities: Of each class.
+        masks: Class indices and void.
+        ignore_index: Void value.
+
+    Returns:
+        One loss for each row, 0..1; 0 where nothing is labelled.
+
+    Source: Berman et al., CVPR 2018, equation 9 and algorithm 1; classes "present" as in its section 3.
+    """
+    labelled = (masks != ignore_index)[:, None]  # (N, 1, P)
+    classes = torch.arange(probabilities.shape[1], device=masks.device)[None, :, None]
+    is_class = masks[:, None] == classes  # (N, K, P)
+    errors = torch.where(is_class, 1 - probabilities, probabilities).masked_fill(~labelled, -1.0)  # void comes last
+    sorted_errors, order = errors.sort(dim=2, descending=True)
+    is_class = is_class.gather(2, order)
+    of_class = is_class.cumsum(2, dtype=torch.int32)  # whole numbers stay exact in large batches
+    size = of_class[:, :, -1:]
+    intersection = (size - of_class).to(errors.dtype)
+    union = (size + torch.arange(1, masks.shape[1] + 1, device=masks.device) - of_class).to(errors.dtype)
+    growth = torch.where(is_class, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
+    per_class = (sorted_errors.clamp(min=0) * growth).sum(2)  # (N, K)
+    present = size[:, :, 0] > 0
+    return (per_class * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def dice_loss(
+    probabilities: Float[Tensor, "n k p"], masks: Int64[Tensor, "n p"], *, ignore_index: int
+) -> Float[Tensor, " n"]:
+    """1 - Dice coefficient with probabilities for predictions, averaged over the classes that are present.
+
+    Args:
+        probabilities: Of each class.
+        masks: Class indices and void.
+        ignore_index: Void value.
+
+    Returns:
+        One loss for each row, 0..1; 0 where nothing is labelled.
+
+    Source: Milletari et al., 3DV 2016, with the sum of probabilities (not of their squares) below the line.
+    """
+    labelled = (masks != ignore_index)[:, None]
+    classes = torch.arange(probabilities.shape[1], device=masks.device)[None, :, None]
+    truth = (masks[:, None] == classes).to(probabilities.dtype)  # (N, K, P)
+    overlap, predicted, size = ((x * labelled).sum(2) for x in (probabilities * truth, probabilities, truth))
+    present = size > 0
+    losses = 1 - 2 * overlap / (predicted + size).clamp(min=1e-6)
+    return (losses * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def divergence(
+    logits: Float[Tensor, "n k h w"], teacher_logits: Float[Tensor, "n k h w"], *, temperature: float
+) -> Float[Tensor, " n"]:
+    """Kullback-Leibler divergence of a model's distribution from a teacher's, the mean over the pixels of each image.
+
+    Both logits are divided by the temperature, and the result is multiplied by its square, which keeps the size of the
+    gradient. Every pixel counts, void ones too: there the teacher alone knows something.
+
+    Source: Hinton et al., arXiv 1503.02531, section 2; per pixel as in Liu et al., CVPR 2019 ("Structured Knowledge
+        Distillation"), section 3.1.
+    """
+    softened = teacher_logits.float() / temperature
+    targets = probabilities_of(softened)
+    cross = F.cross_entropy(logits.float() / temperature, targets, reduction="none")
+    own = F.cross_entropy(softened, targets, reduction="none")  # the teacher's entropy: no gradient, but 0 is the least
+    return temperature**2 * (cross - own).mean((1, 2))
+
+
+def class_weights(
+    pixel_counts: NDArray[np.int64], *, power: float, style: Literal["median", "logarithm"] = "median"
+) -> Tensor | None:
+    """Weights that lift rare classes.
 
     Args:
         pixel_counts: (K,) labelled pixels of each class in the training masks.
-        power: 0: no weights; 1: median frequency balancing; 0.5: its square root.
+        power: Of the weights. 0: no weights; 1: as published; 0.5: the square root.
+        style: ``median``: median frequency / frequency; ``logarithm``: 1 / ln(1.02 + frequency), which lifts rare
+            classes less.
 
     Returns:
         (K,) weights, 1 for classes that do not occur; None for power 0.
 
-    Source: Eigen and Fergus, ICCV 2015 (median frequency balancing).
+    Source: Eigen and Fergus, ICCV 2015 (median frequency balancing); Paszke et al., arXiv 1606.02147, section 5.2
+        (logarithm, there between 1 and 50).
     """
     if power == 0:
         return None
     occurs = pixel_counts > 0
     weights = np.ones(len(pixel_counts), np.float64)
-    weights[occurs] = (np.median(pixel_counts[occurs]) / pixel_counts[occurs]) ** power
+    counts = pixel_counts[occurs]
+    lifts = np.median(counts) / counts if style == "median" else 1 / np.log(1.02 + counts / counts.sum())
+    weights[occurs] = lifts**power
     return torch.from_numpy(weights.astype(np.float32))
