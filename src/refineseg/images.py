@@ -9,10 +9,8 @@ import io
 import os
 import struct
 import tempfile
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +23,7 @@ from refineseg.archives import list_files, openable
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
+from refineseg.pillow_warnings import PillowWarnings
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 """File name endings searched for in folders (any case)."""
@@ -54,36 +53,7 @@ class HeaderReadable(Protocol):
         """Its first bytes, without the rest; None: read the file as any other."""
 
 
-class _PillowWarnings:
-    """Holds back Pillow's warnings (odd EXIF, large images) while any thread reads.
-
-    The filters of ``warnings`` belong to the process: two threads that overlap in ``catch_warnings`` can leave the
-    filters of one of them behind for good. So the first reader sets the filter and the last one takes it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._saved = warnings.catch_warnings()
-
-    @contextmanager
-    def held_back(self) -> Iterator[None]:
-        with self._lock:
-            if self._readers == 0:
-                self._saved = warnings.catch_warnings()
-                self._saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if self._readers == 0:
-                    self._saved.__exit__(None, None, None)
-
-
-_PILLOW_WARNINGS = _PillowWarnings()
+_PILLOW_WARNINGS = PillowWarnings()
 
 
 @contextmanager
@@ -149,7 +119,17 @@ def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, i
         return (width, height) if lying else (height, width)
 
 
-def read_rgb(path: Path, *, content: bytes | None = None) -> NDArray[np.uint8]:
+def _is_one_of_many(image: Image.Image) -> bool:
+    """Whether the file holds further pictures: an animation, or pages; previews inside photographs do not count."""
+    try:
+        return image.format in ("GIF", "WEBP", "PNG", "TIFF") and bool(getattr(image, "is_animated", False))
+    except _UNREADABLE:
+        return False
+
+
+def read_rgb(
+    path: Path, *, content: bytes | None = None, noted: Callable[[str], None] | None = None
+) -> NDArray[np.uint8]:
     """Read a photograph of any common kind as RGB.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; alpha is dropped; of an animation the
@@ -159,6 +139,7 @@ def read_rgb(path: Path, *, content: bytes | None = None) -> NDArray[np.uint8]:
     Args:
         path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or JPEG 2000; it may lie inside a zip file.
         content: The file's bytes where they do not lie there; the path is then a name for messages.
+        noted: Called with what a user should know of a file that is read: that it holds more than one picture.
 
     Returns:
         ``(H, W, 3)`` uint8.
@@ -167,6 +148,8 @@ def read_rgb(path: Path, *, content: bytes | None = None) -> NDArray[np.uint8]:
         ImageError: The file is missing, truncated, too large, no image, or holds floating-point pixels.
     """
     with _opened(path, content) as image:
+        if noted is not None and _is_one_of_many(image):
+            noted(f"{path} holds several pictures (an animation, or pages); only the first is read")
         upright = _upright(image)
         if upright.mode == "F":
             raise ImageError(

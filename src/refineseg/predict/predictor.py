@@ -167,6 +167,11 @@ class Predictor:
         """The classes of the masks."""
         return self._scorer.class_info
 
+    @property
+    def prefers_batches(self) -> bool:
+        """Whether images of one size are predicted faster together than one by one: on a GPU, not on a CPU."""
+        return isinstance(self._scorer, TorchScorer) and self._scorer.device.type != "cpu"
+
     def __call__(
         self, image: NDArray[np.uint8], *, probabilities: bool = False, confidence: bool = False
     ) -> Prediction:

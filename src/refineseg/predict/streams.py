@@ -1,0 +1,230 @@
+"""Many images through one predictor: files are read ahead in threads, images of one size share a batch.
+
+In: paths, however many. Out: a prediction or an error per path. Memory is bounded: paths are taken a window at a time,
+sizes are read from headers first, and only so many pixels are decoded ahead as fit :data:`PIXEL_BYTES_AHEAD`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.errors import ConfigError, ImageError, RefinesegError
+from refineseg.images import read_image_size, read_rgb
+from refineseg.predict.predictor import Predictor
+from refineseg.scoring import Prediction
+
+PIXEL_BYTES_AHEAD = 256 * 2**20
+"""Decoded images that wait for the network; one image larger than this is read alone."""
+
+_MOST_WORKERS = 16
+_WINDOW_BATCHES = 8  # among so many batches' worth of files, those of one size are put together
+_LEAST_WINDOW = 32
+_BATCH_PIXELS = 8 * 2**20  # of a batch whose size is chosen here
+_MOST_BATCHED = 16
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How many images are worked on together. None of it changes a result by more than rounding.
+
+    Args:
+        batch_size: Images of one size that the network sees together; None: 1 on a CPU, where more is slower, and on a
+            GPU up to 16, of 8 megapixels in all.
+        workers: Threads that read and write files; None: as many as cores, 2 to 16.
+        probabilities: Predictions get the probabilities of all classes.
+        confidence: Predictions get the probability of each pixel's likeliest class.
+
+    Raises:
+        ConfigError: A number below 1.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    probabilities: bool = False
+    confidence: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"expected a {name} of at least 1, got {value}")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that read and write."""
+        return self.workers or min(_MOST_WORKERS, max(2, os.cpu_count() or 2))
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one path.
+
+    Args:
+        index: Its place among the paths, from 0.
+        path: As it was given.
+        prediction: Its prediction; None where it failed or was set aside.
+        error: Why it failed; None where it did not.
+        notes: What a user should know of how it was read.
+    """
+
+    index: int
+    path: Path
+    prediction: Prediction | None = None
+    error: RefinesegError | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    item: Item
+    image: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """A path whose header has been read; no size: it failed or was set aside."""
+
+    item: Item
+    size_hw: tuple[int, int] | None
+
+
+def predicted(
+    paths: Iterable[Path],
+    predictor: Predictor,
+    *,
+    options: StreamOptions,
+    pool: ThreadPoolExecutor,
+    set_aside: Callable[[Path], bool] | None = None,
+) -> Iterator[Item]:
+    """Predict every path; images come out a batch at a time, which is not quite the order they go in.
+
+    Args:
+        paths: Image files; taken as they are needed.
+        predictor: The model.
+        options: Batches and threads.
+        pool: Where files are read; what is written elsewhere may share it.
+        set_aside: Whether a file is to be left to others; it comes out without prediction and error.
+
+    Yields:
+        One :class:`Item` per path.
+    """
+    waiting: deque[list[Future[_Decoded]]] = deque()
+    bytes_of: deque[int] = deque()
+    for batch in _batches(paths, predictor, options=options, pool=pool, set_aside=set_aside):
+        sizes = [sized.size_hw for sized in batch if sized.size_hw is not None]
+        if not sizes:
+            yield from (sized.item for sized in batch)
+            continue
+        needed = sum(3 * height * width for height, width in sizes)
+        while waiting and (sum(bytes_of) + needed > PIXEL_BYTES_AHEAD or len(waiting) > options.num_threads):
+            bytes_of.popleft()
+            yield from _finished(waiting.popleft(), predictor, options)
+        waiting.append([pool.submit(_decode, sized.item) for sized in batch])
+        bytes_of.append(needed)
+    while waiting:
+        yield from _finished(waiting.popleft(), predictor, options)
+
+
+def _batches(
+    paths: Iterable[Path],
+    predictor: Predictor,
+    *,
+    options: StreamOptions,
+    pool: ThreadPoolExecutor,
+    set_aside: Callable[[Path], bool] | None,
+) -> Iterator[list[_Sized]]:
+    """Files of one size, as many as a batch holds; the order depends on the files alone, never on time."""
+    largest = options.batch_size or (_MOST_BATCHED if predictor.prefers_batches else 1)
+    window = max(_LEAST_WINDOW, _WINDOW_BATCHES * largest)
+
+    def examined(item: Item) -> _Sized:
+        try:
+            if set_aside is not None and set_aside(item.path):
+                return _Sized(item, None)
+            return _Sized(item, read_image_size(item.path))
+        except RefinesegError as error:
+            return _Sized(Item(item.index, item.path, error=error), None)
+
+    items = (Item(index, path) for index, path in enumerate(paths))
+    while some := list(islice(items, window)):
+        known = list(pool.map(examined, some))
+        if largest > 1:
+            known.sort(key=lambda sized: sized.size_hw or (0, 0))  # stable: files of one size stay in order
+        for size_hw, group in groupby(known, key=lambda sized: sized.size_hw):
+            count = largest
+            if size_hw is not None and options.batch_size is None:
+                count = max(1, min(largest, _BATCH_PIXELS // (size_hw[0] * size_hw[1])))
+            while part := list(islice(group, count)):
+                yield part
+
+
+def _decode(item: Item) -> _Decoded:
+    notes: list[str] = []
+    try:
+        image = read_rgb(item.path, noted=notes.append)
+    except RefinesegError as error:
+        return _Decoded(Item(item.index, item.path, error=error), None)
+    return _Decoded(Item(item.index, item.path, notes=tuple(notes)), image)
+
+
+def _finished(futures: Sequence[Future[_Decoded]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
+    decoded = [future.result() for future in futures]
+    yield from (each.item for each in decoded if each.image is None)
+    by_shape: dict[tuple[int, ...], list[tuple[Item, NDArray[np.uint8]]]] = {}
+    for each in decoded:  # headers and pixels agree on the size, except in damaged files
+        if each.image is not None:
+            by_shape.setdefault(each.image.shape, []).append((each.item, each.image))
+    for group in by_shape.values():
+        yield from _predict(group, predictor, options)
+
+
+def _predict(
+    group: Sequence[tuple[Item, NDArray[np.uint8]]], predictor: Predictor, options: StreamOptions
+) -> Iterator[Item]:
+    """A batch; where it needs too much memory, its images by themselves."""
+    images = [image for _, image in group]
+    try:
+        predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        if len(group) > 1:
+            for one in group:
+                yield from _predict([one], predictor, options)
+            return
+        item, (height, width) = group[0][0], images[0].shape[:2]
+        text = f"{item.path}: not enough memory for {height}x{width} pixels; predict it in tiles, or shrink it"
+        yield replace(item, error=ImageError(text))
+        return
+    for (item, _), prediction in zip(group, predictions, strict=True):
+        yield replace(item, prediction=prediction)
+
+
+@contextmanager
+def reading_threads(options: StreamOptions) -> Iterator[ThreadPoolExecutor]:
+    """A pool that does not keep a broken-off run alive: what has not begun is dropped."""
+    pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="refineseg-files")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(items: Iterator[Item]) -> Iterator[Item]:
+    """Items by their index again; those that came too early wait (at most a window of files)."""
+    early: dict[int, Item] = {}
+    expected = 0
+    for item in items:
+        early[item.index] = item
+        while expected in early:
+            yield early.pop(expected)
+            expected += 1
