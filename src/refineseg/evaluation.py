@@ -6,9 +6,8 @@ a submission.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,24 @@ from rich.console import Console
 from rich.progress import Progress
 
 from refineseg._version import __version__
-from refineseg.data.datasets import open_sources, parse_sources
+from refineseg.boundary import BoundaryIoU
+from refineseg.class_info import ClassInfo
+from refineseg.comparison import KEY, Comparison, compare_published
+from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
 from refineseg.data.sample import Dataset, Sample
+from refineseg.data.sample_facts import SampleFacts
+from refineseg.data.transfer import transferred
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.images import write_image
+from refineseg.failures import Failure, WorstImages
+from refineseg.images import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.render import error_map, side_by_side
+from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.scoring import Prediction
+from refineseg.segmenter import load_spec
 from refineseg.submission import SUBMISSIONS, find_benchmark
+from refineseg.tally import Counts, Tally
 
 VOID_CLASS = "void"
 """A model's class of this name that the data do not have stands for void pixels (weights of the RefineNet authors)."""
@@ -122,6 +129,12 @@ class EvaluationResult:
         notes: Facts about the files that were read.
         num_images: How many.
         matrix: The counts; None where the split has no labels.
+        boundary: The same along contours; None: not asked for.
+        parts: Of data sets that have some (CamVid: drives), the counts of each.
+        protocol: All conditions of the numbers; None without labels.
+        variant: Network of the model.
+        num_seen: How many of the images the model was trained on, as far as that can be told.
+        failures: The worst images, worst first, as many as were asked for.
     """
 
     model: str
@@ -131,6 +144,12 @@ class EvaluationResult:
     notes: tuple[str, ...]
     num_images: int
     matrix: ConfusionMatrix | None
+    boundary: BoundaryIoU | None = None
+    parts: Mapping[str, Counts] = field(default_factory=dict)
+    protocol: MeasurementProtocol | None = None
+    variant: str = ""
+    num_seen: int = 0
+    failures: tuple[Failure, ...] = ()
 
     @property
     def how(self) -> str:
@@ -144,45 +163,45 @@ class EvaluationResult:
         parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None) + [options.precision]
         return "predicted with: " + ", ".join(parts)
 
+    @property
+    def published(self) -> tuple[Comparison, ...]:
+        """Published numbers of the same split, each with what its protocol has otherwise."""
+        if self.protocol is None or self.matrix is None:
+            return ()
+        return compare_published(self.protocol, self.matrix.mean_iou, self.variant)
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know before the numbers; empty: nothing."""
+        if not self.num_seen:
+            return ""
+        return (
+            f"WARNING: the model was trained on {self.num_seen} of these {self.num_images} images; the numbers say "
+            "little about others"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Everything that is needed to repeat the numbers, and the numbers, as plain values."""
-        return {
+        value = {
             "version": __version__,
             "model": self.model,
+            "variant": self.variant,
             "data": self.data,
             "split": self.split,
             "num_images": self.num_images,
+            "trained_on_images": self.num_seen,
             "notes": list(self.notes),
             **self.options.to_json(),
             **({} if self.matrix is None else self.matrix.to_json()),
         }
-
-
-class _WorstImages:
-    """Keeps the pictures of the N images with the lowest pixel accuracy, and no more, in memory."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._heap: list[tuple[float, int, str, NDArray[np.uint8]]] = []
-
-    def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
-        truth, info = sample.mask, prediction.class_info
-        assert truth is not None
-        labelled = truth != info.ignore_index
-        wrong = float((prediction.mask != truth)[labelled].mean()) if labelled.any() else 0.0
-        if len(self._heap) == self._most and wrong <= self._heap[0][0]:
-            return
-        picture = side_by_side(
-            [sample.image, info.colours(truth), info.colours(prediction.mask), error_map(prediction.mask, truth, info)],
-            ["image", "truth", "prediction", f"errors: {100 * wrong:.1f} % of the labelled pixels"],
-        )
-        heapq.heappush(self._heap, (wrong, -index, sample.name, picture))
-        if len(self._heap) > self._most:
-            heapq.heappop(self._heap)
-
-    def write(self, folder: Path) -> None:
-        for rank, (_, _, name, picture) in enumerate(sorted(self._heap, key=lambda entry: entry[:2], reverse=True), 1):
-            write_image(folder / f"{rank:03d}_{name.replace('/', '_')}.png", picture)
+        if self.boundary is not None:
+            value["boundary"] = self.boundary.to_json()
+        if self.parts:
+            value["parts"] = {name: counts.to_json() for name, counts in self.parts.items()}
+        if self.protocol is not None:
+            value[KEY] = self.protocol.to_json()
+            value["published"] = [row.to_json() for row in self.published]
+        return value
 
 
 def _mixed(data: str, split: str, name: str) -> DatasetError:
@@ -200,12 +219,93 @@ def _is_labelled(dataset: Dataset, data: str, split: str) -> bool:
     return first
 
 
+def _in_classes_of(
+    predictor_classes: ClassInfo, data: str, split: str, *, submission: bool
+) -> tuple[Dataset, str, Callable[[str], str] | None]:
+    """The data set, in the model's classes where a table says how; what was mapped; and what parts it has."""
+    dataset = open_sources(data, split=split)
+    names = tuple(parse_sources(data))
+    part_of = DATASETS[names[0]].part_of if len(names) == 1 else None
+    found = (
+        None
+        if submission or dataset.class_info.names == predictor_classes.names
+        else transferred(dataset, predictor_classes)
+    )
+    return (dataset, "", part_of) if found is None else (*found, part_of)
+
+
+def _num_seen(learned: Learned, data: str, dataset: Dataset) -> int:
+    """How many samples were trained on, by their names in the training splits that lie there, too."""
+    sources, seen = parse_sources(data), set[str]()
+    for part in learned.trained_on or ():
+        name, _, split = part.partition(":")
+        if name in sources and DATASETS[name].ids and not isinstance(sources[name], HeaderReadable):
+            try:
+                training = open_dataset(name, sources[name], split=split)
+            except DatasetError:  # it may lie elsewhere
+                continue
+            seen |= {training.name(i) for i in range(len(training))}
+    return sum(dataset.name(i) in seen for i in range(len(dataset)))
+
+
+def protocol_of(
+    matrix: ConfusionMatrix,
+    facts: SampleFacts,
+    learned: Learned,
+    options: PredictorOptions,
+    *,
+    dataset: str,
+    split: str,
+    num_images: int,
+    mapping: str = "",
+) -> MeasurementProtocol:
+    """All conditions of an evaluation.
+
+    Args:
+        matrix: What was counted; where every class occurs, the definitions of the mean agree.
+        facts: Of the images.
+        learned: What the weights learned from.
+        options: How was predicted.
+        dataset: Its name.
+        split: That was measured.
+        num_images: Of it.
+        mapping: How classes were mapped; empty: not.
+    """
+    every = bool((matrix.counts.sum(axis=1) > 0).all())
+    return MeasurementProtocol(
+        dataset,
+        split,
+        num_classes=matrix.class_info.num_classes,
+        num_images=num_images,
+        image_size=facts.image_size,
+        compression=facts.compression,
+        void=VOID_LEFT_OUT,
+        mean=EVERY_CLASS if every else "over the classes in the truth",
+        trained_on=learned.trained_on,
+        other_data=learned.other_data,
+        scales=options.scales,
+        flip=options.flip,
+        crf=options.crf is not None,
+        scoring=options.protocol.name,
+        precision=options.precision,
+        mapping=mapping,
+    )
+
+
 def evaluate_to_files(
-    model: str, data: str, split: str, *, options: PredictorOptions, files: EvaluationFiles, console: Console
+    model: str,
+    data: str,
+    split: str,
+    *,
+    options: PredictorOptions,
+    files: EvaluationFiles,
+    console: Console,
+    boundary: bool = False,
 ) -> EvaluationResult:
     """Evaluate a model by name, and write the confusion matrix, the pictures of the worst images and the submission.
 
-    A split without labels gives no numbers, only a submission.
+    A split without labels gives no numbers, only a submission. Data of other classes than the model's are mapped to
+    them where a table says how (:mod:`refineseg.data.transfer`), and it is said.
 
     Args:
         model: A shipped name or a model file.
@@ -214,14 +314,17 @@ def evaluate_to_files(
         options: How to predict.
         files: What to write.
         console: For progress.
+        boundary: Also measure along contours.
 
     Raises:
         ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
         DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
             images with labels and without.
     """
-    dataset = open_sources(data, split=split)
-    benchmark = None if files.submission is None else find_benchmark(next(iter(parse_sources(data))))
+    names = tuple(parse_sources(data))
+    benchmark = None if files.submission is None else find_benchmark(names[0])
+    spec = load_spec(model)
+    dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     labelled = _is_labelled(dataset, data, split)
     if not labelled and benchmark is None:
         raise DatasetError(
@@ -229,19 +332,36 @@ def evaluate_to_files(
             f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
         )
     predictor = options.open(model)
-    worst = _WorstImages(files.pictures)
-    matrix = ConfusionMatrix(dataset.class_info) if labelled else None
+    worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
+    tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for index, sample, prediction in bar.track(predictions(predictor, dataset), total=len(dataset)):
             if (sample.mask is not None) != labelled:
                 raise _mixed(data, split, sample.name)
-            if matrix is not None and sample.mask is not None:
-                matrix.update(prediction.mask, sample.mask)
-                if files.pictures:
-                    worst.add(index, sample, prediction)
+            facts.add(index, (sample.image.shape[0], sample.image.shape[1]))
+            if sample.mask is not None:
+                tally.add(sample, prediction)
+                worst.add(index, sample, prediction)
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
     worst.write(files.out / "pictures")
-    if matrix is not None:
-        draw_confusion(files.out / "confusion_matrix.png", matrix)
-    return EvaluationResult(model, data, split, options, dataset.notes, len(dataset), matrix)
+    if not labelled:
+        return EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None, variant=spec.variant)
+    total, learned = tally.total, Learned.from_provenance(spec.provenance)
+    draw_confusion(files.out / "confusion_matrix.png", total.matrix)
+    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping}
+    return EvaluationResult(
+        model,
+        data,
+        split,
+        options,
+        dataset.notes,
+        len(dataset),
+        total.matrix,
+        total.boundary,
+        tally.parts if part_of is not None else {},
+        protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **conditions),
+        spec.variant,
+        _num_seen(learned, data, dataset),
+        worst.failures,
+    )

@@ -1,7 +1,8 @@
 """Numbers of the papers, and ours where there are any: mean IoU, parameters, multiply-adds.
 
-Out: :data:`PUBLISHED_SCORES` and :data:`MEASURED_SCORES`, both by recipe name ``<data set>_<variant>``, and
-:data:`PUBLISHED_COUNTS` by variant.
+Out: :data:`PUBLISHED_SCORES` and :data:`MEASURED_SCORES`, both by recipe name ``<data set>_<variant>``;
+:data:`COMPARATORS`, other networks by data set, each with the protocol of its number; and :data:`PUBLISHED_COUNTS` by
+variant.
 
 Sources: Lin et al., "RefineNet", CVPR 2017; Nekrasov et al., "Light-Weight RefineNet", BMVC 2018, and the table in the
 README of its code.
@@ -10,6 +11,8 @@ README of its code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from refineseg.protocol import EVERY_CLASS, NO_OTHER_DATA, VOID_LEFT_OUT, MeasurementProtocol
 
 _LIN = "Lin et al. 2017"
 _LIN_2 = "Lin et al. 2017, table 2"
@@ -42,6 +45,39 @@ class PublishedScore:
     mean_iou: float
     protocol: str
     source: str
+
+    @property
+    def measurement(self) -> MeasurementProtocol:
+        """The conditions as far as they are stated, which is not far."""
+        single = self.protocol == SINGLE
+        return MeasurementProtocol(
+            self.dataset,
+            self.split,
+            scales=(1.0,) if single else None,
+            flip=True if "flip" in self.protocol else False if single else None,
+            crf=True if "CRF" in self.protocol else None,
+        )
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """A mean IoU of another network, to stand beside ours.
+
+    Args:
+        network: As its authors name it.
+        mean_iou: 0..1.
+        protocol: The conditions, as far as they are known.
+        source: Where the number stands.
+        verified: Whether number and protocol were checked there; otherwise at least one of the two is from memory.
+        note: What else a reader should know.
+    """
+
+    network: str
+    mean_iou: float
+    protocol: MeasurementProtocol
+    source: str
+    verified: bool = True
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +230,68 @@ PUBLISHED_SCORES: dict[str, tuple[PublishedScore, ...]] = {
 }
 """What to aim at, by recipe name. The RefineNet paper pools in two links where it does not say four (VOC, Person-Part);
 its scores stand at the networks of four, which is what its authors released."""
+
+_TRAIN_VAL = ("camvid:train", "camvid:val")
+
+COMPARATORS: dict[str, tuple[Comparator, ...]] = {
+    "camvid": (
+        Comparator(
+            "DABNet",
+            0.667,
+            MeasurementProtocol(
+                "camvid",
+                "test",
+                num_classes=11,
+                num_images=233,
+                image_size="360x480",
+                compression="lossless",
+                void=VOID_LEFT_OUT,
+                mean=EVERY_CLASS,
+                trained_on=_TRAIN_VAL,
+                other_data=NO_OTHER_DATA,
+                scales=(1.0,),
+                flip=False,
+                crf=False,
+            ),
+            "Li et al. 2019 and its repository, Reagan1311/DABNet",
+            note="0.76 M parameters, 1000 epochs; its test script offers the best of the last ten models by test",
+        ),
+        Comparator(
+            "FC-DenseNet103",
+            0.669,
+            MeasurementProtocol(
+                "camvid",
+                "test",
+                num_classes=11,
+                num_images=233,
+                image_size="360x480",
+                trained_on=("camvid:train",),
+                other_data=NO_OTHER_DATA,
+                crf=False,
+            ),
+            "Jegou et al. 2017",
+            verified=False,
+            note="9.4 M parameters; val decides when training ends; from memory",
+        ),
+        Comparator(
+            "AGLNet",
+            0.694,
+            MeasurementProtocol("camvid", "test"),
+            "Zhou et al. 2020, abstract",
+            verified=False,
+            note="1.12 M parameters; that it is of the same frames and from scratch is from memory",
+        ),
+        Comparator(
+            "LETNet",
+            0.705,
+            MeasurementProtocol("camvid", "test", image_size="360x480", trained_on=_TRAIN_VAL),
+            "Xu et al. 2023, README of IVIPLab/LETNet",
+            verified=False,
+            note="1000 epochs; train + val by the name of its checkpoint; the rest is from memory",
+        ),
+    ),
+}
+"""Networks trained from scratch on the same frames, by data set, lowest first."""
 
 MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
     "camvid_refinenet_lw_mobilenetv2": (

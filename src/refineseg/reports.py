@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
+from refineseg.boundary import BoundaryIoU
 from refineseg.images import written_beside
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
 
@@ -52,25 +53,28 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def metrics_table(matrix: ConfusionMatrix, *, title: str) -> Table:
+def metrics_table(matrix: ConfusionMatrix, *, title: str, boundary: BoundaryIoU | None = None) -> Table:
     """Per-class IoU, accuracy and share of the labelled pixels, and the means, for the terminal.
 
-    The mean IoU by another definition is shown where it is another number.
+    The mean IoU by another definition is shown where it is another number, and boundary IoU where it was measured.
     """
     others = {name: matrix.mean_iou_by(name) for name in MEANS if name != "in_truth"}
     others = {name: value for name, value in others.items() if value == value != matrix.mean_iou}
     caption = "\n".join([PROTOCOL, *(f"mIoU, {name}: {MEANS[name]}" for name in others)])
     table = Table(title=title, caption=caption, caption_style="dim")
-    for column in ("class", "IoU %", "accuracy %", "pixels %"):
+    bands = [] if boundary is None else ["boundary IoU %"]
+    for column in ("class", "IoU %", *bands, "accuracy %", "pixels %"):
         table.add_column(column, justify="left" if column == "class" else "right")
     total = max(int(matrix.counts.sum()), 1)
     for i, name in enumerate(matrix.class_info.names):
-        row = (matrix.per_class_iou[i], matrix.per_class_accuracy[i], matrix.counts[i].sum() / total)
+        along = () if boundary is None else (boundary.per_class_iou[i],)
+        row = (matrix.per_class_iou[i], *along, matrix.per_class_accuracy[i], matrix.counts[i].sum() / total)
         table.add_row(name, *("-" if value != value else f"{100 * value:.2f}" for value in row))
     table.add_section()
     for name, value in (
         ("mIoU", matrix.mean_iou),
         *((f"mIoU, {name}", value) for name, value in others.items()),
+        *(() if boundary is None else ((f"mean boundary IoU ({100 * boundary.ratio:g} %)", boundary.mean_iou),)),
         ("mean accuracy", matrix.mean_accuracy),
         ("pixel accuracy", matrix.pixel_accuracy),
         ("frequency-weighted IoU", matrix.frequency_weighted_iou),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from refineseg.cli.app import (
     tables,
     write_json,
 )
+from refineseg.errors import ConfigError
 
 
 @app.command()
@@ -68,6 +69,10 @@ def evaluate(
     submission: Annotated[
         Path | None, typer.Option(help="Write a benchmark's files of the predictions there; needs no labels.")
     ] = None,
+    boundary: Annotated[bool, typer.Option("--boundary", help="Also boundary IoU, of bands along contours.")] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with this JSON file of another evaluation; says what differs.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "float32",
     scales: Scales = "1",
@@ -76,11 +81,12 @@ def evaluate(
     enlargement: Enlargement = None,
     crf: Crf = False,
 ) -> None:
-    """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted IoU, per class."""
+    """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
+    from refineseg.comparison import read_result
     from refineseg.evaluation import EvaluationFiles, evaluate_to_files
     from refineseg.predict.predictor import PredictorOptions
-    from refineseg.reports import metrics_table
 
+    other = None if against is None else read_result(against)
     options = PredictorOptions.parse(
         device=device,
         precision=precision,
@@ -91,15 +97,37 @@ def evaluate(
         crf=crf,
     )
     files = EvaluationFiles(out, pictures, submission)
-    result = evaluate_to_files(model, data, split, options=options, files=files, console=messages())
-    for note in result.notes:
-        print(note)
-    print(result.how)
-    if result.matrix is not None:
-        title = f"{model} on {data} {split}, {result.num_images} images"
-        tables().print(metrics_table(result.matrix, title=title))
-        print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    result = evaluate_to_files(model, data, split, options=options, files=files, console=messages(), boundary=boundary)
+    _show(result, out)
+    if other is not None:
+        from refineseg.comparison import against_table
+
+        if result.matrix is None:
+            raise ConfigError(f"expected a labelled split to compare with {against}, got {split} of {data}")
+        tables().print(against_table(result.to_json(), other, name=str(against))[0])
     if submission is not None:
         print(f"submission: {result.num_images} files below {submission}")
     if json_file is not None:
         write_json(json_file, result.to_json())
+
+
+def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import
+    """Notes, tables and the protocol on stdout."""
+    from refineseg.comparison import published_table
+    from refineseg.reports import metrics_table
+
+    for note in result.notes:
+        print(note)
+    print(result.how)
+    if result.matrix is None:
+        return
+    title = f"{result.model} on {result.data} {result.split}, {result.num_images} images"
+    tables().print(metrics_table(result.matrix, title=title, boundary=result.boundary))
+    for name, counts in result.parts.items() if len(result.parts) > 1 else ():
+        print(f"{name}: {counts.num_images} images, mIoU {100 * counts.matrix.mean_iou:.2f} %")
+    print(f"measured: {result.protocol.describe()}")
+    if result.warning:
+        print(result.warning)
+    if result.published:
+        tables().print(published_table(result.published, result.protocol))
+    print(f"confusion matrix: {out / 'confusion_matrix.png'}")

@@ -105,6 +105,16 @@ def open_camvid(root: Path, split: str) -> Dataset:
     return PairDataset(tuple(pairs), class_info, LabelTable.identity(class_info, void_values=void), notes)
 
 
+def drive_of(name: str) -> str:
+    """The drive a frame is of. In ``test``, 0001TP (62 frames) goes on where ``train`` ends; Seq05VD (171) is new.
+
+    Example:
+        >>> drive_of("Seq05VD_f02610")
+        'Seq05VD'
+    """
+    return name.partition("_")[0]
+
+
 def _inside(entry: str, segnet: bool) -> Path:
     """A list entry relative to the root: SegNet's lists carry the folder of their authors' machine."""
     path = Path(entry)

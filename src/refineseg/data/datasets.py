@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refineseg.archives import is_file, is_folder
 from refineseg.data.ade20k import open_ade20k
-from refineseg.data.camvid import open_camvid
+from refineseg.data.camvid import drive_of, open_camvid
 from refineseg.data.cityscapes import open_cityscapes
 from refineseg.data.coco_voc import open_coco_voc
 from refineseg.data.nyud import open_nyud
@@ -44,6 +44,7 @@ class DatasetEntry:
         files: Endings of files that may be given instead of a folder.
         ids: Whose ids the samples' names are: equal names of such data sets are one image. Empty: names hold for their
             split alone.
+        part_of: Name of a sample -> the part of the data set it belongs to, for numbers by part; None: no parts.
     """
 
     open: Callable[[Path, str], Dataset]
@@ -52,6 +53,7 @@ class DatasetEntry:
     splits: Callable[[Path], tuple[str, ...]] | None = None
     files: tuple[str, ...] = ()
     ids: str = ""
+    part_of: Callable[[str], str] | None = None
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -131,6 +133,7 @@ DATASETS: dict[str, DatasetEntry] = {
         "CamVid, 11 classes: SegNet's copy at 480x360 (train.txt, train/, trainannot/, ...), or as published",
         licence="CC BY-NC 4.0 (from the CamVid data): personal and research use only",
         ids="camvid",
+        part_of=drive_of,
     ),
     "folder": DatasetEntry(
         open_own,

@@ -1,0 +1,101 @@
+"""The images a model is worst at, with what went wrong.
+
+In: samples with their predictions, one after the other. Out: the worst few, as pictures and in words.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.data.sample import Sample
+from refineseg.images import write_image
+from refineseg.metrics import ConfusionMatrix
+from refineseg.render import error_map, side_by_side
+from refineseg.scoring import Prediction
+
+
+@dataclass(frozen=True, order=True)
+class Failure:
+    """One image and how it failed; a larger one failed more.
+
+    Args:
+        wrong: Share of the labelled pixels that are wrong.
+        place: Minus its number in the data set: of two alike the earlier is the larger.
+        name: Of the sample.
+        confusion: The commonest error: true class, predicted class, its share of the labelled pixels; None: no error.
+        picture: Image, truth, prediction, errors; ``(H', W', 3)`` uint8.
+    """
+
+    wrong: float
+    place: int
+    name: str = field(compare=False)
+    confusion: tuple[str, str, float] | None = field(compare=False)
+    picture: NDArray[np.uint8] = field(compare=False, repr=False)
+
+    def describe(self) -> str:
+        """What went wrong, in a few words."""
+        if self.confusion is None:
+            return "no error"
+        true, predicted, share = self.confusion
+        return f"{100 * self.wrong:.1f} % wrong, most of all {true} taken for {predicted} ({100 * share:.1f} %)"
+
+    def file_name(self, rank: int) -> str:
+        """Of its picture."""
+        return f"{rank:03d}_{self.name.replace('/', '_')}.png"
+
+
+class WorstImages:
+    """Keeps the N images with the lowest pixel accuracy, and no more, in memory.
+
+    Args:
+        most: N; 0 keeps none.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[Failure] = []
+
+    def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
+        """Look at one labelled sample."""
+        truth, info = sample.mask, prediction.class_info
+        assert truth is not None
+        labelled = truth != info.ignore_index
+        wrong = float((prediction.mask != truth)[labelled].mean()) if labelled.any() else 0.0
+        if not self._most or (len(self._heap) == self._most and wrong <= self._heap[0].wrong):
+            return
+        picture = side_by_side(
+            [sample.image, info.colours(truth), info.colours(prediction.mask), error_map(prediction.mask, truth, info)],
+            ["image", "truth", "prediction", f"errors: {100 * wrong:.1f} % of the labelled pixels"],
+        )
+        failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), picture)
+        heapq.heappush(self._heap, failure)
+        if len(self._heap) > self._most:
+            heapq.heappop(self._heap)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The worst first."""
+        return tuple(sorted(self._heap, reverse=True))
+
+    def write(self, folder: Path) -> None:
+        """One PNG for each, numbered from the worst."""
+        for rank, failure in enumerate(self.failures, 1):
+            write_image(folder / failure.file_name(rank), failure.picture)
+
+
+def _confusion(prediction: Prediction, truth: NDArray[Any]) -> tuple[str, str, float] | None:
+    matrix = ConfusionMatrix(prediction.class_info)
+    matrix.update(prediction.mask, truth)
+    errors = matrix.counts.copy()
+    np.fill_diagonal(errors, 0)
+    if not errors.any():
+        return None
+    true, predicted = np.unravel_index(np.flatnonzero(errors == errors.max())[0], errors.shape)
+    names = [*prediction.class_info.names, "void"]
+    return names[int(true)], names[int(predicted)], float(errors.max() / matrix.counts.sum())
