@@ -1,4 +1,4 @@
-"""Random scale, crop, flip and colour: one sample in, one training crop out.
+"""Random scale, crop, turn, flip, paste and colour: one sample in, one training crop out.
 
 In: a :class:`~refineseg.data.sample.Sample` and a random generator. Out: ``(3, h, w)`` uint8 and ``(h, w)`` int64
     tensors.
@@ -6,18 +6,22 @@ In: a :class:`~refineseg.data.sample.Sample` and a random generator. Out: ``(3, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from refineseg.data.placement import Augmentation, Placed, corners, turned_sources
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
+
+__all__ = ["Augmentation", "augment", "padding_pixel", "recoloured"]
 
 _GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
@@ -29,86 +33,13 @@ def padding_pixel(channels: int) -> tuple[float, ...]:
     return _PADDING_PIXEL if channels == 3 else (sum(_PADDING_PIXEL) / 3,) * channels
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How a crop is drawn.
-
-    Args:
-        crop_hw: Height and width of the result, in pixels.
-        scale: Smallest and largest factor by which the image is resized before cropping, drawn uniformly.
-        flip: Mirror left and right half of the time.
-        colour: Largest relative change of brightness, contrast and saturation, 0..1.
-        scale_step: Draw only the smallest factor plus multiples of this; None: any factor.
-        short_side: Images are brought to a shorter side in this range before the random factor; None: not.
-        smallest_side: The factor is raised until the shorter side has this many pixels.
-        crop_centre: ``uniform``: crops lie anywhere; ``class``: a random pixel of a random class of the mask is in the
-            middle of the crop, as far as the image reaches.
-        pad: Pad images smaller than the crop; False: the crop shrinks to the image's shorter side, rounded to even.
-    """
-
-    crop_hw: tuple[int, int]
-    scale: tuple[float, float]
-    flip: bool = True
-    colour: float = 0.0
-    scale_step: float | None = None
-    short_side: tuple[int, int] | None = None
-    smallest_side: int = 0
-    crop_centre: Literal["uniform", "class"] = "uniform"
-    pad: bool = True
-
-    def factor(self, draw: float, size_hw: tuple[int, int]) -> float:
-        """The resize factor of an image of this size, from a number drawn from 0..1."""
-        low, high = self.scale
-        if self.scale_step is None:
-            factor = low + (high - low) * draw
-        else:
-            choices = round((high - low) / self.scale_step) + 1
-            factor = low + self.scale_step * min(int(draw * choices), choices - 1)
-        short = min(size_hw)
-        if self.short_side is not None:
-            factor *= min(max(short, self.short_side[0]), self.short_side[1]) / short
-        return max(factor, self.smallest_side / short)
-
-    def colours(self, draw: Sequence[float]) -> tuple[float, float, float]:
-        """Factors of brightness, contrast and saturation."""
-        brightness, contrast, saturation = (1 + self.colour * (2 * value - 1) for value in draw[4:7])
-        return brightness, contrast, saturation
-
-    def resized(self, draw: float, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of an image after the resize."""
-        factor = self.factor(draw, size_hw)
-        return max(1, round(size_hw[0] * factor)), max(1, round(size_hw[1] * factor))
-
-    def crop_of(self, resized_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the crop of a resized image."""
-        if self.pad:
-            return self.crop_hw
-        side = max(2, min(resized_hw) // 2 * 2)
-        return min(self.crop_hw[0], side), min(self.crop_hw[1], side)
-
-    def corner(
-        self,
-        draw: Sequence[float],
-        resized_hw: tuple[int, int],
-        crop_hw: tuple[int, int],
-        *,
-        mask: Tensor | None,
-        ignore_index: int,
-    ) -> tuple[int, int]:
-        """The first row and column of the crop; ``mask`` (of any size) is needed for crops around a class."""
-        room = [max(side - crop, 0) for side, crop in zip(resized_hw, crop_hw, strict=True)]
-        if self.crop_centre == "uniform" or mask is None:
-            return int(draw[1] * (room[0] + 1)), int(draw[2] * (room[1] + 1))
-        pixel = _pixel_of_a_class(mask, ignore_index, draw[1], draw[2])
-        top, left = (
-            min(max(int((at + 0.5) * side / of) - crop // 2, 0), most)
-            for at, side, of, crop, most in zip(pixel, resized_hw, mask.shape, crop_hw, room, strict=True)
-        )
-        return top, left
-
-
 def augment(
-    sample: Sample, augmentation: Augmentation, *, ignore_index: int, generator: torch.Generator
+    sample: Sample,
+    augmentation: Augmentation,
+    *,
+    ignore_index: int,
+    generator: torch.Generator,
+    donate: Callable[[float, float], tuple[Sample, int, int] | None] | None = None,
 ) -> tuple[UInt8[Tensor, "c h w"], Int64[Tensor, "h w"]]:
     """Draw one training crop.
 
@@ -119,33 +50,103 @@ def augment(
         augmentation: What to draw.
         ignore_index: Void value.
         generator: Every random number comes from it.
+        donate: Two numbers from 0..1 -> a sample to paste from, a class, and which of its pixels to hold; None: nothing
+            is pasted.
 
     Raises:
         DatasetError: The sample has no mask.
     """
+    draw = augmentation.draw(generator)
+    placed = augmentation.place(draw, (sample.image.shape[0], sample.image.shape[1]))
+    if augmentation.crop_centre == "class":
+        pixel = _pixel_of_a_class(_mask_of(sample), ignore_index, draw[1], draw[2])
+        placed = _holding(pixel, placed, in_middle=True)
+    image, mask = _cut(sample, placed, ignore_index)
+    donated = donate(draw[9], draw[10]) if donate is not None and augmentation.pastes(draw) else None
+    if donated is not None:
+        image, mask = _pasted(image, mask, donated, augmentation, draw, ignore_index)
+    if augmentation.colour:
+        factors = torch.tensor([augmentation.colours(draw)])
+        image = recoloured(image[None].float(), factors)[0].round_().clamp_(0, 255).to(torch.uint8)
+    return image.contiguous(), mask.long()
+
+
+def _mask_of(sample: Sample) -> Tensor:
+    """(H, W) uint8 or int64."""
     if sample.mask is None:
         raise DatasetError(f"expected a labelled image for training, got {sample.name} without a mask")
-    draw = torch.rand(7, generator=generator).tolist()
+    # bytes are resized several times as fast as int64
+    return torch.from_numpy(sample.mask if sample.mask.dtype == "uint8" else sample.mask.astype("int64"))
+
+
+def _cut(sample: Sample, placed: Placed, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """(C, h, w) uint8 and (h, w): resized, cropped or padded, turned, mirrored."""
+    size, (height, width) = placed.resized_hw, placed.crop_hw
     image = torch.from_numpy(sample.image).permute(2, 0, 1)  # (3, H, W), channels last in memory: resizes twice as fast
-    # (1, H, W); bytes are resized several times as fast as int64
-    mask = torch.from_numpy(sample.mask if sample.mask.dtype == "uint8" else sample.mask.astype("int64"))[None]
-    size = augmentation.resized(draw[0], (image.shape[1], image.shape[2]))
-    height, width = augmentation.crop_of(size)
-    top, left = augmentation.corner(draw, size, (height, width), mask=mask[0], ignore_index=ignore_index)
+    mask = _mask_of(sample)[None]
     image = transforms.resize_image(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    if placed.degrees:
+        return _turned(image, mask[0], placed, ignore_index)
     mask = transforms.resize_image(mask, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
     pad = [0, 0, max(0, width - size[1]), max(0, height - size[0])]
     if any(pad):
         image = transforms.pad_image(image, pad, fill=list(padding_pixel(image.shape[0])))
         mask = transforms.pad_image(mask, pad, fill=ignore_index)
-    image = image[:, top : top + height, left : left + width]
-    mask = mask[:, top : top + height, left : left + width]
-    if augmentation.flip and draw[3] < 0.5:
+    image = image[:, placed.top : placed.top + height, placed.left : placed.left + width]
+    mask = mask[:, placed.top : placed.top + height, placed.left : placed.left + width]
+    if placed.flip:
         image, mask = image.flip(2), mask.flip(2)
-    if augmentation.colour:
-        factors = torch.tensor([augmentation.colours(draw)])
-        image = recoloured(image[None].float(), factors)[0].round_().clamp_(0, 255).to(torch.uint8)
-    return image.contiguous(), mask[0].long()
+    return image, mask[0]
+
+
+def _turned(image: Tensor, mask: Tensor, placed: Placed, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """A turned crop of a resized image; its labels are picked from the mask as it is stored."""
+    at, sources, inside = turned_sources(
+        torch.tensor([[placed.top, placed.left]]),
+        torch.tensor([placed.resized_hw]),
+        torch.tensor([placed.size_hw]),
+        torch.tensor([placed.flip]),
+        torch.tensor([placed.degrees]),
+        placed.crop_hw,
+    )
+    grid = 2 * at / torch.tensor(placed.resized_hw)[:, None, None] - 1  # (1, 2, h, w)
+    grid = torch.stack([grid[:, 1], grid[:, 0]], dim=3).float()
+    pixels = F.grid_sample(image[None].float(), grid, padding_mode="border", align_corners=False)[0]
+    padding = torch.tensor(padding_pixel(len(image)))[:, None, None]
+    pixels = torch.where(inside, pixels, padding).round_().clamp_(0, 255).to(torch.uint8)
+    rows, columns = sources[0].long()
+    return pixels, mask[rows, columns].long().masked_fill(~inside[0], ignore_index)
+
+
+def _pasted(
+    image: Tensor,
+    mask: Tensor,
+    donated: tuple[Sample, int, int],
+    augmentation: Augmentation,
+    draw: list[float],
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """The crop with the pixels and labels of one class of another crop."""
+    donor, class_index, rank = donated
+    placed = augmentation.place_donor(
+        draw, (donor.image.shape[0], donor.image.shape[1]), (mask.shape[0], mask.shape[1])
+    )
+    assert donor.mask is not None
+    position = int(np.flatnonzero(donor.mask == class_index)[rank])
+    placed = _holding(divmod(position, donor.mask.shape[1]), placed, in_middle=False)
+    donor_image, donor_mask = _cut(donor, placed, ignore_index)
+    pasted = donor_mask == class_index
+    return torch.where(pasted, donor_image, image), torch.where(pasted, donor_mask, mask)
+
+
+def _holding(pixel: tuple[int, int], placed: Placed, *, in_middle: bool) -> Placed:
+    """The crop moved so that it holds a pixel of the stored image."""
+    at, size, resized, crop = (
+        torch.tensor([side]) for side in (pixel, placed.size_hw, placed.resized_hw, placed.crop_hw)
+    )
+    starts = None if in_middle else torch.tensor([(placed.top, placed.left)])
+    top, left = corners(at, size, resized, crop, starts)[0].tolist()
+    return replace(placed, top=top, left=left)
 
 
 def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n c h w"]:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.augment import Augmentation, augment
+from refineseg.data.balance import Donors, balanced_samples, image_counts
 from refineseg.data.sample import Dataset, Sample
 
 
@@ -84,18 +87,27 @@ class DecodedCache:
 class _Crops(TorchDataset[tuple[Tensor, Tensor, str]]):
     """Crop of sample i, drawn from a generator that depends on nothing but seed, epoch and i."""
 
-    def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int, epoch: int) -> None:
+    def __init__(
+        self, dataset: Dataset, augmentation: Augmentation, seed: int, epoch: int, donors: Donors | None
+    ) -> None:
         self._dataset, self._augmentation, self._seed, self._epoch = dataset, augmentation, seed, epoch
+        self._donors = donors
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
-        sample = self._dataset[index]
+        sample = self._dataset[index % len(self._dataset)]  # beyond the last: the sample once more
         generator = torch.Generator().manual_seed(mix_seeds(self._seed, self._epoch, index))
         ignore_index = self._dataset.class_info.ignore_index
-        image, mask = augment(sample, self._augmentation, ignore_index=ignore_index, generator=generator)
+        image, mask = augment(
+            sample, self._augmentation, ignore_index=ignore_index, generator=generator, donate=self._donate
+        )
         return image, mask, sample.name
+
+    def _donate(self, class_draw: float, pixel_draw: float) -> tuple[Sample, int, int] | None:
+        chosen = None if self._donors is None else self._donors.choose(class_draw, pixel_draw)
+        return None if chosen is None else (self._dataset[chosen[0]], *chosen[1:])
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -109,13 +121,32 @@ def mix_seeds(*numbers: int) -> int:
     return state >> 1
 
 
-def epoch_order(num_samples: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_order(
+    num_samples: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    counts: Int64[np.ndarray, "n k"] | None = None,
+    class_balance: float = 0.0,
+) -> list[list[int]]:
     """Sample indices of every batch of an epoch, shuffled; a last batch that is not full is left out.
 
     A data set smaller than a batch is one batch of all its samples.
+
+    Args:
+        num_samples: Of the data set.
+        batch_size: Samples per batch.
+        seed: Of the run.
+        epoch: Number of the epoch in the run.
+        counts: Pixels of each class in each image, needed with ``class_balance``.
+        class_balance: Share of the epoch drawn by classes; then ``i + n`` stands for sample ``i`` once more.
     """
     generator = torch.Generator().manual_seed(mix_seeds(seed, epoch))
-    order = torch.randperm(num_samples, generator=generator).tolist()
+    if class_balance and counts is not None:
+        order = balanced_samples(counts, class_balance, generator=generator)
+    else:
+        order = torch.randperm(num_samples, generator=generator).tolist()
     size = min(batch_size, num_samples)
     return [order[i : i + size] for i in range(0, num_samples - size + 1, size)]
 
@@ -126,7 +157,14 @@ def _collate(items: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
 
 
 def training_batches(
-    dataset: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, num_workers: int
+    dataset: Dataset,
+    augmentation: Augmentation,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    num_workers: int,
+    counts: Int64[np.ndarray, "n k"] | None = None,
 ) -> DataLoader[Batch]:
     """The batches of one epoch.
 
@@ -137,10 +175,23 @@ def training_batches(
         seed: Of the run.
         epoch: Number of the epoch in the run.
         num_workers: Reading processes; 0 reads in this one. The batches do not depend on it.
+        counts: Pixels of each class in each image, where the augmentation asks for classes; None: they are counted,
+            which reads every mask.
     """
+    if counts is None and (augmentation.copy_paste or augmentation.class_balance):
+        counts = image_counts(dataset)
+    donors = Donors(counts) if augmentation.copy_paste and counts is not None else None
+    order = epoch_order(
+        len(dataset),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        counts=counts,
+        class_balance=augmentation.class_balance,
+    )
     return DataLoader(
-        _Crops(dataset, augmentation, seed, epoch),  # type: ignore[arg-type]
-        batch_sampler=epoch_order(len(dataset), batch_size=batch_size, seed=seed, epoch=epoch),
+        _Crops(dataset, augmentation, seed, epoch, donors),  # type: ignore[arg-type]
+        batch_sampler=order,
         num_workers=num_workers,
         collate_fn=_collate,
     )

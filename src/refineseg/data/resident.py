@@ -1,21 +1,30 @@
 """A whole data set in a device's memory, and crops cut there in batches: small data train at the network's speed.
 
 In: a data set that fits. Out: the same kind of batches as :mod:`refineseg.data.loading`, already on the device. Where a
-crop lies, its scale, flip and colour come from the same draws as there, and masks are equal to it; images are resized
-from one of two resolutions without a filter, so they differ from it by a few grey levels.
+crop lies, its scale, turn, flip, colour and what is pasted into it come from the same draws as there, and masks are
+equal to it; images are resized from one of two resolutions without a filter, so they differ from it by a few grey
+levels.
+
+What is drawn for an epoch goes to the device as one table, and everything after that is computed there: nothing waits
+for the device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.data.augment import Augmentation, padding_pixel, recoloured
+from refineseg.data.augment import padding_pixel, recoloured
+from refineseg.data.balance import Donors, count_classes
 from refineseg.data.loading import Batch, epoch_order, mix_seeds
+from refineseg.data.placement import Augmentation, Placed, corners, turned_sources
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError
 
@@ -34,6 +43,7 @@ class ResidentData:
         sizes_hw: Size of each image without padding.
         names: Of the samples.
         ignore_index: Void value.
+        counts: (N, K) pixels of each class in each image, on the host.
     """
 
     images: Tensor
@@ -42,81 +52,139 @@ class ResidentData:
     sizes_hw: tuple[tuple[int, int], ...]
     names: tuple[str, ...]
     ignore_index: int
+    counts: NDArray[np.int64]
 
     def batches(self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int) -> ResidentBatches:
         """The batches of one epoch, in the order that loading from files has."""
-        order = epoch_order(len(self.names), batch_size=batch_size, seed=seed, epoch=epoch)
+        order = epoch_order(
+            len(self.names),
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+            counts=self.counts,
+            class_balance=augmentation.class_balance,
+        )
         return ResidentBatches(self, augmentation, order, seed, epoch)
 
     def crops(self, indices: Sequence[int], augmentation: Augmentation, *, seed: int, epoch: int) -> Batch:
         """The crops of some samples."""
-        device = self.images.device
-        placed = [self._place(index, augmentation, seed, epoch) for index in indices]
-        height, width = (max(sides) for sides in zip(*(p.crop_hw for p in placed), strict=True))
-        chosen = torch.tensor(list(indices), device=device)
-        rows, row_inside = _sources(height, [(p.top, p.resized_hw[0], p.size_hw[0]) for p in placed], device)
-        columns, column_inside = _sources(width, [(p.left, p.resized_hw[1], p.size_hw[1]) for p in placed], device)
-        flips = torch.tensor([p.flip for p in placed], device=device)
-        columns = torch.where(flips[:, None], columns.flip(1), columns)
-        column_inside = torch.where(flips[:, None], column_inside.flip(1), column_inside)
-        inside = row_inside[:, :, None] & column_inside[:, None, :]  # (N, h, w)
-        masks = self.masks[chosen[:, None, None], rows.long()[:, :, None], columns.long()[:, None, :]].long()
+        return next(iter(ResidentBatches(self, augmentation, [list(indices)], seed, epoch)))
+
+    def cut(self, plan: _Plan) -> Batch:
+        """The crops of a batch that is planned."""
+        images, masks, inside = self._pixels(plan.crops, plan.crop_hw)
+        if plan.donors is not None:
+            targets = plan.donors.column("target").long()
+            donated, labels, _ = self._pixels(plan.donors, plan.crop_hw)
+            pasted = labels == plan.donors.column("class").long()[:, None, None]
+            images[targets] = torch.where(pasted[:, None], donated, images[targets])
+            masks[targets] = torch.where(pasted, labels, masks[targets])
+            inside[targets] |= pasted
+        if plan.coloured:
+            factors = [plan.crops.column(name) for name in ("brightness", "contrast", "saturation")]
+            images = recoloured(images, torch.stack(factors, dim=1).float())
+        for channel, value in enumerate(padding_pixel(3)):  # numbers, not a tensor, which would wait for the device
+            images[:, channel].masked_fill_(~inside, value)
+        return Batch(images.round_().clamp_(0, 255).to(torch.uint8), masks, plan.names)
+
+    def _pixels(self, crops: _Crops, crop_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 3, h, w) float images, (N, h, w) int64 masks, and which pixels lie inside of the images."""
+        (height, width), chosen = crop_hw, crops.column("index").long()
+        first = self._first(crops, chosen, crop_hw)
+        resized, sizes = crops.pair("resized"), crops.pair("size")
+        flips = crops.column("flip") > 0
+        if crops.turned:
+            _, sources, inside = turned_sources(first, resized, sizes, flips, crops.column("degrees"), crop_hw)
+            rows, columns = sources.unbind(1)  # (N, h, w)
+        else:
+            axes = zip(crop_hw, first.unbind(1), resized.unbind(1), sizes.unbind(1), strict=True)
+            (rows, row_inside), (columns, column_inside) = (_sources(*axis) for axis in axes)
+            columns = torch.where(flips[:, None], columns.flip(1), columns)
+            column_inside = torch.where(flips[:, None], column_inside.flip(1), column_inside)
+            inside = row_inside[:, :, None] & column_inside[:, None, :]  # (N, h, w)
+            rows, columns = rows[:, :, None], columns[:, None, :]
+        masks = self.masks[chosen[:, None, None], rows.long(), columns.long()].long()
         masks = masks.masked_fill(~inside, self.ignore_index)
-        images = torch.empty(len(placed), 3, height, width, device=device)
-        for stored, divisor, members in self._resolutions(placed):
-            picked = torch.tensor(members, device=device)
+        images = torch.empty(len(chosen), 3, height, width, device=self.images.device)
+        for stored, divisor, start, stop in (
+            (self.images, 1, 0, crops.num_full),
+            (self.halves, 2, crops.num_full, len(chosen)),
+        ):
+            if start == stop:
+                continue
+            picked = crops.column("order")[start:stop].long()
             grid = torch.stack(
                 [
-                    (2 * columns[picked] / divisor / stored.shape[3] - 1)[:, None, :].expand(-1, height, -1),
-                    (2 * rows[picked] / divisor / stored.shape[2] - 1)[:, :, None].expand(-1, -1, width),
+                    (2 * columns[picked] / divisor / stored.shape[3] - 1).expand(-1, height, width),
+                    (2 * rows[picked] / divisor / stored.shape[2] - 1).expand(-1, height, width),
                 ],
                 dim=3,
             ).float()  # (n, h, w, 2)
             images[picked] = F.grid_sample(
                 stored[chosen[picked]].float(), grid, mode="bilinear", padding_mode="border", align_corners=False
             )
-        if augmentation.colour:
-            images = recoloured(images, torch.tensor([p.colours for p in placed], device=device))
-        padding = torch.tensor(padding_pixel(3), device=device)[None, :, None, None]
-        images = torch.where(inside[:, None], images, padding)
-        return Batch(
-            images.round_().clamp_(0, 255).to(torch.uint8), masks, tuple(self.names[index] for index in indices)
-        )
+        return images, masks, inside
 
-    def _resolutions(self, placed: Sequence[_Placed]) -> Iterator[tuple[Tensor, int, list[int]]]:
-        """Which samples are cut from the full and which from the half resolution."""
-        half = [p.resized_hw[0] < _HALF_BELOW * p.size_hw[0] for p in placed]
-        for stored, divisor, wanted in ((self.images, 1, False), (self.halves, 2, True)):
-            members = [i for i, is_half in enumerate(half) if is_half == wanted]
-            if members:
-                yield stored, divisor, members
+    def _first(self, crops: _Crops, chosen: Tensor, crop_hw: tuple[int, int]) -> Tensor:
+        """(N, 2) first row and column of each crop in its resized image."""
+        starts = crops.pair("start").long()
+        if not crops.anchored:
+            return starts
+        # which pixel of the image is the class's pixel number `rank`: where the running count of them passes it
+        is_class = self.masks[chosen].flatten(1) == crops.column("class").to(self.masks.dtype)[:, None]
+        position = (is_class.cumsum(1, dtype=torch.int32) <= crops.column("rank")[:, None]).sum(1)
+        width = self.masks.shape[2]
+        pixels = torch.stack([position.div(width, rounding_mode="floor"), position % width], dim=1)
+        sizes = crops.pair("size")
+        # of an image without labels, the middle
+        pixels = torch.where(crops.column("class")[:, None] < 0, sizes.div(2, rounding_mode="floor"), pixels)
+        sides = crops.pair("crop")
+        return corners(pixels, sizes, crops.pair("resized"), sides, None if crops.in_middle else starts)
 
-    def _place(self, index: int, augmentation: Augmentation, seed: int, epoch: int) -> _Placed:
-        generator = torch.Generator().manual_seed(mix_seeds(seed, epoch, index))
-        draw = torch.rand(7, generator=generator).tolist()
-        size_hw = self.sizes_hw[index]
-        resized_hw = augmentation.resized(draw[0], size_hw)
-        crop_hw = augmentation.crop_of(resized_hw)
-        mask: Tensor | None = None
-        if augmentation.crop_centre == "class":
-            mask = self.masks[index, : size_hw[0], : size_hw[1]]
-        top, left = augmentation.corner(draw, resized_hw, crop_hw, mask=mask, ignore_index=self.ignore_index)
-        return _Placed(
-            size_hw, resized_hw, crop_hw, top, left, augmentation.flip and draw[3] < 0.5, augmentation.colours(draw)
-        )
+
+_COLUMNS = (
+    *("index", "target", "order", "size_height", "size_width", "resized_height", "resized_width"),
+    *("crop_height", "crop_width", "start_height", "start_width", "flip", "degrees", "class", "rank"),
+    *("brightness", "contrast", "saturation"),
+)
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """Where a crop lies in a resized image."""
+class _Crops:
+    """Crops of one batch: a table on the device with a row for each, and what the host must know.
 
-    size_hw: tuple[int, int]
-    resized_hw: tuple[int, int]
+    Args:
+        table: (n, columns) float64.
+        num_full: How many are cut from the full resolution; column ``order`` names those first.
+        turned: Some may be turned.
+        anchored: They hold a pixel of a class (columns ``class`` and ``rank``) ...
+        in_middle: ... in their middle.
+    """
+
+    table: Tensor
+    num_full: int
+    turned: bool
+    anchored: bool
+    in_middle: bool
+
+    def column(self, name: str) -> Tensor:
+        return self.table[:, _COLUMNS.index(name)]
+
+    def pair(self, name: str) -> Tensor:
+        """(n, 2) height and width, or row and column."""
+        first = _COLUMNS.index(f"{name}_height")
+        return self.table[:, first : first + 2]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A batch before it is cut; ``donors`` are the crops that are pasted from."""
+
+    crops: _Crops
+    donors: _Crops | None
     crop_hw: tuple[int, int]
-    top: int
-    left: int
-    flip: bool
-    colours: tuple[float, float, float]
+    coloured: bool
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -133,23 +201,89 @@ class ResidentBatches:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
+        for plan in self._plans():
+            yield self.data.cut(plan)
+
+    def _plans(self) -> Iterator[_Plan]:
+        """All batches, drawn at once: their tables reach the device in one copy that nothing waits for."""
+        data, wanted = self.data, self.augmentation
+        donors = Donors(data.counts) if wanted.copy_paste else None
+        rows: list[list[float]] = []
+        facts: list[tuple[int, int, int, int, tuple[int, int]]] = []
         for indices in self.order:
-            yield self.data.crops(indices, self.augmentation, seed=self.seed, epoch=self.epoch)
+            own, given = [], []
+            for target, index in enumerate(indices):
+                crop, donated = self._drawn(index, target, donors)
+                own.append(crop)
+                given += [] if donated is None else [donated]
+            num_full, num_full_given = _order(own), _order(given)
+            rows += own + given
+            sides = (max(int(row[_COLUMNS.index(f"crop_{axis}")]) for row in own) for axis in ("height", "width"))
+            facts.append((len(own), len(given), num_full, num_full_given, tuple(sides)))  # type: ignore[arg-type]
+        table = torch.tensor(rows, dtype=torch.float64)
+        if data.images.device.type == "cuda":
+            table = table.pin_memory().to(data.images.device, non_blocking=True)
+        turned, of_class, done = bool(wanted.rotation), wanted.crop_centre == "class", 0
+        for indices, (count, num_given, num_full, num_full_given, crop_hw) in zip(self.order, facts, strict=True):
+            middle, end = done + count, done + count + num_given
+            crops = _Crops(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
+            given_crops = _Crops(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
+            names = tuple(data.names[index % len(data.names)] for index in indices)
+            yield _Plan(crops, given_crops if num_given else None, crop_hw, bool(wanted.colour), names)
+            done = end
+
+    def _drawn(self, index: int, target: int, donors: Donors | None) -> tuple[list[float], list[float] | None]:
+        """The row of a crop, and of the crop that is pasted into it."""
+        data, wanted = self.data, self.augmentation
+        draw = wanted.draw(torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch, index)))
+        index %= len(data.names)
+        placed = wanted.place(draw, data.sizes_hw[index])
+        anchor = (-1, 0)
+        if wanted.crop_centre == "class":
+            present = np.flatnonzero(data.counts[index])
+            if len(present):
+                chosen = int(present[int(draw[1] * len(present))])
+                anchor = (chosen, int(draw[2] * int(data.counts[index, chosen])))
+        row = _row(index, target, placed, anchor, wanted.colours(draw))
+        donor = donors.choose(draw[9], draw[10]) if donors is not None and wanted.pastes(draw) else None
+        if donor is None:
+            return row, None
+        given = wanted.place_donor(draw, data.sizes_hw[donor[0]], placed.crop_hw)
+        return row, _row(donor[0], target, given, donor[1:], (1.0, 1.0, 1.0))
 
 
-def _sources(length: int, axes: Sequence[tuple[int, int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _row(
+    index: int, target: int, placed: Placed, anchor: tuple[int, int], colours: tuple[float, float, float]
+) -> list[float]:
+    """A crop as a row of the table; ``order`` comes later."""
+    sides = (*placed.size_hw, *placed.resized_hw, *placed.crop_hw, placed.top, placed.left)
+    values = (index, target, math.nan, *sides, placed.flip, placed.degrees, *anchor, *colours)
+    return [float(value) for value in values]
+
+
+def _order(rows: list[list[float]]) -> int:
+    """Note which rows are cut from the full and which from the half resolution; returns how many from the full."""
+    resized, size = _COLUMNS.index("resized_height"), _COLUMNS.index("size_height")
+    half = [row[resized] < _HALF_BELOW * row[size] for row in rows]
+    for place, member in enumerate(sorted(range(len(rows)), key=half.__getitem__)):
+        rows[place][_COLUMNS.index("order")] = float(member)
+    return half.count(False)
+
+
+def _sources(length: int, first: Tensor, resized: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
     """For each crop and output pixel of one axis: where its centre lies in the stored image, and whether it is inside.
 
     Args:
         length: Of the crop.
-        axes: For each crop: first pixel, length of the resized image, length of the stored image.
-        device: Where.
+        first: (N,) first pixel of each crop.
+        resized: (N,) length of the resized image.
+        stored: (N,) length of the stored image.
 
     Returns:
         (N, length) coordinates in pixels of the stored image (whole numbers are edges), and (N, length) bool.
     """
-    first, resized, stored = (torch.tensor(values, device=device)[:, None] for values in zip(*axes, strict=True))
-    at = torch.arange(length, device=device)[None] + first
+    first, resized, stored = first[:, None], resized[:, None], stored[:, None]
+    at = torch.arange(length, device=first.device)[None] + first
     inside = at < resized
     coordinates = (at.double() + 0.5) * stored / resized  # in double precision, so that masks are picked as by a resize
     return torch.where(inside, coordinates, stored - 0.5), inside
@@ -197,4 +331,7 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         halves[index] = F.avg_pool2d(padded, 2, ceil_mode=True)[0].round().to(torch.uint8)
         masks[index, :h, :w] = torch.from_numpy(sample.mask.astype("int32")).to(device, masks.dtype)
     sizes = tuple((s.image.shape[0], s.image.shape[1]) for s in samples)
-    return ResidentData(images, halves, masks, sizes, tuple(s.name for s in samples), dataset.class_info.ignore_index)
+    num_classes = dataset.class_info.num_classes
+    counts = np.stack([count_classes(sample.mask, num_classes) for sample in samples if sample.mask is not None])
+    names = tuple(sample.name for sample in samples)
+    return ResidentData(images, halves, masks, sizes, names, dataset.class_info.ignore_index, counts)
