@@ -1,124 +1,39 @@
 """The training loop, readable from top to bottom.
 
-In: a configuration, data sets, a folder. Out, in that folder: ``run.json``, ``checkpoint.pt`` after every epoch,
-``metrics.jsonl``, ``best.safetensors`` and ``last.safetensors``, ``curves.png`` and ``metrics.json``.
+In: a configuration, data sets, a folder. Out, in that folder: ``run.json``; after every epoch a line of
+``metrics.jsonl``; once in a while and at the end ``checkpoint.pt``, ``best.safetensors`` and ``last.safetensors``; at
+the end ``curves.png`` and ``metrics.json``.
 
-Killed at any moment, a run goes on from its last complete epoch: the order of samples, every random draw and the
-dropout of an epoch depend on nothing but seed and epoch number.
+Killed at any moment, a run goes on from its last checkpoint and ends with the same weights: the order of samples,
+every random draw and the dropout of an epoch depend on nothing but seed and epoch number.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from torch.utils.data import DataLoader
 
-from refineseg.data.augment import Augmentation
-from refineseg.data.loading import Batch, DecodedCache, mix_seeds, training_batches
-from refineseg.data.resident import ResidentBatches, ResidentData, hold
-from refineseg.data.sample import Dataset
-from refineseg.errors import CheckpointError, ConfigError
-from refineseg.evaluation import evaluate
+from refineseg.data.loading import mix_seeds
+from refineseg.errors import CheckpointError
 from refineseg.metrics import ConfusionMatrix
-from refineseg.predict.predictor import Predictor, find_device
-from refineseg.reports import write_metrics, write_report
+from refineseg.reports import write_report
 from refineseg.segmenter import Segmenter
-from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
-from refineseg.training.config import Phase, TrainingConfig, from_json, to_json
+from refineseg.training.checkpoint import load_checkpoint
+from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.engine import Engine, Stepper
+from refineseg.training.feeding import Batches, PhaseData, TrainingData, default_workers, epoch_batches, held
+from refineseg.training.loggers import Loggers
+from refineseg.training.measuring import Measure, Measured
 from refineseg.training.objective import Objective
-from refineseg.training.optim import (
-    WeightAverage,
-    clip_gradients,
-    freeze_statistics,
-    hardware_has_bf16,
-    make_optimiser,
-    set_rates,
-)
+from refineseg.training.optim import freeze_statistics, set_rates
 from refineseg.training.progress import Progress
-
-
-@dataclass
-class _State:
-    """Everything an epoch changes."""
-
-    segmenter: Segmenter
-    optimiser: torch.optim.Optimizer
-    average: WeightAverage | None
-    epoch: int = 0  # epochs completed
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def measured(self) -> Segmenter:
-        """The model that is measured and saved: the average of the weights, if there is one."""
-        model = self.segmenter if self.average is None else self.average.module
-        return model
-
-    def to_checkpoint(self, config: TrainingConfig) -> dict[str, Any]:
-        return {
-            "config": to_json(config),
-            "epoch": self.epoch,
-            "history": self.history,
-            "network": self.segmenter.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-        }
-
-    def restore(self, checkpoint: dict[str, Any], config: TrainingConfig, folder: Path) -> None:
-        if from_json(checkpoint["config"]) != config:
-            raise CheckpointError(
-                f"expected the checkpoint in {folder} to be of this configuration, but they differ; "
-                "resume without other options, or train into another folder"
-            )
-        self.segmenter.network.load_state_dict(checkpoint["network"])
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint["average"])
-        self.epoch, self.history = checkpoint["epoch"], checkpoint["history"]
-
-
-@dataclass(frozen=True)
-class PhaseData:
-    """What a phase learns from.
-
-    Args:
-        dataset: The training samples.
-        pixel_counts: (K,) labelled training pixels of each class, from the label check.
-        resident: The same samples in the device's memory; None: they are read and cut by the host.
-    """
-
-    dataset: Dataset
-    pixel_counts: Any
-    resident: ResidentData | None = None
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run learns from and is measured on.
-
-    Args:
-        phases: For each phase of the configuration, what it learns from.
-        val: The validation samples; None: no validation.
-        description: ``NAME:SPLIT`` of all of it, for the model file.
-    """
-
-    phases: tuple[PhaseData, ...]
-    val: Dataset | None
-    description: str
-
-    def cached(self, max_bytes: int) -> TrainingData:
-        """With decoded samples kept in memory, up to a number of bytes; phases of the same data share them."""
-        different = {id(phase.dataset): phase.dataset for phase in self.phases}
-        caches = {
-            key: DecodedCache(dataset, max_bytes=max_bytes // len(different)) for key, dataset in different.items()
-        }
-        phases = (replace(phase, dataset=caches[id(phase.dataset)]) for phase in self.phases)
-        return replace(self, phases=tuple(phases))
+from refineseg.training.record import LossRecord, NotFinite, write_nan_batch
+from refineseg.training.state import RunState, append_metrics, how_to_resume
+from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
 
 
 def train(
@@ -130,6 +45,8 @@ def train(
     device: str = "auto",
     num_workers: int | None = None,
     progress: Progress,
+    log: Sequence[str] = (),
+    stop_after_s: float | None = None,
 ) -> Segmenter:
     """Train, and resume where ``folder`` holds a checkpoint of the same configuration.
 
@@ -141,205 +58,237 @@ def train(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         num_workers: Reading processes; None: none on a CPU, which computes longer than it reads, else up to 8.
         progress: Shows what happens.
+        log: Where numbers go beside ``metrics.jsonl``, see :func:`~refineseg.training.loggers.open_logger`.
+        stop_after_s: Stop after the last epoch that ends within so many seconds (but not before the first); the run
+            can be resumed. None: after the last epoch.
 
     Returns:
-        The last measured model.
+        The last measured model; its ``provenance["epochs"]`` tells whether the run is complete.
 
     Raises:
-        CheckpointError: The folder's checkpoint is of another configuration or damaged, or the loss is no number.
+        CheckpointError: The folder's checkpoint is of another configuration or damaged, the folder has no room, or the
+            loss is no number.
+        ConfigError: Options that do not fit the machine: data held on the device, or a single crop, need more memory
+            than there is.
+        MissingExtraError: A logger's package is not installed.
+        KeyboardInterrupt: Ctrl-C; the last checkpoint is intact. SIGTERM ends with ``SystemExit`` likewise.
     """
-    place = find_device(device)
-    devices: Any = 1 if place.index is None else [place.index]
-    fabric = Fabric(accelerator=place.type, devices=devices, precision=_precision(config, place))
-    workers = _default_workers(fabric.device) if num_workers is None else num_workers
-    fabric.to_device(segmenter)
-    state = _State(
-        segmenter,
-        make_optimiser(segmenter, config),
-        None if config.ema_decay is None else WeightAverage(segmenter, config.ema_decay),
-    )
+    limit = TimeLimit(stop_after_s)
+    engine = Engine(config, device=device, say=progress.say)
+    engine.place(segmenter)
+    state = RunState.new(segmenter, config)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
-    data = _held(data, config, fabric.device, progress)
+    data = held(data, config, engine.device, progress)
+    workers = default_workers(engine.device) if num_workers is None else num_workers
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
         data = data.cached(config.cache_mib << 20)
+    loggers = Loggers.open(log, folder, to_json(config), done=state.epoch, say=progress.say)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
-    matrix: ConfusionMatrix | None = None
-    while state.epoch < config.num_epochs:
-        matrix = _epoch(fabric, state, config, data, folder, workers, progress)
-    if matrix is None and data.val is not None:  # resumed after the last epoch: only the report may be missing
-        matrix = evaluate(Predictor(state.measured, device=str(fabric.device)), data.val)
-    progress.stop()
+    run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit)
+    try:
+        with StopSignals() as run.signals:
+            matrix = run.all_epochs()
+    except StoppedBySignal as stopped:
+        saved = f"the checkpoint is of epoch {state.saved_epoch}" if state.saved_epoch else "no epoch had been saved"
+        progress.say(
+            f"{stopped.name}: stopped in epoch {state.epoch + 1}; {saved}; go on with: {how_to_resume(folder)}"
+        )
+        stopped.exit_like_it()
+    finally:
+        progress.stop()
+        loggers.close(finished=state.epoch == config.num_epochs)
     write_report(folder, state.history, matrix)
+    if state.epoch < config.num_epochs:
+        progress.say(
+            f"the time is used up: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
+            f"go on with: {how_to_resume(folder)}"
+        )
     return state.measured
 
 
-def _precision(config: TrainingConfig, device: torch.device) -> Any:  # noqa: ANN401 - Fabric's literals
-    """Fabric's name of the precision; ``auto`` is bf16 where the hardware computes in it."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(device))
-    return "bf16-mixed" if bf16 else "32-true"
+class _Run:
+    """The epochs of one call."""
 
+    signals: StopSignals
 
-def _held(data: TrainingData, config: TrainingConfig, device: torch.device, progress: Progress) -> TrainingData:
-    """With data held on the device, where the configuration wants it and they fit into half of its free memory."""
-    if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
-        return data
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * config.cache_mib << 20
-    held: dict[int, ResidentData | None] = {}
-    for phase in data.phases:
-        if id(phase.dataset) not in held:
-            held[id(phase.dataset)] = hold(phase.dataset, device=device, max_bytes=free // (2 * len(data.phases)))
-    if config.augment_on == "device" and None in held.values():
-        raise ConfigError(
-            f"expected training data that fit into half of the {free >> 20} MiB free on {device} (augment_on device), "
-            "got more, or images that are not RGB; say --set augment_on=host"
+    def __init__(
+        self,
+        engine: Engine,
+        state: RunState,
+        config: TrainingConfig,
+        data: TrainingData,
+        folder: Path,
+        workers: int,
+        progress: Progress,
+        loggers: Loggers,
+        limit: TimeLimit,
+    ) -> None:
+        self._engine, self._state, self._config, self._data = engine, state, config, data
+        self._folder, self._workers, self._progress, self._loggers = folder, workers, progress, loggers
+        self._limit = limit
+        self._measure = None if data.val is None else Measure(data.val, engine.device, max_bytes=_free(engine, config))
+        self._steps: _PhaseSteps | None = None
+
+    def all_epochs(self) -> ConfusionMatrix | None:
+        """Until the last one, or until the time is used up; returns the last measurement."""
+        state, matrix = self._state, None
+        while state.epoch < self._config.num_epochs and not self._limit.is_up:
+            begun = time.monotonic()
+            matrix = self._epoch() or matrix
+            self._limit.epoch_took(time.monotonic() - begun)
+        if state.saved_epoch < state.epoch:
+            state.save(self._config, self._folder)
+        if matrix is None and self._measure is not None:  # not measured by this call: at least the report is written
+            matrix = self._measure(state.measured.eval(), check=self.signals.check).matrix
+        return matrix
+
+    def _epoch(self) -> ConfusionMatrix | None:
+        """One epoch with its measurement, files and checkpoint, in the order that makes a kill harmless."""
+        state, config = self._state, self._config
+        begun = time.monotonic()
+        phase, epoch_in_phase = config.phase_of(state.epoch)
+        mean_loss, images_per_s = self._learn(phase, epoch_in_phase)
+        state.epoch += 1
+        entry: dict[str, Any] = {
+            "epoch": state.epoch,
+            "loss": mean_loss,
+            "images_per_s": images_per_s,
+            **_rates(state.optimiser),
+        }
+        measured: Measured | None = None
+        last = state.epoch == config.num_epochs
+        if self._measure is not None and (last or state.epoch % config.val_every == 0):
+            measured = self._measure(state.measured.eval(), check=self.signals.check)
+            entry |= _numbers(measured.matrix)
+        entry["seconds"] = time.monotonic() - begun
+        state.complete(entry, self._provenance(entry))
+        append_metrics(self._folder, entry, saved_epoch=state.saved_epoch)
+        self._loggers.epoch(entry)
+        if last or state.is_due(config.checkpoint_every_s):
+            state.save(config, self._folder)
+            if measured is not None:
+                self._loggers.pictures(state.epoch, measured)
+        self._progress.epoch_done(entry)
+        return None if measured is None else measured.matrix
+
+    def _learn(self, phase: Phase, epoch_in_phase: int) -> tuple[float, float]:
+        """One pass over the training data; returns mean loss and images per second."""
+        state, config = self._state, self._config
+        if self._steps is None or self._steps.phase is not phase:
+            self._steps = _PhaseSteps(self._engine, state, config, phase, self._data.phases[_index(config, phase)])
+        batches = self._steps.batches(state.epoch, self._workers)
+        stepper = self._steps.stepper(phase.epochs - epoch_in_phase, self._limit.left_s)
+        torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
+        state.segmenter.train()
+        if config.freeze_norm:
+            freeze_statistics(state.segmenter.network.encoder)
+        record = LossRecord(len(batches), self._engine.device)
+        images, begun = 0, time.monotonic()
+        for index, batch in enumerate(batches):
+            self.signals.check()
+            share = (index + 1) / len(batches)
+            set_rates(state.optimiser, phase, epoch_in_phase + share)
+            loss, norm = stepper.step(batch)
+            record.add(loss, norm, batch.names)
+            images += len(batch.names)
+            if record.is_due or share == 1:
+                self._stop_on(record.read(), record.losses)
+                self._progress.step(record.mean, images / (time.monotonic() - begun), share)
+        seconds = time.monotonic() - begun
+        self._steps.epoch_took(seconds)
+        return record.mean, images / seconds
+
+    def _stop_on(self, bad: NotFinite | None, losses: list[float]) -> None:
+        """End the run where a loss is no number, and keep what shows why."""
+        if bad is None:
+            return
+        epoch, saved = self._state.epoch + 1, self._state.saved_epoch
+        intact = f"the checkpoint of epoch {saved} is intact" if saved else "no epoch had been saved yet"
+        try:
+            path = write_nan_batch(self._folder, bad, epoch=epoch, losses=losses, rates=_rates(self._state.optimiser))
+            written = f" (more in {path})"
+        except OSError:
+            written = ""
+        raise CheckpointError(
+            f"the {bad.what} became {bad.value} in epoch {epoch} on {', '.join(bad.names)} (step {bad.step}){written}; "
+            f"{intact}: lower the learning rate, or look at these files"
         )
-    if None not in held.values():
-        progress.say(f"training images are held and cut on {device}")
-    return replace(data, phases=tuple(replace(phase, resident=held[id(phase.dataset)]) for phase in data.phases))
+
+    def _provenance(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Where the weights of a model file come from."""
+        device, config = self._engine.device, self._config
+        threads = f"CPU, {torch.get_num_threads()} threads"
+        return {
+            **self._state.segmenter.spec.provenance,
+            "recipe": config.recipe,
+            "config": to_json(config),
+            "data": self._data.description,
+            "started_from": str(self._state.segmenter.spec.provenance.get("started_from", "scratch")),
+            "protocol": self._state.segmenter.spec.provenance.get("protocol"),
+            "epochs": self._state.epoch,
+            "seed": config.seed,
+            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
+            "torch": str(torch.__version__),
+            "training_seconds": round(sum(e["seconds"] for e in self._state.history) + entry["seconds"], 1),
+            "metrics": {"split": config.val_split, **{k: v for k, v in entry.items() if k != "seconds"}},
+        }
 
 
-def _default_workers(device: torch.device) -> int:
-    return 0 if device.type == "cpu" else min(8, torch.multiprocessing.cpu_count())
+class _PhaseSteps:
+    """What the epochs of a phase share: the loss, and the compiled step."""
+
+    def __init__(
+        self, engine: Engine, state: RunState, config: TrainingConfig, phase: Phase, learned: PhaseData
+    ) -> None:
+        self._engine, self._state, self._config, self.phase, self._learned = engine, state, config, phase, learned
+        self._objective = Objective(state.segmenter, config, learned.pixel_counts)
+        self._mode, self._epoch_s = engine.mode(phase, rest_s=None), 0.0
+        self._stepper = engine.stepper(state, self._objective, self._mode)
+
+    def batches(self, epoch: int, workers: int) -> Batches:
+        """The batches of an epoch."""
+        return epoch_batches(self._learned, self.phase, self._config, epoch=epoch, workers=workers)
+
+    def epoch_took(self, seconds: float) -> None:
+        """Note how long learning took."""
+        self._epoch_s = seconds
+
+    def stepper(self, epochs_left: int, seconds_left: float) -> Stepper:
+        """What computes the steps of the next epoch; compiled from the moment it pays."""
+        if self._mode == "off" and self._epoch_s:
+            rest_s = min(epochs_left * self._epoch_s, seconds_left)
+            self._mode = self._engine.mode(self.phase, rest_s=rest_s)
+            if self._mode != "off":
+                self._stepper = self._engine.stepper(self._state, self._objective, self._mode)
+        return self._stepper
 
 
-def _epoch(
-    fabric: Fabric,
-    state: _State,
-    config: TrainingConfig,
-    data: TrainingData,
-    folder: Path,
-    workers: int,
-    progress: Progress,
-) -> ConfusionMatrix | None:
-    """One epoch with its measurement, files and checkpoint, in the order that makes a kill harmless."""
-    begun = time.monotonic()
-    mean_loss, images_per_s = _learn(fabric, state, config, data, workers, progress)
-    state.epoch += 1
-    entry: dict[str, Any] = {
-        "epoch": state.epoch,
-        "loss": mean_loss,
-        "images_per_s": images_per_s,
-        "decoder_lr": max(g["lr"] for g in state.optimiser.param_groups if g["part"] == "decoder"),
-    }
-    matrix: ConfusionMatrix | None = None
-    measured = state.measured.eval()
-    last = state.epoch == config.num_epochs
-    if data.val is not None and (last or state.epoch % config.val_every == 0):
-        with fabric.autocast():
-            matrix = evaluate(Predictor(measured, device=str(fabric.device)), data.val)
-        entry |= {"mean_iou": matrix.mean_iou, "pixel_accuracy": matrix.pixel_accuracy}
-    best = max((e["mean_iou"] for e in state.history if "mean_iou" in e), default=-1.0)
-    entry["seconds"] = time.monotonic() - begun
-    state.history.append(entry)
-    measured.spec = replace(
-        measured.spec, provenance=_provenance(config, data, state, fabric.device, started=_origin(state))
-    )
-    if matrix is not None and matrix.mean_iou > best:
-        measured.save(folder / "best.safetensors")
-    measured.save(folder / "last.safetensors")
-    write_metrics(folder, state.history)
-    save_checkpoint(folder, state.to_checkpoint(config))
-    progress.epoch_done(entry)
-    return matrix
+def _index(config: TrainingConfig, phase: Phase) -> int:
+    return next(index for index, candidate in enumerate(config.phases) if candidate is phase)
 
 
-def _origin(state: _State) -> str:
-    """What the weights started from, noted before training."""
-    return str(state.segmenter.spec.provenance.get("started_from", "scratch"))
-
-
-def _provenance(
-    config: TrainingConfig, data: TrainingData, state: _State, device: torch.device, *, started: str
-) -> dict[str, Any]:
-    """Where the weights of a model file come from."""
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    )
+def _rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    """Learning rates of the last step."""
     return {
-        "recipe": config.recipe,
-        "config": to_json(config),
-        "data": data.description,
-        "started_from": started,
-        "epochs": state.epoch,
-        "seed": config.seed,
-        "hardware": hardware,
-        "torch": str(torch.__version__),
-        "training_seconds": round(sum(e["seconds"] for e in state.history), 1),
-        "metrics": {"split": config.val_split, **{k: v for k, v in state.history[-1].items() if k != "seconds"}},
+        f"{part}_lr": max((g["lr"] for g in optimiser.param_groups if g["part"] == part), default=0.0)
+        for part in ("decoder", "encoder")
     }
 
 
-def _learn(
-    fabric: Fabric,
-    state: _State,
-    config: TrainingConfig,
-    data: TrainingData,
-    workers: int,
-    progress: Progress,
-) -> tuple[float, float]:
-    """One pass over the training data; returns mean loss and images per second."""
-    phase, epoch_in_phase = config.phase_of(state.epoch)
-    learned = data.phases[config.phases.index(phase)]
-    objective = Objective(state.segmenter, config, learned.pixel_counts)
-    torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
-    augmentation, place = _augmentation(phase, config), {"seed": config.seed, "epoch": state.epoch}
-    batches: ResidentBatches | DataLoader[Batch]
-    if learned.resident is not None:
-        batches = learned.resident.batches(augmentation, batch_size=phase.batch_size, **place)
-    else:
-        batches = training_batches(
-            learned.dataset, augmentation, batch_size=phase.batch_size, num_workers=workers, **place
-        )
-    state.segmenter.train()
-    if config.freeze_norm:
-        freeze_statistics(state.segmenter.network.encoder)
-    step = _stepper(fabric, state, config, objective)
-    total, images, begun = torch.zeros((), device=fabric.device), 0, time.monotonic()
-    for index, batch in enumerate(batches):
-        set_rates(state.optimiser, phase, epoch_in_phase + (index + 1) / len(batches))
-        total += step(batch, phase)
-        images += len(batch.names)
-        progress.step(float(total) / (index + 1), images / (time.monotonic() - begun), (index + 1) / len(batches))
-    return float(total) / len(batches), images / (time.monotonic() - begun)
+def _numbers(matrix: ConfusionMatrix) -> dict[str, Any]:
+    """What is kept of a measurement for each epoch."""
+    classes = zip(matrix.class_info.names, matrix.per_class_iou.tolist(), strict=True)
+    return {
+        "mean_iou": matrix.mean_iou,
+        "pixel_accuracy": matrix.pixel_accuracy,
+        "class_iou": {name: None if iou != iou else iou for name, iou in classes},
+    }
 
 
-def _augmentation(phase: Phase, config: TrainingConfig) -> Augmentation:
-    return Augmentation(
-        phase.crop_hw,
-        phase.scale,
-        flip=config.flip,
-        colour=config.colour,
-        scale_step=phase.scale_step,
-        short_side=phase.short_side,
-        smallest_side=phase.smallest_side,
-        crop_centre=phase.crop_centre,
-        pad=phase.pad,
-    )
-
-
-def _stepper(
-    fabric: Fabric, state: _State, config: TrainingConfig, objective: Objective
-) -> Callable[[Batch, Phase], torch.Tensor]:
-    """One optimiser step on one batch; returns its loss."""
-
-    def step(batch: Batch, phase: Phase) -> torch.Tensor:
-        images, masks = fabric.to_device((batch.images, batch.masks))
-        with fabric.autocast():
-            value = objective(images, masks).mean
-        if not torch.isfinite(value.detach()):
-            raise CheckpointError(
-                f"the loss became {float(value.detach())} in epoch {state.epoch + 1} on {', '.join(batch.names)}; "
-                "the last checkpoint is intact: lower the learning rate, or look at these files"
-            )
-        state.optimiser.zero_grad(set_to_none=True)
-        fabric.backward(value)
-        clip_gradients(state.segmenter, config.clip_norm)
-        state.optimiser.step()
-        if state.average is not None:
-            state.average.update()
-        return value.detach()
-
-    return step
+def _free(engine: Engine, config: TrainingConfig) -> int:
+    """Bytes that validation images may take: a quarter of what is free on a GPU, of the cache on a CPU."""
+    on_gpu = engine.device.type == "cuda"
+    return (torch.cuda.mem_get_info(engine.device)[0] if on_gpu else config.cache_mib << 20) // 4

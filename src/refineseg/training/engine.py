@@ -1,0 +1,223 @@
+"""Steps of training on one device, as fast as it goes without changing what is computed.
+
+In: batches of pixels and masks, an :class:`~refineseg.training.objective.Objective`. Out: changed weights, and losses
+that stay on the device: nothing in a step asks a GPU for a value, so the host prepares the next step meanwhile.
+
+Where memory is short, a batch is computed in pieces whose gradients are added up; totals and weights of the loss are
+added up too, so that the gradient is that of the whole batch. Only normalisation statistics are then those of a piece.
+(Online hard example mining chooses its pixels within a piece.)
+
+``torch.compile``: in the mode of the configuration, or with ``auto`` in mode ``reduce-overhead`` (fused kernels, CUDA
+graphs) for the rest of a phase on a GPU, once an epoch has shown that it would take longer than
+:data:`COMPILE_PAYS_S`; never on a CPU, where it was slower (``docs/experiments.md``), and never where crops differ in
+size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.loading.epoch_order` leaves out
+one that is not full), so that nothing is compiled twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from refineseg.data.loading import Batch
+from refineseg.errors import ConfigError
+from refineseg.predict.predictor import find_device
+from refineseg.segmenter import Segmenter
+from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.objective import LossSum, Objective
+from refineseg.training.optim import clip_gradients, hardware_has_bf16
+from refineseg.training.state import RunState
+
+COMPILE_PAYS_S = 600.0
+"""Seconds of a phase that must be left for ``compile`` = ``auto`` to compile, which takes one to two minutes."""
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "ALLOC_FAILED")
+"""What PyTorch's allocators and libraries write into a RuntimeError when memory is short."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is short, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+class Engine:
+    """A device with a precision, and the steps computed on it.
+
+    Args:
+        config: Of the run.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        say: Shows a line to the user.
+
+    Raises:
+        ConfigError: No such device.
+    """
+
+    def __init__(self, config: TrainingConfig, *, device: str, say: Callable[[str], None]) -> None:
+        place = find_device(device)
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(place))
+        devices: Any = 1 if place.index is None else [place.index]
+        self._fabric = Fabric(accelerator=place.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
+        self._config, self._say = config, say
+        self.device: torch.device = self._fabric.device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # pays: shapes stay the same for a whole phase
+
+    def place(self, segmenter: Segmenter) -> None:
+        """Put a model on the device."""
+        self._fabric.to_device(segmenter)
+
+    def mode(self, phase: Phase, *, rest_s: float | None) -> str:
+        """How to compile; ``rest_s``: how long the rest of the phase would take, None where that is not known yet."""
+        if not phase.pad:
+            return "off"
+        if self._config.compile != "auto":
+            return self._config.compile
+        pays = self.device.type == "cuda" and rest_s is not None and rest_s > COMPILE_PAYS_S
+        return "reduce-overhead" if pays else "off"
+
+    def stepper(self, state: RunState, objective: Objective, mode: str) -> Stepper:
+        """What computes the steps of a phase."""
+        return Stepper(self._fabric, state, objective, self._config.clip_norm, mode, self._say)
+
+
+class Stepper:
+    """Optimiser steps of one phase. Made by :meth:`Engine.stepper`."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        state: RunState,
+        objective: Objective,
+        clip_norm: float | None,
+        mode: str,
+        say: Callable[[str], None],
+    ) -> None:
+        self._fabric, self._state, self._objective = fabric, state, objective
+        self._clip_norm, self._mode, self._say = clip_norm, mode, say
+        self._compiled: dict[str, Callable[[Tensor, Tensor], LossSum]] = {"off": objective}
+        self._undo = _Undo(state.segmenter, fabric.device)
+
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """One optimiser step.
+
+        Args:
+            batch: On the host or the device.
+
+        Returns:
+            The loss, and the norm that the gradient had before it was clipped (None: it is not clipped), both on the
+            device.
+
+        Raises:
+            ConfigError: Not even a single crop fits into memory.
+        """
+        state = self._state
+        # pinned memory is copied while the host goes on; a GPU computes the step after the copy in any case
+        images, masks = (part.to(self._fabric.device, non_blocking=True) for part in (batch.images, batch.masks))
+        self._undo.remember()
+        while (loss := self._gradient(images, masks)) is None:  # memory was short; now the pieces are smaller
+            self._undo.restore()
+        try:
+            norm = clip_gradients(state.segmenter, self._clip_norm)
+            state.optimiser.step()
+            if state.average is not None:
+                state.average.update()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                "expected enough memory for the optimiser's state, which no smaller micro-batch can spare; train a "
+                f"smaller variant, or optimiser=sgd ({_first_line(error)})"
+            ) from error
+        return loss, norm
+
+    def _gradient(self, images: Tensor, masks: Tensor) -> Tensor | None:
+        """Gradients of a batch into the parameters; its loss, or None where memory was short."""
+        size = min(self._state.micro_batch or len(images), len(images))
+        try:
+            return self._added_up(images, masks, num_pieces=-(-len(images) // size))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise ConfigError(
+                    f"expected enough memory for one crop of {images.shape[2]}x{images.shape[3]} pixels, got too "
+                    f"little; choose smaller crops or a smaller variant ({_first_line(error)})"
+                ) from error
+            self._state.micro_batch = size // 2
+            self._say(
+                f"out of memory with {size} crops at a time ({_first_line(error)}): going on with {size // 2}. A step "
+                f"still learns from {len(images)} crops with the same loss; normalisation statistics are of {size // 2}"
+            )
+        # outside of the except block, whose exception held the tensors of the failed attempt
+        self._state.optimiser.zero_grad(set_to_none=True)
+        if self._fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _added_up(self, images: Tensor, masks: Tensor, *, num_pieces: int) -> Tensor:
+        """Gradients of the mean loss over a batch computed in pieces; returns that loss."""
+        self._state.optimiser.zero_grad(set_to_none=True)
+        score = self._score("default" if self._mode != "off" and num_pieces > 1 else self._mode)
+        if num_pieces == 1:
+            with self._fabric.autocast():
+                loss = score(images, masks).mean
+            self._fabric.backward(loss)
+            return loss.detach()
+        total, weight = torch.zeros(2, device=images.device).unbind()
+        pixels = masks.numel()  # a constant in the size of the weights, so that gradients stay in a usual range
+        for piece, truth in zip(images.tensor_split(num_pieces), masks.tensor_split(num_pieces), strict=True):
+            with self._fabric.autocast():
+                part = score(piece, truth)
+            self._fabric.backward(part.total / pixels)
+            total, weight = total + part.total.detach(), weight + part.weight.detach()
+        weight = weight.clamp(min=1e-6)
+        gradients = [p.grad for p in self._state.segmenter.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, pixels / weight)
+        return total / weight
+
+    def _score(self, mode: str) -> Callable[[Tensor, Tensor], LossSum]:
+        """The objective, compiled in a mode when it is first asked for."""
+        if mode not in self._compiled:
+            self._say(f"compiling the network and its loss (torch.compile, {mode}); this takes a minute or two")
+            self._compiled[mode] = torch.compile(self._objective.__call__, mode=mode, dynamic=False)
+        if mode in ("reduce-overhead", "max-autotune"):
+            # what the step before returned may be overwritten now
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return self._compiled[mode]
+
+
+class _Undo:
+    """What a failed attempt at a gradient changes beside the gradient: buffers (normalisation) and random state."""
+
+    def __init__(self, segmenter: Segmenter, device: torch.device) -> None:
+        self._device = device
+        buffers = [buffer.detach() for buffer in segmenter.buffers()]
+        kinds = {buffer.dtype for buffer in buffers}
+        self._own = [[b for b in buffers if b.dtype == kind] for kind in kinds]  # one kernel copies all of a kind
+        self._kept = [[b.clone() for b in group] for group in self._own]
+        self._random: list[Tensor] = []
+
+    def remember(self) -> None:
+        for own, kept in zip(self._own, self._kept, strict=True):
+            torch._foreach_copy_(kept, own)
+        self._random = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            self._random.append(torch.cuda.get_rng_state(self._device))
+
+    def restore(self) -> None:
+        for own, kept in zip(self._own, self._kept, strict=True):
+            torch._foreach_copy_(own, kept)
+        torch.set_rng_state(self._random[0])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._random[1], self._device)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:150] if lines else type(error).__name__

@@ -1,0 +1,159 @@
+"""The measurement after an epoch: validation images held on the device, predicted in batches of equal size.
+
+In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluation.evaluate` counts, with
+float32 and a single scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refineseg.class_info import ClassInfo
+from refineseg.data.sample import Dataset, Sample
+from refineseg.evaluation import evaluate
+from refineseg.metrics import ConfusionMatrix
+from refineseg.predict.predictor import Predictor, TorchScorer
+from refineseg.scoring import Prediction
+from refineseg.segmenter import Segmenter
+
+PICTURES = 3
+"""Of how many samples, the first ones, the predictions are kept for pictures."""
+_BATCH_PIXELS = 1 << 22
+"""Pixels of a batch on a GPU: 24 images of 480x360, 2 of 2048x1024."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement gives.
+
+    Args:
+        matrix: The counts.
+        shown: Sample and predicted mask of the first samples.
+    """
+
+    matrix: ConfusionMatrix
+    shown: tuple[tuple[Sample, NDArray[Any]], ...]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples of one size: (N, 3, H, W) uint8 and (N, H, W)."""
+
+    images: Tensor
+    masks: Tensor
+
+
+class Measure:
+    """Measures a model on the validation samples, as often as it is called.
+
+    Samples are held on the device where they fit; where they do not, they are read each time.
+
+    Args:
+        dataset: Labelled images of the model's classes.
+        device: Where the model computes.
+        max_bytes: Most bytes the samples may take there.
+        batch_pixels: Pixels of a batch; None: chosen, on a CPU one image at a time.
+    """
+
+    def __init__(
+        self, dataset: Dataset, device: torch.device, *, max_bytes: int, batch_pixels: int | None = None
+    ) -> None:
+        self._dataset, self._device = dataset, device
+        chosen = _BATCH_PIXELS if device.type == "cuda" else 1
+        self._batch_pixels = chosen if batch_pixels is None else batch_pixels
+        self._groups: list[_Group] | None = None
+        self._first: list[Sample] = []
+        samples = _read(dataset, max_bytes)
+        if samples is not None:
+            sizes = dict.fromkeys(sample.image.shape[:2] for sample in samples)
+            self._groups = [self._group([s for s in samples if s.image.shape[:2] == size]) for size in sizes]
+            first = next(iter(sizes), None)
+            self._first = [s for s in samples if s.image.shape[:2] == first][:PICTURES]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the samples are on the device."""
+        return self._groups is not None
+
+    def _group(self, samples: list[Sample]) -> _Group:
+        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2).contiguous()
+        wide = self._dataset.class_info.ignore_index > 255
+        masks = np.stack([s.mask for s in samples if s.mask is not None]).astype(np.int32 if wide else np.uint8)
+        return _Group(images.to(self._device), torch.from_numpy(masks).to(self._device))
+
+    def __call__(self, segmenter: Segmenter, *, check: Callable[[], None] = lambda: None) -> Measured:
+        """Measure.
+
+        Args:
+            segmenter: On the device.
+            check: Called after each batch; it may raise.
+
+        Raises:
+            DatasetError: The classes differ from the model's, or an image has no label.
+        """
+        if self._groups is None or segmenter.class_info.names != self._dataset.class_info.names:
+            return self._one_by_one(segmenter, check)
+        info = self._dataset.class_info
+        scorer = TorchScorer(segmenter, device=self._device)
+        counts = torch.zeros(info.num_classes * (info.num_classes + 1), dtype=torch.int64, device=self._device)
+        shown: list[Tensor] = []
+        for group in self._groups:
+            size = max(1, self._batch_pixels // (group.images.shape[2] * group.images.shape[3]))
+            for images, masks in zip(_pieces(group.images, size), _pieces(group.masks, size), strict=True):
+                predicted = scorer.class_map(images)
+                counts += _counts(predicted, masks, info)
+                if len(shown) < len(self._first):
+                    shown += predicted[: len(self._first) - len(shown)].unbind()
+                check()
+        matrix = ConfusionMatrix(info)
+        matrix.counts = counts.reshape(matrix.counts.shape).cpu().numpy()
+        masks_shown = (mask.cpu().numpy() for mask in shown)
+        return Measured(matrix, tuple(zip(self._first, masks_shown, strict=True)))
+
+    def _one_by_one(self, segmenter: Segmenter, check: Callable[[], None]) -> Measured:
+        shown: list[tuple[Sample, NDArray[Any]]] = []
+
+        def seen(index: int, sample: Sample, prediction: Prediction) -> None:
+            if index < PICTURES:
+                shown.append((sample, prediction.mask))
+            check()
+
+        matrix = evaluate(Predictor(segmenter, device=str(self._device)), self._dataset, seen=seen)
+        return Measured(matrix, tuple(shown))
+
+
+def _pieces(whole: Tensor, size: int) -> list[Tensor]:
+    return [whole[first : first + size] for first in range(0, len(whole), size)]
+
+
+def _counts(predicted: Tensor, masks: Tensor, info: ClassInfo) -> Tensor:
+    """(K * (K + 1)) pixels of each (true class, predicted class), as in :class:`ConfusionMatrix`, on the device."""
+    k = info.num_classes
+    truth = masks.long()
+    place = torch.where(truth == info.ignore_index, k * (k + 1), truth * (k + 1) + predicted)
+    return torch.bincount(place.flatten(), minlength=k * (k + 1) + 1)[:-1]
+
+
+def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
+    """All samples; None where they take more, or where counting would have something to say about a mask."""
+    samples: list[Sample] = []
+    info = dataset.class_info
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        if sample.mask is None:
+            return None
+        labelled = sample.mask[sample.mask != info.ignore_index]
+        if labelled.size and not 0 <= labelled.min() <= labelled.max() < info.num_classes:
+            return None
+        bytes_each = sample.image.size + sample.mask.size * (4 if info.ignore_index > 255 else 1)
+        if len(dataset) * bytes_each > max_bytes:
+            return None
+        samples.append(sample)
+    return samples

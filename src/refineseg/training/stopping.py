@@ -1,0 +1,100 @@
+"""Ending a run before its last epoch: by Ctrl-C or SIGTERM between two steps, or by a time limit between two epochs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import deque
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REMEMBERED = 20  # epochs; among them are some with a measurement, and the one that compiled is forgotten
+
+
+class StoppedBySignal(BaseException):
+    """The user, or the system, wants the run to end; no error, hence no ``Exception``.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.name = signal.Signals(number).name
+        self.number = number
+
+    def exit_like_it(self) -> NoReturn:
+        """End as programs do after this signal: ``KeyboardInterrupt``, or exit status 128 + its number."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt from self
+        raise SystemExit(128 + self.number) from self
+
+
+class StopSignals:
+    """Notes Ctrl-C and SIGTERM inside its ``with`` block; :meth:`check` raises them where it does no harm.
+
+    A second signal acts at once. Outside of the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        self._restore()
+
+    def check(self) -> None:
+        """Raise what came.
+
+        Raises:
+            StoppedBySignal: A signal came.
+        """
+        if self._received is not None:
+            raise StoppedBySignal(self._received)
+
+
+class TimeLimit:
+    """Whether another epoch still fits.
+
+    Args:
+        seconds: From now; None: no limit.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._epochs: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def epoch_took(self, seconds: float) -> None:
+        """Note how long an epoch took, with its measurement and files."""
+        self._epochs.append(seconds)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return float("inf") if self._end is None else self._end - time.monotonic()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether an epoch as long as the longest of the last ones, with a tenth to spare, would end too late.
+
+        Before the first epoch it never is: a call always gets further.
+        """
+        return bool(self._epochs) and self.left_s < 1.1 * max(self._epochs)
