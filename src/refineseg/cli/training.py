@@ -43,10 +43,17 @@ def train(
         bool, typer.Option("--released", help="A paper's recipe as the authors' published code has it.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop in time, at the end of an epoch; --resume goes on later.")
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
+    ] = None,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
-    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and a checkpoint per epoch."""
+    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
     from refineseg.predict.predictor import find_device
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
@@ -55,13 +62,25 @@ def train(
     find_device(device)
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"expected --minutes above 0, got {minutes}")
+    stop_after_s = None if minutes is None else 60 * minutes
     if resume:
         extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
         if any(option is not None and option != [] for option in extra):
             raise ConfigError(
-                "expected --resume with --out, --data, --device and --workers only: a run keeps its settings"
+                "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
+                "settings"
             )
-        resume_run(out, data=data, device=device, num_workers=workers, progress=progress)
+        resume_run(
+            out,
+            data=data,
+            device=device,
+            num_workers=workers,
+            progress=progress,
+            log=log or (),
+            stop_after_s=stop_after_s,
+        )
     else:
         if data is None:
             raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
@@ -69,7 +88,8 @@ def train(
             raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
         plain = (epochs, lr, batch_size)
         chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
-        request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing)
+        logs = tuple(log or ())
+        request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s)
         start_run(request, out, progress=progress)
     _show_result(out)
 

@@ -6,6 +6,7 @@ In: names, as the command line has them. Out: the run's folder.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +22,16 @@ from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.images import written_beside
 from refineseg.preprocessing import Preprocessing
+from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load
-from refineseg.training.checkpoint import FILE_NAME
+from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
-from refineseg.training.loop import PhaseData, TrainingData, train
+from refineseg.training.feeding import PhaseData, TrainingData
+from refineseg.training.loggers import check_logs
+from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
+from refineseg.training.provenance import learned_before, run_protocol
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class RunRequest:
         num_workers: Reading processes; None: chosen.
         encoder_weights: File with ImageNet weights of the encoder; None: the library's.
         skip_missing: Leave out phases whose data are not given, and not refuse the run.
+        log: Where numbers go beside ``metrics.jsonl``, see :mod:`refineseg.training.loggers`.
+        stop_after_s: Stop after the last epoch that ends within so many seconds; None: after the last epoch.
     """
 
     config: TrainingConfig
@@ -50,6 +57,8 @@ class RunRequest:
     num_workers: int | None = None
     encoder_weights: Path | None = None
     skip_missing: bool = False
+    log: tuple[str, ...] = ()
+    stop_after_s: float | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -59,7 +68,10 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         CheckpointError: The folder already holds a run.
         ConfigError: Options that contradict each other.
         DatasetError: Data that cannot be trained on; nothing has been written then.
+        MissingExtraError: A logger's package is not installed.
     """
+    begun = time.monotonic()
+    check_logs(request.log)
     if (folder / "run.json").exists() or (folder / FILE_NAME).exists():
         raise CheckpointError(
             f"expected a folder without a run, got {folder}; "
@@ -81,19 +93,42 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
         "init": request.init,
         "started_from": segmenter.spec.provenance["started_from"],
+        "earlier": segmenter.spec.provenance.get("earlier"),
+        "log": list(request.log),
         "config": to_json(config),
     }
     with written_beside(folder / "run.json") as temporary:
         temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    _note_protocol(segmenter, config, tuple(sources), data)
     return train(
-        segmenter, config, data, folder, device=request.device, num_workers=request.num_workers, progress=progress
+        segmenter,
+        config,
+        data,
+        folder,
+        device=request.device,
+        num_workers=request.num_workers,
+        progress=progress,
+        log=request.log,
+        stop_after_s=_left(request.stop_after_s, begun),
     )
 
 
+def _left(seconds: float | None, begun: float) -> float | None:
+    """What is left of a time limit."""
+    return None if seconds is None else seconds - (time.monotonic() - begun)
+
+
 def resume_run(
-    folder: Path, *, data: str | None, device: str, num_workers: int | None, progress: Progress
+    folder: Path,
+    *,
+    data: str | None,
+    device: str,
+    num_workers: int | None,
+    progress: Progress,
+    log: Sequence[str] = (),
+    stop_after_s: float | None = None,
 ) -> Segmenter:
-    """Go on with the run in a folder, from its last complete epoch.
+    """Go on with the run in a folder, from its last checkpoint.
 
     Args:
         folder: Of the run.
@@ -101,20 +136,25 @@ def resume_run(
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.
         progress: Shows what happens.
+        log: Loggers beside those that the run was started with.
+        stop_after_s: As in :class:`RunRequest`.
 
     Raises:
         CheckpointError: There is no run in the folder, or it is damaged.
     """
+    begun = time.monotonic()
     path = folder / "run.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         config = from_json(description["config"])
         data = data or str(description["data"])
         started_from, init = str(description["started_from"]), description["init"]
+        log = tuple(dict.fromkeys((*description.get("log", ()), *log)))
     except FileNotFoundError as error:
         raise CheckpointError(f"expected a run to resume in {folder}, but there is no {path.name}") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
+    check_logs(log)
     sources = parse_sources(data)
     opened = _open(sources, config, progress)
     class_info, licence = opened.phases[0].dataset.class_info, _licence(sources)
@@ -124,8 +164,45 @@ def resume_run(
         progress.say("no epoch was complete: starting from the beginning")
         request = RunRequest(config, data, init)
         segmenter, config = _make_model(request, config, class_info, licence, progress)
-    segmenter.with_provenance({"started_from": started_from})
-    return train(segmenter, config, opened, folder, device=device, num_workers=num_workers, progress=progress)
+    segmenter.with_provenance({"started_from": started_from, "earlier": description.get("earlier")})
+    _note_protocol(segmenter, config, tuple(sources), opened)
+    return train(
+        segmenter,
+        config,
+        opened,
+        folder,
+        device=device,
+        num_workers=num_workers,
+        progress=progress,
+        log=log,
+        stop_after_s=_left(stop_after_s, begun),
+    )
+
+
+def epochs_done(folder: Path) -> int:
+    """How many epochs of the run in a folder are saved; 0 where it holds none.
+
+    A run is complete when they are its configuration's ``num_epochs``.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged.
+    """
+    checkpoint = load_checkpoint(folder)
+    return 0 if checkpoint is None else int(checkpoint["epoch"])
+
+
+def _note_protocol(segmenter: Segmenter, config: TrainingConfig, names: tuple[str, ...], data: TrainingData) -> None:
+    """What the weights learn from, into the model's provenance."""
+    known = segmenter.spec.provenance
+    protocol = run_protocol(
+        config,
+        names,
+        tuple(phase.dataset for phase in data.phases),
+        data.val,
+        started_from=str(known["started_from"]),
+        earlier=learned_before(known.get("earlier")),
+    )
+    segmenter.with_provenance({"protocol": protocol})
 
 
 def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Progress) -> TrainingConfig:
@@ -219,10 +296,12 @@ def _make_model(
 ) -> tuple[Segmenter, TrainingConfig]:
     """The model to start from, and the configuration with the variant and pretraining that were really used."""
     if request.init is not None:
-        segmenter = fine_tune(load(request.init), class_info, progress)
+        source = load(request.init)
+        earlier = Learned.from_provenance(source.spec.provenance).to_json()
+        segmenter = fine_tune(source, class_info, progress)
         licence = "; ".join(dict.fromkeys(part for part in (segmenter.spec.licence, licence) if part))
         segmenter.spec = replace(segmenter.spec, licence=licence)
-        segmenter.with_provenance({"started_from": f"model {request.init}"})
+        segmenter.with_provenance({"started_from": f"model {request.init}", "earlier": earlier})
         return segmenter, replace(config, variant=segmenter.spec.variant, pretrained="no")
     torch.manual_seed(config.seed)
     pretrained = config.pretrained != "no"
