@@ -30,6 +30,10 @@ class Phase:
         smallest_side: The random factor is raised until the shorter side has this many pixels.
         crop_centre: ``uniform``: anywhere; ``class``: on a random pixel of a random class of the image.
         pad: Images smaller than the crop are padded; False: the crop shrinks (batches of one).
+        rotation: Turn crops by up to so many degrees either way; what lies outside of the image is void.
+        copy_paste: Share of crops into which a region of a rare class is pasted from another training image, 0..1.
+        class_balance: Share of an epoch's images drawn by the classes in them, all classes alike, 0..1; 0: every image
+            once.
         data: Data sets of this phase, each ``NAME:SPLIT``; empty: the run's data and ``train_split``.
         batch_size: Crops per step.
         encoder_lr: Learning rate of the encoder at the start of the phase (after warm-up).
@@ -51,6 +55,9 @@ class Phase:
     smallest_side: int = 0
     crop_centre: Literal["uniform", "class"] = "uniform"
     pad: bool = True
+    rotation: float = 0.0
+    copy_paste: float = 0.0
+    class_balance: float = 0.0
     data: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -63,6 +70,9 @@ class Phase:
         _require(self.scale_step is None or self.scale_step > 0, "phase.scale_step above 0", self.scale_step)
         low, high = self.short_side or (1, 1)
         _require(0 < low <= high, "phase.short_side as (smallest, largest) above 0", self.short_side)
+        _require(0 <= self.rotation <= 180, "phase.rotation in 0..180 degrees", self.rotation)
+        _require(0 <= self.copy_paste <= 1, "phase.copy_paste in 0..1", self.copy_paste)
+        _require(0 <= self.class_balance <= 1, "phase.class_balance in 0..1", self.class_balance)
         _require(all(":" in part for part in self.data), "phase.data as NAME:SPLIT", self.data)
         _require(0 <= self.warmup_epochs <= self.epochs, "phase.warmup_epochs within the phase", self.warmup_epochs)
 
@@ -83,8 +93,18 @@ class TrainingConfig:
         weight_decay: Of filters.
         decay_vectors: Also decay biases and norms, as the papers' code does.
         class_weight_power: 0: none; 0.5: mild; 1: median frequency balancing.
+        class_weight_style: ``median`` frequency balancing, or the ``logarithm`` of the frequency (ENet's).
         label_smoothing: 0..1.
         ohem_threshold: Online hard example mining below this probability; None: off.
+        ohem_share: Of the labelled pixels are kept at least.
+        boundary: Further weight of pixels at a border between classes (1: they count twice); 0: none.
+        boundary_radius: The further weight falls to 0 over this many pixels.
+        lovasz: How much the Lovasz-Softmax loss counts beside cross entropy.
+        lovasz_over: Its regions are those of each ``image``, or of the ``batch``.
+        dice: How much the Dice loss counts beside cross entropy.
+        teacher: Model to learn from beside the masks: a shipped name or a model file of the same classes; None: none.
+        teacher_weight: How much its divergence counts beside the losses above.
+        teacher_temperature: Both models' logits are divided by it.
         flip: Mirror half of the crops.
         colour: Largest relative change of brightness, contrast, saturation.
         ema_decay: Of the average of the weights, which is what is measured and saved; None: off.
@@ -120,8 +140,18 @@ class TrainingConfig:
     weight_decay: float = 0.01
     decay_vectors: bool = False
     class_weight_power: float = 0.0
+    class_weight_style: Literal["median", "logarithm"] = "median"
     label_smoothing: float = 0.0
     ohem_threshold: float | None = None
+    ohem_share: float = 0.1
+    boundary: float = 0.0
+    boundary_radius: int = 3
+    lovasz: float = 0.0
+    lovasz_over: Literal["image", "batch"] = "image"
+    dice: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    teacher_temperature: float = 1.0
     flip: bool = True
     colour: float = 0.3
     ema_decay: float | None = 0.999
@@ -148,6 +178,11 @@ class TrainingConfig:
         _require(
             self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
         )
+        _require(0 <= self.ohem_share <= 1, "ohem_share in 0..1", self.ohem_share)
+        extra = (self.boundary, self.lovasz, self.dice, self.teacher_weight)
+        _require(min(extra) >= 0, "boundary, lovasz, dice and teacher_weight of at least 0", extra)
+        _require(self.boundary_radius >= 1, "boundary_radius of at least 1", self.boundary_radius)
+        _require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)
         _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
         _require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
         _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)
