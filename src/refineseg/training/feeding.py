@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from refineseg.data.augment import Augmentation
+from refineseg.data.balance import image_counts
 from refineseg.data.loading import Batch, DecodedCache, training_batches
 from refineseg.data.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.sample import Dataset
@@ -31,11 +32,13 @@ class PhaseData:
         dataset: The training samples.
         pixel_counts: (K,) labelled training pixels of each class, from the label check.
         resident: The same samples in the device's memory; None: they are read and cut by the host.
+        counts: (N, K) labelled pixels of each class in each image, where the host needs them to draw by classes.
     """
 
     dataset: Dataset
     pixel_counts: Any
     resident: ResidentData | None = None
+    counts: Any = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
         ConfigError: They must be held there, and do not fit.
     """
     if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
-        return data
+        return _counted(data, config)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * config.cache_mib << 20
     found: dict[int, ResidentData | None] = {}
     for phase in data.phases:
@@ -82,7 +85,22 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
         )
     if None not in found.values():
         progress.say(f"training images are held and cut on {device}")
-    return replace(data, phases=tuple(replace(phase, resident=found[id(phase.dataset)]) for phase in data.phases))
+    placed = (replace(phase, resident=found[id(phase.dataset)]) for phase in data.phases)
+    return _counted(replace(data, phases=tuple(placed)), config)
+
+
+def _counted(data: TrainingData, config: TrainingConfig) -> TrainingData:
+    """With the classes of each image counted, for phases that draw by classes and are not held on the device."""
+    counts: dict[int, Any] = {}
+    phases = []
+    for learned, phase in zip(data.phases, config.phases, strict=True):
+        if (phase.copy_paste or phase.class_balance) and learned.resident is None:
+            key = id(learned.dataset)
+            if key not in counts:
+                counts[key] = image_counts(learned.dataset)
+            learned = replace(learned, counts=counts[key])
+        phases.append(learned)
+    return replace(data, phases=tuple(phases))
 
 
 def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
@@ -97,6 +115,9 @@ def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
         smallest_side=phase.smallest_side,
         crop_centre=phase.crop_centre,
         pad=phase.pad,
+        rotation=phase.rotation,
+        copy_paste=phase.copy_paste,
+        class_balance=phase.class_balance,
     )
 
 
@@ -114,7 +135,13 @@ def epoch_batches(learned: PhaseData, phase: Phase, config: TrainingConfig, *, e
     if learned.resident is not None:
         return learned.resident.batches(augmentation, batch_size=size, seed=config.seed, epoch=epoch)
     return training_batches(
-        learned.dataset, augmentation, batch_size=size, seed=config.seed, epoch=epoch, num_workers=workers
+        learned.dataset,
+        augmentation,
+        batch_size=size,
+        seed=config.seed,
+        epoch=epoch,
+        num_workers=workers,
+        counts=learned.counts,
     )
 
 
