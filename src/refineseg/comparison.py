@@ -1,6 +1,6 @@
 """Numbers beside each other: with published ones, and between two results; never without what differs.
 
-In: a result of ``refineseg evaluate``. Out: tables for the terminal and plain values for JSON.
+In: a result of ``refineseg evaluate``. Out: lines and tables for the terminal, plain values for JSON.
 """
 
 from __future__ import annotations
@@ -102,15 +102,12 @@ def compare_published(ours: MeasurementProtocol, mean_iou: float, variant: str) 
     return tuple(compared)
 
 
-def published_table(compared: tuple[Comparison, ...], ours: MeasurementProtocol) -> Table:
-    """The published numbers for the terminal, each with what its protocol has otherwise."""
-    table = Table(title=f"published on {ours.dataset} {ours.split}", show_lines=True)
-    table.add_column("network")
-    table.add_column("mIoU %", justify="right")
-    table.add_column("beside ours")
-    for row in compared:
-        table.add_row(f"{row.network}\n{row.origin}", f"{100 * row.mean_iou:.1f}", row.verdict)
-    return table
+def published_lines(compared: tuple[Comparison, ...], ours: MeasurementProtocol) -> list[str]:
+    """The published numbers for the terminal, each with what its protocol has otherwise; none where there are none."""
+    lines = [
+        f"  {100 * row.mean_iou:.1f} % mIoU, {row.network} ({row.origin})\n      {row.verdict}" for row in compared
+    ]
+    return [f"published on {ours.dataset} {ours.split}:", *lines] if lines else []
 
 
 def read_result(path: Path) -> dict[str, Any]:

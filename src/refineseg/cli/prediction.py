@@ -113,7 +113,7 @@ def evaluate(
 
 def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import
     """Notes, tables and the protocol on stdout."""
-    from refineseg.comparison import published_table
+    from refineseg.comparison import published_lines
     from refineseg.reports import metrics_table
 
     for note in result.notes:
@@ -128,6 +128,6 @@ def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, w
     print(f"measured: {result.protocol.describe()}")
     if result.warning:
         print(result.warning)
-    if result.published:
-        tables().print(published_table(result.published, result.protocol))
+    for line in published_lines(result.published, result.protocol):
+        print(line)
     print(f"confusion matrix: {out / 'confusion_matrix.png'}")
