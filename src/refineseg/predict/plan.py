@@ -1,0 +1,254 @@
+"""What a call of ``predict`` is to do: which files, where their results go, and which are there already.
+
+In: paths and an output folder. Out: :class:`Plan`, before anything is computed or written; and the record of the run in
+the output folder, by which a later run knows whose results it finds there.
+
+A hundred thousand files are planned in a few seconds: folders are looked up once each, files not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refineseg import archives
+from refineseg._version import __version__
+from refineseg.errors import ConfigError, DatasetError, ImageError
+from refineseg.images import IMAGE_SUFFIXES, first_names, written_beside
+from refineseg.predict.video_sources import find_source, is_video
+from refineseg.segmenter import Segmenter
+
+RECORD = ".refineseg.json"
+"""Name of the record in the output folder."""
+
+_TEMPORARY = ".refineseg-*"  # what images.written_beside leaves when it is killed
+_RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file and its results' path without an ending; texts, because a hundred thousand Paths take seconds.
+
+    Args:
+        source: The file.
+        target: Folder and name of its results.
+        real: The file without links.
+    """
+
+    source: str
+    target: str
+    real: str
+
+    @property
+    def is_maybe_raster(self) -> bool:
+        """Whether its ending is one of those whose files may be rasters; their mask is ``NAME.tif``."""
+        return self.source.lower().endswith(_RASTER_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do.
+
+    Args:
+        files: Images and rasters, in order; which is which is seen when they are opened.
+        videos: Sources that are read frame by frame, each with its results' path without an ending.
+        failures: What is wrong with the rest, a message each.
+    """
+
+    files: list[Job] = field(default_factory=list)
+    videos: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> Plan:
+    """Find all files and refuse results that would overwrite each other or an input.
+
+    Args:
+        inputs: Images, rasters, videos, addresses, cameras, and folders (or zip files) of images, searched with their
+            subfolders.
+        out: Where results go; the structure below an input folder is kept. What lies in it is no input.
+        endings: Of the files that are written for an image.
+
+    Raises:
+        ConfigError: Results would overwrite each other or an input.
+    """
+    places, plan = _Places(), Plan()
+    own = os.path.realpath(out) + os.sep
+    for text in inputs:
+        path = Path(text)
+        if is_video(text):
+            plan.videos.append((str(text), str(out / find_source(text).stem)))
+            continue
+        try:
+            names = archives.list_files(path) if archives.is_folder(path) else None
+        except (OSError, DatasetError) as error:
+            plan.failures.append(f"skipped: expected a folder of images, but {path} cannot be listed: {error}")
+            continue
+        if names is not None:
+            start, end = os.path.join(path, ""), os.path.join(out, "")  # noqa: PTH118 - texts
+            jobs = [
+                Job(start + name, end + name.rpartition(".")[0], places.real(start + name))
+                for name in names
+                if name.lower().endswith(IMAGE_SUFFIXES)
+            ]
+            jobs = [job for job in jobs if not job.real.startswith(own)]
+            plan.files.extend(jobs)
+            if not jobs:
+                plan.failures.append(f"skipped: expected images in {path}, found none")
+        elif path.exists() or archives.is_file(path):
+            plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
+        else:
+            plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
+    _refuse_collisions(plan, tuple(endings), places)
+    return plan
+
+
+class _Places:
+    """Real paths, with one look-up per folder."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def real(self, text: str) -> str:
+        if os.path.islink(text):  # noqa: PTH114 - a fifth of the time of Path.is_symlink
+            return os.path.realpath(text)
+        return self.of(text)
+
+    def of(self, text: str) -> str:
+        """The same for what is no link."""
+        folder, separator, name = text.rpartition(os.sep)
+        real = self._folders.get(folder + separator)
+        if real is None:
+            real = os.path.realpath(folder + separator or ".").rstrip(os.sep)
+            self._folders[folder + separator] = real
+        return real + os.sep + name
+
+
+def _refuse_collisions(plan: Plan, endings: Sequence[str], places: _Places) -> None:
+    once = {(job.real, job.target): job for job in plan.files}  # the same file named twice is predicted once
+    plan.files[:] = once.values()
+    sources = {job.real: job.source for job in plan.files}
+    made: dict[str, str] = {}
+    overwritten = []
+    for job in plan.files:
+        target = places.of(job.target)
+        # NAME itself stands for every result that is not known yet: whatever a file turns out to be
+        for ending in ("", *endings, ".tif") if job.is_maybe_raster else ("", *endings):
+            name = target + ending
+            other = made.setdefault(name, job.source)
+            if other is not job.source and other != job.source:
+                raise ConfigError(_both(other, job.source, f"{job.target}{ending or '.png'}"))
+            if name in sources and ending:
+                overwritten.append(sources[name])
+    for source, stem in plan.videos:
+        other = made.setdefault(places.of(stem), source)
+        if other != source:
+            raise ConfigError(_both(other, source, stem))
+        if find_source(source).kind == "file" and places.real(source) == places.of(f"{stem}.mp4"):
+            overwritten.append(source)
+    if overwritten:
+        raise ConfigError(
+            f"expected --out apart from the inputs, but results would overwrite {first_names(overwritten)}; "
+            "choose another folder"
+        )
+
+
+def _both(one: str, other: str, target: str) -> str:
+    return (
+        f"expected different names, but {one} and {other} would both become {target}; "
+        "predict them into different folders"
+    )
+
+
+def fingerprint(segmenter: Segmenter) -> str:
+    """Of a model: its description and every weight; hexadecimal. Segmenters of equal fingerprint give equal masks."""
+    digest = hashlib.sha256(json.dumps(segmenter.spec.to_json(), sort_keys=True).encode())
+    for name, tensor in sorted(segmenter.network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int | None:
+    """Write who makes the results in a folder, or check that it is the same as before.
+
+    Args:
+        out: The folder of results; made where it is not there.
+        identity: JSON values: model and all options that change a result.
+        resume: Go on with what is there.
+
+    Returns:
+        Results at least as new as this (nanoseconds since 1970) are of this model and these options; None: there are
+        no such results.
+
+    Raises:
+        ConfigError: To be resumed, but begun with another model or other options; they are named.
+        ImageError: The folder cannot be written.
+    """
+    path = out / RECORD
+    plain = json.loads(json.dumps(dict(identity)))
+    if resume:
+        known = _read_record(path)
+        if known is not None:
+            differing = sorted(name for name in known.keys() | plain.keys() if known.get(name) != plain.get(name))
+            if differing:
+                raise ConfigError(
+                    f"expected to go on with the results in {out}, but they were made with another "
+                    f"{', '.join(differing)}; use the same, choose another --out, or leave --resume out to predict all "
+                    "anew"
+                )
+            return path.stat().st_mtime_ns
+    try:
+        with written_beside(path) as temporary:
+            record = {"format": 1, "version": __version__, "identity": plain}
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ImageError(
+            f"expected to write into {out}, but {error}; choose a folder that can be written to"
+        ) from error
+    return None
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
+    return identity if isinstance(identity, dict) else None
+
+
+def is_done(job: Job, *, endings: Iterable[str], since_ns: int) -> bool:
+    """Whether every result of a file is there and new enough; what has its name is complete."""
+    if job.is_maybe_raster and _newer(f"{job.target}.tif", since_ns):
+        return True
+    return all(_newer(f"{job.target}{ending}", since_ns) for ending in endings)
+
+
+def _newer(path: str, since_ns: int) -> bool:
+    try:
+        return os.stat(path).st_mtime_ns >= since_ns  # noqa: PTH116 - a hundred thousand times
+    except OSError:
+        return False
+
+
+def remove_leftovers(folders: Iterable[Path], *, before_s: float) -> None:
+    """Unfinished files that a killed run left beside its results; those of this moment are left alone."""
+    for folder in folders:
+        for path in folder.glob(_TEMPORARY):
+            try:
+                if path.stat().st_mtime < before_s:
+                    path.unlink()
+            except OSError:
+                continue  # another run was faster
+
+
+def now_s() -> float:
+    """The time that files' times are compared with."""
+    return time.time()
