@@ -1,0 +1,359 @@
+"""Rasters of any size: a GeoTIFF of gigapixels in, a class raster on the same grid out, in bounded memory.
+
+In: a file that rasterio opens. Out, beside each other:
+
+==========================  ==========================================================================================
+``NAME.tif``                classes: tiled, compressed, on the input's grid, with palette, nodata = void and overviews
+``NAME_overlay.jpg``        the whole, shrunk, with the classes painted over it and a legend
+``NAME_confidence.tif``     probability of the likeliest class, nodata = 0
+``NAME_probabilities.tif``  a 16-bit band per chosen class
+``NAME.geojson``            polygons in the raster's coordinate system
+``NAME_areas.json``         pixels, share and (where the coordinate system is projected) square metres of each class
+==========================  ==========================================================================================
+
+The job may be killed at any moment: finished tiles lie in ``.NAME.tif.parts`` beside the result and are not computed
+again; files get their names when all are complete. What can only be read from top to bottom (PNG, JPEG, large
+compressed strips of TIFF) is copied into that folder first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ImageError
+from refineseg.predict.areas import Areas
+from refineseg.predict.class_regions import VectorOptions
+from refineseg.predict.outputs import Outputs
+from refineseg.predict.raster_files import RasterReader, open_raster
+from refineseg.predict.raster_headers import is_raster
+from refineseg.predict.raster_job import Job, writing
+from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.raster_pixels import RasterSource, Scaling, choose_bands
+from refineseg.predict.raster_results import Finished
+from refineseg.predict.raster_task import RasterTask, check_paths
+from refineseg.predict.raster_tiles import TileScorer, tile_layers
+from refineseg.predict.raster_writing import copy_in_order
+from refineseg.predict.tiling import TilingOptions, free_memory
+from refineseg.segmenter import Segmenter
+
+__all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]
+
+USUAL_MEMORY = 4 * 10**9
+"""Most memory in all that is taken where none is given, in bytes."""
+
+_OWN_BYTES = 400 * 10**6  # GDAL's cache, a region in the raster's own type, pieces of layers
+_PREDICTED = 0.97  # of the work, when all tiles are finished
+
+
+@dataclass(frozen=True)
+class RasterResult:
+    """What became of a raster.
+
+    Args:
+        paths: The files, by kind; ``areas`` is the JSON file.
+        class_info: The classes.
+        size_hw: Height and width.
+        areas: Pixels of the classes; unknown are those without data, too.
+        pixel_area_m2: Square metres of a pixel, where the coordinate system is projected.
+        tiles: How many there were.
+        tiles_kept: How many of them were there already.
+        seconds: Of this call.
+        peak_bytes: Most memory this process ever had, where the system says so.
+    """
+
+    paths: Mapping[str, Path]
+    class_info: ClassInfo
+    size_hw: tuple[int, int]
+    areas: Areas
+    pixel_area_m2: float | None
+    tiles: int
+    tiles_kept: int
+    seconds: float
+    peak_bytes: int | None
+
+    @property
+    def areas_m2(self) -> tuple[float, ...] | None:
+        """Of each class; None where the coordinate system is not projected."""
+        if self.pixel_area_m2 is None:
+            return None
+        return tuple(int(pixels) * self.pixel_area_m2 for pixels in self.areas.of_classes)
+
+
+def predict_raster(
+    src: Path,
+    dst: Path,
+    segmenter: Segmenter,
+    *,
+    tiling: TilingOptions | None = None,
+    options: RasterOptions | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    vectors: VectorOptions | None = None,
+    outputs: Outputs | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> RasterResult:
+    """Predict a raster of any size.
+
+    The same call again goes on where one was killed, and returns at once where everything is there.
+
+    Args:
+        src: GeoTIFF or another raster; also a large PNG or JPEG.
+        dst: The class raster, ending in ``.tif``; other results stand beside it.
+        segmenter: The model.
+        tiling: How the raster is cut; where no memory is given, half of what is free and at most 4 GB are used.
+        options: How it is read and written.
+        device: Where to compute.
+        precision: ``float32`` or ``bfloat16``.
+        vectors: Of polygons.
+        outputs: Which results.
+        progress: Told the share of the work that is done, 0..1; the first call says what was there already.
+
+    Raises:
+        ImageError: The raster cannot be read, or a result not be written; or there are results, or an unfinished job,
+            of another model, input or option.
+        ConfigError: Options that fit neither each other nor the model.
+        MissingExtraError: rasterio, or shapely for polygons, is not installed.
+    """
+    begun = time.monotonic()
+    task = RasterTask(
+        src,
+        dst,
+        segmenter,
+        tiling or TilingOptions(),
+        options or RasterOptions(),
+        torch.device(device),
+        precision,
+        vectors or VectorOptions(),
+        outputs or Outputs(("mask",)),
+    )
+    check_paths(task)
+    told = progress or (lambda _: None)
+    with open_raster(src) as reader:
+        reader.check_complete()
+        job = Job(dst)
+        identity = task.identity()
+        if (found := _finished_before(task, job, identity, reader)) is not None:
+            told(1.0)
+            return replace(found, seconds=time.monotonic() - begun)
+        job.open(identity, resume=task.options.resume)
+        with _opened_source(task, reader, job) as (source, facts):
+            tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
+            areas = _write_results(task, finished, identity, told)
+        result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
+    job.remove()
+    told(1.0)
+    return replace(result, tiles_kept=tiles_kept, seconds=time.monotonic() - begun, peak_bytes=peak_bytes())
+
+
+def _finished_before(
+    task: RasterTask, job: Job, identity: Mapping[str, Any], reader: RasterReader
+) -> RasterResult | None:
+    """The result of the same call before, if all of it is there.
+
+    Raises:
+        ImageError: There are results of another.
+    """
+    there = [path for path in task.targets.values() if path.exists()]
+    if not there or not task.options.resume or job.exists:
+        return None
+    summary = _summary(task.targets["areas"])
+    same = json.loads(json.dumps({"identity": identity, "form": task.form()}))
+    if summary.get("job") == same and len(there) == len(task.targets):
+        areas = Areas(summary["pixels"], np.array([entry["pixels"] for entry in summary["classes"]], np.int64))
+        tiles, (height, width) = int(summary["tiles"]), summary["size"]
+        return replace(_result(task, reader, (height, width), areas, tiles), tiles_kept=tiles)
+    raise ImageError(
+        f"expected no results of another job, but there is {there[0]}, made from another input, model or option, or "
+        "not by this program; choose another folder, remove it, or replace it with --no-resume"
+    )
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+@contextmanager
+def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
+    """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
+    num_channels = task.segmenter.spec.preprocessing.in_channels
+    options = task.options
+    bands = choose_bands(reader, options.bands, num_channels=num_channels)
+    palette = reader.palette(bands[0]) if len(bands) == 1 else None
+    with _random_access(reader, job, bands, declared=options.nodata is None) as (pixels, chosen, data_band):
+        raw = RasterSource(
+            pixels, chosen, num_channels=num_channels, nodata=options.nodata, data_band=data_band, palette=palette
+        )
+        scaling = None
+        if palette is None and (reader.dtype != np.uint8 or options.value_range is not None):
+            if "scaling" not in job.facts:
+                found = raw.find_scaling(percentiles=options.percentiles, value_range=options.value_range)
+                job.keep("scaling", asdict(found))
+            known = job.facts["scaling"]
+            scaling = Scaling(tuple(known["low"]), tuple(known["high"]))
+        elif palette is None and reader.num_bits < 8:
+            scaling = Scaling((0.0,) * len(bands), (2.0**reader.num_bits - 1,) * len(bands))
+        facts = {
+            "classes": list(task.class_info.names),
+            "variant": task.segmenter.spec.variant,
+            "input": task.src.name,
+            "bands": list(bands),
+            "scaling": None if scaling is None else asdict(scaling),
+        }
+        yield raw.scaled(scaling), facts
+
+
+@contextmanager
+def _random_access(
+    reader: RasterReader, job: Job, bands: tuple[int, ...], *, declared: bool
+) -> Iterator[tuple[RasterReader, tuple[int, ...], int | None]]:
+    """A reader of regions, the bands in it, and the band that says where there are data."""
+    if not reader.is_sequential and reader.orientation == 1:
+        yield reader, bands, None
+        return
+    copy, temporary = job.folder / "pixels.tif", job.folder / "pixels.tmp.tif"
+    if not copy.exists():
+        copy_in_order(temporary, reader, bands, orientation=reader.orientation, declared=declared)
+        with writing(copy):
+            temporary.replace(copy)
+    with open_raster(copy) as pixels:
+        yield pixels, tuple(range(1, len(bands) + 1)), len(bands) + 1
+
+
+def _predicted(
+    task: RasterTask,
+    reader: RasterReader,
+    job: Job,
+    source: RasterSource,
+    facts: dict[str, Any],
+    told: Callable[[float], None],
+) -> tuple[int, Finished]:
+    """Score every tile that is not finished; how many were, and all that results are made of."""
+    size_hw = source.size_hw
+    if "memory" not in job.facts:
+        job.keep("memory", task.tiling.memory_bytes or min(free_memory() // 2, USUAL_MEMORY))
+    total = int(job.facts["memory"])
+    tiling = replace(task.tiling, memory_bytes=max(total - _OWN_BYTES, total // 2))
+    scorer = _scorer(task, size_hw, tiling)
+    tiles = scorer.tiles
+    done = job.finished(tiles) if job.has_plan(tiles) else set()
+    pixels = size_hw[0] * size_hw[1]
+    covered = sum(tiles[index].height * tiles[index].width for index in done)
+    told(_PREDICTED * covered / pixels)
+    for index, tile in enumerate(tiles):
+        if index in done:
+            continue
+        layers = tile_layers(scorer, source, tile, class_info=task.class_info, layers=task.layers)
+        with _enough_memory(task.src):
+            job.write_tile(index, layers)
+        covered += tile.height * tile.width
+        told(_PREDICTED * covered / pixels)
+    finished = Finished(
+        job,
+        tiles,
+        size_hw,
+        reader,
+        source,
+        task.class_info,
+        task.options.compress,
+        task.options.overviews,
+        reader.orientation != 1,
+        facts,
+    )
+    return len(done), finished
+
+
+def _scorer(task: RasterTask, size_hw: tuple[int, int], tiling: TilingOptions) -> TileScorer:
+    from refineseg.predict.exact import TiledScorer
+
+    scorer: TileScorer = TiledScorer(
+        task.segmenter, size_hw, options=tiling, device=task.device, precision=task.precision
+    )
+    return scorer
+
+
+@contextmanager
+def _enough_memory(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            raise
+        raise ImageError(f"{path}: not enough memory for a tile; give less with --memory, or --tile 1024") from error
+
+
+def _write_results(
+    task: RasterTask, finished: Finished, identity: Mapping[str, Any], told: Callable[[float], None]
+) -> Areas:
+    """All files under temporary names, then under their own."""
+    targets, folder = task.targets, finished.job.folder
+    made = {kind: folder / f"{kind}.tmp{path.suffix}" for kind, path in targets.items()}
+    classes = made.get("mask", folder / "mask.tmp.tif")
+    counts = finished.write_classes(classes)
+    told((1 + _PREDICTED) / 2)
+    if "confidence" in made:
+        finished.write_confidence(made["confidence"], bits=16 if task.outputs.confidence_format.endswith("16") else 8)
+    if "probabilities" in made:
+        finished.write_probabilities(made["probabilities"], chosen=task.layers.probabilities)
+    if "overlay" in made:
+        finished.write_overlay(made["overlay"], classes=classes)
+    if "polygons" in made:
+        finished.write_polygons(made["polygons"], options=task.vectors)
+    areas = Areas(int(counts.sum()), counts[:-1])
+    summary = _areas_json(task, finished, areas) | {"job": {"identity": dict(identity), "form": task.form()}}
+    with writing(task.dst):
+        made["areas"].write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        for kind, path in targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made[kind].chmod(0o644)
+            made[kind].replace(path)
+    return areas
+
+
+def _areas_json(task: RasterTask, finished: Finished, areas: Areas) -> dict[str, Any]:
+    square_metres = None if finished.turned else finished.reader.pixel_area_m2
+    classes = [
+        {"name": name, "pixels": int(pixels), "share": share}
+        | ({} if square_metres is None else {"square_metres": int(pixels) * square_metres})
+        for name, pixels, share in zip(task.class_info.names, areas.of_classes, areas.shares, strict=True)
+    ]
+    return {
+        "input": task.src.name,
+        "size": list(finished.size_hw),
+        "pixels": areas.pixels,
+        "unknown": areas.unknown,
+        "square_metres_of_a_pixel": square_metres,
+        "classes": classes,
+        "bands": finished.facts["bands"],
+        "scaling": finished.facts["scaling"],
+        "tiles": len(finished.tiles),
+    }
+
+
+def _result(task: RasterTask, reader: RasterReader, size_hw: tuple[int, int], areas: Areas, tiles: int) -> RasterResult:
+    square_metres = reader.pixel_area_m2
+    return RasterResult(task.targets, task.class_info, size_hw, areas, square_metres, tiles, 0, 0.0, peak_bytes())
+
+
+def peak_bytes() -> int | None:
+    """Most memory this process ever had; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
