@@ -5,8 +5,9 @@ In: a data set. Out: a DataLoader of :class:`Batch`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,10 @@ class Batch:
     images: Tensor
     masks: Tensor
     names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU reads while the host goes on; called by the DataLoader."""
+        return replace(self, images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
 
 class DecodedCache:
@@ -85,20 +90,18 @@ class DecodedCache:
 
 
 class _Crops(TorchDataset[tuple[Tensor, Tensor, str]]):
-    """Crop of sample i, drawn from a generator that depends on nothing but seed, epoch and i."""
+    """Crop of sample i in an epoch, drawn from a generator that depends on nothing but seed, epoch and i."""
 
-    def __init__(
-        self, dataset: Dataset, augmentation: Augmentation, seed: int, epoch: int, donors: Donors | None
-    ) -> None:
-        self._dataset, self._augmentation, self._seed, self._epoch = dataset, augmentation, seed, epoch
-        self._donors = donors
+    def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int, donors: Donors | None) -> None:
+        self._dataset, self._augmentation, self._seed, self._donors = dataset, augmentation, seed, donors
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
+        epoch, index = place
         sample = self._dataset[index % len(self._dataset)]  # beyond the last: the sample once more
-        generator = torch.Generator().manual_seed(mix_seeds(self._seed, self._epoch, index))
+        generator = torch.Generator().manual_seed(mix_seeds(self._seed, epoch, index))
         ignore_index = self._dataset.class_info.ignore_index
         image, mask = augment(
             sample, self._augmentation, ignore_index=ignore_index, generator=generator, donate=self._donate
@@ -156,42 +159,81 @@ def _collate(items: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
     return Batch(torch.stack(images), torch.stack(masks), tuple(names))
 
 
-def training_batches(
-    dataset: Dataset,
-    augmentation: Augmentation,
-    *,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    num_workers: int,
-    counts: Int64[np.ndarray, "n k"] | None = None,
-) -> DataLoader[Batch]:
-    """The batches of one epoch.
+class _Order:
+    """The samples of every batch of an epoch; the epoch travels with them to the reading processes."""
+
+    def __init__(self) -> None:
+        self.epoch, self.batches = 0, list[list[int]]()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            yield [(self.epoch, index) for index in batch]
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the run ends its own in order
+
+
+class HostBatches:
+    """Batches read and cut by the host, epoch after epoch, by the same reading processes.
 
     Args:
         dataset: Where samples come from.
         augmentation: How crops are drawn.
         batch_size: Crops per batch.
         seed: Of the run.
-        epoch: Number of the epoch in the run.
         num_workers: Reading processes; 0 reads in this one. The batches do not depend on it.
+        pinned: Whether batches lie in memory that a GPU can read by itself.
         counts: Pixels of each class in each image, where the augmentation asks for classes; None: they are counted,
             which reads every mask.
     """
-    if counts is None and (augmentation.copy_paste or augmentation.class_balance):
-        counts = image_counts(dataset)
-    donors = Donors(counts) if augmentation.copy_paste and counts is not None else None
-    order = epoch_order(
-        len(dataset),
-        batch_size=batch_size,
-        seed=seed,
-        epoch=epoch,
-        counts=counts,
-        class_balance=augmentation.class_balance,
-    )
-    return DataLoader(
-        _Crops(dataset, augmentation, seed, epoch, donors),  # type: ignore[arg-type]
-        batch_sampler=order,
-        num_workers=num_workers,
-        collate_fn=_collate,
-    )
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        pinned: bool = False,
+        counts: Int64[np.ndarray, "n k"] | None = None,
+    ) -> None:
+        if counts is None and (augmentation.copy_paste or augmentation.class_balance):
+            counts = image_counts(dataset)
+        donors = Donors(counts) if augmentation.copy_paste and counts is not None else None
+        self._num_samples, self._augmentation, self._counts = len(dataset), augmentation, counts
+        self._batch_size, self._seed, self._order = batch_size, seed, _Order()
+        self._loader: DataLoader[Batch] = DataLoader(
+            _Crops(dataset, augmentation, seed, donors),  # type: ignore[arg-type]
+            batch_sampler=self._order,
+            num_workers=num_workers,
+            collate_fn=_collate,
+            pin_memory=pinned,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
+        )
+
+    def epoch(self, epoch: int) -> DataLoader[Batch]:
+        """The batches of one epoch; they must be read before those of another are asked for."""
+        self._order.epoch = epoch
+        self._order.batches = epoch_order(
+            self._num_samples,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            counts=self._counts,
+            class_balance=self._augmentation.class_balance,
+        )
+        return self._loader
+
+
+def training_batches(
+    dataset: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, num_workers: int
+) -> DataLoader[Batch]:
+    """The batches of one epoch alone; the arguments are those of :class:`HostBatches`."""
+    batches = HostBatches(dataset, augmentation, batch_size=batch_size, seed=seed, num_workers=num_workers)
+    return batches.epoch(epoch)

@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 
 from refineseg.data.augment import Augmentation
 from refineseg.data.balance import image_counts
-from refineseg.data.loading import Batch, DecodedCache, training_batches
+from refineseg.data.loading import Batch, DecodedCache, HostBatches
 from refineseg.data.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.sample import Dataset
 from refineseg.errors import ConfigError
+from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.distillation import load_teacher
 from refineseg.training.progress import Progress
 
 Batches = ResidentBatches | DataLoader[Batch]
@@ -33,12 +35,14 @@ class PhaseData:
         pixel_counts: (K,) labelled training pixels of each class, from the label check.
         resident: The same samples in the device's memory; None: they are read and cut by the host.
         counts: (N, K) labelled pixels of each class in each image, where the host needs them to draw by classes.
+        teacher: The model on the device that is learned from beside the masks; None: none.
     """
 
     dataset: Dataset
     pixel_counts: Any
     resident: ResidentData | None = None
     counts: Any = None
+    teacher: Segmenter | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,20 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
     return _counted(replace(data, phases=tuple(placed)), config)
 
 
+def taught(data: TrainingData, config: TrainingConfig, device: torch.device, progress: Progress) -> TrainingData:
+    """With the teacher that the configuration names, on the device.
+
+    Raises:
+        ConfigError: Its classes are not those of the data.
+        ModelFileError: There is no such model.
+    """
+    if config.teacher is None:
+        return data
+    teacher = load_teacher(config.teacher, data.phases[0].dataset.class_info, device=device)
+    progress.say(f"learning from {config.teacher} ({teacher.spec.variant}) beside the masks")
+    return replace(data, phases=tuple(replace(phase, teacher=teacher) for phase in data.phases))
+
+
 def _counted(data: TrainingData, config: TrainingConfig) -> TrainingData:
     """With the classes of each image counted, for phases that draw by classes and are not held on the device."""
     counts: dict[int, Any] = {}
@@ -121,28 +139,40 @@ def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
     )
 
 
-def epoch_batches(learned: PhaseData, phase: Phase, config: TrainingConfig, *, epoch: int, workers: int) -> Batches:
-    """The batches of an epoch, which depend on nothing but the seed and its number.
+class Feed:
+    """The batches of a phase, epoch after epoch, which depend on nothing but the seed and the epoch's number.
 
     Args:
         learned: The data of the phase.
         phase: How crops are drawn.
         config: Of the run.
-        epoch: In the run, from 0.
         workers: Reading processes, where the host reads.
+        device: Where batches are wanted.
     """
-    augmentation, size = augmentation_of(phase, config), phase.batch_size
-    if learned.resident is not None:
-        return learned.resident.batches(augmentation, batch_size=size, seed=config.seed, epoch=epoch)
-    return training_batches(
-        learned.dataset,
-        augmentation,
-        batch_size=size,
-        seed=config.seed,
-        epoch=epoch,
-        num_workers=workers,
-        counts=learned.counts,
-    )
+
+    def __init__(
+        self, learned: PhaseData, phase: Phase, config: TrainingConfig, *, workers: int, device: torch.device
+    ) -> None:
+        self._augmentation = augmentation_of(phase, config)
+        self._resident, self._seed, self._batch_size = learned.resident, config.seed, phase.batch_size
+        self._host: HostBatches | None = None
+        if learned.resident is None:
+            self._host = HostBatches(
+                learned.dataset,
+                self._augmentation,
+                batch_size=phase.batch_size,
+                seed=config.seed,
+                num_workers=workers,
+                pinned=device.type == "cuda",
+                counts=learned.counts,
+            )
+
+    def epoch(self, epoch: int) -> Batches:
+        """The batches of an epoch (in the run, from 0); they must be read before those of another are asked for."""
+        if self._host is not None:
+            return self._host.epoch(epoch)
+        assert self._resident is not None
+        return self._resident.batches(self._augmentation, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
 
 
 def default_workers(device: torch.device) -> int:

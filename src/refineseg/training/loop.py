@@ -24,8 +24,9 @@ from refineseg.reports import write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.distillation import teacher_facts
 from refineseg.training.engine import Engine, Stepper
-from refineseg.training.feeding import Batches, PhaseData, TrainingData, default_workers, epoch_batches, held
+from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_workers, held, taught
 from refineseg.training.loggers import Loggers
 from refineseg.training.measuring import Measure, Measured
 from refineseg.training.objective import Objective
@@ -81,7 +82,7 @@ def train(
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
-    data = held(data, config, engine.device, progress)
+    data = held(taught(data, config, engine.device, progress), config, engine.device, progress)
     workers = default_workers(engine.device) if num_workers is None else num_workers
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
         data = data.cached(config.cache_mib << 20)
@@ -178,8 +179,9 @@ class _Run:
         """One pass over the training data; returns mean loss and images per second."""
         state, config = self._state, self._config
         if self._steps is None or self._steps.phase is not phase:
-            self._steps = _PhaseSteps(self._engine, state, config, phase, self._data.phases[_index(config, phase)])
-        batches = self._steps.batches(state.epoch, self._workers)
+            learned = self._data.phases[_index(config, phase)]
+            self._steps = _PhaseSteps(self._engine, state, config, phase, learned, self._workers)
+        batches = self._steps.feed.epoch(state.epoch)
         stepper = self._steps.stepper(phase.epochs - epoch_in_phase, self._limit.left_s)
         torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
         state.segmenter.train()
@@ -219,7 +221,7 @@ class _Run:
 
     def _provenance(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Where the weights of a model file come from."""
-        device, config = self._engine.device, self._config
+        device, config, teacher = self._engine.device, self._config, self._data.phases[0].teacher
         threads = f"CPU, {torch.get_num_threads()} threads"
         return {
             **self._state.segmenter.spec.provenance,
@@ -228,6 +230,7 @@ class _Run:
             "data": self._data.description,
             "started_from": str(self._state.segmenter.spec.provenance.get("started_from", "scratch")),
             "protocol": self._state.segmenter.spec.provenance.get("protocol"),
+            **({} if teacher is None else {"teacher": teacher_facts(teacher.spec, str(config.teacher))}),
             "epochs": self._state.epoch,
             "seed": config.seed,
             "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
@@ -238,19 +241,16 @@ class _Run:
 
 
 class _PhaseSteps:
-    """What the epochs of a phase share: the loss, and the compiled step."""
+    """What the epochs of a phase share: reading processes, the loss, the compiled step."""
 
     def __init__(
-        self, engine: Engine, state: RunState, config: TrainingConfig, phase: Phase, learned: PhaseData
+        self, engine: Engine, state: RunState, config: TrainingConfig, phase: Phase, learned: PhaseData, workers: int
     ) -> None:
-        self._engine, self._state, self._config, self.phase, self._learned = engine, state, config, phase, learned
-        self._objective = Objective(state.segmenter, config, learned.pixel_counts)
+        self._engine, self._state, self.phase = engine, state, phase
+        self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
+        self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
         self._mode, self._epoch_s = engine.mode(phase, rest_s=None), 0.0
         self._stepper = engine.stepper(state, self._objective, self._mode)
-
-    def batches(self, epoch: int, workers: int) -> Batches:
-        """The batches of an epoch."""
-        return epoch_batches(self._learned, self.phase, self._config, epoch=epoch, workers=workers)
 
     def epoch_took(self, seconds: float) -> None:
         """Note how long learning took."""
