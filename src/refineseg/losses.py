@@ -145,13 +145,6 @@ class SegmentationLoss:
             total = total + (regions * weights.sum((1, 2))).sum()
         return LossSum(total, weights.sum())
 
-    def pixel_weights(
-        self, masks: Int64[Tensor, "n h w"], *, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "n h w"]:
-        """How much each pixel counts before hard ones are chosen; 0 for void."""
-        weights = self._class_weights_at(masks, dtype)
-        return weights * self._border_weights(masks, dtype) if self.boundary else weights
-
     def _class_weights_at(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
         labelled = masks != self.ignore_index
         if self.class_weights is None:

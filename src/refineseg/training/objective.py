@@ -1,20 +1,22 @@
 """Everything between a batch and a scalar: the model's logits, and the loss that a configuration asks for.
 
 In: pixels and masks on the model's device. Out: a :class:`~refineseg.losses.LossSum`, whose parts can be added up over
-    pieces of a batch.
+pieces of a batch.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.losses import LossSum, SegmentationLoss, class_weights
+from refineseg.losses import LossSum, SegmentationLoss, class_weights, divergence
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
+from refineseg.training.distillation import teacher_logits
 
 __all__ = ["LossSum", "Objective"]
 
@@ -22,31 +24,57 @@ __all__ = ["LossSum", "Objective"]
 class Objective:
     """What training makes small.
 
-    The model computes in whatever precision the caller's autocast says; the loss is always computed in single
-    precision.
+    The models compute in whatever precision the caller's autocast says; the loss is always computed in single
+    precision. Sums over pieces of a batch are the sums over the batch, with two exceptions: online hard example mining
+    keeps its least share of each piece, and ``lovasz_over`` = ``batch`` means the piece.
 
     Args:
         segmenter: The model that is trained, already on its device.
         config: Which loss, and where.
         pixel_counts: (K,) labelled training pixels of each class.
+        teacher: The frozen model that is learned from beside the masks, on the same device; None: none.
     """
 
-    def __init__(self, segmenter: Segmenter, config: TrainingConfig, pixel_counts: NDArray[np.int64]) -> None:
-        self._segmenter = segmenter
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        config: TrainingConfig,
+        pixel_counts: NDArray[np.int64],
+        *,
+        teacher: Segmenter | None = None,
+    ) -> None:
+        self._segmenter, self._teacher = segmenter, teacher
         self._device = next(segmenter.parameters()).device
         self._at_output = config.loss_resolution == "output"
-        weights = class_weights(pixel_counts, power=config.class_weight_power)
+        self._teacher_weight, self._temperature = config.teacher_weight, config.teacher_temperature
+        weights = class_weights(pixel_counts, power=config.class_weight_power, style=config.class_weight_style)
         self._loss = SegmentationLoss(
             segmenter.class_info.ignore_index,
             None if weights is None else weights.to(self._device),
             config.label_smoothing,
             config.ohem_threshold,
+            config.ohem_share,
             at_output_resolution=self._at_output,
+            boundary=config.boundary,
+            boundary_radius=config.boundary_radius,
+            lovasz=config.lovasz,
+            lovasz_over=config.lovasz_over,
+            dice=config.dice,
         )
 
     def __call__(self, images: UInt8[Tensor, "n c h w"], masks: Int64[Tensor, "n h w"]) -> LossSum:
         """The loss of a batch, or of a piece of one."""
         score = self._segmenter.output_logits if self._at_output else self._segmenter
         logits: Float[Tensor, "n k h2 w2"] = score(images)
+        taught = None
+        if self._teacher is not None:
+            taught = teacher_logits(self._teacher, images, at_output_resolution=self._at_output)
         with torch.autocast(self._device.type, enabled=False):
-            return self._loss.sums(logits.float(), masks)
+            logits = logits.float()
+            beside = None if taught is None else self._teacher_weight * self._divergence(logits, taught.float())
+            return self._loss.sums(logits, masks, beside=beside)
+
+    def _divergence(self, logits: Tensor, taught: Tensor) -> Tensor:
+        if taught.shape[2:] != logits.shape[2:]:  # models that enlarge their images differently
+            taught = F.interpolate(taught, size=logits.shape[2:], mode="bilinear", align_corners=False)
+        return divergence(logits, taught, temperature=self._temperature)

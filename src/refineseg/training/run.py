@@ -26,6 +26,7 @@ from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load
 from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
+from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loggers import check_logs
 from refineseg.training.loop import train
@@ -86,7 +87,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         config = replace(config, val_split=None)
     data = _open(sources, config, progress)
     class_info = data.phases[0].dataset.class_info
-    segmenter, config = _make_model(request, config, class_info, _licence(sources), progress)
+    segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "version": __version__,
@@ -157,7 +158,8 @@ def resume_run(
     check_logs(log)
     sources = parse_sources(data)
     opened = _open(sources, config, progress)
-    class_info, licence = opened.phases[0].dataset.class_info, _licence(sources)
+    class_info = opened.phases[0].dataset.class_info
+    licence = _licence(sources, config, class_info)
     if (folder / FILE_NAME).exists():  # the weights come from there
         segmenter = _new_model(config, class_info, licence)
     else:
@@ -230,9 +232,17 @@ def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Pro
     return replace(request.config, phases=tuple(phases))
 
 
-def _licence(sources: Mapping[str, Path]) -> str:
-    """What a model trained on these data inherits."""
-    return "; ".join(dict.fromkeys(DATASETS[name].licence for name in sources if DATASETS[name].licence))
+def _licence(sources: Mapping[str, Path], config: TrainingConfig, class_info: ClassInfo) -> str:
+    """What a model inherits from the data it is trained on, and from its teacher.
+
+    Raises:
+        ConfigError: The teacher's classes are others.
+        ModelFileError: There is no such teacher.
+    """
+    licences = [DATASETS[name].licence for name in sources]
+    if config.teacher is not None:
+        licences.append(check_teacher(config.teacher, class_info).licence)
+    return "; ".join(dict.fromkeys(part for part in licences if part))
 
 
 def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progress) -> TrainingData:
