@@ -34,7 +34,7 @@ LAYERS = (
     ("segmenter",),
     ("conversion",),
     ("predict", "data", "reports"),
-    ("submission", "evaluation", "comparison", "failures", "tally", "counting", "timing", "benchmark"),
+    ("submission", "evaluation", "comparison", "failures", "tally", "card", "counting", "timing", "benchmark"),
     ("doctor",),
     ("training",),
     ("cli",),
@@ -45,7 +45,10 @@ DOORS = {  # package -> the only places that may import it
     "safetensors": {"segmenter.py"},
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
-    "typer": {f"cli/{name}.py" for name in ("app", "prediction", "training", "models", "doctor", "shards")},
+    "typer": {
+        f"cli/{name}.py"
+        for name in ("app", "predict", "prediction", "training", "reproduction", "models", "doctor", "shards")
+    },
     "pycocotools": {"data/outlines.py"},
     "fsspec": {"data/remote_access.py"},
     "filelock": {"data/mirror.py"},

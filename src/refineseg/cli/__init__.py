@@ -12,14 +12,16 @@ from refineseg.errors import RefinesegError
 
 # The verbs register themselves; help shows them in this order.
 # isort: off
+from refineseg.cli import predict
 from refineseg.cli import prediction
 from refineseg.cli import training
+from refineseg.cli import reproduction
 from refineseg.cli import models
 from refineseg.cli import doctor
 from refineseg.cli import shards
 # isort: on
 
-__all__ = ["app", "doctor", "main", "models", "prediction", "shards", "training"]
+__all__ = ["app", "doctor", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
 
 
 def main() -> None:

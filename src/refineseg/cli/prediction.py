@@ -1,4 +1,4 @@
-"""``refineseg predict`` and ``refineseg evaluate``: wiring only, heavy imports inside."""
+"""``refineseg evaluate``: wiring only, heavy imports inside."""
 
 from __future__ import annotations
 
@@ -22,40 +22,6 @@ from refineseg.cli.app import (
     write_json,
 )
 from refineseg.errors import ConfigError
-
-
-@app.command()
-def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Images and folders of images.", metavar="INPUT...")],
-    out: Annotated[Path, typer.Option(help="Folder for the results; folder structure is kept.")],
-    model: Model = "camvid",
-    save: Annotated[
-        str, typer.Option(help="What to write: mask, overlay, probabilities, with commas.")
-    ] = "mask,overlay",
-    device: Device = "auto",
-    precision: Precision = "float32",
-    scales: Scales = "1",
-    flip: Flip = False,
-    protocol: Protocol = "light_weight",
-    enlargement: Enlargement = None,
-    crf: Crf = False,
-) -> None:
-    """Segment images: OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg with a legend."""
-    from refineseg.predict.files import predict_files
-    from refineseg.predict.predictor import PredictorOptions
-
-    options = PredictorOptions.parse(
-        device=device,
-        precision=precision,
-        scales=scales,
-        flip=flip,
-        protocol=protocol,
-        enlargement=enlargement,
-        crf=crf,
-    )
-    failed = predict_files(inputs, out, model=model, save=save, options=options, console=messages())
-    if failed:
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,147 +1,142 @@
-"""Predict image files and folders into a folder of masks and overlays.
+"""Predict files and folders of any size into a folder of results.
 
-In: paths. Out: ``OUT/<name>.png`` (palette PNG, value = class index), ``OUT/<name>_overlay.jpg``, and a line per image
-on stdout with the share of each class.
+In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.outputs` for each image, those of
+:mod:`refineseg.predict.raster` and :mod:`refineseg.predict.video` for the rest, a line per input on stdout with the
+share of each class, and optionally one table of all areas.
+
+Image files are read and written in threads while the network works; whatever their number, a window of them is in
+memory. The result of a file depends on that file alone; lines and rows stand in the order of the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images import find_images, first_names, read_rgb, write_image, write_mask, written_beside
-from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.scoring import Prediction
-
-KINDS = ("mask", "overlay", "probabilities")
-_SMALLEST_SHARE = 0.0005
+from refineseg.predict.areas import area_table, check_areas_path
+from refineseg.predict.file_run import FileRun, FilesResult
+from refineseg.predict.outputs import Outputs
+from refineseg.predict.plan import begin_record, make_plan, now_s, remove_leftovers
+from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.raster_job import model_digest
+from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.single_inputs import SingleInputs
+from refineseg.predict.streams import StreamOptions
+from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.video_options import VideoOptions
+from refineseg.segmenter import load
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One image file, and its results' path without an ending."""
-
-    source: Path
-    target: Path
-
-
-def predict_files(
-    inputs: Sequence[Path],
-    out: Path,
-    *,
-    model: str,
-    save: str,
-    options: PredictorOptions,
-    console: Console,
-) -> int:
-    """Predict every image; what cannot be read or written is named and skipped.
+class FileOptions:
+    """What to write of every file, and how to go about it.
 
     Args:
-        inputs: Image files, and folders that are searched with their subfolders.
-        out: Where results go; the structure below an input folder is kept.
-        model: A shipped name or a model file.
-        save: Kinds of results, of :data:`KINDS`, with commas.
-        options: How to predict.
-        console: For failures and progress.
-
-    Returns:
-        How many inputs failed.
+        outputs: Kinds of results.
+        areas: One table of all areas, ending in ``.csv`` or ``.json``; None: none.
+        resume: Leave out files whose results are there already, made by the same model and options. None: images are
+            predicted anew, but rasters that were broken off are continued.
+        batch_size: Images of one size that the network sees together; None: chosen.
+        workers: Threads that read and write; None: chosen.
+        tiling: How large images and rasters are cut.
+        rasters: How rasters are read and written; of ``resume`` the one above holds.
+        videos: How videos are read and written.
+        prove: Check a random piece of each image that is cut against the prediction of the whole.
 
     Raises:
-        ConfigError: Unknown kinds, or results that would overwrite each other or an input; nothing has been written
-            then.
+        ConfigError: A wrong ending of the table, or a table of resumed results without masks to count.
     """
-    kinds = tuple(kind.strip() for kind in save.split(","))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise ConfigError(f"expected --save with some of {', '.join(KINDS)}, got {', '.join(unknown)}")
-    jobs, failures = _plan(inputs, out)
-    _refuse_collisions(jobs)
-    for message in failures:
-        console.print(message, style="red", highlight=False, soft_wrap=True)
-    predictor = options.open(model)
-    failed = len(failures)
-    for job in track(jobs, "predicting", console=console, transient=True, disable=not console.is_terminal):
-        try:
-            prediction = _predict(predictor, job, "probabilities" in kinds)
-            _write(prediction, job, kinds)
-        except (ImageError, OSError) as error:
-            console.print(f"skipped: {error}", style="red", highlight=False, soft_wrap=True)
-            failed += 1
-        else:
-            print(f"{job.source}: {_shares(prediction)}")
-    return failed
 
+    outputs: Outputs = field(default_factory=Outputs)
+    areas: Path | None = None
+    resume: bool | None = None
+    batch_size: int | None = None
+    workers: int | None = None
+    tiling: TilingOptions = field(default_factory=TilingOptions)
+    rasters: RasterOptions = field(default_factory=RasterOptions)
+    videos: VideoOptions = field(default_factory=VideoOptions)
+    prove: bool = False
 
-def _plan(inputs: Sequence[Path], out: Path) -> tuple[list[_Job], list[str]]:
-    """What to predict and where to, and what is wrong with the rest."""
-    jobs, failures = [], []
-    for path in inputs:
-        if path.is_dir():
-            found = [image for image in find_images(path) if not image.resolve().is_relative_to(out.resolve())]
-            jobs += [_Job(image, out / image.relative_to(path).with_suffix("")) for image in found]
-            if not found:
-                failures.append(f"skipped: expected images in {path}, found none")
-        elif path.exists():
-            jobs.append(_Job(path, out / path.stem))
-        else:
-            failures.append(f"skipped: expected an image or a folder, but there is no {path}")
-    return jobs, failures
+    def __post_init__(self) -> None:
+        if self.areas is not None:
+            check_areas_path(self.areas)
+            if self.resume and "mask" not in self.outputs.kinds:
+                raise ConfigError(
+                    "expected masks among the results (--save mask) to count the areas of those that are resumed; "
+                    "add mask, or leave out --areas or --resume"
+                )
 
-
-def _refuse_collisions(jobs: Sequence[_Job]) -> None:
-    seen: dict[Path, Path] = {}
-    for job in jobs:
-        other = seen.setdefault(job.target, job.source)
-        if other.resolve() != job.source.resolve():
-            raise ConfigError(
-                f"expected different names, but {other} and {job.source} would both become {job.target}.png; "
-                "predict them into different folders"
-            )
-    sources = {job.source.resolve() for job in jobs}
-    overwritten = [job.source for job in jobs if job.target.with_name(job.target.name + ".png").resolve() in sources]
-    if overwritten:
-        raise ConfigError(
-            f"expected --out apart from the inputs, but masks would overwrite {first_names(overwritten)}; "
-            "choose another folder"
+    @property
+    def stream(self) -> StreamOptions:
+        """How image files go through the network."""
+        return StreamOptions(
+            batch_size=self.batch_size,
+            workers=self.workers,
+            probabilities=self.outputs.needs_probabilities,
+            confidence=self.outputs.needs_confidence,
         )
 
 
-def _predict(predictor: Predictor, job: _Job, probabilities: bool) -> Prediction:
-    image = read_rgb(job.source)
-    try:
-        return predictor(image, probabilities=probabilities)
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower():
-            raise
-        height, width = image.shape[:2]
-        raise ImageError(f"{job.source}: not enough memory for {height}x{width} pixels; shrink or cut it") from error
+def predict_files(
+    inputs: Sequence[str | Path],
+    out: Path,
+    *,
+    model: str,
+    options: PredictorOptions,
+    files: FileOptions,
+    console: Console,
+) -> FilesResult:
+    """Predict every input; what cannot be read or written is named and skipped.
 
+    Args:
+        inputs: Image files, folders (or zip files) that are searched with their subfolders, rasters, videos.
+        out: Where results go; the structure below an input folder is kept.
+        model: A shipped name or a model file.
+        options: How to predict.
+        files: What to write.
+        console: For failures and progress.
 
-def _write(prediction: Prediction, job: _Job, kinds: Sequence[str]) -> None:
-    target = job.target
-    if "mask" in kinds:
-        write_mask(target.with_name(target.name + ".png"), prediction.mask, prediction.class_info)
-    if "overlay" in kinds:
-        write_image(target.with_name(target.name + "_overlay.jpg"), prediction.overlay())
-    if "probabilities" in kinds and prediction.probabilities is not None:
-        path = target.with_name(target.name + "_probabilities.npz")
-        with written_beside(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                probabilities=prediction.probabilities.astype(np.float16),
-                classes=np.array(prediction.class_info.names),
-            )
-
-
-def _shares(prediction: Prediction) -> str:
-    """``sky 40.1 %, road 30.0 %``: largest first, without what rounds to nothing."""
-    shares = prediction.shares
-    order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= _SMALLEST_SHARE]
-    return ", ".join(f"{prediction.class_info.names[i]} {100 * shares[i]:.1f} %" for i in order)
+    Raises:
+        ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
+            that another model made; nothing has been written then.
+    """
+    started, stream = now_s(), files.stream
+    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    segmenter = load(model)
+    files.outputs.chosen_classes(segmenter.class_info)
+    predictor = options.predictor(segmenter)
+    with area_table(files.areas, segmenter.class_info) as table:
+        run = FileRun(
+            segmenter.class_info,
+            outputs=files.outputs,
+            console=console,
+            table=table,
+            count_resumed=files.areas is not None,
+        )
+        for message in plan.failures:
+            run.fail(message)
+        identity = {
+            "model": model_digest(segmenter),
+            **{name: value for name, value in options.to_json().items() if name != "device"},
+            **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+        }
+        since_ns = None
+        try:
+            if len(plan.files) > 1 or files.resume:
+                since_ns = begin_record(out, identity, resume=bool(files.resume))
+        except ImageError as error:
+            run.fail(f"{error}; nothing was predicted")
+            return run.finish()
+        if files.resume:
+            remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
+        run.images(plan.files, predictor, options=stream, since_ns=since_ns)
+        singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
+        if run.rasters:
+            rasters = replace(files.rasters, resume=files.resume is not False)
+            singles.rasters(segmenter, options, outputs=files.outputs, tiling=files.tiling, rasters=rasters)
+        singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
+        return run.finish()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import write_image, write_mask, written_beside
+from refineseg.predict.class_regions import VectorOptions, regions_of
 from refineseg.scoring import Prediction
 
 ProbabilityFormat = Literal["npz", "tiff"]
@@ -54,6 +55,7 @@ class Outputs:
         probability_classes: Names of the classes whose probabilities are written; None: all.
         confidence_format: File format and bits; the largest value is probability 1.
         unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
+        vectors: Which regions become polygons.
 
     Raises:
         ConfigError: An unknown kind or format, no kind at all, or a probability outside 0..1.
@@ -68,6 +70,7 @@ class Outputs:
     probability_classes: tuple[str, ...] | None = None
     confidence_format: ConfidenceFormat = "png8"
     unknown_below: float | None = None
+    vectors: VectorOptions = field(default_factory=VectorOptions)
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -98,8 +101,10 @@ class Outputs:
         classes: str | None = None,
         confidence_format: str = "png8",
         unknown_below: float | None = None,
+        simplify: float = 1.0,
+        smallest_area: float = 0.0,
     ) -> Outputs:
-        """From the words of the command line; names stand between commas.
+        """From the words of the command line; names stand between commas, and classes hold for polygons too.
 
         Raises:
             ConfigError: Words that mean nothing here.
@@ -112,6 +117,7 @@ class Outputs:
             chosen,
             confidence_format,  # type: ignore[arg-type]
             unknown_below,
+            VectorOptions(simplify, smallest_area, chosen),
         )
 
     @property
@@ -162,8 +168,9 @@ def as_integers(values: NDArray[np.float32], *, bits: int) -> NDArray[Any]:
         [0, 32768, 65535]
     """
     largest = 2**bits - 1
-    scaled = np.rint(values.astype(np.float32) * np.float32(largest))
-    return scaled.clip(0, largest).astype(np.uint8 if bits == 8 else np.uint16)
+    scaled = np.rint(values.astype(np.float32) * np.float32(largest)).clip(0, largest)
+    integers: NDArray[Any] = scaled.astype(np.uint8 if bits == 8 else np.uint16)
+    return integers
 
 
 @contextmanager
@@ -203,10 +210,21 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
             _write_probabilities(path, prediction.probabilities[list(chosen)], prediction.class_info, chosen)
         elif kind == "confidence" and prediction.confidence is not None:
             write_confidence(path, prediction.confidence, bits=16 if outputs.confidence_format.endswith("16") else 8)
+        elif kind == "polygons" and prediction.confidence is not None:
+            _write_polygons(path, prediction, outputs.vectors)
         else:
             raise ConfigError(f"expected a prediction made with what {kind} needs, got one without")
         written.append(path)
     return written
+
+
+def _write_polygons(path: Path, prediction: Prediction, options: VectorOptions) -> None:
+    from refineseg.predict.vectors import write_geojson
+
+    classes = prediction.class_info
+    regions = regions_of(prediction.mask, class_info=classes, confidence=prediction.confidence, options=options)
+    with _said(path):
+        write_geojson(path, regions, classes, transform=None, crs=None)
 
 
 def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int = 8) -> None:

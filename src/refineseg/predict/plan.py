@@ -8,7 +8,6 @@ A hundred thousand files are planned in a few seconds: folders are looked up onc
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -22,7 +21,6 @@ from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.images import IMAGE_SUFFIXES, first_names, written_beside
 from refineseg.predict.video_sources import find_source, is_video
-from refineseg.segmenter import Segmenter
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""
@@ -166,15 +164,6 @@ def _both(one: str, other: str, target: str) -> str:
     )
 
 
-def fingerprint(segmenter: Segmenter) -> str:
-    """Of a model: its description and every weight; hexadecimal. Segmenters of equal fingerprint give equal masks."""
-    digest = hashlib.sha256(json.dumps(segmenter.spec.to_json(), sort_keys=True).encode())
-    for name, tensor in sorted(segmenter.network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int | None:
     """Write who makes the results in a folder, or check that it is the same as before.
 
@@ -226,8 +215,6 @@ def _read_record(path: Path) -> dict[str, Any] | None:
 
 def is_done(job: Job, *, endings: Iterable[str], since_ns: int) -> bool:
     """Whether every result of a file is there and new enough; what has its name is complete."""
-    if job.is_maybe_raster and _newer(f"{job.target}.tif", since_ns):
-        return True
     return all(_newer(f"{job.target}{ending}", since_ns) for ending in endings)
 
 

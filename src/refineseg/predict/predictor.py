@@ -304,8 +304,12 @@ class PredictorOptions:
 
     def open(self, model: str) -> Predictor:
         """A predictor of a shipped model or a model file."""
+        return self.predictor(load(model))
+
+    def predictor(self, segmenter: Segmenter) -> Predictor:
+        """A predictor of a segmenter."""
         return Predictor(
-            load(model),
+            segmenter,
             device=self.device,
             precision=self.precision,
             scales=self.scales,

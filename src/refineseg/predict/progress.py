@@ -66,6 +66,11 @@ class Advance:
         """Done per second."""
         return self.done / max(self.seconds, 1e-9)
 
+    def leave_out(self, count: int = 1) -> None:
+        """Some are done already: neither rate nor time left knows of them."""
+        self._total -= count
+        self._bar.update(self._task, total=self._total)
+
     def advance(self, count: int = 1) -> None:
         """Some more are done."""
         self.done += count

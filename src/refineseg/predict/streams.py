@@ -210,7 +210,7 @@ def _predict(
 
 
 @contextmanager
-def reading_threads(options: StreamOptions) -> Iterator[ThreadPoolExecutor]:
+def file_threads(options: StreamOptions) -> Iterator[ThreadPoolExecutor]:
     """A pool that does not keep a broken-off run alive: what has not begun is dropped."""
     pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="refineseg-files")
     try:

@@ -1,0 +1,203 @@
+"""``refineseg predict``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperOption
+
+from refineseg.cli.app import (
+    Crf,
+    Device,
+    Enlargement,
+    Flip,
+    Model,
+    Precision,
+    Protocol,
+    Scales,
+    app,
+    messages,
+    write_json,
+)
+
+_WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
+_RASTERS, _VIDEOS = "Rasters", "Videos"
+
+Inputs = Annotated[
+    list[str], typer.Argument(help="Images, folders, rasters, videos, addresses, camera numbers.", metavar="INPUT...")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the results; folder structure is kept.")]
+Save = Annotated[
+    str,
+    typer.Option(help="Some of mask, overlay, probabilities, confidence, polygons; commas.", rich_help_panel=_WRITTEN),
+]
+UnknownBelow = Annotated[
+    float | None,
+    typer.Option(help="Pixels less sure than this become void, for instance 0.6.", rich_help_panel=_WRITTEN),
+]
+AreasFile = Annotated[
+    Path | None, typer.Option(help="Pixels and shares of all classes; FILE.csv or FILE.json.", rich_help_panel=_WRITTEN)
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all numbers there.", rich_help_panel=_WRITTEN)]
+Classes = Annotated[
+    str | None, typer.Option(help="Only these in probabilities and polygons; commas.", rich_help_panel=_WRITTEN)
+]
+ProbabilityFormat = Annotated[
+    str, typer.Option(help="npz, or tiff: a 16-bit page per class, 65535 = 1.", rich_help_panel=_WRITTEN)
+]
+ConfidenceFormat = Annotated[
+    str, typer.Option(help="png8 (255 = 1), png16 (65535 = 1), tiff8, tiff16.", rich_help_panel=_WRITTEN)
+]
+Simplify = Annotated[
+    float, typer.Option(help="Most that borders of polygons may move, pixels.", rich_help_panel=_WRITTEN)
+]
+SmallestArea = Annotated[
+    float, typer.Option(help="Smaller polygons join a neighbour, pixels.", rich_help_panel=_WRITTEN)
+]
+Tile = Annotated[
+    str,
+    typer.Option(help="auto: cut what does not fit into memory; N: tiles of N pixels; off.", rich_help_panel=_LARGE),
+]
+TileMode = Annotated[
+    str, typer.Option(help="exact: equal to the whole image; blend: overlapped tiles.", rich_help_panel=_LARGE)
+]
+Memory = Annotated[
+    str | None, typer.Option(help="For all of it, 4GB for instance; else half of what is free.", rich_help_panel=_LARGE)
+]
+Overlap = Annotated[int, typer.Option(help="Of blended tiles, pixels.", rich_help_panel=_LARGE)]
+Prove = Annotated[
+    bool, typer.Option("--prove", help="Check a random piece against the whole image.", rich_help_panel=_LARGE)
+]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Keep what the same model made before; by default images anew, rasters continued.",
+        rich_help_panel=_MANY,
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images of one size at once; else chosen.", rich_help_panel=_MANY)]
+Workers = Annotated[int | None, typer.Option(help="Threads that read and write files.", rich_help_panel=_MANY)]
+Bands = Annotated[str | None, typer.Option(help="Of the raster, from 1: 4,3,2.", rich_help_panel=_RASTERS)]
+Percentiles = Annotated[
+    str, typer.Option(help="Of pixels that have not 8 bits: black and white; or none.", rich_help_panel=_RASTERS)
+]
+ValueRange = Annotated[
+    str | None, typer.Option(help="Values of black and white, instead: 0,10000.", rich_help_panel=_RASTERS)
+]
+Nodata = Annotated[
+    str | None, typer.Option(help="Value without data, instead of the file's.", rich_help_panel=_RASTERS)
+]
+Overviews = Annotated[
+    bool, typer.Option("--overviews/--no-overviews", help="Smaller copies for viewers.", rich_help_panel=_RASTERS)
+]
+Smooth = Annotated[
+    float, typer.Option(help="Weight of the past in each frame, 0 to 1; less flicker.", rich_help_panel=_VIDEOS)
+]
+FrameRate = Annotated[float, typer.Option(help="Of image sequences (frame_%05d.png).", rich_help_panel=_VIDEOS)]
+Seconds = Annotated[float | None, typer.Option(help="Stop after so much of it.", rich_help_panel=_VIDEOS)]
+Live = Annotated[
+    str, typer.Option(help="yes: drop frames that come too fast; auto: cameras and streams.", rich_help_panel=_VIDEOS)
+]
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help shows its options in groups, without boxes and colours."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click's, which newer typers bundle
+        """Write arguments and options, each group under its name."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                group = "Arguments"
+                if isinstance(parameter, TyperOption):
+                    group = parameter.rich_help_panel or "Options"
+                groups.setdefault(group, []).append(record)
+        for name, records in groups.items():
+            with formatter.section(name):
+                formatter.write_dl(records)
+
+
+@app.command(cls=GroupedCommand)
+def predict(
+    inputs: Inputs,
+    out: Out,
+    model: Model = "camvid",
+    device: Device = "auto",
+    precision: Precision = "float32",
+    scales: Scales = "1",
+    flip: Flip = False,
+    protocol: Protocol = "light_weight",
+    enlargement: Enlargement = None,
+    crf: Crf = False,
+    save: Save = "mask,overlay",
+    unknown_below: UnknownBelow = None,
+    areas: AreasFile = None,
+    json_file: JsonFile = None,
+    classes: Classes = None,
+    probability_format: ProbabilityFormat = "npz",
+    confidence_format: ConfidenceFormat = "png8",
+    simplify: Simplify = 1.0,
+    smallest_area: SmallestArea = 0.0,
+    tile: Tile = "auto",
+    tile_mode: TileMode = "exact",
+    memory: Memory = None,
+    overlap: Overlap = 128,
+    prove: Prove = False,
+    resume: Resume = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    bands: Bands = None,
+    percentiles: Percentiles = "2,98",
+    value_range: ValueRange = None,
+    nodata: Nodata = None,
+    overviews: Overviews = True,
+    smooth: Smooth = 0.0,
+    frame_rate: FrameRate = 25.0,
+    seconds: Seconds = None,
+    live: Live = "auto",
+) -> None:
+    """Segment images, folders, rasters and videos.
+
+    An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
+    video <name>.mp4.
+    """
+    from refineseg.predict.files import FileOptions, predict_files
+    from refineseg.predict.outputs import Outputs
+    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.predict.raster_options import RasterOptions
+    from refineseg.predict.tiling import TilingOptions
+    from refineseg.predict.video_options import VideoOptions
+
+    outputs = Outputs.parse(
+        save,
+        probability_format=probability_format,
+        classes=classes,
+        confidence_format=confidence_format,
+        unknown_below=unknown_below,
+        simplify=simplify,
+        smallest_area=smallest_area,
+    )
+    tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
+    rasters = RasterOptions.parse(
+        bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
+    )
+    videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
+    files = FileOptions(outputs, areas, resume, batch_size, workers, tiling, rasters, videos, prove)
+    how = PredictorOptions.parse(
+        device=device,
+        precision=precision,
+        scales=scales,
+        flip=flip,
+        protocol=protocol,
+        enlargement=enlargement,
+        crf=crf,
+    )
+    result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
+    if json_file is not None:
+        write_json(json_file, {"model": model, "options": how.to_json(), **result.to_json()})
+    if result.failures:
+        raise typer.Exit(1)

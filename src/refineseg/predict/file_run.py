@@ -1,0 +1,279 @@
+"""One run over many image files: what waits to be written, what is counted, what is said.
+
+In: jobs and a predictor. Out: result files, and in the order of the jobs lines on stdout and rows of areas; failures on
+a console.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ImageError, RefinesegError
+from refineseg.images import mask_values
+from refineseg.predict.areas import Areas, AreaTable
+from refineseg.predict.outputs import Outputs, write_prediction
+from refineseg.predict.plan import Job, is_done
+from refineseg.predict.predictor import Predictor
+from refineseg.predict.progress import Advance, duration
+from refineseg.predict.raster_headers import is_raster
+from refineseg.predict.streams import Item, StreamOptions, file_threads, predicted
+from refineseg.scoring import Prediction
+
+_SMALLEST_SHARE = 0.0005
+_WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that will take nothing more
+_MOST_REFUSED = 10  # images in a row that such a disk did not take
+
+
+@dataclass
+class FilesResult:
+    """What became of all files.
+
+    Args:
+        class_info: The classes.
+        done: Images predicted and written now.
+        resumed: Results that were there already.
+        failures: A message for each file that failed, and for what stopped the run.
+        seconds: From the first image to the last result; the model's loading is not in it.
+        total: Areas of all images; of resumed ones where a table was asked for.
+        others: What became of rasters and videos, as plain values.
+    """
+
+    class_info: ClassInfo
+    done: int = 0
+    resumed: int = 0
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    total: Areas | None = None
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "classes": list(self.class_info.names),
+            "done": self.done,
+            "resumed": self.resumed,
+            "failures": self.failures,
+            "seconds": self.seconds,
+            "images_per_second": self.done / self.seconds if self.seconds else 0.0,
+            "total": None if self.total is None else self.total.to_json(),
+            "others": self.others,
+        }
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file whose results are there."""
+
+    areas: Areas
+    new: bool
+
+
+def shares_line(areas: Areas, class_info: ClassInfo) -> str:
+    """``sky 40.1 %, road 30.0 %``: largest first, without what rounds to nothing, the unknown last."""
+    shares = np.array(areas.shares)
+    order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= _SMALLEST_SHARE]
+    parts = [f"{class_info.names[i]} {100 * shares[i]:.1f} %" for i in order]
+    unknown = areas.unknown / max(1, areas.pixels)
+    return ", ".join(parts + ([f"unknown {100 * unknown:.1f} %"] if unknown >= _SMALLEST_SHARE else []))
+
+
+class FileRun:
+    """One call of ``predict``.
+
+    Args:
+        class_info: The classes.
+        outputs: What to write.
+        console: For failures, notes and progress.
+        table: Where areas go; None: they are only summed.
+        count_resumed: Count the masks of results that are there already.
+    """
+
+    def __init__(
+        self,
+        class_info: ClassInfo,
+        *,
+        outputs: Outputs,
+        console: Console,
+        table: AreaTable | None = None,
+        count_resumed: bool = False,
+    ) -> None:
+        self.result = FilesResult(class_info)
+        self.rasters: list[Job] = []
+        self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
+        self._table = table or AreaTable(class_info)
+        self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
+        self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
+        self._next = self._refused = 0
+        self._jobs: Sequence[Job] = ()
+
+    def fail(self, message: str) -> None:
+        """Say and remember it."""
+        self.result.failures.append(message)
+        self._console.print(message, style="red", highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Say it."""
+        self._console.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
+
+    def images(
+        self, jobs: Sequence[Job], predictor: Predictor, *, options: StreamOptions, since_ns: int | None
+    ) -> None:
+        """Predict and write all images that are not done; rasters among them are left in ``rasters``.
+
+        Args:
+            jobs: The files.
+            predictor: The model.
+            options: Batches and threads.
+            since_ns: Results at least as new are done; None: nothing is done.
+        """
+        self._jobs = jobs
+        places: list[int] = []  # of the jobs that are predicted, in the order in which they are taken
+        with (
+            file_threads(options) as pool,
+            Advance(self._console, what="images", total=len(jobs)) as progress,
+        ):
+            paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, progress=progress)
+            for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
+                place = places[item.index]
+                for note in item.notes:
+                    self.note(note)
+                if item.prediction is None:
+                    self._without_prediction(item, jobs[place])
+                    self._settle_as(place, None)
+                    progress.advance()
+                else:
+                    size = _size_bytes(item.prediction)
+                    self._make_room(size, progress, most=4 * options.num_threads)
+                    future = pool.submit(_write, item.prediction, jobs[place].target, self._outputs)
+                    self._waiting.append((place, size, future))
+                if self._refused >= _MOST_REFUSED:
+                    break
+            while self._waiting:
+                self._settle_first(progress)
+            self.result.seconds += progress.seconds
+            if self._refused >= _MOST_REFUSED:
+                left = len(jobs) - self.result.done - self.result.resumed - len(self.result.failures)
+                self.fail(
+                    f"stopped: the disk did not take the results of {self._refused} images in a row; {left} images are "
+                    "left: make room and run the same command again with --resume"
+                )
+            elif len(jobs) > 1:
+                self._summary(progress)
+
+    def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
+        """A row of the table for a raster or a video, and unless silent a line on stdout."""
+        if not silent:
+            print(f"{name}: {shares_line(areas, self.result.class_info)}")
+        self._table.add(name, areas)
+
+    def finish(self) -> FilesResult:
+        """The result, with the total of all rows."""
+        self.result.total = self._table.total
+        return self.result
+
+    def _to_predict(
+        self,
+        jobs: Sequence[Job],
+        *,
+        since_ns: int | None,
+        pool: ThreadPoolExecutor,
+        places: list[int],
+        progress: Advance,
+    ) -> Iterator[Path]:
+        """Paths of the files without results, found as they are needed."""
+        for place, job in enumerate(jobs):
+            if since_ns is None or not is_done(job, endings=self._outputs.endings.values(), since_ns=since_ns):
+                places.append(place)
+                yield Path(job.source)
+                continue
+            self.result.resumed += 1
+            progress.leave_out()
+            if self._count_resumed and not job.is_maybe_raster:
+                classes = self.result.class_info
+                self._waiting.append((place, 0, pool.submit(_count, Path(f"{job.target}.png"), classes)))
+                self._make_room(0, progress, most=1000)
+            else:
+                self._settle_as(place, None)
+
+    def _without_prediction(self, item: Item, job: Job) -> None:
+        if item.error is None:
+            self.rasters.append(job)
+        else:
+            self.fail(f"skipped: {item.error}")
+
+    def _make_room(self, size: int, progress: Advance, *, most: int) -> None:
+        """Wait for the oldest results while too many wait to be written."""
+        while self._waiting and (
+            self._waiting[0][2].done()
+            or len(self._waiting) > most
+            or sum(waiting for _, waiting, _ in self._waiting) + size > _WAITING_BYTES
+        ):
+            self._settle_first(progress)
+
+    def _settle_first(self, progress: Advance) -> None:
+        place, _, future = self._waiting.popleft()
+        try:
+            written = future.result()
+        except (RefinesegError, OSError) as error:
+            self.fail(f"skipped: {self._jobs[place].source}: {error}")
+            cause = error.__cause__ if isinstance(error, ImageError) else error
+            hopeless = isinstance(cause, OSError) and cause.errno in _HOPELESS
+            self._refused = self._refused + 1 if hopeless else 0
+            self._settle_as(place, None)
+            progress.advance()
+            return
+        if written.new:
+            self._refused = 0
+            self.result.done += 1
+            progress.advance()
+        self._settle_as(place, (self._jobs[place].source, written))
+
+    def _settle_as(self, place: int, settled: tuple[str, _Written] | None) -> None:
+        """Lines and rows in the order of the jobs."""
+        self._settled[place] = settled
+        while self._next in self._settled:
+            ready = self._settled.pop(self._next)
+            self._next += 1
+            if ready is None:
+                continue
+            source, written = ready
+            if written.new:
+                print(f"{source}: {shares_line(written.areas, self.result.class_info)}")
+            self._table.add(source, written.areas)
+
+    def _summary(self, progress: Advance) -> None:
+        result = self.result
+        rate = result.done / max(progress.seconds, 1e-9)
+        text = f"{result.done} images in {duration(progress.seconds)}" + (f", {rate:.3g} per s" if result.done else "")
+        text += f"; {result.resumed} were there already" if result.resumed else ""
+        text += f"; {len(result.failures)} failed" if result.failures else ""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _size_bytes(prediction: Prediction) -> int:
+    arrays = (prediction.image, prediction.mask, prediction.probabilities, prediction.confidence)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def _write(prediction: Prediction, target: str, outputs: Outputs) -> _Written:
+    finished = outputs.finished(prediction)
+    write_prediction(finished, Path(target), outputs)
+    return _Written(Areas(finished.mask.size, finished.areas), new=True)
+
+
+def _count(path: Path, class_info: ClassInfo) -> _Written:
+    """Areas of a mask that was written before."""
+    counts = mask_values(path)
+    areas = np.array([counts.get(index, 0) for index in range(class_info.num_classes)], np.int64)
+    return _Written(Areas(sum(counts.values()), areas), new=False)

@@ -1,0 +1,165 @@
+"""Inputs that are worked on one at a time, because each is large: rasters and videos.
+
+In: what is left when the image files are done. Out: their results; a line on stdout and a row of areas for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from rich.console import Console
+
+from refineseg.errors import ConfigError, ImageError, RefinesegError
+from refineseg.predict.areas import Areas
+from refineseg.predict.file_run import FileRun
+from refineseg.predict.outputs import Outputs
+from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
+from refineseg.predict.progress import Fraction, duration
+from refineseg.predict.protocols import DEFAULT_PROTOCOL
+from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.video_options import VideoKind, VideoOptions
+from refineseg.segmenter import Segmenter
+
+_MOST_PIXELS_PER_BYTE = 200  # photographs have below 50; files of nothing but zeros up to 1032 and more
+_PACKED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm", ".pgm")
+
+
+class SingleInputs:
+    """Rasters and videos of one call.
+
+    Args:
+        run: Where failures, lines and rows go.
+        console: Progress.
+        alone: There is but one input, so that an option that does not fit it makes the whole call wrong.
+    """
+
+    def __init__(self, run: FileRun, console: Console, *, alone: bool) -> None:
+        self._run, self._console, self._alone = run, console, alone
+
+    @contextmanager
+    def _named(self, source: str) -> Iterator[None]:
+        """One bad input costs one line."""
+        try:
+            yield
+        except ConfigError as error:
+            if self._alone:
+                raise
+            self._run.fail(f"skipped: {source}: {error}")
+        except (RefinesegError, OSError) as error:
+            text = str(error)
+            self._run.fail(f"skipped: {text}" if source in text else f"skipped: {source}: {text}")
+
+    def rasters(
+        self,
+        segmenter: Segmenter,
+        how: PredictorOptions,
+        *,
+        outputs: Outputs,
+        tiling: TilingOptions,
+        rasters: RasterOptions,
+    ) -> None:
+        """Predict what the run has set aside as rasters."""
+        from refineseg.predict.raster import predict_raster
+
+        for job in self._run.rasters:
+            with self._named(job.source), Fraction(self._console, what=job.source) as told:
+                _refuse_bomb(Path(job.source))
+                if how.scales != (1.0,) or how.flip or how.crf is not None or how.protocol.name != DEFAULT_PROTOCOL:
+                    raise ConfigError(
+                        "expected a raster without --scales, --flip, --crf and --protocol, which need the whole image"
+                    )
+                result = predict_raster(
+                    Path(job.source),
+                    Path(f"{job.target}.tif"),
+                    segmenter,
+                    tiling=tiling,
+                    options=rasters,
+                    device=find_device(how.device),
+                    precision=how.precision,
+                    vectors=outputs.vectors,
+                    outputs=outputs,
+                    progress=told,
+                )
+                self._run.row(job.source, result.areas)
+                kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
+                text = f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}"
+                self._console.print(text, highlight=False, soft_wrap=True)
+                self._run.result.others.append(
+                    {
+                        "source": job.source,
+                        "paths": {kind: str(path) for kind, path in result.paths.items()},
+                        "size_hw": list(result.size_hw),
+                        "tiles": result.tiles,
+                        "tiles_kept": result.tiles_kept,
+                        "seconds": result.seconds,
+                        "peak_bytes": result.peak_bytes,
+                        "areas_m2": result.areas_m2,
+                        **result.areas.to_json(),
+                    }
+                )
+
+    def videos(
+        self, videos: Sequence[tuple[str, str]], predictor: Predictor, *, options: VideoOptions, kinds: Sequence[str]
+    ) -> None:
+        """Predict videos, each with its results' path without an ending; of the kinds only those a video has."""
+        if not videos:
+            return
+        from refineseg.predict.video import predict_video
+
+        wanted: tuple[VideoKind, ...] = tuple(kind for kind in get_args(VideoKind) if kind in kinds)
+        for source, stem in videos:
+            with self._named(source), Fraction(self._console, what=source) as told:
+                if not wanted:
+                    raise ConfigError(
+                        f"expected --save with some of {', '.join(get_args(VideoKind))} for a video, got "
+                        f"{', '.join(kinds)}"
+                    )
+                result = predict_video(
+                    source, Path(stem), predictor, options=replace(options, kinds=wanted), progress=_of(told)
+                )
+                print(f"{source}: {result.summary()}")
+                pixels = result.frames * result.size_hw[0] * result.size_hw[1]
+                names = self._run.result.class_info.names
+                counts = np.array([round(result.shares.get(name, 0.0) * pixels) for name in names], np.int64)
+                self._run.row(source, Areas(pixels, counts), silent=True)
+                for note in result.notes:
+                    self._run.note(f"{source}: {note}")
+                for failure in result.failures:
+                    self._run.fail(failure)
+                self._run.result.others.append(result.to_json())
+
+
+def _of(told: Fraction) -> Callable[[int, int | None], None]:
+    """Frames done of frames there are, as a share."""
+
+    def progress(done: int, total: int | None) -> None:
+        if total:
+            told(min(1.0, done / total))
+
+    return progress
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A packed image of far more pixels than its bytes can say anything of.
+
+    Raises:
+        ImageError: It is one.
+    """
+    from refineseg.predict.raster_files import open_raster
+
+    if path.suffix.lower() not in _PACKED:
+        return
+    with open_raster(path) as reader:
+        height, width = reader.size_hw
+    size = path.stat().st_size
+    if height * width > _MOST_PIXELS_PER_BYTE * size:
+        raise ImageError(
+            f"expected an image, got {path}, whose {size} bytes declare {height}x{width} pixels: a decompression bomb, "
+            "or damaged; save it as a TIFF if it is meant so"
+        )
