@@ -19,12 +19,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from refineseg.errors import ConfigError
 
 Resize = Literal["bilinear", "matlab_cpu", "matlab_gpu"]
 ResizeStyle = Literal["cpu", "gpu"]
 """``cpu``: each axis by its own scale; ``gpu``: both axes by the larger one, then cut at bottom and right."""
+
+
+HALF = 0.5 + 1e-9
+"""Added before whole values are cut off: a half is rounded upwards, in whatever order its sum was computed."""
 
 
 def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -35,9 +40,17 @@ def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-@lru_cache(maxsize=128)
-def _weights(size: int, new_size: int, scale: float) -> NDArray[np.float64]:
-    """(new_size, size): how much of each old pixel is in each new one; rows sum to 1."""
+def cubic_taps(size: int, new_size: int, scale: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which old pixels are in each new one, and how much of them.
+
+    Args:
+        size: Old length of an axis.
+        new_size: New length.
+        scale: New pixels per old one.
+
+    Returns:
+        Indices (new_size, T) and shares (new_size, T), which sum to 1; near the border an index may occur twice.
+    """
     shrink = min(scale, 1.0)  # a kernel stretched by the scale averages over what is left out
     reach = 2 / shrink
     centres = (np.arange(new_size) + 0.5) / scale - 0.5
@@ -45,9 +58,15 @@ def _weights(size: int, new_size: int, scale: float) -> NDArray[np.float64]:
     shares = _cubic((centres[:, None] - taps) * shrink)
     shares /= shares.sum(axis=1, keepdims=True)
     mirrored = taps.astype(np.int64) % (2 * size)  # ... 1 0 | 0 1 .. size-1 | size-1 ... again and again
-    mirrored = np.minimum(mirrored, 2 * size - 1 - mirrored)
+    return np.minimum(mirrored, 2 * size - 1 - mirrored), shares
+
+
+@lru_cache(maxsize=128)
+def _weights(size: int, new_size: int, scale: float) -> NDArray[np.float64]:
+    """(new_size, size): how much of each old pixel is in each new one; rows sum to 1."""
+    indices, shares = cubic_taps(size, new_size, scale)
     weights = np.zeros((new_size, size))
-    np.add.at(weights, (np.arange(new_size)[:, None], mirrored), shares)
+    np.add.at(weights, (np.arange(new_size)[:, None], indices), shares)
     return weights
 
 
@@ -81,6 +100,9 @@ def matlab_resize(
         >>> matlab_resize(torch.ones(1, 2, 3, 4), (5, 9), style="gpu").shape
         torch.Size([1, 2, 5, 9])
     """
+    if has_torch_function_unary(x):  # whoever follows the operations of a network sees one, not its matrices
+        resized: Tensor = handle_torch_function(matlab_resize, (x,), x, size_hw, style=style)
+        return resized
     height, width = x.shape[2:]
     new_height, new_width = size_hw
     _check_sizes((height, width), size_hw)
@@ -116,6 +138,9 @@ def matlab_resize_images(
 
     Source: ``imresize`` filters the axis of the smaller scale first, rows at a tie, and keeps integer types in between.
     """
+    if has_torch_function_unary(images):
+        followed: Tensor = handle_torch_function(matlab_resize_images, (images,), images, size_hw, scale=scale)
+        return followed
     sides = (images.shape[2], images.shape[3])
     _check_sizes(sides, size_hw)
     scales = tuple(new / old for new, old in zip(size_hw, sides, strict=True)) if scale is None else (scale, scale)
@@ -125,7 +150,7 @@ def matlab_resize_images(
             if scales[axis] != 1:
                 weights = torch.from_numpy(_weights(sides[axis], size_hw[axis], scales[axis])).to(pixels)
                 pixels = weights @ pixels if axis == 0 else pixels @ weights.T
-                pixels = (pixels + 0.5).floor().clamp(0, 255)
+                pixels = (pixels + HALF).floor().clamp(0, 255)
     return pixels.to(torch.uint8)
 
 

@@ -261,13 +261,11 @@ class TilingOptions:
             >>> TilingOptions.parse(tile="1024", memory="4GB").tile
             1024
         """
-        words: Literal["auto", "off"] | int
-        if tile == "auto" or tile == "off":  # noqa: PLR1714 - so that the type is known
-            words = tile
-        elif tile.isascii() and tile.isdigit():
+        words: Literal["auto", "off"] | int = "off" if tile == "off" else "auto"
+        if tile not in ("auto", "off"):
+            if not (tile.isascii() and tile.isdigit()):
+                raise ConfigError(f"expected --tile auto, off or a number of pixels, got {tile!r}")
             words = int(tile)
-        else:
-            raise ConfigError(f"expected --tile auto, off or a number of pixels, got {tile!r}")
         if mode not in get_args(TileMode):
             raise ConfigError(f"expected --tile-mode of {', '.join(get_args(TileMode))}, got {mode!r}")
         chosen: TileMode = "blend" if mode == "blend" else "exact"
