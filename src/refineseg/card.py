@@ -1,0 +1,238 @@
+"""Model cards: what a model file says of itself and what was measured, with pictures of its worst failures.
+
+In: an evaluation of a model file, the history of its training where it lies beside it. Out: a card whose blocks between
+``<!-- made: NAME -->`` and ``<!-- end: NAME -->`` are written anew each time; every other word of it is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from refineseg.comparison import FROM_MEMORY
+from refineseg.errors import ConfigError
+from refineseg.evaluation import EvaluationResult
+from refineseg.images import written_beside
+from refineseg.networks.refinenet import count_parameters
+from refineseg.reports import draw_curves
+from refineseg.segmenter import ModelSpec, load, load_spec
+
+BLOCKS = ("facts", "results", "published", "curves", "failures")
+_BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CardFiles:
+    """Where a card and its pictures go.
+
+    Args:
+        out: Folder of the pictures.
+        card: The Markdown file; None: ``out/card.md``. An existing one keeps what was written by hand.
+        history: ``metrics.jsonl`` of the training; None: the one beside the model, if there is one.
+    """
+
+    out: Path
+    card: Path | None = None
+    history: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The Markdown file."""
+        return self.card or self.out / "card.md"
+
+    @property
+    def pictures_beside(self) -> bool:
+        """Whether the card lies in the folder of its pictures, so that it can show them."""
+        return self.path.parent.resolve() == self.out.resolve()
+
+
+def write_card(result: EvaluationResult, files: CardFiles) -> Path:
+    """Write the card of the model that was evaluated, and its learning curves; the evaluation wrote the failures.
+
+    Args:
+        result: With labels; its worst images lie in ``files.out / "pictures"``.
+        files: Where to.
+
+    Returns:
+        The card.
+
+    Raises:
+        ConfigError: The evaluation has no labels, the history cannot be read, or the card that is there has no blocks.
+    """
+    if result.matrix is None:
+        raise ConfigError(f"expected a labelled split for a card, got {result.split} of {result.data}")
+    spec, history = load_spec(result.model), _history(result.model, files.history)
+    if history:
+        draw_curves(files.out / "curves.png", history)
+    blocks = {
+        "facts": _facts(spec, count_parameters(load(result.model).network)),
+        "results": _results(result),
+        "published": _published(result),
+        "curves": _curves(history, shown=files.pictures_beside),
+        "failures": _failures(result, shown=files.pictures_beside),
+    }
+    if files.path.is_file():
+        text = files.path.read_text(encoding="utf-8")
+    else:
+        template = resources.files("refineseg") / "weights" / "template.md"
+        text = template.read_text(encoding="utf-8").replace("{name}", Path(result.model).stem)
+    with written_beside(files.path) as temporary:
+        temporary.write_text(fill(text, blocks), encoding="utf-8")
+    return files.path
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """A card with its blocks written anew.
+
+    Args:
+        text: The card; blocks may stand in any order, and some may be left out.
+        blocks: Name -> Markdown.
+
+    Raises:
+        ConfigError: The card has no block, or one of another name.
+
+    Example:
+        >>> print(fill("by hand <!-- made: facts -->" + chr(10) + "old<!-- end: facts --> kept", {"facts": "new"}))
+        by hand <!-- made: facts -->
+        new
+        <!-- end: facts --> kept
+    """
+    names = [match[1] for match in _BLOCK.finditer(text)]
+    unknown = [name for name in names if name not in blocks]
+    if unknown or not names:
+        raise ConfigError(
+            f"expected a card with blocks <!-- made: NAME --> ... <!-- end: NAME -->, NAME of {', '.join(blocks)}, got "
+            f"{', '.join(unknown) or 'none'}; add them, or write the card to another file"
+        )
+    return _BLOCK.sub(
+        lambda match: f"<!-- made: {match[1]} -->\n{blocks[match[1]].strip()}\n<!-- end: {match[1]} -->", text
+    )
+
+
+def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
+    """The epochs of the training; none where no history lies beside the model."""
+    path = given or Path(model).parent / "metrics.jsonl"
+    if given is None and not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"expected the metrics.jsonl of a run, got {path}: {error}") from error
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def percent(value: float | None) -> str:
+    """In percent with one decimal; ``-`` where there is none."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _facts(spec: ModelSpec, parameters: int) -> str:
+    provenance, classes = spec.provenance, spec.class_info
+    config = provenance.get("config") or {}
+    protocol = provenance.get("protocol") or {}
+    images = "; ".join(
+        f"{part['num_images']} images of {part['image_size']}, {part['compression'] or 'unknown'} files"
+        for part in protocol.get("training_images", [])
+    )
+    seconds = provenance.get("training_seconds")
+    rows = (
+        ("Network", f"`{spec.variant}`, {classes.num_classes} classes, {parameters:,} parameters"),
+        ("Data", ", ".join(part for part in (str(provenance.get("data", "not stated")), images) if part)),
+        ("Other data", protocol.get("other_data") or f"started from: {provenance.get('started_from', 'not stated')}"),
+        ("Recipe", _recipe(config) if config else str(provenance.get("recipe", "not stated"))),
+        ("Epochs", str(provenance.get("epochs", "not stated"))),
+        ("Seed", str(provenance.get("seed", "not stated"))),
+        ("Hardware", str(provenance.get("hardware", "not stated"))),
+        ("Training time", "not stated" if seconds is None else f"{float(seconds) / 60:.1f} minutes"),
+        ("Software", f"refineseg {provenance.get('version', '?')}, torch {provenance.get('torch', '?')}"),
+        ("Licence of the weights", spec.licence or "not stated"),
+    )
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
+
+
+def _recipe(config: Mapping[str, Any]) -> str:
+    """A configuration in a line: its phases, and every plain value."""
+    phases = "; ".join(
+        f"{phase['epochs']} epochs of {phase['crop_hw'][0]}x{phase['crop_hw'][1]} crops at scale "
+        f"{phase['scale'][0]:g}-{phase['scale'][1]:g}, batches of {phase['batch_size']}, encoder "
+        f"{phase['encoder_lr']:g}, decoder {phase['decoder_lr']:g}, {phase['schedule']}"
+        for phase in config["phases"]
+    )
+    hidden = ("recipe", "variant", "phases", "network", "seed")
+    plain = (f"{name} {value}" for name, value in config.items() if name not in hidden and value is not None)
+    return f"`{config['recipe']}`: {phases}; {', '.join(plain)}"
+
+
+def _results(result: EvaluationResult) -> str:
+    assert result.matrix is not None
+    assert result.protocol is not None
+    matrix, boundary = result.matrix, result.boundary
+    means = {
+        "mIoU": matrix.mean_iou,
+        **({} if boundary is None else {f"boundary IoU ({100 * boundary.ratio:g} %)": boundary.mean_iou}),
+        "mean accuracy": matrix.mean_accuracy,
+        "pixel accuracy": matrix.pixel_accuracy,
+        "frequency-weighted IoU": matrix.frequency_weighted_iou,
+    }
+    parts = {"all": (result.num_images, matrix)}
+    if len(result.parts) > 1:
+        parts |= {name: (part.num_images, part.matrix) for name, part in result.parts.items()}
+    columns = [
+        *((f"IoU %, {name} ({images})", [*m.per_class_iou, m.mean_iou]) for name, (images, m) in parts.items()),
+        ("accuracy %", [*matrix.per_class_accuracy, matrix.mean_accuracy]),
+        *([] if boundary is None else [("boundary IoU %", [*boundary.per_class_iou, boundary.mean_iou])]),
+    ]
+    rows = [
+        [name, *(percent(values[i]) for _, values in columns)]
+        for i, name in enumerate([*matrix.class_info.names, "**mean**"])
+    ]
+    lines = [
+        f"Measured: {result.protocol.describe()}.",
+        *([f"**{result.warning}.**"] if result.warning else []),
+        *result.notes,
+        table(list(means), [[f"{percent(value)} %" for value in means.values()]]),
+        table(["class", *(title for title, _ in columns)], rows),
+    ]
+    return "\n\n".join(lines)
+
+
+def _published(result: EvaluationResult) -> str:
+    if not result.published:
+        return "No published numbers are known for this split."
+    rows = [
+        [row.network, percent(row.mean_iou), row.verdict, row.origin.replace(FROM_MEMORY, f"**{FROM_MEMORY}**")]
+        for row in result.published
+    ]
+    return "Only numbers of an equal protocol are compared; beside the others stands what differs.\n\n" + "\n".join(
+        ["| network | mIoU % | beside ours | source |", "| --- | ---: | --- | --- |"]
+        + [f"| {' | '.join(row)} |" for row in rows]
+    )
+
+
+def _curves(history: Sequence[Mapping[str, Any]], *, shown: bool) -> str:
+    if not history:
+        return "There is no history of the training beside the model."
+    last = f"Last of {len(history)} epochs: training loss {history[-1]['loss']:.3f}."
+    return f"{last}\n\n![learning curves](curves.png)" if shown else f"{last} `refineseg card` draws the curves."
+
+
+def _failures(result: EvaluationResult, *, shown: bool) -> str:
+    if not result.failures:
+        return "None were asked for."
+    lines = []
+    for rank, failure in enumerate(result.failures, 1):
+        lines.append(f"{rank}. `{failure.name}`: {failure.describe()}")
+        if shown:
+            lines.append(f"\n   ![image, truth, prediction, errors](pictures/{failure.file_name(rank)})\n")
+    end = "" if shown else "\n\nThe pictures are made by `refineseg card`; frames of the data set are not passed on."
+    return "\n".join(lines) + end

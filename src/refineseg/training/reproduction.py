@@ -1,0 +1,291 @@
+"""From a data set to the table: train every seed, measure each, and say how far they lie apart.
+
+In: a recipe, seeds, and a budget of minutes. Out: a folder with a run per seed, ``table.md`` and ``table.json``.
+
+Called again with the same options it goes on where it stopped, also after a kill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from refineseg.card import CardFiles, write_card
+from refineseg.data.datasets import parse_sources
+from refineseg.errors import CheckpointError, ConfigError, ModelFileError
+from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+from refineseg.images import written_beside
+from refineseg.predict.predictor import PredictorOptions
+from refineseg.segmenter import load_spec
+from refineseg.training.config import TrainingConfig, to_json
+from refineseg.training.progress import Progress
+from refineseg.training.reproduction_table import SeedResult, markdown, summary
+from refineseg.training.run import RunRequest, resume_run, start_run
+
+_DESCRIPTION = "reproduction.json"
+_FAILURES = 8
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is reproduced on a data set.
+
+    Args:
+        recipe: By default.
+        split: That is measured.
+    """
+
+    recipe: str
+    split: str
+
+
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "camvid": Reproduction("camvid_refinenet_lw_mobilenetv2_long", "test"),
+}
+"""Data sets whose table ``refineseg reproduce`` makes."""
+
+
+def find_reproduction(name: str) -> Reproduction:
+    """What is reproduced on a data set.
+
+    Raises:
+        ConfigError: Another data set.
+    """
+    if name not in REPRODUCTIONS:
+        raise ConfigError(f"expected one of {', '.join(REPRODUCTIONS)} to reproduce, got {name!r}")
+    return REPRODUCTIONS[name]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2`` as seeds.
+
+    Raises:
+        ConfigError: Something else, none, or one twice.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"expected --seeds as different numbers from 0 with commas, for instance 0,1,2, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class ReproductionRequest:
+    """What the user asks for.
+
+    Args:
+        name: A key of :data:`REPRODUCTIONS`.
+        config: The recipe; its seed is replaced by each of ``seeds``.
+        data: ``NAME:ROOT`` of that data set.
+        out: Folder for everything.
+        seeds: In the order in which they are trained.
+        minutes: Budget of this call; None: until all is done.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        num_workers: Reading processes; None: chosen.
+
+    Raises:
+        ConfigError: Other data, or a budget that is not above 0.
+    """
+
+    name: str
+    config: TrainingConfig
+    data: str
+    out: Path
+    seeds: tuple[int, ...]
+    minutes: float | None = None
+    device: str = "auto"
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        found = tuple(parse_sources(self.data))
+        if found != (self.name,):
+            raise ConfigError(f"expected --data {self.name}:ROOT to reproduce {self.name}, got {self.data}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"expected --minutes above 0, got {self.minutes:g}")
+
+
+@dataclass(frozen=True)
+class ReproductionState:
+    """How far a reproduction has come.
+
+    Args:
+        results: Of the seeds that are trained and measured.
+        left: What is still to do, in words; empty: nothing.
+    """
+
+    results: tuple[SeedResult, ...]
+    left: tuple[str, ...]
+
+
+def reproduce(request: ReproductionRequest, *, progress: Progress, console: Console) -> ReproductionState:
+    """Train and measure as many seeds as the budget allows, and write the table of those that are done.
+
+    Raises:
+        CheckpointError: The folder holds a reproduction of another recipe, or a run is damaged.
+        ConfigError: Options that contradict each other.
+        DatasetError: Data that cannot be trained on or measured.
+    """
+    begun = time.monotonic()
+    _check_folder(request)
+    results: list[SeedResult] = []
+    for seed in request.seeds:
+        result = _done(request, seed)
+        if result is None and not _used_up(request, begun):
+            progress.say(f"seed {seed}: {_state(request, seed)}")
+            _train(request, seed, begun, progress)
+            if _is_trained(request, seed) and not _used_up(request, begun):
+                result = _measure(request, seed, console)
+        if result is not None:
+            results.append(result)
+    done = {result.seed for result in results}
+    left = tuple(f"seed {seed}: {_state(request, seed)}" for seed in request.seeds if seed not in done)
+    state = ReproductionState(tuple(results), left)
+    _write(request, state)
+    return state
+
+
+def _used_up(request: ReproductionRequest, begun: float) -> bool:
+    return request.minutes is not None and time.monotonic() - begun >= 60 * request.minutes
+
+
+def _seed_folder(request: ReproductionRequest, seed: int) -> Path:
+    return request.out / f"seed{seed}"
+
+
+def _check_folder(request: ReproductionRequest) -> None:
+    """Note what is reproduced, or compare with what was noted."""
+    path = request.out / _DESCRIPTION
+    asked = {"name": request.name, "config": {**to_json(request.config), "seed": None}}  # the seeds may grow
+    if path.is_file():
+        try:
+            noted = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"expected what is reproduced in {path}, which is damaged ({error})") from error
+        if noted != asked:
+            raise CheckpointError(
+                f"expected the recipe of the reproduction in {request.out}, got another one; call it with the same "
+                "--recipe and --set, or choose another --out"
+            )
+        return
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+
+
+def _train(request: ReproductionRequest, seed: int, begun: float, progress: Progress) -> None:
+    """Go on with a seed until it is trained or the budget is used up."""
+    if _is_trained(request, seed):
+        return
+    folder = _seed_folder(request, seed)
+    left = None if request.minutes is None else 60 * request.minutes - (time.monotonic() - begun)
+    if (folder / "run.json").is_file():
+        resume_run(
+            folder,
+            data=request.data,
+            device=request.device,
+            num_workers=request.num_workers,
+            progress=progress,
+            stop_after_s=left,
+        )
+        return
+    config = replace(request.config, seed=seed)
+    run = RunRequest(config, request.data, device=request.device, num_workers=request.num_workers, stop_after_s=left)
+    start_run(run, folder, progress=progress)
+
+
+def _epochs(request: ReproductionRequest, seed: int) -> int:
+    """Epochs behind the model file of a seed; 0 without one."""
+    try:
+        return int(load_spec(_seed_folder(request, seed) / "last.safetensors").provenance.get("epochs", 0))
+    except ModelFileError:
+        return 0
+
+
+def _is_trained(request: ReproductionRequest, seed: int) -> bool:
+    return _epochs(request, seed) >= request.config.num_epochs
+
+
+def _state(request: ReproductionRequest, seed: int) -> str:
+    """How far a seed has come, and how long the rest would take at the speed so far."""
+    epochs, total = _epochs(request, seed), request.config.num_epochs
+    if epochs >= total:
+        return "trained, not measured"
+    path = _seed_folder(request, seed) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    seconds = [float(json.loads(line)["seconds"]) for line in lines[-20:]]
+    if not epochs or not seconds:
+        return f"not begun, {total} epochs"
+    rest = (total - epochs) * sum(seconds) / len(seconds) / 60
+    return f"{epochs} of {total} epochs, the rest takes about {rest:.1f} minutes"
+
+
+def _model(request: ReproductionRequest, seed: int) -> Path:
+    """The best model where a validation split chose it, else the last one."""
+    folder = _seed_folder(request, seed)
+    best = folder / "best.safetensors"
+    return best if request.config.val_split is not None and best.is_file() else folder / "last.safetensors"
+
+
+def _measure(request: ReproductionRequest, seed: int, console: Console) -> SeedResult:
+    """Measure a trained seed once, and write its card."""
+    split, folder, model = find_reproduction(request.name).split, _seed_folder(request, seed), _model(request, seed)
+    options = PredictorOptions.parse(device=request.device)
+    result = evaluate_to_files(
+        str(model),
+        request.data,
+        split,
+        options=options,
+        files=EvaluationFiles(folder / "card", pictures=_FAILURES),
+        console=console,
+        boundary=True,
+    )
+    write_card(result, CardFiles(folder / "card", history=folder / "metrics.jsonl"))
+    provenance = load_spec(model).provenance
+    value = {
+        "seed": seed,
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "training": {
+            key: provenance.get(key) for key in ("version", "recipe", "epochs", "hardware", "torch", "training_seconds")
+        },
+        **result.to_json(),
+        "model": str(model.relative_to(request.out)),
+        "data": request.name,
+    }
+    with written_beside(folder / f"{split}.json") as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    return SeedResult(seed, value)
+
+
+def _done(request: ReproductionRequest, seed: int) -> SeedResult | None:
+    """The result of a seed that was measured earlier."""
+    path = _seed_folder(request, seed) / f"{find_reproduction(request.name).split}.json"
+    if not path.is_file():
+        return None
+    try:
+        return SeedResult(seed, json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"expected a result in {path}, which is damaged ({error}); remove it") from error
+
+
+def _write(request: ReproductionRequest, state: ReproductionState) -> None:
+    """``table.json`` and ``table.md``."""
+    if not state.results:
+        return
+    value = summary(state.results, request.config, left=state.left)
+    for name, text in (("table.json", json.dumps(value, indent=1)), ("table.md", markdown(value))):
+        with written_beside(request.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def lines(state: ReproductionState, out: Path, seeds: Sequence[int]) -> list[str]:
+    """What to say at the end."""
+    said = [f"{len(state.results)} of {len(seeds)} seeds are trained and measured"]
+    if state.results:
+        said += [f"table: {out / 'table.md'}", f"numbers: {out / 'table.json'}"]
+    if state.left:
+        said += ["left, by calling the same command again:", *(f"  {part}" for part in state.left)]
+    return said
