@@ -31,7 +31,8 @@ def spread(begin: NDArray[Any], count: NDArray[Any]) -> NDArray[np.int64]:
     """
     ends = np.cumsum(count)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(np.asarray(begin, np.int64) - ends + count, count)
+    shift = np.repeat(np.asarray(begin, np.int64) - ends + count, count)
+    return np.asarray(np.arange(total) + shift, np.int64)
 
 
 @dataclass(frozen=True)
@@ -258,13 +259,13 @@ def _following(borders: Borders, size_hw: tuple[int, int]) -> NDArray[np.int64]:
 def _step_out(borders: Borders) -> NDArray[np.int32]:
     """(L, 2) direction in which each line leaves its first point."""
     begin = borders.offsets[:-1]
-    return np.sign(borders.points[begin + 1] - borders.points[begin])
+    return np.asarray(np.sign(borders.points[begin + 1] - borders.points[begin]), np.int32)
 
 
 def _step_in(borders: Borders) -> NDArray[np.int32]:
     """(L, 2) direction in which each line reaches its last point."""
     end = borders.offsets[1:] - 1
-    return np.sign(borders.points[end] - borders.points[end - 1])
+    return np.asarray(np.sign(borders.points[end] - borders.points[end - 1]), np.int32)
 
 
 @dataclass(frozen=True)

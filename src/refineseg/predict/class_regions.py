@@ -1,12 +1,14 @@
 """Regions of a mask as polygons. The only file that imports shapely.
 
-In: masks, whole or in tiles. Out: :class:`ClassRegion`, one polygon with holes for each region, with its class, area and
-mean confidence. Neighbours share their borders exactly: there are no gaps and no overlaps, with simpler borders neither.
+In: masks, whole or in tiles. Out: :class:`ClassRegion`, one polygon with holes for each region, with its class, area
+and mean confidence. Neighbours share their borders exactly: there are no gaps and no overlaps, with simpler borders
+neither.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -192,6 +194,40 @@ def regions_of(
     merger = RegionMerger((mask.shape[0], mask.shape[-1]), class_info=class_info, options=options)
     merger.add(Region.whole((mask.shape[0], mask.shape[-1])), mask, confidence)
     return merger.finish()
+
+
+def geojson_geometries(
+    regions: Sequence[ClassRegion], place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None
+) -> list[str]:
+    """The polygons of some regions as GeoJSON text.
+
+    Args:
+        regions: Any.
+        place: Corners of pixels ``(N, 2)`` -> coordinates to write; None writes the corners.
+
+    Returns:
+        One geometry each; the outside runs counterclockwise in the written coordinates, holes clockwise (RFC 7946,
+        section 3.1.6).
+    """
+    shapely = geometry_tools()
+    polygons = np.array([region.polygon for region in regions], object)
+    if place is not None:
+        polygons = shapely.transform(polygons, place)
+    texts: list[str] = shapely.to_geojson(shapely.orient_polygons(polygons)).tolist()
+    return texts
+
+
+def corners(regions: Sequence[ClassRegion]) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The corners of all polygons.
+
+    Returns:
+        ``(N, 2)`` x and y, the first of each ring again at its end; ``(G + 1,)`` where each ring begins; ``(G,)`` the
+        place in ``regions`` of each ring's region, the outside before the holes.
+    """
+    shapely = geometry_tools()
+    lines, owners = shapely.get_rings(np.array([region.polygon for region in regions], object), return_index=True)
+    counts = shapely.get_num_coordinates(lines).astype(np.int64)
+    return shapely.get_coordinates(lines), np.append(0, np.cumsum(counts)), owners.astype(np.int64)
 
 
 def _polygons(coverage: Coverage, *, simplify: float) -> list[Any]:

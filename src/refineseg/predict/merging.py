@@ -1,8 +1,8 @@
 """Regions across tiles, and small regions into their neighbours.
 
 In: numbered tiles of one image, in any order. Out: :class:`Coverage`, the regions of the whole image and the borders
-between them, equal to those of the mask in one piece. Of each tile the borders inside it are kept, and the numbers along
-a side until the tile on the other side has come.
+between them, equal to those of the mask in one piece. Of each tile the borders inside it are kept, and the numbers
+along a side until the tile on the other side has come.
 """
 
 from __future__ import annotations

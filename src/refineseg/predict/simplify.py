@@ -3,8 +3,8 @@
 In: borders along pixels. Out: the same lines with fewer corners. Lines are halved at their farthest corner until every
 corner lies within the tolerance of the piece that replaces it (Ramer 1972; Douglas and Peucker 1973). A piece is also
 halved where a corner of any line lies between it and what it replaces: then no piece can cross another, and nothing
-changes sides (de Berg, van Kreveld and Schirra 1998, on simplifying subdivisions). Both depend on the true borders only,
-so neither the order of the lines nor how a mask was cut into tiles matters.
+changes sides (de Berg, van Kreveld and Schirra 1998, on simplifying subdivisions). Both depend on the true borders
+only, so neither the order of the lines nor how a mask was cut into tiles matters.
 """
 
 from __future__ import annotations

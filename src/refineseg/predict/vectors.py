@@ -1,0 +1,165 @@
+"""Regions of a mask as files: GeoJSON and COCO JSON.
+
+In: regions, or a mask. Out: files other programs open. GeoJSON (RFC 7946) is written feature by feature. Coordinates
+are pixels, x to the right and y down, unless a raster's place on the ground is given. What a region is, and how exact
+polygons are, says :mod:`refineseg.predict.class_regions`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy.typing import NDArray
+
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
+from refineseg.images import written_beside
+from refineseg.predict.class_regions import ClassRegion, RegionMerger, VectorOptions, geojson_geometries, regions_of
+from refineseg.predict.coco_results import Outline, coco_annotations, write_coco
+from refineseg.predict.coordinates import Affine, Ground
+
+__all__ = [
+    "ENDINGS",
+    "ClassRegion",
+    "Outline",
+    "RegionMerger",
+    "VectorOptions",
+    "coco_annotations",
+    "regions_of",
+    "write_coco",
+    "write_geojson",
+    "write_vectors",
+]
+
+ENDINGS = {"geojson": ".geojson", "coco": "_coco.json"}
+"""Formats of :func:`write_vectors`, and what follows the image's name in the name of the file."""
+
+_AT_ONCE = 4096  # features
+
+
+def write_geojson(
+    path: Path,
+    regions: Sequence[ClassRegion],
+    class_info: ClassInfo,
+    *,
+    transform: Affine | None = None,
+    crs: str | None = None,
+    to_wgs84: bool = False,
+) -> None:
+    """Write regions as a GeoJSON FeatureCollection; the file appears only when it is complete.
+
+    Properties of each feature: ``class``, ``class_index``, ``colour`` (``#rrggbb``), ``area`` (pixels),
+    ``mean_confidence`` (0..1, where known), and ``map_area`` (square units of a projected system; the collection's
+    ``map_unit`` names the unit).
+
+    RFC 7946 knows longitude and latitude of WGS 84 only. With another system the coordinates are those of the raster,
+    and the collection has the ``crs`` member of the older GeoJSON of 2008, which GDAL and QGIS read. A system without a
+    number in a register cannot be named there: then coordinates become longitude and latitude, as with ``to_wgs84``.
+    Corners alone are projected, and a region across the 180th meridian is not cut. Borders stay shared in every case.
+
+    Args:
+        path: Of the file.
+        regions: In the order of the features.
+        class_info: The classes.
+        transform: The raster's ``(a, b, c, d, e, f)``; None writes pixels, whatever the system.
+        crs: The raster's coordinate reference system, as ``EPSG:32633`` or WKT.
+        to_wgs84: Write longitude and latitude.
+
+    Raises:
+        ConfigError: A transform or system that is none, or WGS 84 wanted without them.
+        MissingExtraError: shapely, or rasterio for a coordinate system, is not installed.
+        OSError: The file cannot be written.
+    """
+    if to_wgs84 and (transform is None or crs is None):
+        raise ConfigError("expected a transform and a coordinate system to project to WGS 84, got none; give both")
+    ground = None if transform is None else Ground(transform, crs)
+    head: dict[str, Any] = {"type": "FeatureCollection"}
+    place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+    if ground is None:
+        head["coordinates"] = "pixels, x to the right, y down"
+    elif to_wgs84 or (ground.crs is not None and ground.name is None):
+        place = ground.longitude_latitude
+    else:
+        place = ground.places
+        if ground.name is not None and not ground.is_longitude_latitude:
+            head["crs"] = {"type": "name", "properties": {"name": ground.name}}
+    unit = None if ground is None else ground.unit
+    if unit is not None:
+        head["map_unit"] = unit
+    pixel_area = None if ground is None or unit is None else ground.pixel_area
+    with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(head)[:-1] + ', "features": [')
+        for number, text in enumerate(_features(regions, class_info, place, pixel_area)):
+            file.write((",\n" if number else "\n") + text)
+        file.write("\n]}\n")
+
+
+def _features(
+    regions: Sequence[ClassRegion],
+    class_info: ClassInfo,
+    place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
+    pixel_area: float | None,
+) -> Iterator[str]:
+    colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_info.palette]
+    for start in range(0, len(regions), _AT_ONCE):
+        some = regions[start : start + _AT_ONCE]
+        for region, geometry in zip(some, geojson_geometries(some, place), strict=True):
+            properties: dict[str, Any] = {
+                "class": class_info.names[region.class_index],
+                "class_index": region.class_index,
+                "colour": colours[region.class_index],
+                "area": region.area,
+            }
+            if region.mean_confidence is not None:
+                properties["mean_confidence"] = round(region.mean_confidence, 6)
+            if pixel_area is not None:
+                properties["map_area"] = region.area * pixel_area
+            yield f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
+
+
+def write_vectors(
+    stem: Path,
+    mask: NDArray[Any],
+    class_info: ClassInfo,
+    *,
+    confidence: Float32[np.ndarray, "h w"] | None = None,
+    options: VectorOptions | None = None,
+    formats: Sequence[str] = ("geojson", "coco"),
+    file_name: str | None = None,
+) -> tuple[Path, ...]:
+    """Write the regions of a mask beside each other, in pixels.
+
+    Args:
+        stem: Path of the files without their endings (:data:`ENDINGS`).
+        mask: ``(H, W)`` class indices or ``ignore_index``.
+        class_info: The classes.
+        confidence: ``(H, W)`` 0..1, the probability of each pixel's class.
+        options: Which regions, and how exact.
+        formats: Of :data:`ENDINGS`.
+        file_name: Of the image, for COCO; by default the stem's name.
+
+    Returns:
+        The files, in the order of the formats.
+
+    Raises:
+        ConfigError: An unknown format, or what :func:`~refineseg.predict.class_regions.regions_of` refuses.
+        MissingExtraError: shapely is not installed.
+        OSError: A file cannot be written.
+    """
+    unknown = [name for name in formats if name not in ENDINGS]
+    if unknown or not formats:
+        raise ConfigError(f"expected vector formats of {', '.join(ENDINGS)}, got {', '.join(unknown) or 'none'}")
+    regions = regions_of(mask, class_info=class_info, confidence=confidence, options=options)
+    paths = tuple(stem.with_name(stem.name + ENDINGS[name]) for name in formats)
+    for name, path in zip(formats, paths, strict=True):
+        if name == "geojson":
+            write_geojson(path, regions, class_info)
+        else:
+            size_hw = mask.shape[0], mask.shape[1]
+            write_coco(path, regions, class_info, size_hw=size_hw, file_name=file_name or stem.name)
+    return paths
