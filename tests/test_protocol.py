@@ -15,6 +15,7 @@ from refineseg.protocol import Learned, MeasurementProtocol
 from refineseg.published import COMPARATORS
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.provenance import run_protocol
 from refineseg.training.run import RunRequest, resume_run, start_run
 from test_cli import call
 from test_training_run import Silent
@@ -123,6 +124,12 @@ def test_a_model_file_knows_what_it_learned_from_also_after_a_resume_and_fine_tu
     start_run(tuned, tmp_path / "b", progress=Silent())
     expected = Learned(("camvid:train", "folder:train"), "none")
     assert Learned.from_provenance(load_spec(tmp_path / "b" / "last.safetensors").provenance) == expected
+    protocol = run_protocol(
+        tiny(), ("camvid",), (open_dataset("camvid", tmp_path / "camvid", split="train"),), None,
+        started_from="scratch", teacher=Learned(("voc:train",), "ImageNet weights of timm"),
+    )  # fmt: skip
+    assert (protocol["trained_on"], protocol["split"]) == (["camvid:train", "voc:train"], "")
+    assert protocol["other_data"] == "ImageNet weights of timm"
     (tmp_path / "b" / "last.safetensors").unlink()
     (tmp_path / "b" / "checkpoint.pt").unlink()
     resume_run(tmp_path / "b", data=None, device="cpu", num_workers=None, progress=Silent())

@@ -23,6 +23,7 @@ def run_protocol(
     *,
     started_from: str,
     earlier: Learned | None = None,
+    teacher: Learned | None = None,
 ) -> dict[str, Any]:
     """The protocol of a run: what it learned from, and the split it is measured on while it trains.
 
@@ -32,7 +33,8 @@ def run_protocol(
         training: The training samples of each phase.
         val: The measured samples; None: none.
         started_from: ``scratch``, or where the first weights come from.
-        earlier: What the model it went on from had learned from, or its teacher.
+        earlier: What the model it went on from had learned from.
+        teacher: What its teacher had learned from, whose knowledge it takes over.
 
     Returns:
         A :class:`~refineseg.protocol.MeasurementProtocol` as plain values (its split is empty where none is measured),
@@ -44,6 +46,8 @@ def run_protocol(
     learned = Learned.from_run(parts, started_from if earlier is None else "scratch")
     if earlier is not None:
         learned = earlier + learned
+    if teacher is not None:
+        learned = learned + teacher
     protocol = MeasurementProtocol(
         names[0],
         config.val_split or "" if val is not None else "",

@@ -23,7 +23,7 @@ from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.images import written_beside
 from refineseg.preprocessing import Preprocessing
 from refineseg.protocol import Learned
-from refineseg.segmenter import ModelSpec, Segmenter, load
+from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
 from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.distillation import check_teacher
@@ -203,6 +203,7 @@ def _note_protocol(segmenter: Segmenter, config: TrainingConfig, names: tuple[st
         data.val,
         started_from=str(known["started_from"]),
         earlier=learned_before(known.get("earlier")),
+        teacher=None if config.teacher is None else Learned.from_provenance(load_spec(config.teacher).provenance),
     )
     segmenter.with_provenance({"protocol": protocol})
 
