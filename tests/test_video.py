@@ -250,6 +250,30 @@ def test_broken_frames_in_the_middle_are_left_out_and_counted_once(tmp_path):
     np.testing.assert_allclose(frame_times_float(tmp_path / "o_mask.mkv"), times, atol=0.0005)
 
 
+def test_a_frame_that_decodes_with_damage_is_broken_too(tmp_path):
+    clip = write_clip(tmp_path / "clip.ts", moving_square(40, noise=10.0))
+    content = bytearray(clip.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 60] = np.random.default_rng(3).integers(0, 256, 60, dtype=np.uint8).tobytes()
+    clip.write_bytes(content)
+    result = predict_video(clip, tmp_path / "o", BrightnessPredictor(), options=VideoOptions(kinds=("mask",)))
+    assert 0 < result.broken < 5
+    assert result.frames + result.broken == 40
+    assert "damaged data; the rest is done" in result.failures[0]
+
+
+def test_colours_come_back_as_they_were_painted(tmp_path):
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:] = (200, 30, 60)
+    clip = write_clip(tmp_path / "clip.mkv", [image], codec="ffv1")
+    options = VideoOptions(opacity=0.0, legend=False, quality=1)
+    predict_video(clip, tmp_path / "o", BrightnessPredictor(), options=options)
+    np.testing.assert_allclose(read_images(tmp_path / "o.mp4")[0].mean(axis=(0, 1)), (200, 30, 60), atol=4)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        luma = next(container.decode(video=0)).to_ndarray()[:48].mean()
+    assert luma == pytest.approx(16 + 219 / 255 * (0.2126 * 200 + 0.7152 * 30 + 0.0722 * 60), abs=2)  # BT.709
+
+
 def test_a_file_cut_short_is_done_as_far_as_it_goes_and_reported(tmp_path):
     clip = write_clip(tmp_path / "long.mkv", moving_square(50, noise=10.0))
     cut = tmp_path / "cut.mkv"
