@@ -6,23 +6,24 @@ In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, RefinesegError
 from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
 from refineseg.predict.crf import CrfOptions, dense_crf
+from refineseg.predict.outputs import Outputs
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
     ScoringProtocol,
@@ -30,78 +31,16 @@ from refineseg.predict.protocols import (
     find_protocol,
     parse_scales,
 )
+from refineseg.predict.raster import RasterResult, predict_raster
+from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.torch_scorer import Precision, TorchScorer, find_device
+from refineseg.predict.video import VideoResult, predict_video
+from refineseg.predict.video_options import VideoOptions
 from refineseg.scoring import Prediction, Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter, load
 
-Precision = Literal["float32", "bfloat16"]
-
-
-def find_device(name: str) -> torch.device:
-    """``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises:
-        ConfigError: No such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"expected a device of this machine (cpu{', cuda' if torch.cuda.is_available() else ''}), got {name!r}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return device
-
-
-class TorchScorer:
-    """A segmenter on a device, in a precision.
-
-    Args:
-        segmenter: The model; it is moved to the device and set to evaluation mode.
-        device: Where.
-        precision: ``float32``, or ``bfloat16`` autocast (faster where the hardware has it, slightly other masks).
-    """
-
-    def __init__(self, segmenter: Segmenter, *, device: torch.device, precision: Precision = "float32") -> None:
-        self._segmenter = segmenter.to(device).eval()
-        self._device = device
-        self._autocast = precision == "bfloat16"
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self._segmenter.class_info
-
-    @torch.inference_mode()
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size, on the device."""
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            scores: Tensor = self._segmenter(images.to(self._device))
-            return scores
-
-    @torch.inference_mode()
-    def output_logits(
-        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
-    ) -> Float[Tensor, "n k h2 w2"]:
-        """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.authors`."""
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            return self._segmenter.output_logits(images.to(self._device), enlarged_already=enlarged_already)
-
-    def cubic_logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size, enlarged bicubically (a = -0.75, border repeated: as OpenCV does it), on the device."""
-        logits = self.output_logits(images).float()
-        return F.interpolate(logits, size=images.shape[2:], mode="bicubic", align_corners=False)
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
-        """The likeliest class of every pixel, on the device."""
-        return class_map_of(self.logits(images))
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self._device
+__all__ = ["Precision", "Predictor", "PredictorOptions", "TorchScorer", "find_device"]
 
 
 class Predictor:
@@ -224,6 +163,123 @@ class Predictor:
             sure = confidence_of(own)[0].cpu().numpy() if (probabilities or confidence) and own is not None else None
             predictions.append(Prediction(image, mask, self.class_info, kept, sure))
         return predictions
+
+    def stream(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        probabilities: bool = False,
+        confidence: bool = False,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        failed: Callable[[Path, RefinesegError], None] | None = None,
+    ) -> Iterator[tuple[Path, Prediction]]:
+        """Predict image files, however many: they are read ahead in threads, and those of one size share a batch.
+
+        Args:
+            paths: Taken as they are needed; memory is bounded whatever their number.
+            probabilities: Also return the probabilities of all classes.
+            confidence: Also return the probability of each pixel's likeliest class.
+            batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
+            workers: Threads that read files; None: as many as cores, 2 to 16.
+            failed: Called with a file that cannot be read, and why.
+
+        Yields:
+            Path and prediction, in the order of the paths; files that cannot be read are left out.
+
+        Raises:
+            ImageError: After the last prediction, if files could not be read and there is no ``failed``.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> import refineseg
+            >>> from refineseg.images import write_image
+            >>> predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=4))
+            >>> with TemporaryDirectory() as folder:
+            ...     write_image(Path(folder) / "a.png", np.zeros((20, 30, 3), np.uint8))
+            ...     for path, prediction in predictor.stream(Path(folder).glob("*.png")):
+            ...         print(path.name, prediction.mask.shape)
+            a.png (20, 30)
+        """
+        from refineseg.predict.streams import StreamOptions, predictions
+
+        options = StreamOptions(batch_size, workers, probabilities, confidence)
+        return predictions(paths, self, options=options, failed=failed)
+
+    def raster(
+        self,
+        src: str | Path,
+        dst: str | Path,
+        *,
+        tiling: TilingOptions | None = None,
+        options: RasterOptions | None = None,
+        outputs: Outputs | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> RasterResult:
+        """Predict a raster of any size into a class raster on the same grid; see :mod:`refineseg.predict.raster`.
+
+        Args:
+            src: GeoTIFF or another raster.
+            dst: The class raster, ending in ``.tif``; other results stand beside it.
+            tiling: How it is cut.
+            options: How it is read and written.
+            outputs: Which results; None: the class raster.
+            progress: Told the share of the work that is done, 0..1.
+
+        Raises:
+            ConfigError: A predictor with scales, flips, another protocol or a CRF, which need the whole image, or that
+                is no segmenter's.
+            ImageError: The raster cannot be read, or a result not be written.
+
+        Example::
+
+            predictor.raster("scene.tif", "classes.tif").areas_m2
+        """
+        plain = self._scales == (1.0,) and not self._flip and self._crf is None
+        if not isinstance(self._scorer, TorchScorer) or not plain or self._protocol.name != DEFAULT_PROTOCOL:
+            raise ConfigError(
+                "expected a plain predictor of a segmenter for a raster, got one with scales, mirror images, another "
+                "protocol, a CRF or an exported model; build one without: Predictor(segmenter)"
+            )
+        return predict_raster(
+            Path(src),
+            Path(dst),
+            self._scorer.segmenter,
+            tiling=tiling,
+            options=options,
+            device=self._scorer.device,
+            precision=self._scorer.precision,
+            vectors=None if outputs is None else outputs.vectors,
+            outputs=outputs,
+            progress=progress,
+        )
+
+    def video(
+        self,
+        source: str | Path,
+        target_stem: str | Path,
+        *,
+        options: VideoOptions | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> VideoResult:
+        """Predict every frame of a video; see :mod:`refineseg.predict.video`.
+
+        Args:
+            source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).
+            target_stem: Where results go, without an ending; an ending ``.mp4`` is left away.
+            options: How it is read, smoothed and written.
+            progress: Called with the frames done and, where known, how many there are.
+
+        Raises:
+            ImageError: No frame can be decoded, or results cannot be written.
+
+        Example::
+
+            predictor.video("drive.mp4", "out/drive").flicker_before
+        """
+        stem = Path(target_stem)
+        stem = stem.with_suffix("") if stem.suffix.lower() == ".mp4" else stem
+        return predict_video(source, stem, self, options=options, progress=progress)
 
     def _classes_and_scores(
         self, batch: UInt8[Tensor, "n c h w"], *, scored: bool

@@ -219,6 +219,28 @@ def file_threads(options: StreamOptions) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def predictions(
+    paths: Iterable[str | Path],
+    predictor: Predictor,
+    *,
+    options: StreamOptions,
+    failed: Callable[[Path, RefinesegError], None] | None = None,
+) -> Iterator[tuple[Path, Prediction]]:
+    """See :meth:`~refineseg.predict.predictor.Predictor.stream`, which is this."""
+    errors: list[str] = []
+    with file_threads(options) as pool:
+        for item in in_order(predicted(map(Path, paths), predictor, options=options, pool=pool)):
+            if item.prediction is not None:
+                yield item.path, item.prediction
+            elif item.error is not None and failed is not None:
+                failed(item.path, item.error)
+            elif item.error is not None:
+                errors.append(str(item.error))
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ImageError(f"{errors[0]}{more}; all other images were predicted")
+
+
 def in_order(items: Iterator[Item]) -> Iterator[Item]:
     """Items by their index again; those that came too early wait (at most a window of files)."""
     early: dict[int, Item] = {}

@@ -1,0 +1,99 @@
+"""A segmenter on a device, as a scorer.
+
+In: a segmenter, a device, a precision. Out: :class:`TorchScorer`, which :class:`~refineseg.predict.predictor.Predictor`
+and tests of speed score images with.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
+from refineseg.scoring import class_map_of
+from refineseg.segmenter import Segmenter
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        ConfigError: No such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"expected a device of this machine (cpu{', cuda' if torch.cuda.is_available() else ''}), got {name!r}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return device
+
+
+class TorchScorer:
+    """A segmenter on a device, in a precision.
+
+    Args:
+        segmenter: The model; it is moved to the device and set to evaluation mode.
+        device: Where.
+        precision: ``float32``, or ``bfloat16`` autocast (faster where the hardware has it, slightly other masks).
+    """
+
+    def __init__(self, segmenter: Segmenter, *, device: torch.device, precision: Precision = "float32") -> None:
+        self._segmenter = segmenter.to(device).eval()
+        self._device = device
+        self._autocast = precision == "bfloat16"
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self._segmenter.class_info
+
+    @torch.inference_mode()
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size, on the device."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            scores: Tensor = self._segmenter(images.to(self._device))
+            return scores
+
+    @torch.inference_mode()
+    def output_logits(
+        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
+    ) -> Float[Tensor, "n k h2 w2"]:
+        """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.authors`."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            return self._segmenter.output_logits(images.to(self._device), enlarged_already=enlarged_already)
+
+    def cubic_logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size, enlarged bicubically (a = -0.75, border repeated: as OpenCV does it), on the device."""
+        logits = self.output_logits(images).float()
+        return F.interpolate(logits, size=images.shape[2:], mode="bicubic", align_corners=False)
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+        """The likeliest class of every pixel, on the device."""
+        return class_map_of(self.logits(images))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The model."""
+        return self._segmenter
+
+    @property
+    def precision(self) -> Precision:
+        """Of the network."""
+        return "bfloat16" if self._autocast else "float32"
