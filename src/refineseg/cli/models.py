@@ -66,20 +66,42 @@ def bench(
     write: Annotated[
         bool, typer.Option("--write", help="With --counts: count anew, into counts.json and docs/counts.md.")
     ] = False,
+    training: Annotated[
+        str | None, typer.Option(help="Images/s of training by this recipe: loader, network, both.", metavar="RECIPE")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="With --training: NAME:ROOT.")] = None,
+    workers: Annotated[int | None, typer.Option(help="With --training: reading processes.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="With --training: KEY=VALUE of the config.", metavar="KEY=VALUE")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
 ) -> None:
     """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
-    if (papers and counts) or (write and not counts):
-        raise ConfigError("expected --papers, --counts, --counts --write or none of them, got another combination")
+    if (papers and counts) or (write and not counts) or (training and (papers or counts)):
+        raise ConfigError(
+            "expected --papers, --counts, --counts --write, --training or none of them, got another combination"
+        )
+    if (training is None) != (data is None):
+        raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
     console = messages()
-    if counts:
+    if training is not None and data is not None:
+        from refineseg.training.config import override
+        from refineseg.training.recipes import find_recipe
+        from refineseg.training.speed import bench_training
+
+        config = override(find_recipe(training), settings or [])
+        speed = bench_training(config, data, device=device, num_workers=workers, rounds=repeats, console=console)
+        tables().print(speed.table)
+        print(speed.conditions)
+        value: Any = speed.to_json()
+    elif counts:
         from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
 
         numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
         tables().print(counts_table(numbers))
         for path in write_counts(numbers) if write else ():
             print(f"written: {path}")
-        value: Any = counts_json(numbers)
+        value = counts_json(numbers)
     else:
         from refineseg.benchmark import bench_model, bench_papers
 

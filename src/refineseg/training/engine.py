@@ -83,7 +83,8 @@ class Engine:
 
     def stepper(self, state: RunState, objective: Objective, mode: str) -> Stepper:
         """What computes the steps of a phase."""
-        return Stepper(self._fabric, state, objective, self._config.clip_norm, mode, self._say)
+        asked_for = self._config.compile != "auto"
+        return Stepper(self._fabric, state, objective, self._config.clip_norm, mode, asked_for, self._say)
 
 
 class Stepper:
@@ -96,11 +97,13 @@ class Stepper:
         objective: Objective,
         clip_norm: float | None,
         mode: str,
+        asked_for: bool,
         say: Callable[[str], None],
     ) -> None:
         self._fabric, self._state, self._objective = fabric, state, objective
         self._clip_norm, self._mode, self._say = clip_norm, mode, say
         self._compiled: dict[str, Callable[[Tensor, Tensor], LossSum]] = {"off": objective}
+        self._asked_for = asked_for
         self._undo = _Undo(state.segmenter, fabric.device)
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -142,6 +145,9 @@ class Stepper:
         try:
             return self._added_up(images, masks, num_pieces=-(-len(images) // size))
         except (RuntimeError, MemoryError) as error:
+            if self._mode != "off" and _is_compiler_error(error):
+                self._without_compiling(error)
+                return None
             if not is_out_of_memory(error):
                 raise
             if size == 1:
@@ -159,6 +165,14 @@ class Stepper:
         if self._fabric.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
+
+    def _without_compiling(self, error: BaseException) -> None:
+        """Go on as the network is, where compiling was not asked for by name."""
+        reason = f"torch.compile does not work here ({_first_line(error)})"
+        if self._asked_for:
+            raise ConfigError(f"expected a machine that can compile for compile={self._mode}: {reason}") from error
+        self._say(f"{reason}: going on without")
+        self._mode = "off"
 
     def _added_up(self, images: Tensor, masks: Tensor, *, num_pieces: int) -> Tensor:
         """Gradients of the mean loss over a batch computed in pieces; returns that loss."""
@@ -216,6 +230,12 @@ class _Undo:
         torch.set_rng_state(self._random[0])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._random[1], self._device)
+
+
+def _is_compiler_error(error: BaseException) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # imported late: a second that only compiled runs need
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _first_line(error: BaseException) -> str:

@@ -33,7 +33,7 @@ from refineseg.training.objective import Objective
 from refineseg.training.optim import freeze_statistics, set_rates
 from refineseg.training.progress import Progress
 from refineseg.training.record import LossRecord, NotFinite, write_nan_batch
-from refineseg.training.state import RunState, append_metrics, how_to_resume
+from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume
 from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
 
 
@@ -82,6 +82,8 @@ def train(
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
+    else:
+        (folder / METRICS_FILE).unlink(missing_ok=True)  # of epochs that a killed run never saved
     data = held(taught(data, config, engine.device, progress), config, engine.device, progress)
     workers = default_workers(engine.device) if num_workers is None else num_workers
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
