@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refineseg.losses import SegmentationLoss, class_weights
 from refineseg.segmenter import build
@@ -43,3 +44,63 @@ def test_the_objective_is_the_loss_of_the_models_logits_to_the_bit(segmenter, wh
     with torch.no_grad():
         logits = segmenter(images) if where == "image" else segmenter.output_logits(images)
         assert torch.equal(Objective(segmenter, wanted, COUNTS)(images, masks).mean, loss(logits, masks))
+
+
+CHANGES = [
+    ({"class_weight_power": 1.0}, {"class_weights": class_weights(COUNTS, power=1.0)}),
+    (
+        {"class_weight_power": 1.0, "class_weight_style": "logarithm"},
+        {"class_weights": class_weights(COUNTS, power=1.0, style="logarithm")},
+    ),
+    ({"ohem_threshold": 0.3, "ohem_share": 0.5}, {"ohem_threshold": 0.3, "ohem_share": 0.5}),
+    ({"boundary": 2.0, "boundary_radius": 2}, {"boundary": 2.0, "boundary_radius": 2}),
+    ({"lovasz": 0.5}, {"lovasz": 0.5}),
+    ({"lovasz": 0.5, "lovasz_over": "batch"}, {"lovasz": 0.5, "lovasz_over": "batch"}),
+    ({"dice": 2.0}, {"dice": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("fields", "options"), CHANGES, ids=lambda x: "-".join(x))
+def test_every_loss_of_the_configuration_reaches_the_objective(segmenter, fields, options):
+    images, masks = batch(2, (64, 64))
+    with torch.no_grad():
+        value = Objective(segmenter, config(**{"class_weight_power": 0.0, **fields}), COUNTS)(images, masks).mean
+        assert torch.equal(value, SegmentationLoss(255, **options)(segmenter(images), masks))
+        plain = Objective(segmenter, config(class_weight_power=0.0), COUNTS)(images, masks).mean
+    assert not torch.equal(value, plain)
+
+
+def test_the_loss_is_computed_in_single_precision_under_autocast(segmenter):
+    images, masks = batch(1, (64, 64))
+    objective = Objective(segmenter, config(lovasz=1.0, ohem_threshold=0.7), COUNTS)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        value = objective(images, masks)
+        logits = segmenter(images)
+    assert value.total.dtype == value.weight.dtype == torch.float32
+    loss = SegmentationLoss(255, class_weights(COUNTS, power=0.5), ohem_threshold=0.7, lovasz=1.0)
+    assert torch.equal(value.mean, loss(logits.float(), masks))
+
+
+class Asking(TorchDispatchMode):
+    """Notes the operations that hand a value, or a number of values, to the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal") or "unique" in name:
+            self.asked.append(name)
+        if name in ("index", "index_put", "index_put_"):
+            self.asked += [name for index in args[1] if index is not None and index.dtype == torch.bool]
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_objective_asks_the_device_for_nothing(segmenter):
+    images, masks = batch(2, (64, 64))
+    wanted = config(lovasz=1.0, dice=1.0, boundary=1.0, ohem_threshold=0.7, label_smoothing=0.1)
+    objective = Objective(segmenter, wanted, COUNTS, teacher=segmenter)
+    with Asking() as mode, torch.no_grad():
+        float(objective(images, masks).mean)
+    assert mode.asked == ["_local_scalar_dense"]  # the one of this test

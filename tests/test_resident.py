@@ -11,6 +11,7 @@ from refineseg.data.loading import mix_seeds, training_batches
 from refineseg.data.resident import hold
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
+from test_objective import Asking
 
 CPU = torch.device("cpu")
 INFO = ClassInfo(tuple("abcde"))
@@ -136,3 +137,17 @@ def test_more_than_255_classes_keep_their_values():
     held = hold(Many(), device=CPU, max_bytes=1 << 30)
     batch = held.crops([0], Augmentation((240, 240), (1.0, 1.0), flip=False), seed=0, epoch=0)
     assert set(batch.masks.unique().tolist()) <= {256, 257, 258, 259, 260, 511, 65535}
+
+
+@pytest.mark.parametrize("centre", ["uniform", "class"])
+def test_cutting_a_batch_asks_the_device_for_nothing(centre):
+    augmentation = Augmentation(
+        (64, 96), (0.5, 2.0), colour=0.3, rotation=10.0, copy_paste=1.0, class_balance=0.5, crop_centre=centre
+    )
+    batches = hold(Photographs(), device=CPU, max_bytes=1 << 30).batches(augmentation, batch_size=2, seed=0, epoch=0)
+    plans = list(batches._plans())
+    with Asking() as mode:
+        for plan in plans:
+            batches.data.cut(plan)
+    assert plans
+    assert mode.asked == []
