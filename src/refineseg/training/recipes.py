@@ -103,6 +103,18 @@ def camvid_refinenet_lw_resnet101_long() -> TrainingConfig:
     )
 
 
+def camvid_refinenet_lw_mobilenetv2_distilled() -> TrainingConfig:
+    """The long CamVid recipe with a teacher: what ``camvid_refinenet_lw_resnet101_long`` trained; not yet run on a GPU.
+
+    The teacher is expected where that recipe is told to leave it; name another by ``--set teacher=FILE``.
+    """
+    return replace(
+        camvid_refinenet_lw_mobilenetv2_long(),
+        recipe="camvid_refinenet_lw_mobilenetv2_distilled",
+        teacher="runs/camvid_refinenet_lw_resnet101_long/last.safetensors",
+    )
+
+
 def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
     """Your own pictures: the default where no recipe is named.
 
@@ -135,6 +147,7 @@ RECIPES: dict[str, Callable[..., TrainingConfig]] = {
     "camvid_refinenet_lw_mobilenetv2": camvid_refinenet_lw_mobilenetv2,
     "camvid_refinenet_lw_mobilenetv2_long": camvid_refinenet_lw_mobilenetv2_long,
     "camvid_refinenet_lw_resnet101_long": camvid_refinenet_lw_resnet101_long,
+    "camvid_refinenet_lw_mobilenetv2_distilled": camvid_refinenet_lw_mobilenetv2_distilled,
     "folder_refinenet_lw_mobilenetv2": folder_refinenet_lw_mobilenetv2,
     **PAPER_RECIPES,
 }
