@@ -27,8 +27,8 @@ from refineseg.predict import video_stages
 from refineseg.predict.pipeline import Channel, Stages
 from refineseg.predict.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video import VideoOptions, is_video, predict_video
-from refineseg.predict.video_files import VideoReader, VideoWriter, upright
-from refineseg.predict.video_sources import find_source
+from refineseg.predict.video_files import VideoReader, VideoWriter
+from refineseg.predict.video_sources import find_source, upright
 from refineseg.scoring import Prediction
 
 av = pytest.importorskip("av", reason="videos need PyAV")
@@ -65,9 +65,10 @@ def moving_square(count, size=(48, 64), *, noise=0.0, seed=0):
 
 
 def write_clip(path, images, *, times=None, base=Fraction(1, 25), codec="libx264", gop=6, rotation=None, sound=None):
-    """``ffv1`` keeps the pixels exactly, at any size."""
+    """``ffv1`` keeps the pixels exactly, at any size; mp4 have their index in front."""
+    movflags = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
     pixels = {"libx264": "yuv420p", "ffv1": "bgr0", "mpeg4": "yuv420p"}[codec]
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=movflags) as container:
         stream = container.add_stream(codec, rate=25, options={"g": str(gop)})
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.time_base, stream.codec_context.time_base = pixels, base, base
@@ -174,6 +175,8 @@ def test_times_of_a_variable_rate_are_kept(tmp_path):
     predict_video(clip, tmp_path / "o", BrightnessPredictor(), options=BOTH)
     assert frame_times(clip) == [Fraction(t, 1000) for t in times]
     assert frame_times(tmp_path / "o.mp4") == frame_times(clip)
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        assert container.duration + container.start_time >= 5_000_000  # or players would stop too early
     np.testing.assert_allclose(frame_times_float(tmp_path / "o_mask.mkv"), frame_times_float(clip), atol=0.0005)
 
 
@@ -274,15 +277,33 @@ def test_colours_come_back_as_they_were_painted(tmp_path):
     assert luma == pytest.approx(16 + 219 / 255 * (0.2126 * 200 + 0.7152 * 30 + 0.0722 * 60), abs=2)  # BT.709
 
 
-def test_a_file_cut_short_is_done_as_far_as_it_goes_and_reported(tmp_path):
-    clip = write_clip(tmp_path / "long.mkv", moving_square(50, noise=10.0))
-    cut = tmp_path / "cut.mkv"
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_file_cut_short_is_done_as_far_as_it_goes_and_reported(tmp_path, ending):
+    clip = write_clip(tmp_path / f"long.{ending}", moving_square(50, noise=10.0))
+    cut = tmp_path / f"cut.{ending}"
     cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     result = predict_video(cut, tmp_path / "o", BrightnessPredictor(), options=BOTH)
     assert 10 < result.frames < 40
     assert len(read_masks(tmp_path / "o_mask.mkv")) == result.frames
     assert any("expected frames up to 2.00 s, but they end at" in failure for failure in result.failures)
     assert not predict_video(clip, tmp_path / "o", BrightnessPredictor()).failures
+
+
+def test_a_last_frame_that_stays_long_is_no_missing_end(tmp_path):
+    """As in recordings of screens: the last second shows nothing new."""
+    packets = []
+    with av.open(str(write_clip(tmp_path / "a.mp4", moving_square(4), codec="mpeg4"))) as container:
+        video = container.streams.video[0]
+        packets += [packet for packet in container.demux(video) if packet.size]
+        with av.open(str(tmp_path / "clip.mp4"), "w") as longer:
+            stream = longer.add_stream_from_template(video)
+            for packet in packets:
+                packet.stream = stream
+                packet.duration *= 50 if packet is packets[-1] else 1
+                longer.mux(packet)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert container.duration > 2_000_000
+    assert not predict_video(tmp_path / "clip.mp4", tmp_path / "o", BrightnessPredictor()).failures
 
 
 @pytest.mark.parametrize(
@@ -315,7 +336,7 @@ def test_a_video_without_one_good_frame_leaves_no_file(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", moving_square(10, noise=10.0))
     content = bytearray(clip.read_bytes())
     start = content.find(b"mdat") + 4
-    content[start : content.find(b"moov") - 4] = bytes(content.find(b"moov") - 4 - start)
+    content[start:] = bytes(len(content) - start)
     clip.write_bytes(content)
     with pytest.raises(ImageError, match=r"expected frames in .*clip.mp4, got none that can be decoded"):
         predict_video(clip, tmp_path / "out" / "o", BrightnessPredictor())
@@ -519,9 +540,8 @@ def test_ctrl_c_ends_a_live_source_properly_and_leaves_nothing_of_a_file(tmp_pat
 def test_a_web_address_is_read_as_a_file_and_never_drops(tmp_path):
     folder = tmp_path / "site"
     folder.mkdir()
-    write_clip(folder / "clip.ts", moving_square(30))
     source = write_clip(folder / "clip.mkv", moving_square(30))
-    predict_video(source, folder / "front", BrightnessPredictor())  # our own mp4 have their index in front
+    predict_video(source, folder / "front", BrightnessPredictor())  # what is written can be read while it loads
     handler = partial(QuietHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -547,7 +567,7 @@ def test_an_address_nobody_serves_and_a_camera_that_is_not_there_are_said(tmp_pa
     with pytest.raises(
         ImageError, match=rf"expected a stream at rtsp://127.0.0.1:{port}/door, but: Connection refused"
     ):
-        predict_video(f"rtsp://127.0.0.1:{port}/door", tmp_path / "o", BrightnessPredictor())
+        predict_video(f"rtsp://name:secret@127.0.0.1:{port}/door", tmp_path / "o", BrightnessPredictor())
     if sys.platform == "linux" and not Path("/dev/video97").exists():
         with pytest.raises(ImageError, match="expected a camera number 97, but /dev/video97 cannot be opened"):
             predict_video("97", tmp_path / "o", BrightnessPredictor())

@@ -180,16 +180,17 @@ def predict_video(
     if found.kind == "sequence":
         reader = SequenceReader(found.name, rate=Fraction(options.frame_rate).limit_denominator(1001))
     else:
-        reader = VideoReader(found, live=options.live)
+        reader = VideoReader(found, live=options.live, with_sound="overlay" in options.kinds)
     try:
         with ExitStack() as files:
             temporary = {kind: files.enter_context(written_beside(path)) for kind, path in targets.items()}
-            run = VideoRun(found.name, reader, predictor, options=options, paths=temporary)
+            run = VideoRun(found.shown, reader, predictor, options=options, paths=temporary)
             run.run(progress)
             if not run.frames:
                 reason = reader.faults.first_broken or reader.faults.failure
                 raise ImageError(
-                    f"expected frames in {found.name}, got none that can be decoded" + (f": {reason}" if reason else "")
+                    f"expected frames in {found.shown}, got none that can be decoded"
+                    + (f": {reason}" if reason else "")
                 )
     except OSError as error:
         names = ", ".join(map(str, targets.values()))
@@ -200,7 +201,7 @@ def predict_video(
         reader.close()
     faults = reader.faults
     return VideoResult(
-        source=found.name,
+        source=found.shown,
         paths=tuple(targets.values()),
         frames=run.frames,
         dropped=run.dropped,
@@ -215,5 +216,5 @@ def predict_video(
         flicker_after=run.after.score,
         shares=run.shares,
         notes=(*faults.notes, *run.notes),
-        failures=_failures(found.name, reader),
+        failures=_failures(found.shown, reader),
     )

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError, ImageError, MissingExtraError
-from refineseg.predict.video_sources import Faults, Frame, SoundPacket, StreamInfo, VideoSource, scaled
+from refineseg.predict.video_sources import Faults, Frame, SoundPacket, StreamInfo, VideoSource, scaled, upright
 
 _PATIENCE_S = 10.0  # a network source that is silent for longer has ended
 _MOST_FAILURES = 50  # in a row: the file's structure, not its frames, is damaged
@@ -46,45 +46,25 @@ def _av() -> ModuleType:
     return found
 
 
-def upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """Turn and mirror an image as its display matrix says.
-
-    Args:
-        image: ``(H, W, 3)`` as stored.
-        matrix: a, b, c, d of x' = a x + c y, y' = b x + d y; x to the right, y down.
-
-    Returns:
-        A view; matrices that are no quarter turns change nothing.
-
-    Source: ISO/IEC 14496-12, the matrix of a track header.
-    """
-    a, b, c, d = matrix
-    if a and d and not b and not c:
-        return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    if b and c and not a and not d:
-        return image.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
-    return image
-
-
 class VideoReader:
     """Reads a video file, an address or a camera.
 
     Args:
         source: What to read.
         live: Whether it sends at its own pace; None: cameras, streams, and web addresses without a known length do.
+        with_sound: Read the sound too, if it can be copied.
 
     Raises:
         ImageError: It cannot be opened, or holds no video.
         MissingExtraError: PyAV is not installed.
     """
 
-    def __init__(self, source: VideoSource, *, live: bool | None = None) -> None:
+    def __init__(self, source: VideoSource, *, live: bool | None = None, with_sound: bool = True) -> None:
         self._errors = _av().FFmpegError
-        self._name = source.name
         self._container = _opened(source)
         if not self._container.streams.video:
             self._container.close()
-            raise ImageError(f"expected a video, got {source.name}, which holds no pictures; replace or remove it")
+            raise ImageError(f"expected a video, got {source.shown}, which holds no pictures; replace or remove it")
         self._video = self._container.streams.video[0]
         rate = self._video.average_rate or self._video.guessed_rate or _USUAL_RATE
         if live is None:
@@ -97,10 +77,10 @@ class VideoReader:
         self._step = max(1, round(1 / (self._info.rate * base)))
         self._last: int | None = None
         self._shift = 0
-        self._packets = self._frames = 0
+        self._packets = self._frames = self._end = 0
         self._size_hw: tuple[int, int] | None = None
         self.faults = Faults()
-        self._audio = None if live else self._copied_sound()
+        self._audio = self._copied_sound() if with_sound and not live else None
 
     @property
     def info(self) -> StreamInfo:
@@ -121,7 +101,7 @@ class VideoReader:
                 if packet.pts is not None and packet.dts is not None:
                     yield SoundPacket(packet, float(packet.pts * packet.time_base))
                 continue
-            self._packets += packet.size > 0
+            self._count(packet)
             for decoded in self._decoded(packet):
                 if decoded.is_corrupt:
                     self._broken("damaged data", decoded.pts)
@@ -154,6 +134,12 @@ class VideoReader:
                 failures += 1
                 self._broken(_reason(error), self._last)
         self.faults.failure = f"gave up after {_MOST_FAILURES} failures in a row"
+
+    def _count(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's
+        if packet.size and not packet.is_discard:
+            self._packets += 1
+            if packet.pts is not None:
+                self._end = max(self._end, packet.pts + (packet.duration or self._step))
 
     def _decoded(self, packet: Any) -> list[Any]:  # noqa: ANN401 - PyAV's
         try:
@@ -205,9 +191,9 @@ class VideoReader:
         """A file that was cut short ends earlier than it says."""
         if self._info.end_s is None or self.faults.failure is not None:
             return
-        end_s = 0.0 if self._last is None else float((self._last + self._step) * self._info.time_base)
+        end_s = float(self._end * self._info.time_base)
         alone = bool(self._video.duration) or len(self._container.streams) == 1
-        tolerance_s = float(3 / self._info.rate) if alone else max(2.0, 0.05 * self._info.end_s)
+        tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * self._info.end_s)
         if end_s < self._info.end_s - tolerance_s:
             self.faults.failure = f"expected frames up to {self._info.end_s:.2f} s, but they end at {end_s:.2f} s"
 
@@ -247,7 +233,9 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
                 "connect one, or give a file or address"
             ) from error
         if source.kind == "address":
-            raise ImageError(f"expected a stream at {source.name}, but: {reason}; check address and network") from error
+            raise ImageError(
+                f"expected a stream at {source.shown}, but: {reason}; check address and network"
+            ) from error
         raise ImageError(
             f"expected a video, got {source.name}, which is damaged, cut short, or of an unknown kind: {reason}; "
             "replace or remove it"
@@ -326,7 +314,8 @@ class VideoWriter:
             self._sound = None if sound is None else self._container.add_stream_from_template(sound)
 
     def _video_stream(self, size_hw: tuple[int, int], info: StreamInfo, quality: int) -> Any:  # noqa: ANN401 - PyAV's
-        film = {"preset": "veryfast", "crf": str(quality)}
+        # without B-frames, with which mp4 declares too short a duration where the rate varies
+        film = {"preset": "veryfast", "crf": str(quality), "bf": "0"}
         masks = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1"}
         stream = self._container.add_stream(
             "ffv1" if self._lossless else "libx264",

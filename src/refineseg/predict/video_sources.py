@@ -50,6 +50,11 @@ class VideoSource:
     name: str
     stem: str
 
+    @property
+    def shown(self) -> str:
+        """The name for messages and results: an address without user name and password."""
+        return re.sub(r"^(\w+://)[^/@]*@", r"\1", self.name) if self.kind == "address" else self.name
+
 
 def find_source(source: str | Path) -> VideoSource:
     """What a path, pattern, address or number means; a folder is a sequence of images.
@@ -174,6 +179,26 @@ class FrameReader(Protocol):
 def scaled(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """An image at another size, bilinear with a filter where it shrinks."""
     return np.asarray(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+
+
+def upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Turn and mirror an image as its display matrix says.
+
+    Args:
+        image: ``(H, W, 3)`` as stored.
+        matrix: a, b, c, d of x' = a x + c y, y' = b x + d y; x to the right, y down.
+
+    Returns:
+        A view; matrices that are no quarter turns change nothing.
+
+    Source: ISO/IEC 14496-12, the matrix of a track header.
+    """
+    a, b, c, d = matrix
+    if a and d and not b and not c:
+        return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    if b and c and not a and not d:
+        return image.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
+    return image
 
 
 class SequenceReader:

@@ -28,6 +28,8 @@ from refineseg.predict.video_overlay import FramePainter
 from refineseg.predict.video_sources import Frame, FrameReader, SoundPacket
 from refineseg.scoring import Prediction
 
+_MOST_WAITING = 10_000  # pieces of sound, some minutes; a video whose pictures start later loses older sound
+
 
 @runtime_checkable
 class FramePredictor(Protocol):
@@ -81,7 +83,8 @@ class VideoRun:
         self._name, self._reader, self._predictor = name, reader, predictor
         self._options, self._paths = options, paths
         self._decoded: Channel[Frame | SoundPacket] = Channel(options.queue)
-        self._predicted: Channel[_Predicted | SoundPacket] = Channel(options.queue)
+        # probabilities of many classes are large
+        self._predicted: Channel[_Predicted | SoundPacket] = Channel(1 if options.smooth > 0 else options.queue)
         self._finished: Channel[_Finished | SoundPacket] = Channel(options.queue)
         self._stop = threading.Event()
         self._motion = Motion(static_below=options.static_below, cut_above=options.cut_above)
@@ -204,11 +207,11 @@ class VideoRun:
         waiting: list[SoundPacket] = []  # sound from before the first frame, whose size the files need
         try:
             for item in self._finished:
-                if isinstance(item, SoundPacket) and not writers:
-                    waiting.append(item)
-                    continue
                 if isinstance(item, SoundPacket):
-                    _write_sound(writers, item)
+                    if writers:
+                        _write_sound(writers, item)
+                    elif len(waiting) < _MOST_WAITING:
+                        waiting.append(item)
                     continue
                 if not writers:
                     self._open_writers(writers, item)
