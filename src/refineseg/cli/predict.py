@@ -50,6 +50,7 @@ ProbabilityFormat = Annotated[
 ConfidenceFormat = Annotated[
     str, typer.Option(help="png8 (255 = 1), png16 (65535 = 1), tiff8, tiff16.", rich_help_panel=_WRITTEN)
 ]
+PolygonFormat = Annotated[str, typer.Option(help="geojson, or coco.", rich_help_panel=_WRITTEN)]
 Simplify = Annotated[
     float, typer.Option(help="Most that borders of polygons may move, pixels.", rich_help_panel=_WRITTEN)
 ]
@@ -140,6 +141,7 @@ def predict(
     classes: Classes = None,
     probability_format: ProbabilityFormat = "npz",
     confidence_format: ConfidenceFormat = "png8",
+    polygon_format: PolygonFormat = "geojson",
     simplify: Simplify = 1.0,
     smallest_area: SmallestArea = 0.0,
     tile: Tile = "auto",
@@ -180,6 +182,7 @@ def predict(
         unknown_below=unknown_below,
         simplify=simplify,
         smallest_area=smallest_area,
+        polygon_format=polygon_format,
     )
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
@@ -187,15 +190,8 @@ def predict(
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
     files = FileOptions(outputs, areas, resume, batch_size, workers, tiling, rasters, videos, prove)
-    how = PredictorOptions.parse(
-        device=device,
-        precision=precision,
-        scales=scales,
-        flip=flip,
-        protocol=protocol,
-        enlargement=enlargement,
-        crf=crf,
-    )
+    scoring = {"precision": precision, "scales": scales, "protocol": protocol}
+    how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, **scoring)
     result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:
         write_json(json_file, {"model": model, "options": how.to_json(), **result.to_json()})

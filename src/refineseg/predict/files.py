@@ -107,7 +107,7 @@ def predict_files(
     started, stream = now_s(), files.stream
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
     segmenter = load(model)
-    files.outputs.chosen_classes(segmenter.class_info)
+    files.outputs.check(segmenter.class_info)
     predictor = options.predictor(segmenter)
     with area_table(files.areas, segmenter.class_info) as table:
         run = FileRun(

@@ -8,7 +8,8 @@ In: a :class:`~refineseg.scoring.Prediction` and a path without an ending. Out: 
 ``NAME_probabilities.npz``  ``probabilities`` (K, H, W) float16 and ``classes``; or
 ``NAME_probabilities.tif``  one 16-bit page per class, its name in the page's description; 65535 is probability 1
 ``NAME_confidence.png``   probability of the likeliest class, 255 (8 bits) or 65535 (16 bits) is probability 1
-``NAME.geojson``          polygons in pixels, x to the right and y down
+``NAME.geojson``          polygons in pixels, x to the right and y down; or
+``NAME_coco.json``        the same for programs that read COCO
 ========================  ===============================================================================
 
 Every file is written beside and then renamed: one that is there is complete.
@@ -31,11 +32,12 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import write_image, write_mask, written_beside
-from refineseg.predict.class_regions import VectorOptions, regions_of
+from refineseg.predict.class_regions import VectorOptions, geometry_tools
 from refineseg.scoring import Prediction
 
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]
+PolygonFormat = Literal["geojson", "coco"]
 
 KINDS = ("mask", "overlay", "probabilities", "confidence", "polygons")
 """Everything ``--save`` takes."""
@@ -43,6 +45,11 @@ KINDS = ("mask", "overlay", "probabilities", "confidence", "polygons")
 _TIFF_DESCRIPTION = 270
 _TIFF_PAGE_NAME = 285  # Source: TIFF 6.0, section 12
 _LARGEST_TIFF = 4 * 10**9  # offsets have 32 bits
+
+
+def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise ConfigError(f"expected a {what} of {', '.join(known)}, got {word!r}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Outputs:
         confidence_format: File format and bits; the largest value is probability 1.
         unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
         vectors: Which regions become polygons.
+        polygon_format: Of images; those of rasters are always GeoJSON.
 
     Raises:
         ConfigError: An unknown kind or format, no kind at all, or a probability outside 0..1.
@@ -71,21 +79,15 @@ class Outputs:
     confidence_format: ConfidenceFormat = "png8"
     unknown_below: float | None = None
     vectors: VectorOptions = field(default_factory=VectorOptions)
+    polygon_format: PolygonFormat = "geojson"
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ConfigError(f"expected --save with some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}")
-        if self.probability_format not in get_args(ProbabilityFormat):
-            raise ConfigError(
-                f"expected a probability format of {', '.join(get_args(ProbabilityFormat))}, "
-                f"got {self.probability_format!r}"
-            )
-        if self.confidence_format not in get_args(ConfidenceFormat):
-            raise ConfigError(
-                f"expected a confidence format of {', '.join(get_args(ConfidenceFormat))}, "
-                f"got {self.confidence_format!r}"
-            )
+        _check_word("probability format", self.probability_format, get_args(ProbabilityFormat))
+        _check_word("confidence format", self.confidence_format, get_args(ConfidenceFormat))
+        _check_word("polygon format", self.polygon_format, get_args(PolygonFormat))
         if self.unknown_below is not None and not 0 <= self.unknown_below <= 1:
             raise ConfigError(
                 f"expected a probability 0..1 below which pixels are unknown, got {self.unknown_below}; "
@@ -103,12 +105,16 @@ class Outputs:
         unknown_below: float | None = None,
         simplify: float = 1.0,
         smallest_area: float = 0.0,
+        polygon_format: str = "geojson",
     ) -> Outputs:
         """From the words of the command line; names stand between commas, and classes hold for polygons too.
 
         Raises:
             ConfigError: Words that mean nothing here.
         """
+        _check_word("probability format", probability_format, get_args(ProbabilityFormat))
+        _check_word("confidence format", confidence_format, get_args(ConfidenceFormat))
+        _check_word("polygon format", polygon_format, get_args(PolygonFormat))
         kinds = tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip()))
         chosen = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
         return cls(
@@ -118,6 +124,7 @@ class Outputs:
             confidence_format,  # type: ignore[arg-type]
             unknown_below,
             VectorOptions(simplify, smallest_area, chosen),
+            polygon_format,  # type: ignore[arg-type]
         )
 
     @property
@@ -128,7 +135,7 @@ class Outputs:
             "overlay": "_overlay.jpg",
             "probabilities": "_probabilities" + {"npz": ".npz", "tiff": ".tif"}[self.probability_format],
             "confidence": "_confidence" + (".png" if self.confidence_format.startswith("png") else ".tif"),
-            "polygons": ".geojson",
+            "polygons": {"geojson": ".geojson", "coco": "_coco.json"}[self.polygon_format],
         }
         return {kind: endings[kind] for kind in self.kinds}
 
@@ -154,6 +161,17 @@ class Outputs:
         if missing or not self.probability_classes:
             raise ConfigError(f"expected classes of {', '.join(class_info.names)}, got {', '.join(missing) or 'none'}")
         return tuple(class_info.names.index(name) for name in self.probability_classes)
+
+    def check(self, class_info: ClassInfo) -> None:
+        """Whether all of it can be written for a model.
+
+        Raises:
+            ConfigError: A name that is no class.
+            MissingExtraError: shapely is needed for polygons and not installed.
+        """
+        self.chosen_classes(class_info)
+        if "polygons" in self.kinds:
+            geometry_tools()
 
     def finished(self, prediction: Prediction) -> Prediction:
         """The prediction with unknown pixels, where they are asked for."""
@@ -211,20 +229,25 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
         elif kind == "confidence" and prediction.confidence is not None:
             write_confidence(path, prediction.confidence, bits=16 if outputs.confidence_format.endswith("16") else 8)
         elif kind == "polygons" and prediction.confidence is not None:
-            _write_polygons(path, prediction, outputs.vectors)
+            _write_polygons(target, prediction, outputs)
         else:
             raise ConfigError(f"expected a prediction made with what {kind} needs, got one without")
         written.append(path)
     return written
 
 
-def _write_polygons(path: Path, prediction: Prediction, options: VectorOptions) -> None:
-    from refineseg.predict.vectors import write_geojson
+def _write_polygons(target: Path, prediction: Prediction, outputs: Outputs) -> None:
+    from refineseg.predict.vectors import write_vectors
 
-    classes = prediction.class_info
-    regions = regions_of(prediction.mask, class_info=classes, confidence=prediction.confidence, options=options)
-    with _said(path):
-        write_geojson(path, regions, classes, transform=None, crs=None)
+    with _said(target):
+        write_vectors(
+            target,
+            prediction.mask,
+            prediction.class_info,
+            confidence=prediction.confidence,
+            options=outputs.vectors,
+            formats=(outputs.polygon_format,),
+        )
 
 
 def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int = 8) -> None:
