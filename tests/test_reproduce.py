@@ -86,12 +86,12 @@ def test_the_table_is_made_from_the_data_and_says_mean_spread_parts_and_protocol
 def test_a_budget_ends_cleanly_with_what_is_left_and_calling_again_goes_on_to_the_same_weights(
     refineseg, root, tmp_path
 ):
-    few = {"seeds": "3", "epochs": 12}
-    status, out, _ = refineseg(*arguments(root, tmp_path / "o", **few, minutes=0.01))
+    few = {"seeds": "3", "epochs": 4}
+    status, out, _ = refineseg(*arguments(root, tmp_path / "o", **few, minutes=0.005))
     assert status == 0
     assert "0 of 1 seeds" in out
     assert "left, by calling the same command again:" in out
-    assert re.search(r"seed 3: \d+ of 12 epochs, the rest takes about", out)
+    assert re.search(r"seed 3: \d of 4 epochs, the rest takes about", out)
     assert not (tmp_path / "o" / "table.md").exists()
     assert refineseg(*arguments(root, tmp_path / "o", **few, minutes=5))[0] == 0
     assert json.loads((tmp_path / "o" / "table.json").read_text())["complete"]

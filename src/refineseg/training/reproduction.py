@@ -137,8 +137,16 @@ def reproduce(request: ReproductionRequest, *, progress: Progress, console: Cons
         result = _done(request, seed)
         if result is None and not _used_up(request, begun):
             progress.say(f"seed {seed}: {_state(request, seed)}")
-            _train(request, seed, begun, progress)
-            if _is_trained(request, seed) and not _used_up(request, begun):
+            trained = train_within(
+                _seed_folder(request, seed),
+                replace(request.config, seed=seed),
+                request.data,
+                device=request.device,
+                num_workers=request.num_workers,
+                stop_after_s=None if request.minutes is None else 60 * request.minutes - (time.monotonic() - begun),
+                progress=progress,
+            )
+            if trained and not _used_up(request, begun):
                 result = _measure(request, seed, console)
         if result is not None:
             results.append(result)
@@ -176,42 +184,57 @@ def _check_folder(request: ReproductionRequest) -> None:
         temporary.write_text(json.dumps(asked, indent=1), encoding="utf-8")
 
 
-def _train(request: ReproductionRequest, seed: int, begun: float, progress: Progress) -> None:
-    """Go on with a seed until it is trained or the budget is used up."""
-    if _is_trained(request, seed):
-        return
-    folder = _seed_folder(request, seed)
-    left = None if request.minutes is None else 60 * request.minutes - (time.monotonic() - begun)
-    if (folder / "run.json").is_file():
-        resume_run(
-            folder,
-            data=request.data,
-            device=request.device,
-            num_workers=request.num_workers,
-            progress=progress,
-            stop_after_s=left,
-        )
-        return
-    config = replace(request.config, seed=seed)
-    run = RunRequest(config, request.data, device=request.device, num_workers=request.num_workers, stop_after_s=left)
-    start_run(run, folder, progress=progress)
+def train_within(
+    folder: Path,
+    config: TrainingConfig,
+    data: str,
+    *,
+    device: str = "auto",
+    num_workers: int | None = None,
+    stop_after_s: float | None = None,
+    progress: Progress,
+) -> bool:
+    """Begin a run or go on with it until it is trained or its time is up.
+
+    Args:
+        folder: Of the run.
+        config: Of a run that begins; one that is there keeps its own.
+        data: ``NAME:ROOT``.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        num_workers: Reading processes; None: chosen.
+        stop_after_s: Stop at the end of an epoch within so many seconds, but not before the first; None: no limit.
+        progress: Shows what happens.
+
+    Returns:
+        Whether it is trained.
+    """
+    if epochs_done(folder) < config.num_epochs:
+        if (folder / "run.json").is_file():
+            resume_run(
+                folder,
+                data=data,
+                device=device,
+                num_workers=num_workers,
+                progress=progress,
+                stop_after_s=stop_after_s,
+            )
+        else:
+            request = RunRequest(config, data, device=device, num_workers=num_workers, stop_after_s=stop_after_s)
+            start_run(request, folder, progress=progress)
+    return epochs_done(folder) >= config.num_epochs
 
 
-def _epochs(request: ReproductionRequest, seed: int) -> int:
-    """Epochs behind the model file of a seed; 0 without one."""
+def epochs_done(folder: Path) -> int:
+    """Epochs behind the model file of a run; 0 without one."""
     try:
-        return int(load_spec(_seed_folder(request, seed) / "last.safetensors").provenance.get("epochs", 0))
+        return int(load_spec(folder / "last.safetensors").provenance.get("epochs", 0))
     except ModelFileError:
         return 0
 
 
-def _is_trained(request: ReproductionRequest, seed: int) -> bool:
-    return _epochs(request, seed) >= request.config.num_epochs
-
-
 def _state(request: ReproductionRequest, seed: int) -> str:
     """How far a seed has come, and how long the rest would take at the speed so far."""
-    epochs, total = _epochs(request, seed), request.config.num_epochs
+    epochs, total = epochs_done(_seed_folder(request, seed)), request.config.num_epochs
     if epochs >= total:
         return "trained, not measured"
     path = _seed_folder(request, seed) / "metrics.jsonl"
