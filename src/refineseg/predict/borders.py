@@ -143,8 +143,8 @@ def traced(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
         following: ``(n,)`` the element after each one, each at most once, or -1.
 
     Returns:
-        The elements, chain by chain; where each chain begins (and n); and how many are open: those that end come
-        first, those that return to their beginning follow.
+        The elements, chain by chain; where each chain begins (and n); and how many chains are open: those that end
+        come first, those that return to their beginning follow.
 
     Example:
         >>> [part.tolist() for part in traced(np.array([2, 3, -1, 1]))[:2]]
@@ -152,25 +152,38 @@ def traced(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     """
     begins = np.ones(len(following), np.bool_)
     begins[following[following != _NONE]] = False
+    alone = np.flatnonzero(begins & (following == _NONE))
     after = following.tolist()  # a list is many times faster than an array here
-    heads = np.flatnonzero(begins).tolist()
     order: list[int] = []
-    offsets = [0]
-    for head in heads:
+    offsets: list[int] = []
+    for head in np.flatnonzero(begins & (following != _NONE)).tolist():
+        offsets.append(len(order))
         element = head
         while element != _NONE:
             order.append(element)
             after[element], element = _TAKEN, after[element]
-        offsets.append(len(order))
-    for head in range(len(after)):
+    chains, firsts = np.array(order, np.int64), np.array(offsets, np.int64)
+    closed = np.ones(len(following), np.bool_)
+    closed[chains] = closed[alone] = False
+    order.clear()
+    offsets.clear()
+    for head in np.flatnonzero(closed).tolist():
         if after[head] == _TAKEN:
             continue
+        offsets.append(len(order))
         element = head
         while after[element] != _TAKEN:
             order.append(element)
             after[element], element = _TAKEN, after[element]
-        offsets.append(len(order))
-    return np.array(order, np.int64), np.array(offsets, np.int64), len(heads)
+    num_open = len(chains) + len(alone)
+    starts = [
+        firsts,
+        np.arange(len(chains), num_open),
+        np.array(offsets, np.int64) + num_open,
+        np.array([len(following)]),
+    ]
+    whole = np.concatenate([chains, alone, np.array(order, np.int64)])
+    return whole, np.concatenate(starts).astype(np.int64), len(firsts) + len(alone)
 
 
 def _keys(points: NDArray[np.int32], width: int) -> NDArray[np.int64]:

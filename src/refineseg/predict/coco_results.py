@@ -155,7 +155,8 @@ def _changes(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[
     fresh = np.append(True, (np.diff(region) != 0) | (np.diff(place) != 0))
     groups = np.flatnonzero(fresh)
     odd = np.diff(np.append(groups, len(place))) % 2 == 1  # two changes at one pixel are none
-    return region[groups[odd]], place[groups[odd]]
+    groups = groups[odd & (place[groups] < height * size_hw[1])]
+    return region[groups], place[groups]
 
 
 def _compressed(runs: NDArray[np.int64], place: NDArray[np.int64], offsets: NDArray[np.int64]) -> list[str]:

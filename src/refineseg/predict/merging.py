@@ -56,8 +56,8 @@ class Coverage:
 
     def chosen(self, classes: NDArray[np.int64]) -> Coverage:
         """Only the regions of some classes; the others are treated as void."""
-        numbers = np.arange(len(self.table.classes))
-        return self.united(np.where(np.isin(self.table.classes, classes), numbers, NO_REGION))
+        wanted = np.isin(self.table.classes, classes)
+        return self if wanted.all() else self.united(np.where(wanted, np.arange(len(wanted)), NO_REGION))
 
 
 @dataclass(frozen=True)
