@@ -175,6 +175,7 @@ def torch_taps(
     scale = size / new_size
     support = math.ceil(2 * max(scale, 1.0)) if antialias else 2
     period = 2 * support + 5
+    device = torch.device("cpu") if device.type == "meta" else device
     pattern = torch.arange(size, device=device) % period == torch.arange(period, device=device)[:, None]
     probe = pattern.to(dtype)[None, :, :, None].expand(-1, -1, -1, 2).contiguous(memory_format=torch.channels_last)
     aligned = None if mode == "nearest" else align_corners

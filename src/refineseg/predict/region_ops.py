@@ -17,6 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.predict.axis_rules import AxisRule, Span, Taps, Window
@@ -217,7 +218,7 @@ class AveragePooling:
         factors = area / (counts[0][:, None] * counts[1][None, :])
         return means * torch.from_numpy(factors).to(means)
 
-    def _counts(self, axis: int, span: Span) -> np.ndarray:  # type: ignore[type-arg]
+    def _counts(self, axis: int, span: Span) -> NDArray[np.int64]:
         """Pixels under each window of one axis."""
         rule, padding = self.rules[axis], self.padding[axis]
         starts = np.arange(*span) * rule.stride - padding

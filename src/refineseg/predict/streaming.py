@@ -1,6 +1,6 @@
 """A graph computed in strips of rows, every row of every map once.
 
-In: a graph and the rectangle of its output that is wanted. Out: that rectangle in strips, from top to bottom. Rows of the
+In: a graph and the rectangle of its output that is wanted. Out: that rectangle in strips, top to bottom. Rows of the
 image are read in steps; each operation computes the rows for which its inputs are there and keeps only what later rows
 still need. Memory is therefore a few rows of each map (and those that wait for the coarse levels), whatever the height,
 and nothing is computed twice within the rectangle. Left and right of it each map is computed as far as it is needed.

@@ -1,0 +1,370 @@
+"""Prediction of images of any size in tiles, with the result of the whole image and no seams.
+
+In: a segmenter and a :class:`~refineseg.predict.tiling.PixelSource`. Out: logits or classes of one tile after the
+other, in any order. A tile is computed from all the pixels its result depends on (:func:`needed_context`), in strips of
+rows, so that memory is bounded whatever the image; see :mod:`refineseg.predict.streaming`. Networks that see the whole
+image at once are refused, and can be predicted by overlapping tiles that are averaged
+(:mod:`refineseg.predict.blending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refineseg.errors import ConfigError
+from refineseg.networks.encoders import TwoScaleEncoder
+from refineseg.predict.blending import Blending
+from refineseg.predict.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
+from refineseg.predict.streaming import needed_spans, peak_bytes, stream
+from refineseg.predict.tiling import PixelSource, Region, TilingOptions, free_memory
+from refineseg.predict.tracing import Graph, trace
+from refineseg.scoring import class_map_of
+from refineseg.segmenter import Segmenter
+
+PROGRAM_BYTES = 700 * 10**6
+"""What Python and torch take without any image."""
+
+_CONTEXT_SIDE = 8960  # larger than twice any context, and a multiple of all strides (of 160 too)
+_CROP = 256
+
+
+def memory_of(options: TilingOptions, device: torch.device) -> int:
+    """What prediction may take in all: as asked for, or half of what is free on the device."""
+    if options.memory_bytes is not None:
+        return options.memory_bytes
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2
+    return free_memory() // 2
+
+
+class TiledScorer:
+    """Scores one image tile by tile.
+
+    Tiles can be asked for in any order and any number of times; each gives the same result every time.
+
+    Args:
+        segmenter: The model; it is moved to the device and set to evaluation mode.
+        size_hw: Of the image.
+        options: How it is cut. Tiles depend on these, the model, the size and the kind of device alone, if
+            ``memory_bytes`` is given.
+        device: Where.
+        precision: ``float32``, or ``bfloat16`` autocast.
+        keeps_logits: Tiles are made so small that all logits of one fit into the memory; without, only its classes do,
+            and logits are had by :meth:`strips`.
+
+    Raises:
+        ConfigError: The network sees the whole image at once and ``options.mode`` is ``exact``, or the memory is not
+            enough for any tile.
+
+    Example:
+        >>> import refineseg
+        >>> from refineseg.predict.tiling import ArraySource
+        >>> segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=4)
+        >>> scorer = TiledScorer(segmenter, (100, 70), options=TilingOptions(64), device=torch.device("cpu"))
+        >>> source = ArraySource(np.zeros((100, 70, 3), np.uint8))
+        >>> [tuple(scorer.class_map(source, tile).shape) for tile in scorer.tiles]
+        [(64, 64), (64, 6), (36, 64), (36, 6)]
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        size_hw: tuple[int, int],
+        *,
+        options: TilingOptions,
+        device: torch.device,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        keeps_logits: bool = False,
+    ) -> None:
+        if min(size_hw) < 1:
+            raise ConfigError(f"expected an image of at least 1x1 pixels, got {size_hw[0]}x{size_hw[1]}")
+        self._segmenter = segmenter.to(device).eval()
+        self._size_hw, self._device, self._autocast = size_hw, device, precision == "bfloat16"
+        self.options = replace(options, memory_bytes=memory_of(options, device))
+        self._graph: Graph | None = None
+        self._blending: Blending | None = None
+        if options.mode == "blend":
+            self._blending = Blending(self._score, size_hw, options=self.options)
+            self._plan = self._blending.plan
+        else:
+            self._graph = trace(self._segmenter, size_hw)
+            self._plan = make_plan(
+                self._graph,
+                options=self.options,
+                budget=_map_budget(self._segmenter, self.options),
+                result_bytes=RESULT_BYTES + (4 * segmenter.class_info.num_classes if keeps_logits else 0),
+            )
+
+    @property
+    def tiles(self) -> tuple[Region, ...]:
+        """Disjoint regions that cover the image, row by row."""
+        return self._plan.tiles
+
+    @property
+    def plan(self) -> Plan:
+        """How the image is cut."""
+        return self._plan
+
+    @property
+    def extra_arithmetic(self) -> float:
+        """Multiply-adds of all tiles, divided by those of the whole image."""
+        return self._plan.extra_arithmetic
+
+    def strips(self, source: PixelSource, tile: Region) -> Iterator[tuple[Region, Float[Tensor, "k h w"]]]:
+        """The logits of a tile in strips from top to bottom, so that those of all its pixels need not be in memory.
+
+        Args:
+            source: The image.
+            tile: One of :attr:`tiles`, or any other region of the image.
+
+        Yields:
+            Regions of the image that together are the tile, and their logits.
+
+        Raises:
+            ConfigError: An image of another size or other channels, or a region that is not in it.
+        """
+        self._check(source, tile)
+        if self._graph is None:
+            assert self._blending is not None
+            yield tile, self._blending.logits(source, tile)
+            return
+        strips = stream(self._graph, tile, lambda region: self.pixels(source, region), step=self._plan.step)
+        while True:
+            with torch.inference_mode(), self._precision():
+                made = next(strips, None)
+            if made is None:
+                return
+            yield made[0], made[1][0]
+
+    def logits(self, source: PixelSource, tile: Region) -> Float[Tensor, "k h w"]:
+        """All logits of a tile, on the device; for large tiles :meth:`strips` takes less memory.
+
+        Args:
+            source: The image.
+            tile: One of :attr:`tiles`, or any other region of the image.
+
+        Raises:
+            ConfigError: As :meth:`strips`.
+        """
+        made: Tensor | None = None
+        for region, part in self.strips(source, tile):
+            if region == tile:
+                return part
+            made = part.new_empty((part.shape[0], *tile.size_hw)) if made is None else made
+            made[(slice(None), *region.slices_in(tile))] = part
+        assert made is not None
+        return made
+
+    def class_map(self, source: PixelSource, tile: Region) -> Int64[Tensor, "h w"]:
+        """The likeliest class of every pixel of a tile, on the device.
+
+        Args:
+            source: The image.
+            tile: One of :attr:`tiles`, or any other region of the image.
+
+        Raises:
+            ConfigError: As :meth:`strips`.
+        """
+        classes = torch.empty(tile.size_hw, dtype=torch.int64, device=self._device)
+        for region, part in self.strips(source, tile):
+            classes[region.slices_in(tile)] = class_map_of(part[None])[0]
+        return classes
+
+    def _check(self, source: PixelSource, tile: Region) -> None:
+        channels = self._segmenter.spec.preprocessing.in_channels
+        if source.size_hw != self._size_hw or source.num_channels != channels:
+            raise ConfigError(
+                f"expected an image of {self._size_hw[0]}x{self._size_hw[1]} pixels with {channels} channels, for "
+                f"which the tiles are, got {source.size_hw[0]}x{source.size_hw[1]} with {source.num_channels}"
+            )
+        if not Region.whole(self._size_hw).contains(tile):
+            raise ConfigError(f"expected a tile inside {self._size_hw[0]}x{self._size_hw[1]} pixels, got {tile}")
+
+    def pixels(self, source: PixelSource, region: Region) -> UInt8[Tensor, "1 c h w"]:
+        """A region of an image, on the device."""
+        pixels = np.array(source.read(region))  # torch wants memory that may be written to
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self._device)
+
+    def proof_window(self, crop: Region) -> tuple[Region, bool]:
+        """The part of the image with which whole-image inference gives a crop its logits; else the largest that fits.
+
+        Returns:
+            The region, and whether its logits in the crop are those of the whole image.
+        """
+        assert self._graph is not None
+        whole, budget = Region.whole(self._size_hw), _map_budget(self._segmenter, self.options)
+        if _whole_bytes(self._graph) <= budget:
+            return whole, True
+        if _keeps_places(self._segmenter):
+            multiple = int(self._segmenter.network.encoder.size_multiple)  # type: ignore[arg-type]
+            rows = needed_spans(self._graph, 0, (crop.top, crop.bottom))[0]
+            columns = needed_spans(self._graph, 1, (crop.left, crop.right))[0]
+            assert rows is not None
+            assert columns is not None
+            (top, bottom), (left, right) = _outward(rows, multiple), _outward(columns, multiple)
+            window = whole.intersection(Region(top, left, bottom, right))
+            assert window is not None
+            if _whole_bytes(trace(self._segmenter, window.size_hw)) <= budget:
+                return window, True
+        side = max(self._size_hw)
+        while side > _CROP:
+            side = max(_CROP, side * 3 // 4)
+            window = crop.grown((side - _CROP) // 2, size_hw=self._size_hw)
+            if _whole_bytes(trace(self._segmenter, window.size_hw)) <= budget:
+                return window, False
+        return crop, False
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+    def _score(self, source: PixelSource, region: Region) -> Tensor:
+        """A region as if it were an image of its own: (K, h, w)."""
+        with torch.inference_mode(), self._precision():
+            logits: Tensor = self._segmenter(self.pixels(source, region))
+            return logits[0].float()
+
+
+def _map_budget(segmenter: Segmenter, options: TilingOptions) -> int:
+    """Memory without the program and the weights."""
+    assert options.memory_bytes is not None
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in segmenter.state_dict().values())
+    return options.memory_bytes - PROGRAM_BYTES - int(weights)
+
+
+def _keeps_places(segmenter: Segmenter) -> bool:
+    """Whether a part of an image, cut at multiples of 32, is computed as it is in the whole: scales are exactly 2."""
+    options, encoder = segmenter.spec.options, segmenter.network.encoder
+    plain = options.padded and options.resize == "bilinear" and not options.align_corners
+    return plain and segmenter.spec.preprocessing.input_scale == 1 and not isinstance(encoder, TwoScaleEncoder)
+
+
+def _outward(span: tuple[int, int], multiple: int) -> tuple[int, int]:
+    return span[0] // multiple * multiple, -(-span[1] // multiple) * multiple
+
+
+def needed_context(segmenter: Segmenter) -> int:
+    """How many pixels on each side of a pixel its class depends on, in a large image.
+
+    Raises:
+        ConfigError: The network sees the whole image at once.
+
+    Example:
+        >>> import refineseg
+        >>> needed_context(refineseg.build("refinenet_lw_mobilenetv2", num_classes=2))
+        789
+    """
+    return context_of(trace(segmenter.eval(), (_CONTEXT_SIDE, _CONTEXT_SIDE)))
+
+
+def fits_whole(segmenter: Segmenter, size_hw: tuple[int, int], *, options: TilingOptions, device: torch.device) -> bool:
+    """Whether ``segmenter(images)`` of one image stays within the memory.
+
+    Small images cost no more than a multiplication; larger ones are followed through the network, without computing.
+    """
+    budget = _map_budget(segmenter, replace(options, memory_bytes=memory_of(options, device)))
+    if size_hw[0] * size_hw[1] * _MOST_PIXEL_BYTES <= budget:
+        return True
+    try:
+        graph = trace(segmenter, size_hw)
+    except ConfigError:  # sees the whole image at once
+        return size_hw[0] * size_hw[1] * _USUAL_PIXEL_BYTES <= budget
+    return _whole_bytes(graph) <= budget
+
+
+_MOST_PIXEL_BYTES = 4000
+_USUAL_PIXEL_BYTES = 1500
+
+
+def _whole_bytes(graph: Graph) -> int:
+    size_hw = graph.maps[graph.output].size_hw
+    return int(1.25 * peak_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How tiles compare with the whole image.
+
+    Args:
+        region: Where.
+        largest_difference: Of any logit there.
+        equal_share: Of its pixels, those of the same class.
+        window: What was given to the segmenter at once.
+        whole: The window holds all that the region depends on, so that its logits are those of the whole image. If
+            not (it does not fit into the memory), the window was taken as an image of its own, for the tiles too.
+    """
+
+    region: Region
+    largest_difference: float
+    equal_share: float
+    window: Region
+    whole: bool
+
+
+def prove(
+    segmenter: Segmenter,
+    source: PixelSource,
+    *,
+    options: TilingOptions,
+    device: torch.device,
+    generator: np.random.Generator,
+) -> Proof:
+    """Compare a random crop of the tiles' logits with those of whole-image inference.
+
+    Args:
+        segmenter: The model.
+        source: The image.
+        options: As for the tiles; only ``exact`` can be proven.
+        device: Where.
+        generator: Draws the crop, at most 256 pixels a side.
+
+    Raises:
+        ConfigError: Blended tiles, or a network that sees the whole image at once.
+    """
+    if options.mode != "exact":
+        raise ConfigError("expected exact tiles to prove, got blended ones, which differ from the whole image")
+    scorer = TiledScorer(segmenter, source.size_hw, options=options, device=device)
+    sides = [min(_CROP, size) for size in source.size_hw]
+    top, left = (int(generator.integers(0, size - side + 1)) for size, side in zip(source.size_hw, sides, strict=True))
+    crop = Region(top, left, top + sides[0], left + sides[1])
+    window, whole = scorer.proof_window(crop)
+    with torch.inference_mode():
+        expected = segmenter(scorer.pixels(source, window))[0][(slice(None), *crop.slices_in(window))].clone()
+    if whole:
+        found = scorer.logits(source, crop)
+    else:
+        inner = TiledScorer(segmenter, window.size_hw, options=replace(options, tile="auto"), device=device)
+        top, left = crop.top - window.top, crop.left - window.left
+        found = inner.logits(_Part(source, window), Region(top, left, top + sides[0], left + sides[1]))
+    equal = class_map_of(found[None]) == class_map_of(expected[None])
+    return Proof(crop, float((found - expected).abs().max()), float(equal.double().mean()), window, whole)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A region of an image as an image of its own."""
+
+    source: PixelSource
+    window: Region
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Of the region."""
+        return self.window.size_hw
+
+    @property
+    def num_channels(self) -> int:
+        """Of the image."""
+        return self.source.num_channels
+
+    def read(self, region: Region) -> NDArray[np.uint8]:
+        """Pixels of a region of the region."""
+        top, left = self.window.top, self.window.left
+        return self.source.read(Region(region.top + top, region.left + left, region.bottom + top, region.right + left))
