@@ -20,6 +20,11 @@ from refineseg.errors import ConfigError
 from refineseg.resize import matlab_resize_images
 
 
+def _of_channels(values: tuple[float, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, C, 1, 1), filled on the device: a copy from the host would make the host wait for a GPU in every step."""
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values]).view(1, -1, 1, 1)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Normalisation of pixels, one mean and one standard deviation per channel, both in units of 0..255.
@@ -78,8 +83,7 @@ class Preprocessing:
         if self.input_scale != 1:
             height, width = (max(1, math.floor(side * self.input_scale + 0.5)) for side in images.shape[2:])
             images = matlab_resize_images(images, (height, width))
-        mean = torch.tensor(self.mean, dtype=dtype, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=dtype, device=images.device).view(1, -1, 1, 1)
+        mean, std = (_of_channels(values, dtype=dtype, device=images.device) for values in (self.mean, self.std))
         return (images.to(dtype) - mean) / std
 
     def to_json(self) -> dict[str, Any]:
