@@ -5,6 +5,7 @@ import json
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from conftest import SHARED
 from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError
-from refineseg.predict import video_stages
+from refineseg.predict import video_files, video_stages
 from refineseg.predict.pipeline import Channel, Stages
 from refineseg.predict.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video import VideoOptions, is_video, predict_video
@@ -516,6 +517,71 @@ def test_a_live_stream_drops_the_oldest_frames_and_counts_them(tmp_path):
     patient = VideoOptions(live=False, queue=2)
     result = predict_video(serve_once(clip.read_bytes()), tmp_path / "o", slow, options=patient)
     assert (result.frames, result.dropped) == (50, 0)
+
+
+def serve_rtsp(content):
+    """A camera for one viewer: RTSP with a transport stream in RTP packets on the same connection."""
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    address = f"rtsp://127.0.0.1:{port}/door"
+    description = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=door\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:1\r\n"
+    answers = {
+        "OPTIONS": ("Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN", ""),
+        "DESCRIBE": ("Content-Type: application/sdp", description),
+        "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1", ""),
+        "PLAY": ("Session: 1", ""),
+    }
+
+    def talk():
+        connection, _ = server.accept()
+        with connection, server:
+            requests = connection.makefile("rb")
+            method = ""
+            while method != "PLAY":
+                lines = []
+                while (line := requests.readline().strip().decode()) != "":
+                    lines.append(line)
+                method = lines[0].split()[0]
+                number = next(line for line in lines if line.lower().startswith("cseq"))
+                head, body = answers[method]
+                reply = f"RTSP/1.0 200 OK\r\n{number}\r\n{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                connection.sendall(reply.encode())
+            for i, start in enumerate(range(0, len(content), 7 * 188)):
+                payload = content[start : start + 7 * 188]
+                packet = struct.pack(">BBHII", 0x80, 33, i % 65536, 900 * i, 7) + payload  # RFC 3550, RFC 2250
+                connection.sendall(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
+                time.sleep(0.001)
+
+    threading.Thread(target=talk, daemon=True).start()
+    return address
+
+
+def test_an_rtsp_camera_is_read_to_its_end(tmp_path):
+    clip = write_clip(tmp_path / "clip.ts", moving_square(50))
+    address = serve_rtsp(clip.read_bytes())
+    result = predict_video(address, tmp_path / "door", BrightnessPredictor(), options=BOTH)
+    assert result.frames + result.dropped >= 49  # nothing says that the last frame is complete
+    assert result.frames == len(read_images(tmp_path / "door.mp4"))
+    assert not result.failures
+
+
+def test_a_stream_that_falls_silent_is_ended_and_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_files, "_PATIENCE_S", 1.0)
+    content = write_clip(tmp_path / "clip.ts", moving_square(50)).read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        opened = []
+
+        def send_half():
+            opened.append(server.accept()[0])
+            opened[0].sendall(content[: len(content) // 2])
+
+        threading.Thread(target=send_half, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        result = predict_video(address, tmp_path / "o", BrightnessPredictor(), options=BOTH)
+        opened[0].close()
+    assert 10 < result.frames < 40
+    assert len(read_masks(tmp_path / "o_mask.mkv")) == result.frames
+    assert "the source stopped: " in result.failures[0]
 
 
 def test_ctrl_c_ends_a_live_source_properly_and_leaves_nothing_of_a_file(tmp_path):
