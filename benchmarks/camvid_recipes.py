@@ -35,6 +35,7 @@ from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.images import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.protocol import Learned
 from refineseg.segmenter import load, load_spec
 from refineseg.training.config import TrainingConfig, override, to_json
 from refineseg.training.progress import TerminalProgress
@@ -177,6 +178,8 @@ def measure(plan: Plan, name: str, seed: int, config: TrainingConfig, console: C
         console=console,
         boundary=True,
     )
+    if evaluation.num_seen:
+        raise ConfigError(f"expected weights that never saw the held-out drive, got {evaluation.warning}")
     provenance = load_spec(model).provenance
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     value = evaluation.to_json()
@@ -311,6 +314,20 @@ def parse_changes(names: str | None, added: Sequence[str], teacher: str | None) 
     return {name: changes[name] for name in dict.fromkeys(wanted)}
 
 
+def check_teacher(path: str) -> None:
+    """A teacher must not have seen the drive that is held out.
+
+    Raises:
+        ConfigError: It learned from more than ``fit``, or does not say from what.
+    """
+    learned = Learned.from_provenance(load_spec(path).provenance).trained_on
+    if learned != ("camvid:fit",):
+        raise ConfigError(
+            f"expected a teacher trained on camvid:fit alone, got one of {', '.join(learned or ('unknown data',))}; "
+            "train it with --set train_split=fit"
+        )
+
+
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -334,6 +351,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Every change with every seed, as far as the time goes; then the table."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     begun, console = time.monotonic(), Console(stderr=True)
+    if arguments.teacher is not None:
+        check_teacher(arguments.teacher)
     base = replace(find_recipe(arguments.base), train_split="fit", val_split=None)
     epochs = arguments.epochs or (4 if arguments.small else 150)
     settings = [f"phases.0.epochs={epochs}", f"phases.0.warmup_epochs={min(5, epochs / 10)}"]

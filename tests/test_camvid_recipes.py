@@ -79,6 +79,11 @@ def test_rows_are_means_and_paired_differences(tool):
     assert dice["logs"] == ["dice0", "dice1"]
 
 
+def test_a_teacher_that_saw_the_held_out_drive_is_refused(tool, tmp_path):
+    with pytest.raises(ConfigError, match="trained on camvid:fit alone, got one of camvid:train, camvid:val; train it"):
+        tool.main(["--data", "camvid:x", "--out", str(tmp_path), "--teacher", "camvid"])
+
+
 @pytest.fixture
 def drives(tmp_path, monkeypatch):
     """A tiny CamVid in which one training frame is of the drive that is held out."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from conftest import write_folder
 from refineseg.comparison import against_table, compare_published, read_result
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_camvid
+from refineseg.data.file_lists import packaged_table
 from refineseg.data.sample_facts import facts_of_files, stored_losslessly
 from refineseg.errors import ConfigError
 from refineseg.protocol import Learned, MeasurementProtocol
@@ -16,6 +18,7 @@ from refineseg.published import COMPARATORS
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.provenance import run_protocol
+from refineseg.training.recipes import RECIPES
 from refineseg.training.run import RunRequest, resume_run, start_run
 from test_cli import call
 from test_training_run import Silent
@@ -213,3 +216,14 @@ def test_a_model_without_history_is_measured_all_the_same(refineseg, tmp_path):
     )
     assert status == 0
     assert "trained on not stated" in out
+
+
+def test_the_page_about_camvid_says_what_the_code_says():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "camvid.md").read_text(encoding="utf-8")
+    for row in COMPARATORS["camvid"]:
+        assert f"{row.network} {100 * row.mean_iou:.1f}" in page.replace("\n", " ")
+    for name in RECIPES:
+        if name.startswith("camvid"):
+            assert f"{name}`" in page or f"{name} " in page
+    table = packaged_table("class_tables", "cityscapes_to_camvid")
+    assert f"{len(table['labels'])} of the {len(table['labels']) + len(table['void'])} ids" in page
