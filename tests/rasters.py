@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,12 +11,10 @@ import torch
 from affine import Affine
 
 import refineseg
-from refineseg.predict import raster
-from refineseg.predict.outputs import Outputs
-from refineseg.predict.tiling import Region, TilingOptions, grid
+from refineseg.predict.tiling import Region, grid
 
 UTM = {"crs": "EPSG:32616", "transform": Affine(0.5, 0, 733601, 0, -0.5, 3725139)}
-_CENTRES = torch.tensor([32.0, 96.0, 160.0, 224.0])
+CENTRES = torch.tensor([31.5, 95.5, 159.5, 223.5])
 
 
 class PointScorer:
@@ -31,16 +28,13 @@ class PointScorer:
         self.tiles = grid(size_hw, (side, side))
         self.memory_bytes = tiling.memory_bytes
 
-    def logits(self, source, tile):
+    def strips(self, source, tile):
         type(self).scored.append(tile)
         time.sleep(self.delay_s)
-        values = torch.from_numpy(source.read(tile)[..., 0].astype(np.float32))
-        return -(values[None] - _CENTRES[:, None, None]).abs() / 20
-
-    def class_map(self, source, tile):
-        type(self).scored.append(tile)
-        time.sleep(self.delay_s)
-        return torch.from_numpy((source.read(tile)[..., 0] // 64).astype(np.int64))
+        for top in range(tile.top, tile.bottom, 100):
+            strip = Region(top, tile.left, min(top + 100, tile.bottom), tile.right)
+            values = torch.from_numpy(source.read(strip)[..., 0].astype(np.float32))
+            yield strip, -(values[None] - CENTRES[:, None, None]).abs() / 20
 
 
 def point_model():
@@ -61,23 +55,3 @@ def write(path, values, *, colours=None, mask=None, palette=None, **profile):
         if palette is not None:
             dataset.write_colormap(1, palette)
     return Path(path)
-
-
-def main(src, dst, tile, delay_s, kinds):
-    """A run in a process of its own."""
-    raster._scorer = PointScorer
-    PointScorer.delay_s = float(delay_s)
-    torch.manual_seed(0)
-    result = raster.predict_raster(
-        Path(src),
-        Path(dst),
-        point_model(),
-        tiling=TilingOptions(tile=int(tile)),
-        outputs=Outputs(tuple(kinds.split(","))),
-        progress=lambda share: print(f"{share:.4f}", flush=True),
-    )
-    print(f"kept {result.tiles_kept} of {result.tiles}, scored {len(PointScorer.scored)}", flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

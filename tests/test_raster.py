@@ -1,27 +1,19 @@
 """Rasters: pixels, places and nodata in, class rasters out, after any kill, in bounded memory."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 from affine import Affine
-from conftest import SHARED
-from PIL import Image
-from rasters import UTM, PointScorer, point_model, write
 
-import refineseg
-from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ImageError, MissingExtraError
+from conftest import SHARED
+from rasters import UTM, PointScorer, point_model, write
+from refineseg.errors import ConfigError, ImageError
 from refineseg.predict import raster, raster_files, raster_pixels
 from refineseg.predict.outputs import Outputs
-from refineseg.predict.raster import RasterOptions, is_raster, predict_raster
+from refineseg.predict.raster import RasterOptions, predict_raster
 from refineseg.predict.raster_pixels import RasterSource, Scaling
 from refineseg.predict.tiling import Region, TilingOptions
 
@@ -47,7 +39,7 @@ def pixels(size=(200, 300), bands=3, dtype="uint8", seed=0, top=256):
     return coarse.repeat(8, 1).repeat(8, 2)[:, : size[0], : size[1]].astype(dtype)
 
 
-def run(src, dst, model, *, tile=96, kinds="mask", unknown_below=None, **options):
+def run(src, dst, model, *, tile=96, kinds="mask", unknown_below=None, progress=None, **options):
     """With the four classes that everyone can compute."""
     return predict_raster(
         src,
@@ -56,6 +48,7 @@ def run(src, dst, model, *, tile=96, kinds="mask", unknown_below=None, **options
         tiling=TilingOptions(tile=tile),
         options=RasterOptions(**options),
         outputs=Outputs(tuple(kinds.split(",")), unknown_below=unknown_below),
+        progress=progress,
     )
 
 

@@ -33,7 +33,7 @@ import torch
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.predict.areas import Areas
-from refineseg.predict.class_regions import VectorOptions
+from refineseg.predict.exact import TiledScorer, memory_of
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster_files import RasterReader, open_raster
 from refineseg.predict.raster_headers import is_raster
@@ -45,6 +45,8 @@ from refineseg.predict.raster_task import RasterTask, check_paths
 from refineseg.predict.raster_tiles import TileScorer, tile_layers
 from refineseg.predict.raster_writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
+from refineseg.predict.torch_scorer import Precision
+from refineseg.predict.vectors import VectorOptions
 from refineseg.segmenter import Segmenter
 
 __all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]
@@ -98,7 +100,7 @@ def predict_raster(
     tiling: TilingOptions | None = None,
     options: RasterOptions | None = None,
     device: torch.device | str = "cpu",
-    precision: str = "float32",
+    precision: Precision = "float32",
     vectors: VectorOptions | None = None,
     outputs: Outputs | None = None,
     progress: Callable[[float], None] | None = None,
@@ -146,14 +148,24 @@ def predict_raster(
         if (found := _finished_before(task, job, identity, reader)) is not None:
             told(1.0)
             return replace(found, seconds=time.monotonic() - begun)
-        job.open(identity, resume=task.options.resume)
-        with _opened_source(task, reader, job) as (source, facts):
+        with _begun(job, identity, resume=task.options.resume), _opened_source(task, reader, job) as (source, facts):
             tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
             areas = _write_results(task, finished, identity, told)
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
     job.remove()
     told(1.0)
     return replace(result, tiles_kept=tiles_kept, seconds=time.monotonic() - begun, peak_bytes=peak_bytes())
+
+
+@contextmanager
+def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
+    """The job, whose folder stays after a failure only where it saves work."""
+    job.open(identity, resume=resume)
+    try:
+        yield
+    finally:
+        if job.is_empty:
+            job.remove()
 
 
 def _finished_before(
@@ -245,10 +257,8 @@ def _predicted(
     """Score every tile that is not finished; how many were, and all that results are made of."""
     size_hw = source.size_hw
     if "memory" not in job.facts:
-        job.keep("memory", task.tiling.memory_bytes or min(free_memory() // 2, USUAL_MEMORY))
-    total = int(job.facts["memory"])
-    tiling = replace(task.tiling, memory_bytes=max(total - _OWN_BYTES, total // 2))
-    scorer = _scorer(task, size_hw, tiling)
+        job.keep("memory", _memory(task))
+    scorer = _scorer(task, size_hw, replace(task.tiling, memory_bytes=int(job.facts["memory"])))
     tiles = scorer.tiles
     done = job.finished(tiles) if job.has_plan(tiles) else set()
     pixels = size_hw[0] * size_hw[1]
@@ -277,13 +287,16 @@ def _predicted(
     return len(done), finished
 
 
-def _scorer(task: RasterTask, size_hw: tuple[int, int], tiling: TilingOptions) -> TileScorer:
-    from refineseg.predict.exact import TiledScorer
+def _memory(task: RasterTask) -> int:
+    """What is left for tiles of the memory that may be taken."""
+    if task.device.type == "cuda":  # whose memory holds nothing of ours
+        return memory_of(task.tiling, task.device)
+    total = task.tiling.memory_bytes or min(free_memory() // 2, USUAL_MEMORY)
+    return max(total - _OWN_BYTES, total // 2)
 
-    scorer: TileScorer = TiledScorer(
-        task.segmenter, size_hw, options=tiling, device=task.device, precision=task.precision
-    )
-    return scorer
+
+def _scorer(task: RasterTask, size_hw: tuple[int, int], tiling: TilingOptions) -> TileScorer:
+    return TiledScorer(task.segmenter, size_hw, options=tiling, device=task.device, precision=task.precision)
 
 
 @contextmanager

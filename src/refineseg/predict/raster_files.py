@@ -41,6 +41,7 @@ def rasterio_module() -> ModuleType:
     """
     try:
         import rasterio as module
+        import rasterio._err
     except ImportError as error:
         raise MissingExtraError("rasterio", extra="geo", purpose="read and write rasters such as GeoTIFF") from error
     loaded: ModuleType = module
@@ -55,9 +56,10 @@ def translated(expected: str, advice: str) -> Iterator[None]:
         ImageError: With GDAL's reason between what was expected and the advice.
     """
     rasterio = rasterio_module()
+    kinds = (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError)  # some of GDAL's pass through rasterio as is
     try:
         yield
-    except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, OSError, ValueError) as error:
+    except (*kinds, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip() or type(error).__name__
         raise ImageError(f"expected {expected}, got: {reason}; {advice}") from error
 

@@ -118,8 +118,8 @@ class Job:
         if not resume:
             self.remove()
         known = self._read()
-        if known is not None:
-            differing = _differences(known["identity"], plain)
+        differing = [] if known is None else _differences(known["identity"], plain)
+        if known is not None and not (differing and self.is_empty):
             if differing:
                 raise ImageError(
                     f"expected to go on with the unfinished job in {self.folder}, but it was begun with another "
@@ -168,6 +168,11 @@ class Job:
         """
         self._journal["facts"][name] = json.loads(json.dumps(value))
         self._write()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing in the folder took long to compute."""
+        return not any(True for pattern in ("tile_*.npz", "pixels.tif") for _ in self.folder.glob(pattern))
 
     @property
     def exists(self) -> bool:

@@ -19,12 +19,12 @@ from refineseg import render
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images import write_image
-from refineseg.predict.class_regions import RegionMerger, VectorOptions
 from refineseg.predict.raster_files import RasterReader, open_raster
 from refineseg.predict.raster_job import Job, pieces
 from refineseg.predict.raster_pixels import RasterSource
 from refineseg.predict.raster_writing import Layout, write_raster
 from refineseg.predict.tiling import Region
+from refineseg.predict.vectors import RegionMerger, VectorOptions, write_geojson
 
 OVERLAY_SIDE = 2048
 """Longest side of the overlay, in pixels; smaller rasters are shown as they are."""
@@ -142,8 +142,6 @@ class Finished:
 
     def write_polygons(self, path: Path, *, options: VectorOptions) -> None:
         """Polygons in the raster's coordinate system, or in pixels where it has none; GeoJSON."""
-        from refineseg.predict.vectors import write_geojson
-
         merger = RegionMerger(self.size_hw, class_info=self.class_info, options=options)
         dtype = mask_dtype(self.class_info)
         for _, region in pieces(Region.whole(self.size_hw)):

@@ -15,12 +15,13 @@ import torch
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.predict.class_regions import VectorOptions
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster_job import file_facts, model_digest
 from refineseg.predict.raster_options import RasterOptions
 from refineseg.predict.raster_tiles import Layers
 from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.torch_scorer import Precision
+from refineseg.predict.vectors import VectorOptions
 from refineseg.segmenter import Segmenter
 
 
@@ -34,7 +35,7 @@ class RasterTask:
     tiling: TilingOptions
     options: RasterOptions
     device: torch.device
-    precision: str
+    precision: Precision
     vectors: VectorOptions
     outputs: Outputs
 

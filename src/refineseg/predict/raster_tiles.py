@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from refineseg.predict.raster_results import mask_dtype
 from refineseg.predict.tiling import PixelSource, Region
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 
-_CHUNK_VALUES = 1 << 24  # probabilities held at once
+_CHUNK_VALUES = 1 << 23  # probabilities held at once
 
 
 @runtime_checkable
@@ -36,11 +36,8 @@ class TileScorer(Protocol):
     def tiles(self) -> tuple[Region, ...]:
         """Disjoint regions that cover the image."""
 
-    def logits(self, source: PixelSource, tile: Region) -> Float[Tensor, "k h w"]:
-        """Scores of the classes, on the device."""
-
-    def class_map(self, source: PixelSource, tile: Region) -> Int64[Tensor, "h w"]:
-        """The likeliest class."""
+    def strips(self, source: PixelSource, tile: Region) -> Iterator[tuple[Region, Float[Tensor, "k h w"]]]:
+        """Scores of the classes of regions that together are the tile, from top to bottom, on the device."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,13 @@ class Layers:
         return (*(("confidence",) if self.confidence else ()), *(f"probability_{c}" for c in self.probabilities))
 
 
-Piece = tuple[str, int, NDArray[Any]]
+StoredLayer = tuple[str, int, NDArray[Any]]
 """Layer, number of the piece, (h, w) values."""
 
 
 def tile_layers(
     scorer: TileScorer, source: RasterSource, tile: Region, *, class_info: ClassInfo, layers: Layers
-) -> Iterator[Piece]:
+) -> Iterator[StoredLayer]:
     """Score a tile; one without any data is not scored.
 
     Args:
@@ -84,53 +81,71 @@ def tile_layers(
         class_info: Classes and void.
         layers: What to store.
     """
-    valid = source.valid(tile)
-    if valid is not None and not valid.any():
-        yield from _empty(tile, class_info, layers)
-    elif layers.scored:
-        yield from _scored(scorer.logits(source, tile), tile, valid, class_info, layers)
-    else:
-        classes = scorer.class_map(source, tile)
-        for number, piece in pieces(tile):
-            rows = piece.slices_in(tile)[0]
-            mask = classes[rows].to(torch.int32).cpu().numpy().astype(mask_dtype(class_info))
-            if valid is not None:
-                mask[~valid[rows]] = class_info.ignore_index
-            yield "mask", number, mask
+    waiting = {number: _Piece(number, piece, class_info, layers) for number, piece in pieces(tile)}
+    if not _has_data(source, tile):
+        yield from (layer for piece in waiting.values() for layer in piece.finished(None))
+        return
+    for region, logits in scorer.strips(source, tile):
+        for number, part in pieces(region):
+            piece = waiting[number]
+            piece.fill(part, logits[:, slice(part.top - region.top, part.bottom - region.top)])
+            if piece.is_full:
+                yield from waiting.pop(number).finished(source.valid(piece.region))
 
 
-def _empty(tile: Region, class_info: ClassInfo, layers: Layers) -> Iterator[Piece]:
-    for number, piece in pieces(tile):
-        yield "mask", number, np.full(piece.size_hw, class_info.ignore_index, mask_dtype(class_info))
-        for name in layers.names:
-            yield name, number, np.zeros(piece.size_hw, np.uint16)
+def _has_data(source: RasterSource, tile: Region) -> bool:
+    for _, piece in pieces(tile):
+        valid = source.valid(piece)
+        if valid is None or valid.any():
+            return True
+    return False
 
 
-def _scored(
-    logits: Tensor, tile: Region, valid: NDArray[np.bool_] | None, class_info: ClassInfo, layers: Layers
-) -> Iterator[Piece]:
-    step = max(1, _CHUNK_VALUES // (class_info.num_classes * tile.width))
-    for number, piece in pieces(tile):
-        mask = np.empty(piece.size_hw, mask_dtype(class_info))
-        stored = {name: np.empty(piece.size_hw, np.uint16) for name in layers.names}
-        first = piece.top - tile.top
-        for top in range(0, piece.height, step):
-            rows = slice(top, min(top + step, piece.height))
-            scores = logits[None, :, first + rows.start : first + rows.stop]
-            probabilities = probabilities_of(scores)
-            confidence = confidence_of(probabilities)[0].cpu().numpy()
-            mask[rows] = class_map_of(scores)[0].to(torch.int32).cpu().numpy()
-            if layers.unknown_below is not None:
-                mask[rows][confidence < layers.unknown_below] = class_info.ignore_index
-            if layers.confidence:
-                stored["confidence"][rows] = as_integers(confidence, bits=16)
-            for index in layers.probabilities:
-                values = probabilities[0, index].cpu().numpy()
-                stored[f"probability_{index}"][rows] = as_integers(values, bits=16)
+class _Piece:
+    """Up to 512 rows of a tile, filled by and by; its arrays are there from the first pixel to the last."""
+
+    def __init__(self, number: int, region: Region, class_info: ClassInfo, layers: Layers) -> None:
+        self._number, self.region, self._class_info, self._layers = number, region, class_info, layers
+        self._stored: dict[str, NDArray[Any]] = {}
+        self._missing = region.height * region.width
+
+    @property
+    def is_full(self) -> bool:
+        return self._missing == 0
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        if not self._stored:
+            void = self._class_info.ignore_index
+            self._stored = {"mask": np.full(self.region.size_hw, void, mask_dtype(self._class_info))}
+            self._stored |= {name: np.zeros(self.region.size_hw, np.uint16) for name in self._layers.names}
+        return self._stored
+
+    def fill(self, part: Region, logits: Tensor) -> None:
+        """Take the (K, h, w) scores of a part of the piece."""
+        stored, layers = self._arrays(), self._layers
+        rows, columns = part.slices_in(self.region)
+        step = max(1, _CHUNK_VALUES // (logits.shape[0] * part.width))
+        for top in range(0, part.height, step):
+            scores = logits[None, :, top : top + step]
+            place = (slice(rows.start + top, rows.start + min(top + step, part.height)), columns)
+            mask = class_map_of(scores)[0].to(torch.int32).cpu().numpy().astype(stored["mask"].dtype)
+            if layers.scored:
+                probabilities = probabilities_of(scores)
+                confidence = confidence_of(probabilities)[0].cpu().numpy()
+                if layers.unknown_below is not None:
+                    mask[confidence < layers.unknown_below] = self._class_info.ignore_index
+                if layers.confidence:
+                    stored["confidence"][place] = as_integers(confidence, bits=16)
+                for index in layers.probabilities:
+                    values = probabilities[0, index].cpu().numpy()
+                    stored[f"probability_{index}"][place] = as_integers(values, bits=16)
+            stored["mask"][place] = mask
+        self._missing -= part.height * part.width
+
+    def finished(self, valid: NDArray[np.bool_] | None) -> Iterator[StoredLayer]:
+        """All layers, without results where there are no data."""
+        stored = self._arrays()
         if valid is not None:
-            empty = ~valid[piece.slices_in(tile)[0]]
-            mask[empty] = class_info.ignore_index
-            for values in stored.values():
-                values[empty] = 0
-        yield "mask", number, mask
-        yield from ((name, number, values) for name, values in stored.items())
+            for name, values in stored.items():
+                values[~valid] = self._class_info.ignore_index if name == "mask" else 0
+        yield from ((name, self._number, values) for name, values in stored.items())

@@ -118,11 +118,11 @@ def write_raster(path: Path, *, like: RasterReader, layout: Layout, rows: Rows, 
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), quietly(), translated(f"to write {path}", _ADVICE):
         profile = _profile(layout, interleave="band") | ({} if turned else like.places())
         written = _store(path, profile, pieces(), prepare=prepare)
-        _compare(path, written)
+        _compare(path, written, num_overviews=0)
         if layout.overviews and layout.overview_factors:
             with rasterio.open(path, "r+") as dataset:
                 dataset.build_overviews(layout.overview_factors, rasterio.enums.Resampling[layout.overviews])
-            _compare(path, written)
+            _compare(path, written, num_overviews=len(layout.overview_factors))
 
 
 def _profile(layout: Layout, *, interleave: str, block: int = BLOCK) -> dict[str, Any]:
@@ -170,17 +170,23 @@ def _store(
     return written
 
 
-def _compare(path: Path, written: Iterable[_Written]) -> None:
-    with rasterio_module().open(path) as dataset:
+def _compare(path: Path, written: Iterable[_Written], *, num_overviews: int) -> None:
+    """Whether the file holds what was written, and its overviews can be read: every block is unpacked."""
+    rasterio = rasterio_module()
+    with rasterio.open(path) as dataset:
         for bands, region, total in written:
             if zlib.crc32(np.ascontiguousarray(dataset.read(bands, window=window_of(region))).data) != total:
                 raise OSError(f"rows {region.top} to {region.bottom} could not be stored completely")
-        for band in range(1, dataset.count + 1):
-            for level, factor in enumerate(dataset.overviews(band)):
-                shrunk = (-(-dataset.height // factor), -(-dataset.width // factor))
-                for name in block_names(shrunk, (BLOCK, BLOCK)):
-                    if not dataset.get_tag_item(f"BLOCK_OFFSET_{name}", "TIFF", bidx=band, ovr=level):
-                        raise OSError(f"the overview {factor} could not be stored completely")
+        if len(dataset.overviews(1)) != num_overviews:
+            raise OSError("overviews could not be stored completely")
+    for level in range(num_overviews):
+        with rasterio.open(path, overview_level=level) as dataset:
+            for band in range(1, dataset.count + 1):
+                for name in block_names(dataset.shape, (BLOCK, BLOCK)):  # GDAL reads a block that is not there as zeros
+                    if not dataset.get_tag_item(f"BLOCK_OFFSET_{name}", "TIFF", bidx=band):
+                        raise OSError("overviews could not be stored completely")
+                for region in _strips(dataset.shape, PIECE_ROWS):
+                    dataset.read(band, window=window_of(region))
 
 
 def copy_in_order(
@@ -225,7 +231,7 @@ def copy_in_order(
     path.unlink(missing_ok=True)
     with rasterio_module().Env(GDAL_CACHEMAX=CACHE_BYTES), quietly(), translated(f"to write {path}", _ADVICE):
         profile = _profile(layout, interleave="pixel", block=block) | {"zlevel": 1}
-        _compare(path, _store(path, profile, pieces()))
+        _compare(path, _store(path, profile, pieces()), num_overviews=0)
 
 
 def turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
