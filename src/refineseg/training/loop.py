@@ -33,7 +33,7 @@ from refineseg.training.objective import Objective
 from refineseg.training.optim import freeze_statistics, set_rates
 from refineseg.training.progress import Progress
 from refineseg.training.record import LossRecord, NotFinite, write_nan_batch
-from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume
+from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume, no_room
 from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
 
 
@@ -103,7 +103,10 @@ def train(
     finally:
         progress.stop()
         loggers.close(finished=state.epoch == config.num_epochs)
-    write_report(folder, state.history, matrix)
+    try:
+        write_report(folder, state.history, matrix)
+    except OSError as error:
+        raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
     if state.epoch < config.num_epochs:
         progress.say(
             f"the time is used up: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
@@ -144,7 +147,8 @@ class _Run:
             self._limit.epoch_took(time.monotonic() - begun)
         if state.saved_epoch < state.epoch:
             state.save(self._config, self._folder)
-        if matrix is None and self._measure is not None:  # not measured by this call: at least the report is written
+        if self._measure is not None and (matrix is None or "mean_iou" not in state.history[-1]):
+            # resumed after the last epoch, or stopped after one that was not measured: the report is of the last model
             matrix = self._measure(state.measured.eval(), check=self.signals.check).matrix
         return matrix
 

@@ -88,7 +88,6 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     data = _open(sources, config, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
-    folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
         "version": __version__,
         "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
@@ -98,8 +97,11 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "log": list(request.log),
         "config": to_json(config),
     }
-    with written_beside(folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    try:
+        with written_beside(folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
     _note_protocol(segmenter, config, tuple(sources), data)
     return train(
         segmenter,

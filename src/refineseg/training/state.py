@@ -107,7 +107,7 @@ class RunState:
                 self._best = None
             self.measured.save(folder / "last.safetensors")
         except ModelFileError as error:
-            raise CheckpointError(_no_room(folder, self.saved_epoch, error)) from error
+            raise CheckpointError(no_room(folder, self.saved_epoch, error)) from error
         content = {
             "config": to_json(config),
             "epoch": self.epoch,
@@ -121,7 +121,8 @@ class RunState:
         self.saved_epoch, self._saved_at = self.epoch, time.monotonic()
 
 
-def _no_room(folder: Path, saved_epoch: int, error: Exception) -> str:
+def no_room(folder: Path, saved_epoch: int, error: Exception) -> str:
+    """What to say when a file cannot be written."""
     intact = f"the checkpoint of epoch {saved_epoch} is intact" if saved_epoch else "no epoch had been saved yet"
     return f"could not write into {folder} ({error}); {intact}: make room, then {how_to_resume(folder)}"
 
@@ -141,7 +142,7 @@ def rewrite_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
         with written_beside(folder / METRICS_FILE) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(_no_room(folder, len(history), error)) from error
+        raise CheckpointError(no_room(folder, len(history), error)) from error
 
 
 def append_metrics(folder: Path, entry: Mapping[str, Any], *, saved_epoch: int) -> None:
@@ -154,4 +155,4 @@ def append_metrics(folder: Path, entry: Mapping[str, Any], *, saved_epoch: int) 
         with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
-        raise CheckpointError(_no_room(folder, saved_epoch, error)) from error
+        raise CheckpointError(no_room(folder, saved_epoch, error)) from error

@@ -10,6 +10,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FINISH_S = 3.0  # the last checkpoint and the report
 _REMEMBERED = 20  # epochs; among them are some with a measurement, and the one that compiled is forgotten
 
 
@@ -93,8 +94,8 @@ class TimeLimit:
 
     @property
     def is_up(self) -> bool:
-        """Whether an epoch as long as the longest of the last ones, with a tenth to spare, would end too late.
+        """Whether an epoch as long as the longest of the last ones would end too late, with some time to spare.
 
         Before the first epoch it never is: a call always gets further.
         """
-        return bool(self._epochs) and self.left_s < 1.1 * max(self._epochs)
+        return bool(self._epochs) and self.left_s < 1.1 * max(self._epochs) + _FINISH_S
