@@ -1,5 +1,6 @@
 """Masks as polygons: exact, shared borders, across tiles, simplified within the stated distance, in other programs."""
 
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -188,9 +189,9 @@ def random_tiles(rng, size_hw):
     """Bands of rows, each cut at places of its own: corners of tiles meet sides of others."""
     rows = cuts(rng, size_hw[0])
     tiles = []
-    for top, bottom in zip(rows[:-1], rows[1:], strict=True):
+    for top, bottom in itertools.pairwise(rows):
         columns = cuts(rng, size_hw[1])
-        tiles += [Region(top, a, bottom, b) for a, b in zip(columns[:-1], columns[1:], strict=True)]
+        tiles += [Region(top, a, bottom, b) for a, b in itertools.pairwise(columns)]
     return [tiles[i] for i in rng.permutation(len(tiles))]
 
 
@@ -223,11 +224,10 @@ def test_what_waits_for_other_tiles_is_forgotten_when_they_come():
     mask = blobs((64, 64), seed=6)
     merger = RegionMerger(mask.shape, class_info=CLASSES)
     tiles = [Region(y, x, y + 16, x + 16) for y in range(0, 64, 16) for x in range(0, 64, 16)]
-    for number, tile in enumerate(tiles):
+    for tile in tiles:
         merger.add(tile, mask[tile.slices])
         waiting = sum(len(side.numbers) for sides in merger._merger._waiting.values() for side in sides)
         assert waiting <= 64 + 16  # row by row: the lower side of what is there, and the right side of the last tile
-    assert number == 15
     assert waiting == 0
 
 
@@ -301,7 +301,7 @@ class TestGeoJson:
         assert first == {
             "class": CLASSES.names[found[0].class_index],
             "class_index": found[0].class_index,
-            "colour": "#%02x%02x%02x" % CLASSES.palette[found[0].class_index],
+            "colour": "#{:02x}{:02x}{:02x}".format(*CLASSES.palette[found[0].class_index]),
             "area": found[0].area,
             "mean_confidence": 0.75,
         }
