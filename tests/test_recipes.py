@@ -117,7 +117,7 @@ def test_recipes_are_complete_and_named_after_what_they_train(name):
     for released in (False, True) if name in PAPER_RECIPES else (False,):
         config = find_recipe(name, released=released)
         assert config.recipe == name
-        assert name.removesuffix("_long").endswith(config.variant)
+        assert name.removesuffix("_long").removesuffix("_distilled").endswith(config.variant)
         assert config.variant in VARIANTS
         assert from_json(to_json(config)) == config
     assert recipe_summary(name)

@@ -204,7 +204,10 @@ class Learned:
         if not isinstance(described, str) or not isinstance(started_from, str):
             return cls(None, None)
         parts = [part.strip() for part in re.split("[,;]", described)]
-        return cls.from_run([part for part in parts if re.fullmatch(r"\w+:[\w+]+", part)], started_from)
+        found = cls.from_run([part for part in parts if re.fullmatch(r"\w+:[\w+]+", part)], started_from)
+        if "pretraining" not in provenance:
+            return found
+        return cls(found.trained_on, f"pretrained without labels on {', '.join(found.trained_on or ())}")
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
