@@ -64,11 +64,12 @@ def test_when_writing_fails_the_old_file_stays_and_nothing_is_left_beside_it(tmp
     path = tmp_path / "m.png"
     path.write_text("before")
 
-    def full_disk(self, fp, *args, **kwargs):
-        Path(fp).write_bytes(b"half")
+    def full_disk(self, content):
+        with self.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(ImageError, match=r"expected to write .*m\.png, but .*No space left.*; choose a folder"):
         write_mask(path, np.zeros((2, 2), np.uint8), ClassInfo(("a", "b")))
     with pytest.raises(ImageError, match=r"new\.png"):

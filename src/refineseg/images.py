@@ -358,9 +358,11 @@ def write_image(path: Path, image: NDArray[np.uint8], *, quality: int = 92) -> N
 
 
 def _save(image: Image.Image, path: Path, kind: str, *, quality: int = 92) -> None:
+    buffer = io.BytesIO()  # given a file, Pillow's JPEG encoder takes no notice when a full disk takes half of it
+    image.save(buffer, format=kind, quality=quality)
     try:
         with written_beside(path) as temporary:
-            image.save(temporary, format=kind, quality=quality)
+            temporary.write_bytes(buffer.getvalue())
     except OSError as error:
         raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
 

@@ -17,6 +17,7 @@ Every file is written beside and then renamed: one that is there is complete.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -263,15 +264,15 @@ def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int =
     """
     image = Image.fromarray(as_integers(confidence, bits=bits))
     scale = f"probability of the likeliest class; {2**bits - 1} = 1"
+    buffer = io.BytesIO()  # what Pillow writes into a file itself may be cut off by a full disk without an error
     if path.suffix == ".png":
         text = PngInfo()
         text.add_text("Description", scale)
-        with _said(path), written_beside(path) as temporary:
-            image.save(temporary, format="PNG", pnginfo=text)
+        image.save(buffer, format="PNG", pnginfo=text)
     else:
-        with _said(path), written_beside(path) as temporary:
-            tags = {_TIFF_DESCRIPTION: scale}
-            image.save(temporary, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
+        image.save(buffer, format="TIFF", compression="tiff_adobe_deflate", tiffinfo={_TIFF_DESCRIPTION: scale})
+    with _said(path), written_beside(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _write_probabilities(
@@ -287,14 +288,13 @@ def _write_probabilities(
             f"expected at most {_LARGEST_TIFF} bytes of pixels in {path}, got {2 * probabilities.size}; "
             "choose fewer classes, or the format npz"
         )
-    with (
-        _said(path),
-        written_beside(path) as temporary,
-        TiffImagePlugin.AppendingTiffWriter(temporary, new=True) as tiff,
-    ):
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as tiff:
         for index, name, values in zip(chosen, names, probabilities, strict=True):
             description = json.dumps({"class": name, "index": index, "probability_1": 65535})
             tags = {_TIFF_DESCRIPTION: description, _TIFF_PAGE_NAME: name}
             page = Image.fromarray(as_integers(values, bits=16))
             page.save(tiff, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
             tiff.newFrame()
+    with _said(path), written_beside(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
