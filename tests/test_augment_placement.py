@@ -10,6 +10,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.augment import Augmentation, augment
 from refineseg.data.balance import Donors, image_counts
 from refineseg.data.loading import training_batches
+from refineseg.data.placement import corners
 from refineseg.data.resident import hold
 from refineseg.data.sample import Sample
 from test_resident import CPU, Photographs
@@ -176,6 +177,25 @@ def test_what_is_pasted_keeps_its_height_where_the_crop_reaches_it():
         rows = (mask > 1).logical_and(mask < 255).any(dim=1).nonzero().flatten().tolist()
         (class_index,) = mask[(mask > 1) & (mask < 255)].unique().tolist()
         assert rows == list(range(19 + class_index, 25 + class_index))
+
+
+def test_crops_that_are_pasted_from_lie_as_high_in_their_image_and_are_as_large_and_as_turned():
+    augmentation = Augmentation((30, 40), (0.8, 1.6), copy_paste=1.0, rotation=9.0)
+    lefts = []
+    for seed in range(20):
+        draw = augmentation.draw(torch.Generator().manual_seed(seed))
+        own, donor = augmentation.place(draw, (60, 80)), augmentation.place_donor(draw, (60, 80), (30, 40))
+        assert (donor.top, donor.resized_hw, donor.degrees) == (own.top, own.resized_hw, own.degrees)
+        lefts.append(donor.left == own.left)
+    assert sum(lefts) < 5
+
+
+def test_a_crop_is_moved_as_little_as_it_takes_to_hold_a_pixel():
+    for start, pixel, expected in [(10, 15, 10), (10, 9, 9), (10, 20, 11), (0, 63, 54), (60, 0, 0), (90, 99, 90)]:
+        sides = [torch.tensor([[value, value]]) for value in (pixel, 100, 100, 10, start)]
+        assert corners(*sides).tolist() == [[expected, expected]]
+    middle = [corners(*(torch.tensor([[v, v]]) for v in (pixel, 50, 100, 10)), None)[0, 0] for pixel in (0, 20, 49)]
+    assert [int(first) for first in middle] == [0, 36, 90]
 
 
 def test_the_share_of_crops_that_are_pasted_into_is_the_wanted_one():

@@ -82,7 +82,7 @@ def test_the_loss_is_computed_in_single_precision_under_autocast(segmenter):
 
 
 class Asking(TorchDispatchMode):
-    """Notes the operations that hand a value, or a number of values, to the host."""
+    """Notes the operations that hand a value, or a number of values, to the host, and tensors made of its numbers."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,10 @@ class Asking(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal") or "unique" in name:
+        if (
+            name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "lift_fresh")
+            or "unique" in name
+        ):
             self.asked.append(name)
         if name in ("index", "index_put", "index_put_"):
             self.asked += [name for index in args[1] if index is not None and index.dtype == torch.bool]
@@ -101,6 +104,8 @@ def test_the_objective_asks_the_device_for_nothing(segmenter):
     images, masks = batch(2, (64, 64))
     wanted = config(lovasz=1.0, dice=1.0, boundary=1.0, ohem_threshold=0.7, label_smoothing=0.1)
     objective = Objective(segmenter, wanted, COUNTS, teacher=segmenter)
+    with torch.no_grad():
+        objective(images, masks)  # constants are made once
     with Asking() as mode, torch.no_grad():
         float(objective(images, masks).mean)
     assert mode.asked == ["_local_scalar_dense"]  # the one of this test

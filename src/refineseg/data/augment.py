@@ -157,7 +157,8 @@ def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 3"]) 
         factors: Of brightness, contrast and saturation; 1 changes nothing.
     """
     channels = images.shape[1]
-    weights = images.new_tensor(_GREY if channels == 3 else [1 / channels] * channels)
+    shares = _GREY if channels == 3 else (1 / channels,) * channels
+    weights = torch.cat([images.new_full((1,), share) for share in shares])  # a tensor of numbers would wait for a GPU
     brightness, contrast, saturation = factors.unbind(1)
     if channels != 3:
         saturation = torch.ones_like(saturation)

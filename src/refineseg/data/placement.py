@@ -194,7 +194,9 @@ def turned_sources(
         ],
         dim=1,
     )  # (N, 2, h, w)
-    middles = first.double() + torch.tensor([side / 2 for side in crop_hw], device=device, dtype=torch.float64)
+    middles = torch.stack(
+        [starts.double() + side / 2 for starts, side in zip(first.unbind(1), crop_hw, strict=True)], 1
+    )
     limits, stored = resized.double()[:, :, None, None], sizes.double()[:, :, None, None]
     at = middles[:, :, None, None] + offsets
     inside = ((at >= 0) & (at < limits)).all(dim=1)
