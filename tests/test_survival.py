@@ -205,7 +205,7 @@ def test_too_little_memory_lowers_the_micro_batch_and_gives_the_weights_of_a_run
     config = tiny(2, val_split=None)
     config = replace(config, phases=(replace(config.phases[0], batch_size=8, crop_hw=(160, 192)),))
     (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
-    arguments = [str(tmp_path / "config.json"), str(root), str(out), str(260 << 20)]
+    arguments = [str(tmp_path / "config.json"), str(root), str(out), str(420 << 20)]
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, *arguments], capture_output=True, text=True, timeout=240, check=False
     )

@@ -37,13 +37,21 @@ COMPILE_PAYS_S = 600.0
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "ALLOC_FAILED")
 """What PyTorch's allocators and libraries write into a RuntimeError when memory is short."""
+_NO_MEMORY_ONEDNN = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory object",
+)
+"""All that oneDNN, which computes convolutions on CPUs, says then."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory is short, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    return str(error) in _NO_MEMORY_ONEDNN or any(text in str(error) for text in _NO_MEMORY)
 
 
 class Engine:
