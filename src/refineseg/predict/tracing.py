@@ -21,8 +21,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from refineseg.errors import ConfigError
-from refineseg.predict.graph_rules import Map, NotLocalError, find_operation, operation_name
+from refineseg.predict.graph_rules import find_operation, operation_name
 from refineseg.predict.region_ops import Chain, Operation, Pointwise
+from refineseg.predict.spatial_rules import Map, NotLocalError
 from refineseg.segmenter import Segmenter
 
 
