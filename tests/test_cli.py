@@ -115,7 +115,8 @@ def test_unreadable_files_are_named_and_skipped_and_the_rest_is_done(refineseg, 
     assert "good.png" in out
     for name in ("empty.jpg", "text.png", "absent.png"):
         assert name in err
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"good.png", "good_overlay.jpg"}
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written - {".refineseg.json"} == {"good.png", "good_overlay.jpg"}
 
 
 def test_results_that_would_overwrite_each_other_are_refused_before_work(refineseg, model, tmp_path):
@@ -129,9 +130,36 @@ def test_results_that_would_overwrite_each_other_are_refused_before_work(refines
     assert not (tmp_path / "out").exists()
     status, _, err = refineseg("predict", a, "--out", a.parent, "--model", model)
     assert status == 2
-    assert "masks would overwrite" in err
+    assert "results would overwrite" in err
     with Image.open(a) as untouched:
         assert untouched.mode == "RGB"
+
+
+def test_the_help_of_predict_groups_its_options(refineseg):
+    status, out, _ = refineseg("predict", "--help")
+    assert status == 0
+    headings = [line.rstrip(":") for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Arguments", "Options", "What is written", "Large images", "Many files", "Rasters", "Videos"]
+    for option in ("--tile", "--save", "--resume", "--bands", "--smooth", "--device"):
+        assert option in out
+
+
+def test_all_numbers_of_a_call_are_written_as_json(refineseg, model, tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "in" / f"{name}.png", photographs.astronaut()[:32, :40])
+    (tmp_path / "in" / "c.png").write_bytes(b"")
+    status, _, _ = refineseg(
+        "predict", tmp_path / "in", "--out", tmp_path / "out", "--model", model, "--json", tmp_path / "numbers.json",
+        "--save", "mask,confidence,polygons", "--confidence-format", "png16", "--unknown-below", "0.1",
+    )  # fmt: skip
+    assert status == 1
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["done"] == 2
+    assert len(numbers["failures"]) == 1
+    assert numbers["total"]["pixels"] == 2 * 32 * 40
+    assert sum(numbers["total"]["areas"]) + numbers["total"]["unknown"] == 2 * 32 * 40
+    for name in ("a.png", "a_confidence.png", "a.geojson"):
+        assert (tmp_path / "out" / name).is_file()
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_path):
@@ -155,8 +183,8 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
     ("arguments", "message"),
     [
         (
-            ["predict", "x.jpg", "--out", "o", "--save", "mask,polygons"],
-            "with some of mask, overlay, probabilities, got",
+            ["predict", "x.jpg", "--out", "o", "--save", "mask,depth"],
+            "with some of mask, overlay, probabilities, confidence, polygons, got depth",
         ),
         (
             ["predict", "x.jpg", "--out", "o", "--model", "nope"],
@@ -164,6 +192,13 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
         ),
         (["predict", "x.jpg", "--out", "o", "--precision", "half"], "expected a precision of float32, bfloat16"),
         (["predict", "x.jpg", "--out", "o", "--device", "tpu"], "expected a device of this machine"),
+        (["predict", "x.jpg", "--out", "o", "--tile", "large"], "expected --tile auto, off or a number of pixels"),
+        (["predict", "x.jpg", "--out", "o", "--memory", "lots"], "expected an amount of memory such as 4GB"),
+        (["predict", "x.jpg", "--out", "o", "--unknown-below", "60"], "below which pixels are unknown, got 60"),
+        (["predict", "x.jpg", "--out", "o", "--areas", "a.txt"], "expected --areas FILE ending in .csv or .json"),
+        (["predict", "x.jpg", "--out", "o", "--batch-size", "0"], "expected a batch size of at least 1, got 0"),
+        (["predict", "x.jpg", "--out", "o", "--bands", "red"], "expected --bands as whole numbers with commas"),
+        (["predict", "x.jpg", "--out", "o", "--smooth", "2"], "expected smooth between 0 and 1, got 2"),
         (["evaluate", "--data", "cityscapes"], "expected NAME:ROOT with NAME one of voc, sbd"),
         (["doctor", "voc:a+sbd:b"], "expected one data set here, got voc:a and sbd:b; run this for each of them"),
         (["evaluate", "--data", "camvid:/no/such/folder"], "expected a folder after camvid:"),
