@@ -171,6 +171,19 @@ def test_lovasz_over_a_batch_sorts_the_pixels_of_all_images_together():
     )
 
 
+def test_lovasz_with_a_stride_sees_every_so_many_th_pixel():
+    logits, masks = pixels((2, 9, 8))
+    masks[:, 0] = VOID
+    picked = lovasz_loss(
+        probabilities(logits)[:, :, ::3, ::3].flatten(2), masks[:, ::3, ::3].flatten(1), ignore_index=VOID
+    )
+    labelled = (masks != VOID).sum((1, 2))
+    expected = float(SegmentationLoss(VOID)(logits, masks)) + float((picked * labelled).sum() / labelled.sum())
+    assert float(SegmentationLoss(VOID, lovasz=1.0, lovasz_stride=3)(logits, masks)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     "options", [EVERYTHING, {"lovasz": 1.0, "lovasz_over": "batch"}, {"ohem_threshold": 0.5, **EVERYTHING}]
 )

@@ -56,6 +56,7 @@ CHANGES = [
     ({"boundary": 2.0, "boundary_radius": 2}, {"boundary": 2.0, "boundary_radius": 2}),
     ({"lovasz": 0.5}, {"lovasz": 0.5}),
     ({"lovasz": 0.5, "lovasz_over": "batch"}, {"lovasz": 0.5, "lovasz_over": "batch"}),
+    ({"lovasz": 0.5, "lovasz_stride": 4}, {"lovasz": 0.5, "lovasz_stride": 4}),
     ({"dice": 2.0}, {"dice": 2.0}),
 ]
 

@@ -55,6 +55,14 @@ def test_dotted_settings_reach_every_level():
         ("phases.0.crop_hw=[64]", "crop_hw"),
         ("phases.0.scale=[2,1]", "expected phase.scale"),
         ("label_smoothing=1.5", "expected label_smoothing in 0..1"),
+        ("phases.0.rotation=200", "expected phase.rotation in 0..180 degrees, got 200.0"),
+        ("phases.0.copy_paste=2", "expected phase.copy_paste in 0..1, got 2.0"),
+        ("phases.0.class_balance=-1", "expected phase.class_balance in 0..1, got -1.0"),
+        ("ohem_share=2", "expected ohem_share in 0..1, got 2.0"),
+        ("lovasz=-1", "expected boundary, lovasz, dice and teacher_weight of at least 0"),
+        ("lovasz_stride=0", "expected lovasz_stride of at least 1, got 0"),
+        ("boundary_radius=0", "expected boundary_radius of at least 1, got 0"),
+        ("teacher_temperature=0", "expected teacher_temperature above 0, got 0.0"),
     ],
 )
 def test_wrong_settings_are_named(setting, message):

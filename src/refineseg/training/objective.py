@@ -59,6 +59,7 @@ class Objective:
             boundary_radius=config.boundary_radius,
             lovasz=config.lovasz,
             lovasz_over=config.lovasz_over,
+            lovasz_stride=config.lovasz_stride,
             dice=config.dice,
         )
 
