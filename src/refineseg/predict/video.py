@@ -132,14 +132,13 @@ def _targets(source: VideoSource, stem: Path, options: VideoOptions) -> dict[str
     return targets
 
 
-def _failures(name: str, reader: FrameReader) -> tuple[str, ...]:
+def _failures(name: str, reader: FrameReader, run: VideoRun) -> tuple[str, ...]:
     faults, found = reader.faults, []
     if faults.broken:
         what = "1 broken frame was" if faults.broken == 1 else f"{faults.broken} broken frames were"
         found.append(f"{name}: {what} left out, the first {faults.first_broken}; the rest is done")
-    if faults.failure:
-        found.append(f"{name}: {faults.failure}; what could be decoded is done")
-    return tuple(found)
+    found += [f"{name}: {failure}; what could be decoded is done" for failure in faults.failures]
+    return (*found, *(f"{name}: {failure}" for failure in run.failures))
 
 
 def predict_video(
@@ -187,7 +186,7 @@ def predict_video(
             run = VideoRun(found.shown, reader, predictor, options=options, paths=temporary)
             run.run(progress)
             if not run.frames:
-                reason = reader.faults.first_broken or reader.faults.failure
+                reason = reader.faults.first_broken or next(iter(reader.faults.failures), None)
                 raise ImageError(
                     f"expected frames in {found.shown}, got none that can be decoded"
                     + (f": {reason}" if reason else "")
@@ -216,5 +215,5 @@ def predict_video(
         flicker_after=run.after.score,
         shares=run.shares,
         notes=(*faults.notes, *run.notes),
-        failures=_failures(found.shown, reader),
+        failures=_failures(found.shown, reader, run),
     )

@@ -9,8 +9,8 @@ goes on. Frames after a broken one may show its damage up to the next key frame,
 
 from __future__ import annotations
 
-import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.errors import ConfigError, ImageError, MissingExtraError
-from refineseg.predict.video_sources import Faults, Frame, SoundPacket, StreamInfo, VideoSource, scaled, upright
+from refineseg.errors import ImageError, MissingExtraError
+from refineseg.predict.video_sources import (
+    Faults,
+    Frame,
+    SoundPacket,
+    StreamInfo,
+    VideoSource,
+    camera_device,
+    missing_frames,
+    scaled,
+    upright,
+)
 
 _PATIENCE_S = 10.0  # a network source that is silent for longer has ended
 _MOST_FAILURES = 50  # in a row: the file's structure, not its frames, is damaged
@@ -61,6 +71,7 @@ class VideoReader:
 
     def __init__(self, source: VideoSource, *, live: bool | None = None, with_sound: bool = True) -> None:
         self._errors = _av().FFmpegError
+        self._local = source.kind == "file"
         self._container = _opened(source)
         if not self._container.streams.video:
             self._container.close()
@@ -76,6 +87,7 @@ class VideoReader:
         self._info = StreamInfo(base, Fraction(rate), frames, None if live else self._end_s(), live, aspect)
         self._step = max(1, round(1 / (self._info.rate * base)))
         self._last: int | None = None
+        self._steps: Counter[int] = Counter()
         self._shift = 0
         self._packets = self._frames = self._end = 0
         self._size_hw: tuple[int, int] | None = None
@@ -112,7 +124,7 @@ class VideoReader:
             self.faults.broken and not self._info.live
         ):  # one that cannot be decoded can take others with it, of which nothing else is heard
             self.faults.broken = max(self.faults.broken, self._packets - self._frames)
-        self._check_end()
+        self._check_complete()
 
     def close(self) -> None:
         """Let the source go."""
@@ -128,15 +140,17 @@ class VideoReader:
                     yield packet
                 return
             except self._errors as error:
-                if self._info.live:
-                    self.faults.failure = f"the source stopped: {_reason(error)}"
+                if not self._local:
+                    silent = isinstance(error, _av().ExitError)
+                    reason = f"nothing came for {_PATIENCE_S:g} s" if silent else _reason(error)
+                    self.faults.failures.append(f"the source stopped: {reason}")
                     return
                 failures += 1
                 self._broken(_reason(error), self._last)
-        self.faults.failure = f"gave up after {_MOST_FAILURES} failures in a row"
+        self.faults.failures.append(f"gave up after {_MOST_FAILURES} failures in a row")
 
     def _count(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's
-        if packet.size and not packet.is_discard:
+        if packet.size:
             self._packets += 1
             if packet.pts is not None:
                 self._end = max(self._end, packet.pts + (packet.duration or self._step))
@@ -167,6 +181,8 @@ class VideoReader:
         time = None if time is None else time - self._shift
         if self._last is not None and (time is None or time <= self._last):
             time = self._last + self._step if time is None else self._last + 1
+        if self._last is not None and time is not None:
+            self._steps[time - self._last] += 1
         self._last = time or 0
         return Frame(image, self._last)
 
@@ -187,15 +203,20 @@ class VideoReader:
             ends.append(float((self._video.duration + (self._video.start_time or 0)) * self._video.time_base))
         return min(ends, default=None)
 
-    def _check_end(self) -> None:
-        """A file that was cut short ends earlier than it says."""
-        if self._info.end_s is None or self.faults.failure is not None:
+    def _check_complete(self) -> None:
+        """A file that was cut short ends earlier than it says; one with lost pieces has fewer frames, or gaps."""
+        if self._info.live or self.faults.failures:
             return
         end_s = float(self._end * self._info.time_base)
         alone = bool(self._video.duration) or len(self._container.streams) == 1
-        tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * self._info.end_s)
-        if end_s < self._info.end_s - tolerance_s:
-            self.faults.failure = f"expected frames up to {self._info.end_s:.2f} s, but they end at {end_s:.2f} s"
+        tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * (self._info.end_s or 0))
+        lost = missing_frames(self._steps) if self._info.num_frames is None else self._info.num_frames - self._packets
+        due_s = self._info.end_s
+        if due_s is not None and end_s < due_s - tolerance_s:
+            self.faults.failures.append(f"expected frames up to {due_s:.2f} s, but they end at {end_s:.2f} s")
+        elif lost > 0 and not self.faults.broken:
+            what = "1 frame is" if lost == 1 else f"{lost} frames are"
+            self.faults.failures.append(f"{what} missing, of which nothing is left")
 
     def _copied_sound(self) -> Any:  # noqa: ANN401 - PyAV's stream
         sound = self._container.streams.audio
@@ -214,17 +235,19 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
     av = _av()
     try:
         if source.kind == "camera":
-            name, form = _camera(source.name)
-            return av.open(name, format=form)
+            name, form = camera_device(source.name)
+            return av.open(name, format=form, metadata_errors="replace")
         if source.kind == "address":
             options = {"rtsp_transport": "tcp"} if source.name.startswith("rtsp") else {}
-            return av.open(source.name, options=options, timeout=(_PATIENCE_S, _PATIENCE_S))
+            timeout = (_PATIENCE_S, _PATIENCE_S)
+            return av.open(source.name, options=options, timeout=timeout, metadata_errors="replace")
         path = Path(source.name)
         if not path.exists():
             raise ImageError(f"expected a video, but there is no {path}")
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"expected a video, got {path}, which is empty (0 bytes); replace or remove it")
-        return av.open(str(path.resolve()))  # absolute: a colon in a name would be taken for an address
+        # absolute, because a colon in a name would be taken for an address
+        return av.open(str(path.resolve()), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         reason = _reason(error)
         if source.kind == "camera":
@@ -240,18 +263,6 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
             f"expected a video, got {source.name}, which is damaged, cut short, or of an unknown kind: {reason}; "
             "replace or remove it"
         ) from error
-
-
-def _camera(number: str) -> tuple[str, str]:
-    """Name and format by which FFmpeg opens a camera."""
-    if sys.platform == "darwin":
-        return number, "avfoundation"
-    if sys.platform == "win32":
-        raise ConfigError(
-            "expected a camera on Linux or macOS, got Windows, where cameras have no numbers; "
-            "let the camera's program serve an address and give that"
-        )
-    return f"/dev/video{number}", "v4l2"
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401 - PyAV's or Python's own

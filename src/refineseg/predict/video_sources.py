@@ -7,7 +7,9 @@ protocol that :mod:`refineseg.predict.video_files` fulfils for everything else.
 from __future__ import annotations
 
 import re
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.errors import ImageError
+from refineseg.errors import ConfigError, ImageError
 from refineseg.images import find_images, read_rgb
 
 VIDEO_SUFFIXES = (
@@ -32,6 +34,7 @@ LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 """Addresses that send at their own pace."""
 
 _ADDRESS = re.compile(rf"^({'|'.join((*LIVE_SCHEMES, 'https', 'http'))}):/+", re.IGNORECASE)
+_CONSTANT = 0.8  # of the steps are equal: then the others are gaps
 _NUMBER = re.compile(r"%0?(\d*)d")
 SourceKind = Literal["file", "address", "camera", "sequence"]
 
@@ -92,6 +95,22 @@ def is_video(source: str | Path) -> bool:
     return found.kind != "sequence" or not Path(found.name).is_dir()
 
 
+def camera_device(number: str) -> tuple[str, str]:
+    """Name and format by which FFmpeg opens a camera.
+
+    Raises:
+        ConfigError: On Windows.
+    """
+    if sys.platform == "darwin":
+        return number, "avfoundation"
+    if sys.platform == "win32":
+        raise ConfigError(
+            "expected a camera on Linux or macOS, got Windows, where cameras have no numbers; "
+            "let the camera's program serve an address and give that"
+        )
+    return f"/dev/video{number}", "v4l2"
+
+
 @dataclass(frozen=True)
 class StreamInfo:
     """What is known of a source before its first frame.
@@ -147,7 +166,7 @@ class Faults:
         self.resized = 0
         self.notes: list[str] = []
         self.first_broken: str | None = None
-        self.failure: str | None = None
+        self.failures: list[str] = []
 
     def add_broken(self, reason: str, *, where: str) -> None:
         """Count a frame that could not be decoded; the first is remembered with its reason."""
@@ -179,6 +198,24 @@ class FrameReader(Protocol):
 def scaled(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """An image at another size, bilinear with a filter where it shrinks."""
     return np.asarray(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+
+
+def missing_frames(steps: Counter[int]) -> int:
+    """How many frames are missing in the times of a constant rate; at a variable rate there is no telling: 0.
+
+    Args:
+        steps: How often each step from a frame to the next occurs, in units of the time base.
+
+    Example:
+        >>> missing_frames(Counter({40: 20, 120: 1}))
+        2
+    """
+    usual = max(steps, key=steps.__getitem__, default=0)
+    slack = max(1, usual // 10)  # Matroska rounds times to milliseconds
+    even = sum(count for step, count in steps.items() if abs(step - usual) <= slack)
+    if even < _CONSTANT * sum(steps.values()):
+        return 0
+    return sum((round(step / usual) - 1) * count for step, count in steps.items() if step > usual + slack)
 
 
 def upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:

@@ -94,6 +94,7 @@ class VideoRun:
         self.network_s = 0.0
         self.size_hw = (0, 0)
         self.notes: list[str] = []
+        self.failures: list[str] = []
 
     @property
     def cuts(self) -> int:
@@ -224,7 +225,7 @@ class VideoRun:
             for kind in list(writers):
                 writers[kind].finish()
                 failure = writers.pop(kind).sound_failure
-                self.notes += [failure] if failure else []
+                self.failures += [failure] if failure else []
         finally:
             for writer in writers.values():
                 writer.abandon()
