@@ -1,6 +1,7 @@
 """Epochs drawn by classes, and the rare pixels that are pasted: counts and chances against their definitions."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from refineseg.data.balance import Donors, balanced_samples, count_classes, image_counts
 from refineseg.data.loading import epoch_order
+from refineseg.training.run import RunRequest, resume_run, start_run
 from test_augment_and_loading import Memory
+from test_training_run import Silent, run, same, tensors, tiny
 
 COUNTS = np.array([[900, 100, 0, 0], [1000, 0, 0, 0], [500, 480, 20, 0], [800, 200, 0, 0], [990, 0, 10, 0]])
 
@@ -78,3 +81,21 @@ def test_rarer_classes_are_drawn_more_often():
 
 def test_without_labels_nothing_is_donated():
     assert Donors(np.zeros((3, 4), np.int64)).choose(0.5, 0.5) is None
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_run_with_crops_drawn_by_classes_is_the_same_when_it_is_resumed(folder_root, tmp_path, where):
+    config = tiny(2, augment_on=where, lovasz=0.5, boundary=1.0, checkpoint_every_s=0.0)
+    phase = replace(config.phases[0], rotation=10.0, copy_paste=0.5, class_balance=0.5)
+    config = replace(config, phases=(phase,))
+
+    class Interrupted(Silent):
+        def epoch_done(self, entry):
+            raise KeyboardInterrupt
+
+    run(folder_root, tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt):
+        start_run(RunRequest(config, f"folder:{folder_root}", device="cpu"), tmp_path / "parts", progress=Interrupted())
+    resume_run(tmp_path / "parts", data=None, device="cpu", num_workers=None, progress=Silent())
+    whole, parts = (tensors(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
+    assert same(whole, parts)
