@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
 from PIL import Image
 
 import refineseg
@@ -408,3 +409,32 @@ def test_options_are_said_in_words():
     ):
         with pytest.raises(ConfigError, match=message):
             RasterOptions.parse(**words)
+
+
+@pytest.mark.parametrize("name", ["sample_geotiff.tif", "sample_geotiff_custom_proj.tif"])
+def test_a_real_raster_gives_what_the_whole_image_gives(tmp_path, model, monkeypatch, name):
+    """Exact tiles of 96 pixels and the Predictor on the whole scaled crop; nodata apart."""
+    if not SPACENET.is_dir():
+        pytest.skip(f"the sample rasters are absent: {SPACENET}")
+    monkeypatch.undo()
+    with rasterio.open(SPACENET / name) as dataset:
+        window = rasterio.windows.Window(100, 60, 170, 140)
+        values, nodata, crs, place = dataset.read(window=window), dataset.nodata, dataset.crs, dataset.transform
+    place = Affine(place.a, 0, place.c + 100 * place.a, 0, place.e, place.f + 60 * place.e)
+    values[:, :20, :30] = nodata
+    src = write(tmp_path / "in.tif", values, nodata=nodata, crs=crs, transform=place)
+    held = (values != nodata).any(axis=0)
+    low, high = (np.percentile(values[:, held].astype(np.float64), share, axis=1)[:, None, None] for share in (2, 98))
+    image = np.clip(np.rint((values - low) / (high - low) * 255), 0, 255) * held
+    image = np.ascontiguousarray(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)).astype(np.uint8)
+    whole = refineseg.Predictor(model)(image, probabilities=True)
+    result = run(src, tmp_path / "out.tif", model, tile=96, kinds="mask,confidence")
+    found = opened(tmp_path / "out.tif")
+    assert (found[~held] == model.class_info.ignore_index).all()
+    two = np.sort(whole.probabilities, axis=0)[-2:]
+    clear = held & (two[1] - two[0] > 1e-4)
+    assert clear.sum() > 0.9 * held.sum()
+    np.testing.assert_array_equal(found[clear], whole.mask[clear])
+    with rasterio.open(result.paths["confidence"]) as dataset:
+        np.testing.assert_allclose(dataset.read(1)[held] / 255, whole.confidence[held], atol=1 / 255)
+        assert dataset.crs == crs
