@@ -122,6 +122,9 @@ def test_a_model_file_knows_what_it_learned_from_also_after_a_resume_and_fine_tu
     assert (protocol["split"], protocol["num_images"], protocol["image_size"]) == ("val", 2, "48x64")
     assert protocol["compression"] == "lossless"
     assert protocol["training_images"] == [{"num_images": 3, "image_size": "48x64", "compression": "lossless"}]
+    # the run's own numbers have it, too, in the form that can be compared
+    written = read_result(tmp_path / "a" / "metrics.json")
+    assert MeasurementProtocol.from_json(written["measurement_protocol"]).num_images == 2
     # fine-tuned on other data: both are remembered
     fake_camvid(tmp_path / "camvid")
     config = tiny(val_split=None)

@@ -6,7 +6,7 @@ In: the history of epochs, a confusion matrix. Out: PNG and JSON files, tables f
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,29 @@ def write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
 
 
-def write_report(folder: Path, history: Sequence[dict[str, Any]], matrix: ConfusionMatrix | None) -> None:
-    """``curves.png``, and with a validation split ``metrics.json`` with the per-class numbers of the last model."""
+def write_report(
+    folder: Path,
+    history: Sequence[dict[str, Any]],
+    matrix: ConfusionMatrix | None,
+    *,
+    protocol: Mapping[str, Any] | None = None,
+) -> None:
+    """``curves.png``, and with a validation split ``metrics.json`` with the per-class numbers of the last model.
+
+    Args:
+        folder: Of the run.
+        history: Its epochs.
+        matrix: Of the last measurement; None: none.
+        protocol: Its conditions, as they stand in the model file; None: not known.
+    """
     draw_curves(folder / "curves.png", history)
-    if matrix is not None:
-        with written_beside(folder / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(matrix.to_json(), indent=1), encoding="utf-8")
+    if matrix is None:
+        return
+    value = matrix.to_json()
+    if protocol is not None:
+        value["measurement_protocol"] = {name: item for name, item in protocol.items() if name != "training_images"}
+    with written_beside(folder / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -104,7 +104,7 @@ def train(
         progress.stop()
         loggers.close(finished=state.epoch == config.num_epochs)
     try:
-        write_report(folder, state.history, matrix)
+        write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
     except OSError as error:
         raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
     if state.epoch < config.num_epochs:
