@@ -17,12 +17,6 @@ from refineseg.images import written_beside
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
 
 
-def write_metrics(folder: Path, history: Sequence[dict[str, Any]]) -> None:
-    """``metrics.jsonl``: one line per epoch, rewritten whole so that it never disagrees with the checkpoint."""
-    with written_beside(folder / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
-
-
 def write_report(
     folder: Path,
     history: Sequence[dict[str, Any]],
