@@ -139,7 +139,8 @@ def bench_training(
             found, steps = _measure(engine.device, stepper, feed, rounds)
             crop = f"{phase.crop_hw[0]}x{phase.crop_hw[1]}"
             speeds.append(PhaseSpeed(number, crop, phase.batch_size, steps, found))
-    where = "held and cut on the device" if whole.phases[0].resident is not None else f"read by {workers} processes"
+    read = f"read by {workers} processes" if workers else "read in this process"
+    where = read if whole.phases[0].resident is None else "held and cut on the device"
     return Report(
         [speed.to_json() for speed in speeds],
         {**describe_machine(engine.device), "crops": where, "variant": config.variant},
