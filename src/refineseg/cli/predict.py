@@ -189,9 +189,9 @@ def predict(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
-    files = FileOptions(outputs, areas, resume, batch_size, workers, tiling, rasters, videos, prove)
+    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
     scoring = {"precision": precision, "scales": scales, "protocol": protocol}
-    how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, **scoring)
+    how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
     result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:
         write_json(json_file, {"model": model, "options": how.to_json(), **result.to_json()})

@@ -25,6 +25,7 @@ from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import Job, is_done
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.progress import Advance, duration
+from refineseg.predict.proofs import Prover
 from refineseg.predict.raster_headers import is_raster
 from refineseg.predict.streams import Item, StreamOptions, file_threads, predicted
 from refineseg.scoring import Prediction
@@ -47,6 +48,7 @@ class FilesResult:
         seconds: From the first image to the last result; the model's loading is not in it.
         total: Areas of all images; of resumed ones where a table was asked for.
         others: What became of rasters and videos, as plain values.
+        proofs: Largest differences, where they were asked for.
     """
 
     class_info: ClassInfo
@@ -56,6 +58,7 @@ class FilesResult:
     seconds: float = 0.0
     total: Areas | None = None
     others: list[dict[str, Any]] = field(default_factory=list)
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -68,6 +71,7 @@ class FilesResult:
             "images_per_second": self.done / self.seconds if self.seconds else 0.0,
             "total": None if self.total is None else self.total.to_json(),
             "others": self.others,
+            "proofs": self.proofs,
         }
 
 
@@ -97,6 +101,7 @@ class FileRun:
         console: For failures, notes and progress.
         table: Where areas go; None: they are only summed.
         count_resumed: Count the masks of results that are there already.
+        prover: Checks images that are cut; None: nothing is checked.
     """
 
     def __init__(
@@ -107,10 +112,12 @@ class FileRun:
         console: Console,
         table: AreaTable | None = None,
         count_resumed: bool = False,
+        prover: Prover | None = None,
     ) -> None:
         self.result = FilesResult(class_info)
         self.rasters: list[Job] = []
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
+        self.prover = prover
         self._table = table or AreaTable(class_info)
         self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
         self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
@@ -153,6 +160,8 @@ class FileRun:
                     self._settle_as(place, None)
                     progress.advance()
                 else:
+                    if self.prover is not None:
+                        self.prover.image(jobs[place].source, item.prediction.image)
                     size = _size_bytes(item.prediction)
                     self._make_room(size, progress, most=4 * options.num_threads)
                     future = pool.submit(_write, item.prediction, jobs[place].target, self._outputs)
@@ -180,6 +189,7 @@ class FileRun:
     def finish(self) -> FilesResult:
         """The result, with the total of all rows."""
         self.result.total = self._table.total
+        self.result.proofs = [] if self.prover is None else self.prover.results
         return self.result
 
     def _to_predict(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from refineseg.errors import ConfigError, ImageError
@@ -22,6 +23,7 @@ from refineseg.predict.file_run import FileRun, FilesResult
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.proofs import Prover
 from refineseg.predict.raster_job import model_digest
 from refineseg.predict.raster_options import RasterOptions
 from refineseg.predict.single_inputs import SingleInputs
@@ -42,7 +44,6 @@ class FileOptions:
             predicted anew, but rasters that were broken off are continued.
         batch_size: Images of one size that the network sees together; None: chosen.
         workers: Threads that read and write; None: chosen.
-        tiling: How large images and rasters are cut.
         rasters: How rasters are read and written; of ``resume`` the one above holds.
         videos: How videos are read and written.
         prove: Check a random piece of each image that is cut against the prediction of the whole.
@@ -56,7 +57,6 @@ class FileOptions:
     resume: bool | None = None
     batch_size: int | None = None
     workers: int | None = None
-    tiling: TilingOptions = field(default_factory=TilingOptions)
     rasters: RasterOptions = field(default_factory=RasterOptions)
     videos: VideoOptions = field(default_factory=VideoOptions)
     prove: bool = False
@@ -109,6 +109,9 @@ def predict_files(
     segmenter = load(model)
     files.outputs.check(segmenter.class_info)
     predictor = options.predictor(segmenter)
+    prover = None
+    if files.prove:
+        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng())
     with area_table(files.areas, segmenter.class_info) as table:
         run = FileRun(
             segmenter.class_info,
@@ -116,6 +119,7 @@ def predict_files(
             console=console,
             table=table,
             count_resumed=files.areas is not None,
+            prover=prover,
         )
         for message in plan.failures:
             run.fail(message)
@@ -137,6 +141,8 @@ def predict_files(
         singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
         if run.rasters:
             rasters = replace(files.rasters, resume=files.resume is not False)
-            singles.rasters(segmenter, options, outputs=files.outputs, tiling=files.tiling, rasters=rasters)
+            singles.rasters(
+                segmenter, options, outputs=files.outputs, tiling=options.tiling or TilingOptions(), rasters=rasters
+            )
         singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
         return run.finish()

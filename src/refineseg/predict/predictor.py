@@ -23,6 +23,7 @@ from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
 from refineseg.predict.crf import CrfOptions, dense_crf
+from refineseg.predict.cutting import Cutter
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
@@ -55,6 +56,7 @@ class Predictor:
         protocol: At which sizes the network sees an image and how its output is enlarged: a name of
             :data:`~refineseg.predict.protocols.PROTOCOLS`, or a protocol.
         crf: Refine the (mean) probabilities by a dense CRF; RGB images only.
+        tiling: How images are cut that are too large to be predicted whole; None: never. Exact tiles change nothing.
 
     Raises:
         ConfigError: No such device, scale or protocol, or options that do not fit each other.
@@ -79,6 +81,7 @@ class Predictor:
         flip: bool = False,
         protocol: str | ScoringProtocol = DEFAULT_PROTOCOL,
         crf: CrfOptions | None = None,
+        tiling: TilingOptions | None = None,
     ) -> None:
         self._scales, self._flip, self._crf = check_scales(scales), flip, crf
         self._protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -101,10 +104,30 @@ class Predictor:
                 f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
             )
 
+        self._cutter: Cutter | None = None
+        if isinstance(self._scorer, TorchScorer) and self._is_plain and tiling is not None:
+            self._cutter = Cutter(self._scorer, tiling)
+        elif tiling is not None and isinstance(tiling.tile, int):
+            raise ConfigError(
+                f"expected tiles of {tiling.tile} pixels with a segmenter, no scales, no mirror images, no CRF and the "
+                f"protocol {DEFAULT_PROTOCOL}, got another of them, which needs the whole image; leave the tiles out"
+            )
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether a pixel depends on its surroundings through the network alone."""
+        return (
+            self._scales == (1.0,) and not self._flip and self._crf is None and self._protocol.name == DEFAULT_PROTOCOL
+        )
+
     @property
     def class_info(self) -> ClassInfo:
         """The classes of the masks."""
         return self._scorer.class_info
+
+    def cuts(self, size_hw: tuple[int, int]) -> bool:
+        """Whether images of this size are predicted in tiles."""
+        return self._cutter is not None and self._cutter.cuts(size_hw)
 
     @property
     def prefers_batches(self) -> bool:
@@ -131,10 +154,7 @@ class Predictor:
     ) -> list[Prediction]:
         """Predict images of one size together: faster on a GPU, the same as one by one up to rounding.
 
-        Args:
-            images: Each as :meth:`__call__` takes it, all of one shape.
-            probabilities: Also return the probabilities of all classes.
-            confidence: Also return the probability of each pixel's likeliest class.
+        Each is as :meth:`__call__` takes it, and so are the options.
 
         Raises:
             ConfigError: No such arrays, or of different shapes.
@@ -148,6 +168,8 @@ class Predictor:
                 f"expected images of one shape in a batch, got {sorted({image.shape for image in images})}; "
                 "predict those of other shapes by themselves"
             )
+        if self._cutter is not None and self._cutter.cuts((images[0].shape[0], images[0].shape[1])):
+            return [self._cutter(image, probabilities=probabilities, confidence=confidence) for image in images]
         pixels = np.ascontiguousarray(images[0])[None] if len(images) == 1 else np.stack(images)
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, C, H, W)
         classes, scores = self._classes_and_scores(batch, scored=probabilities or confidence or self._crf is not None)
@@ -216,30 +238,20 @@ class Predictor:
         outputs: Outputs | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> RasterResult:
-        """Predict a raster of any size into a class raster on the same grid; see :mod:`refineseg.predict.raster`.
-
-        Args:
-            src: GeoTIFF or another raster.
-            dst: The class raster, ending in ``.tif``; other results stand beside it.
-            tiling: How it is cut.
-            options: How it is read and written.
-            outputs: Which results; None: the class raster.
-            progress: Told the share of the work that is done, 0..1.
+        """Predict a raster into a class raster on the same grid; see :mod:`refineseg.predict.raster`.
 
         Raises:
-            ConfigError: A predictor with scales, flips, another protocol or a CRF, which need the whole image, or that
-                is no segmenter's.
+            ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
             ImageError: The raster cannot be read, or a result not be written.
 
         Example::
 
             predictor.raster("scene.tif", "classes.tif").areas_m2
         """
-        plain = self._scales == (1.0,) and not self._flip and self._crf is None
-        if not isinstance(self._scorer, TorchScorer) or not plain or self._protocol.name != DEFAULT_PROTOCOL:
+        if not isinstance(self._scorer, TorchScorer) or not self._is_plain:
             raise ConfigError(
-                "expected a plain predictor of a segmenter for a raster, got one with scales, mirror images, another "
-                "protocol, a CRF or an exported model; build one without: Predictor(segmenter)"
+                "expected a predictor of a segmenter without scales, mirror images, another protocol and CRF for a "
+                "raster; build one: Predictor(segmenter)"
             )
         return predict_raster(
             Path(src),
@@ -266,12 +278,9 @@ class Predictor:
 
         Args:
             source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).
-            target_stem: Where results go, without an ending; an ending ``.mp4`` is left away.
+            target_stem: Where results go; an ending ``.mp4`` is left away.
             options: How it is read, smoothed and written.
             progress: Called with the frames done and, where known, how many there are.
-
-        Raises:
-            ImageError: No frame can be decoded, or results cannot be written.
 
         Example::
 
@@ -326,6 +335,7 @@ class PredictorOptions:
         flip: Mirror each view too.
         protocol: Sizes and enlargements.
         crf: Of a dense CRF at the end; None: without.
+        tiling: How large images are cut; None: never.
     """
 
     device: str
@@ -334,6 +344,7 @@ class PredictorOptions:
     flip: bool
     protocol: ScoringProtocol
     crf: CrfOptions | None = None
+    tiling: TilingOptions | None = None
 
     @classmethod
     def parse(
@@ -346,6 +357,7 @@ class PredictorOptions:
         protocol: str = DEFAULT_PROTOCOL,
         enlargement: float | None = None,
         crf: bool = False,
+        tiling: TilingOptions | None = None,
     ) -> PredictorOptions:
         """From the words of the command line.
 
@@ -355,7 +367,7 @@ class PredictorOptions:
         for known in get_args(Precision):
             if precision == known:
                 chosen = find_protocol(protocol, enlargement=enlargement)
-                return cls(device, known, parse_scales(scales), flip, chosen, CrfOptions() if crf else None)
+                return cls(device, known, parse_scales(scales), flip, chosen, CrfOptions() if crf else None, tiling)
         raise ConfigError(f"expected a precision of {', '.join(get_args(Precision))}, got {precision!r}")
 
     def open(self, model: str) -> Predictor:
@@ -372,6 +384,7 @@ class PredictorOptions:
             flip=self.flip,
             protocol=self.protocol,
             crf=self.crf,
+            tiling=self.tiling,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -383,4 +396,5 @@ class PredictorOptions:
             "flip": self.flip,
             "scoring_protocol": self.protocol.to_json(),
             "crf": None if self.crf is None else asdict(self.crf),
+            **({"tiling": asdict(self.tiling)} if self.tiling is not None and self.tiling.mode == "blend" else {}),
         }

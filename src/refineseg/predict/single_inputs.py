@@ -87,6 +87,8 @@ class SingleInputs:
                     progress=told,
                 )
                 self._run.row(job.source, result.areas)
+                if self._run.prover is not None:
+                    self._run.prover.raster(Path(job.source), rasters)
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
                 text = f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}"
                 self._console.print(text, highlight=False, soft_wrap=True)

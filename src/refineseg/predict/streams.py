@@ -194,6 +194,12 @@ def _predict(
     images = [image for _, image in group]
     try:
         predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
+    except ConfigError as error:
+        size_hw = images[0].shape[0], images[0].shape[1]
+        if not predictor.cuts(size_hw):  # what does not fit this size need not be wrong for the others
+            raise
+        yield from (replace(item, error=ConfigError(f"{item.path}: {error}")) for item, _ in group)
+        return
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise

@@ -1,0 +1,89 @@
+"""``--prove``: a random piece of each image that is cut, against the prediction of the whole.
+
+In: images and rasters. Out: a line on stdout for each, and the numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.predict.exact import prove
+from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
+from refineseg.predict.raster_files import open_raster
+from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.raster_pixels import RasterSource, choose_bands
+from refineseg.predict.tiling import ArraySource, PixelSource, TilingOptions
+from refineseg.segmenter import Segmenter
+
+
+class Prover:
+    """Proves images and rasters of one call.
+
+    Args:
+        segmenter: The model, on its device.
+        predictor: Which images it cuts.
+        options: How they are cut, and where.
+        generator: Draws the pieces.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, predictor: Predictor, options: PredictorOptions, *, generator: np.random.Generator
+    ) -> None:
+        self._segmenter, self._predictor, self._generator = segmenter, predictor, generator
+        self._tiling = options.tiling or TilingOptions()
+        self._device = find_device(options.device)
+        self.results: list[dict[str, Any]] = []
+
+    def image(self, name: str, image: NDArray[np.uint8]) -> None:
+        """Prove an image, if it is cut.
+
+        Raises:
+            ConfigError: Tiles that cannot be proven.
+        """
+        if self._predictor.cuts((image.shape[0], image.shape[1])):
+            self._prove(name, ArraySource(image))
+        else:
+            print(f"{name}: proof: it is predicted whole")
+
+    def raster(self, path: Path, options: RasterOptions) -> None:
+        """Prove a raster whose regions can be read in any order; of others nothing is said.
+
+        Raises:
+            ConfigError: Tiles that cannot be proven.
+        """
+        with open_raster(path) as reader:
+            bands = choose_bands(reader, options.bands, num_channels=self._segmenter.spec.preprocessing.in_channels)
+            palette = reader.palette(bands[0]) if len(bands) == 1 else None
+            if reader.is_sequential or reader.orientation != 1 or (palette is None and reader.num_bits < 8):
+                return
+            channels = self._segmenter.spec.preprocessing.in_channels
+            source = RasterSource(
+                reader, bands, num_channels=channels, nodata=options.nodata, data_band=None, palette=palette
+            )
+            scaling = None
+            if palette is None and (reader.dtype != np.uint8 or options.value_range is not None):
+                scaling = source.find_scaling(percentiles=options.percentiles, value_range=options.value_range)
+            self._prove(str(path), source.scaled(scaling))
+
+    def _prove(self, name: str, source: PixelSource) -> None:
+        proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)
+        region, window = proof.region, proof.window
+        seen = "the whole image" if proof.whole else f"{window.height}x{window.width} pixels around it"
+        print(
+            f"{name}: proof: largest difference {proof.largest_difference:.2g} of the logits of rows {region.top} to "
+            f"{region.bottom - 1}, columns {region.left} to {region.right - 1}, to those of {seen}; "
+            f"{100 * proof.equal_share:.4g} % of the classes are equal"
+        )
+        self.results.append(
+            {
+                "source": name,
+                "largest_difference": proof.largest_difference,
+                "equal_share": proof.equal_share,
+                "region": [region.top, region.left, region.bottom, region.right],
+                "whole": proof.whole,
+            }
+        )
