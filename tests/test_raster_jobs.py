@@ -19,8 +19,9 @@ import refineseg
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, RefinesegError
-from refineseg.predict import raster, raster_headers
+from refineseg.predict import raster, raster_files, raster_headers
 from refineseg.predict.raster import RasterOptions, is_raster
+from refineseg.predict.raster_writing import copy_in_order
 from test_raster import opened, pixels, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -159,6 +160,48 @@ def test_only_the_same_job_is_gone_on_with(tmp_path, model, monkeypatch):
     np.testing.assert_array_equal(opened(dst), values[0] // 64)
 
 
+@needs_fork
+def test_two_processes_do_not_work_on_one_job(tmp_path, model, monkeypatch):
+    src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
+    monkeypatch.setattr(PointScorer, "delay_s", 0.1)
+    child, said = forked(lambda said: run(src, dst, model, progress=lambda share: said.write(f"{share}\n")))
+    with said:
+        next(said), next(said)
+        for resume in (True, False):
+            with pytest.raises(ImageError, match=r"expected to be alone with .*out.tif.parts, but another process"):
+                run(src, dst, model, resume=resume)
+        said.read()
+    assert ended(child) == 0
+    np.testing.assert_array_equal(opened(dst), pixels()[0] // 64)
+
+
+def test_only_the_kinds_asked_for_are_written(tmp_path, model):
+    src = write(tmp_path / "in.tif", pixels(), **UTM)
+    result = run(src, tmp_path / "out" / "in.tif", model, kinds="overlay")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["in_areas.json", "in_overlay.jpg"]
+    assert set(result.paths) == {"overlay", "areas"}
+
+
+def test_large_compressed_strips_are_copied_into_blocks_first(tmp_path, model, monkeypatch):
+    values = pixels((300, 400)) | 1
+    values[:, 40:90, 200:] = 0
+    src = write(tmp_path / "in.tif", values, nodata=0, compress="lzw", **UTM)
+    monkeypatch.setattr(raster_files, "_SEQUENTIAL_PIXELS", 1000)
+    copied = []
+    monkeypatch.setattr(
+        raster,
+        "copy_in_order",
+        lambda path, *rest, **options: copied.append(path) or copy_in_order(path, *rest, **options),
+    )
+    run(src, tmp_path / "out.tif", model)
+    assert len(copied) == 1
+    truth = np.where((values == 0).all(axis=0), 255, values[0] // 64)
+    np.testing.assert_array_equal(opened(tmp_path / "out.tif"), truth)
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.transform == UTM["transform"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif", "out_areas.json"]
+
+
 def test_a_finished_raster_is_not_computed_again_and_anothers_not_replaced(tmp_path, model):
     src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
     first = run(src, dst, model)
@@ -254,6 +297,10 @@ def test_inputs_that_cannot_be_read_are_named(tmp_path, model):
     damaged = bytearray(whole)
     damaged[len(whole) // 2 : len(whole) // 2 + 400] = bytes(400)
     (tmp_path / "damaged.tif").write_bytes(damaged)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    for name in ("short.png", "short.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:50_000])
     write(tmp_path / "complex.tif", pixels().astype(np.complex64))
     for name, message in (
         ("none.tif", "expected a raster, but there is no file .*none.tif"),
@@ -262,12 +309,13 @@ def test_inputs_that_cannot_be_read_are_named(tmp_path, model):
         ("short.tif", "short.tif"),
         ("header.tif", "header.tif"),
         ("damaged.tif", "expected readable pixels in rows .* of .*damaged.tif, got: .*replace it"),
+        ("short.png", "expected readable pixels in rows .* of .*short.png, got: .*replace it"),
+        ("short.jpg", "expected readable pixels in rows .* of .*short.jpg, got: .*replace it"),
         ("complex.tif", "expected pixels of integers or real numbers, got complex64 in .*complex.tif"),
     ):
         with pytest.raises(ImageError, match=message):
-            run(tmp_path / name, tmp_path / "out" / name, model)
-        shown = (tmp_path / "out").glob("[!.]*") if (tmp_path / "out").exists() else []
-        assert not list(shown)
+            run(tmp_path / name, tmp_path / "out" / f"{name}.tif", model)
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_a_truncated_raster_is_refused_before_any_work(tmp_path, model):

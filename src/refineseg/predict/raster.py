@@ -55,7 +55,7 @@ USUAL_MEMORY = 4 * 10**9
 """Most memory in all that is taken where none is given, in bytes."""
 
 _OWN_BYTES = 400 * 10**6  # GDAL's cache, a region in the raster's own type, pieces of layers
-_PREDICTED = 0.97  # of the work, when all tiles are finished
+_PREDICTED, _WRITTEN = 0.97, 0.985  # of the work, when all tiles are finished, and the class raster is written
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,6 @@ def predict_raster(
             tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
             areas = _write_results(task, finished, identity, told)
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
-    job.remove()
     told(1.0)
     return replace(result, tiles_kept=tiles_kept, seconds=time.monotonic() - begun, peak_bytes=peak_bytes())
 
@@ -160,12 +159,16 @@ def predict_raster(
 @contextmanager
 def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
     """The job, whose folder stays after a failure only where it saves work."""
-    job.open(identity, resume=resume)
     try:
+        job.open(identity, resume=resume)
         yield
-    finally:
-        if job.is_empty:
+        job.remove()
+    except BaseException:
+        if job.is_mine and job.is_empty:
             job.remove()
+        raise
+    finally:
+        job.release()
 
 
 def _finished_before(
@@ -316,8 +319,7 @@ def _write_results(
     targets, folder = task.targets, finished.job.folder
     made = {kind: folder / f"{kind}.tmp{path.suffix}" for kind, path in targets.items()}
     classes = made.get("mask", folder / "mask.tmp.tif")
-    counts = finished.write_classes(classes)
-    told((1 + _PREDICTED) / 2)
+    counts = finished.write_classes(classes, told=lambda share: told(_PREDICTED + (_WRITTEN - _PREDICTED) * share))
     if "confidence" in made:
         finished.write_confidence(made["confidence"], bits=16 if task.outputs.confidence_format.endswith("16") else 8)
     if "probabilities" in made:

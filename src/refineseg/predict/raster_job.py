@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ class Job:
     def __init__(self, target: Path) -> None:
         self.folder = target.parent / f".{target.name}.parts"
         self._journal: dict[str, Any] = {}
+        self._lock: TextIO | None = None
 
     def open(self, identity: Mapping[str, Any], *, resume: bool) -> bool:
         """Begin, or go on where the same job was broken off.
@@ -112,9 +113,12 @@ class Job:
             Whether there was one to go on with.
 
         Raises:
-            ImageError: There is one that differs in the named entries, or the folder cannot be written.
+            ImageError: There is one that differs in the named entries, or that another process works on, or the folder
+                cannot be written.
         """
         plain = json.loads(json.dumps(dict(identity)))
+        if self.folder.is_dir():
+            self._hold()
         if not resume:
             self.remove()
         known = self._read()
@@ -133,6 +137,7 @@ class Job:
         self.remove()  # a folder without a journal was killed before its first tile
         with writing(self.folder):
             self.folder.mkdir(parents=True)
+            self._hold()
         self._journal = {"format": _FORMAT, "identity": plain, "facts": {}}
         self._write()
         return False
@@ -168,6 +173,34 @@ class Job:
         """
         self._journal["facts"][name] = json.loads(json.dumps(value))
         self._write()
+
+    def _hold(self) -> None:
+        """Keep other processes away until :meth:`release`, or until this one ends in whatever way."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock = (self.folder / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ImageError(
+                f"expected to be alone with {self.folder}, but another process works on it; wait for it, or end it"
+            ) from error
+        except OSError:  # some network disks know no locks
+            self.release()
+
+    def release(self) -> None:
+        """Let other processes go on with the job."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether :meth:`open` succeeded."""
+        return bool(self._journal)
 
     @property
     def is_empty(self) -> bool:
@@ -206,6 +239,7 @@ class Job:
             if self.folder.exists():
                 (self.folder / _JOURNAL).unlink(missing_ok=True)  # first: half a folder is no job
                 shutil.rmtree(self.folder)
+        self.release()
 
     def _tile(self, index: int) -> Path:
         return self.folder / f"tile_{index:06d}.npz"

@@ -7,7 +7,7 @@ are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,12 @@ class Finished:
     turned: bool
     facts: dict[str, Any]
 
-    def write_classes(self, path: Path) -> NDArray[np.int64]:
+    def write_classes(self, path: Path, *, told: Callable[[float], None]) -> NDArray[np.int64]:
         """The class raster: palette, nodata = void, overviews by the most frequent class.
+
+        Args:
+            path: A temporary name.
+            told: Called with the share of the rows that are written.
 
         Returns:
             (K + 1,) pixels of each class, and of void.
@@ -82,6 +86,7 @@ class Finished:
             found = np.bincount(mask.ravel(), minlength=classes.num_classes)[: classes.num_classes]
             counts[:-1] += found
             counts[-1] += mask.size - int(found.sum())
+            told(region.bottom / self.size_hw[0])
             return mask
 
         size = 256 if dtype == np.uint8 else 65536
