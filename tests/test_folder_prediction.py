@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from rich.console import Console
@@ -24,8 +25,9 @@ from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.streams import StreamOptions
+from refineseg.predict.tiling import TilingOptions
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import ModelSpec, Segmenter, load
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
 SIZES = ((40, 50), (33, 64), (40, 50), (40, 50), (33, 64), (64, 33), (1, 1), (40, 50))
@@ -345,3 +347,111 @@ def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(model
     assert 11 <= len(result.failures) < 31
     assert "stopped: the disk did not take the results of" in result.failures[-1]
     assert "run the same command again with --resume" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- large images, rasters, videos
+
+
+def test_an_image_larger_than_the_tile_is_cut_with_the_same_mask(models, tmp_path, capsys):
+    """Also confidences, polygons and areas come out of the tiles; the proof names the largest difference."""
+    folder = write_pictures(tmp_path / "in", [(100, 150), (20, 30)])
+    whole = run([folder], tmp_path / "whole", models[0], outputs=Outputs(("mask", "confidence")))
+    options = PredictorOptions.parse(device="cpu", tiling=TilingOptions(64))
+    capsys.readouterr()
+    result = predict_files(
+        [folder],
+        tmp_path / "cut",
+        model=models[0],
+        options=options,
+        files=FileOptions(Outputs(("mask", "confidence")), prove=True),
+        console=Console(quiet=True),
+    )
+    assert contents(tmp_path / "cut", "[0-9]*[0-9].png") == contents(tmp_path / "whole", "[0-9]*[0-9].png")
+    for name in ("000", "001"):
+        images = [Image.open(tmp_path / kind / f"{name}_confidence.png") for kind in ("whole", "cut")]
+        whole_values, cut_values = (np.asarray(image).astype(int) for image in images)
+        assert np.abs(whole_values - cut_values).max() <= 1
+    assert result.total.of_classes.tolist() == whole.total.of_classes.tolist()
+    [proof] = result.proofs
+    assert proof["largest_difference"] < 1e-4
+    assert proof["equal_share"] == 1.0
+    out = capsys.readouterr().out
+    assert "000.png: proof: largest difference" in out
+    assert "001.png: proof: it is predicted whole" in out
+
+
+def test_an_image_that_does_not_fit_into_the_memory_is_cut_by_itself(models):
+    segmenter = load(models[0])
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    needed = Predictor(segmenter, device="cpu", tiling=TilingOptions(memory_bytes=10**12))
+    scarce = Predictor(segmenter, device="cpu", tiling=TilingOptions(memory_bytes=10**9))
+    assert not needed.cuts((2000, 2000))
+    assert scarce.cuts((2000, 2000))
+    tiled = Predictor(segmenter, device="cpu", tiling=TilingOptions(64))(image, probabilities=True)
+    expected = Predictor(segmenter, device="cpu")(image, probabilities=True)
+    np.testing.assert_array_equal(tiled.mask, expected.mask)
+    assert np.abs(tiled.probabilities - expected.probabilities).max() < 1e-4
+
+
+def test_tiles_do_not_go_with_what_needs_the_whole_image(models):
+    with pytest.raises(ConfigError, match=r"expected tiles of 64 pixels with a segmenter, no scales, no mirror images"):
+        Predictor(load(models[0]), device="cpu", flip=True, tiling=TilingOptions(64))
+    with pytest.raises(ConfigError, match=r"without scales, mirror images, another protocol and CRF for a raster"):
+        Predictor(load(models[0]), device="cpu", flip=True).raster("a.tif", "b.tif")
+
+
+def test_rasters_and_videos_are_predicted_from_python(models, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    pytest.importorskip("av")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    place = rasterio.Affine(2, 0, 500_000, 0, -2, 5_000_000)
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=50, height=40, count=3, dtype="uint8", crs="EPSG:32633",
+        transform=place,
+    ) as raster:  # fmt: skip
+        raster.write(pixels)
+    predictor = Predictor(load(models[0]), device="cpu")
+    result = predictor.raster(tmp_path / "a.tif", tmp_path / "out" / "a.tif")
+    expected = predictor(np.ascontiguousarray(pixels.transpose(1, 2, 0))).mask
+    with rasterio.open(result.paths["mask"]) as stored:
+        assert stored.crs.to_epsg() == 32633
+        np.testing.assert_array_equal(stored.read(1), expected)
+    assert sum(result.areas_m2) == pytest.approx(40 * 50 * 4)
+    write_pictures(tmp_path / "frames", [(32, 48)] * 3)
+    video = predictor.video(tmp_path / "frames" / "%03d.png", tmp_path / "out" / "clip.mp4")
+    assert video.frames == 3
+    assert (tmp_path / "out" / "clip.mp4").is_file()
+
+
+def test_rasters_videos_and_images_go_through_one_call(models, tmp_path, capsys):
+    pytest.importorskip("rasterio")
+    pytest.importorskip("av")
+    folder = write_pictures(tmp_path / "in", [(32, 48)] * 2)
+    tifffile.imwrite(folder / "heights.tif", np.linspace(0, 9, 32 * 48, dtype=np.float32).reshape(32, 48))
+    write_pictures(tmp_path / "frames", [(32, 48)] * 3)
+    result = run(
+        [folder, str(tmp_path / "frames" / "%03d.png"), tmp_path / "no.mp4"],
+        tmp_path / "out",
+        models[0],
+        outputs=Outputs(("mask", "overlay")),
+        areas=tmp_path / "areas.csv",
+    )
+    assert result.done == 2
+    [failure] = result.failures
+    assert "no.mp4" in failure
+    assert {"000.png", "heights.tif", "heights_overlay.jpg", "frames.mp4", "frames_mask.mkv"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    rows = (tmp_path / "areas.csv").read_text().splitlines()
+    assert [Path(row.split(",")[0]).name for row in rows[1:]] == [
+        "000.png",
+        "001.png",
+        "heights.tif",
+        "%03d.png",
+        "total",
+    ]
+    assert int(rows[-1].split(",")[1]) == 32 * 48 * 6
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    again = run([folder], tmp_path / "out", models[0], outputs=Outputs(("mask", "overlay")), resume=True)
+    assert again.failures == []
+    assert again.others[0]["tiles_kept"] == again.others[0]["tiles"], "a raster that is there is not predicted again"

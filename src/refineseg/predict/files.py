@@ -144,5 +144,7 @@ def predict_files(
             singles.rasters(
                 segmenter, options, outputs=files.outputs, tiling=options.tiling or TilingOptions(), rasters=rasters
             )
+        if plan.videos and files.outputs.unknown_below is not None:
+            run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
         singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
         return run.finish()
