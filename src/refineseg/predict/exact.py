@@ -29,8 +29,8 @@ from refineseg.predict.tracing import Graph, trace
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 
-PROGRAM_BYTES = 700 * 10**6
-"""What Python and torch take without any image."""
+PROGRAM_BYTES = 10**9
+"""What Python, torch and its compiled kernels take without any image, on a CPU."""
 
 _CONTEXT_SIDE = 8960  # larger than twice any context, and a multiple of all strides (of 160 too)
 _CROP = 256
@@ -259,7 +259,7 @@ def needed_context(segmenter: Segmenter) -> int:
     Example:
         >>> import refineseg
         >>> needed_context(refineseg.build("refinenet_lw_mobilenetv2", num_classes=2))
-        789
+        790
     """
     return context_of(trace(segmenter.eval(), (_CONTEXT_SIDE, _CONTEXT_SIDE)))
 
@@ -274,8 +274,9 @@ def fits_whole(segmenter: Segmenter, size_hw: tuple[int, int], *, options: Tilin
         return True
     try:
         graph = trace(segmenter, size_hw)
-    except ConfigError:  # sees the whole image at once
-        return size_hw[0] * size_hw[1] * _USUAL_PIXEL_BYTES <= budget
+    except ConfigError:  # sees the whole image at once: no exact tiles, so that it is tried where it may just fit
+        sure = options.mode == "blend" or options.memory_bytes is not None
+        return size_hw[0] * size_hw[1] * _USUAL_PIXEL_BYTES <= (budget if sure else 2 * budget)
     return _whole_bytes(graph) <= budget
 
 
@@ -285,7 +286,7 @@ _USUAL_PIXEL_BYTES = 1500
 
 def _whole_bytes(graph: Graph) -> int:
     size_hw = graph.maps[graph.output].size_hw
-    return int(1.25 * peak_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
+    return int(1.5 * peak_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,9 @@ class Schedule:
             and _size(graph, node.output) > sum(_size(graph, index) for index in set(node.inputs))
             for node in graph.nodes
         ]
+        # Rows of each map at a time: at the end of the image all that waited for it could be computed at once
+        height = graph.maps[0].size_hw[0]
+        self._most = [step * shape.size_hw[0] // height + 2 for shape in graph.maps]
         output = graph.maps[graph.output]
         strip = (columns[1] - columns[0]) * output.pixel_bytes
         self._piece = max(4, _OUTPUT_PIECE_BYTES // strip // 4 * 4)
@@ -117,7 +120,8 @@ class Schedule:
         targets[0] = min(done[0] + self._step, end[0])
         for node, rule in zip(graph.nodes, self._rules, strict=True):
             count = min(rule.available(targets[index]) for index in node.inputs)
-            targets[node.output] = max(done[node.output], min(count, end[node.output]))
+            most = min(end[node.output], done[node.output] + self._most[node.output])
+            targets[node.output] = max(done[node.output], min(count, most))
         for position in range(len(graph.nodes) - 1, -1, -1):
             if self._lazy[position]:
                 made = graph.nodes[position].output

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -156,12 +156,12 @@ class ArraySource:
         (4, 5, 3)
     """
 
-    def __init__(self, image: NDArray[np.uint8]) -> None:
+    def __init__(self, image: NDArray[Any]) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or not image.size:
             raise ConfigError(
                 f"expected an image (H, W, channels) of uint8 pixels 0..255, got {image.dtype} of shape {image.shape}"
             )
-        self._image = image
+        self._image: NDArray[np.uint8] = image
 
     @property
     def size_hw(self) -> tuple[int, int]:
