@@ -118,12 +118,15 @@ def test_a_run_killed_at_a_random_step_ends_with_the_weights_of_an_undisturbed_o
     root = write_folder(tmp_path / "data", splits={"train": 12})
     config = tiny(6, augment_on=place, micro_batch=2, val_split=None)
     process = start(config, root, tmp_path / "killed")
-    wait_until(lambda: lines(tmp_path / "killed"), process)
+    wait_until((tmp_path / "killed" / "checkpoint.pt").exists, process)
     delay = random.uniform(0, 2 * lines(tmp_path / "killed")[0]["seconds"])
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(lines(tmp_path / "killed")) < 6, f"the run was not killed in its middle, after {delay:.3f} s"
+    done = len(lines(tmp_path / "killed"))
+    assert done < 6, f"the run was not killed in its middle, after {delay:.3f} s"
+    assert run.epochs_done(tmp_path / "killed") in (done - 1, done)  # whole, whenever the kill came
+    load(tmp_path / "killed" / "last.safetensors")
     _, messages = (again := resume(tmp_path / "killed")).communicate(timeout=300)
     assert again.returncode == 0, messages
     assert "resuming after epoch" in messages
