@@ -38,6 +38,7 @@ class Variant:
             second encoder follow those of the first).
         source: Where it is described.
         two_scale: Two encoders, on the image enlarged by 1.2 and shrunk to 0.6.
+        encoder_options: Of ``timm.create_model``, for encoders of our own proportions, which no library has weights of.
         original_align_corners: Whether the published weights were trained with ``align_corners``.
     """
 
@@ -47,6 +48,7 @@ class Variant:
     source: str
     two_scale: bool = False
     original_align_corners: bool = True
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,13 @@ VARIANTS: dict[str, Variant] = {
     "refinenet_lw_mobilenetv2_multitask": Variant(
         "mobilenetv2", MULTI_TASK, SIX_LEVELS, "Nekrasov et al. 2019, segmentation head", original_align_corners=False
     ),
+    "refineseg_small": Variant(
+        "resnet18",
+        replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),
+        FOUR_CASCADED,
+        "ours: Light-Weight RefineNet's decoder of a quarter of its width on a ResNet-18 of half its width",
+        encoder_options={"channels": (32, 64, 128, 256)},
+    ),
 }
 """Every named variant; ``refinenet:<timm name>`` and ``refinenet_lw:<timm name>`` take any timm backbone besides."""
 
@@ -178,14 +187,24 @@ def find_variant(name: str) -> Variant:
     )
 
 
+def _no_weights(name: str) -> ConfigError:
+    return ConfigError(
+        f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
+        "train from scratch with --no-pretrained"
+    )
+
+
 def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> SingleEncoder:
-    name = find_variant(variant).encoder
+    spec = find_variant(variant)
+    name = spec.encoder
+    if spec.encoder_options and pretrained is True:
+        raise _no_weights(variant)
     if name not in ("mobilenetv2", "nasnetmobile"):
         return TimmEncoder(
             name,
             in_channels=in_channels,
             pretrained=pretrained,
-            encoder_options=options.encoder_options,
+            encoder_options={**spec.encoder_options, **options.encoder_options},
             caffe_strides=options.caffe_strides,
         )
     if options.encoder_options:
@@ -193,10 +212,7 @@ def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, optio
     if name == "mobilenetv2":
         return MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
     if pretrained:
-        raise ConfigError(
-            f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
-            "train from scratch with --no-pretrained"
-        )
+        raise _no_weights(name)
     return NASNetMobileEncoder(in_channels=in_channels)
 
 
