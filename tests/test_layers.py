@@ -33,8 +33,21 @@ LAYERS = (
     ("networks",),
     ("segmenter",),
     ("conversion",),
+    ("backends",),
     ("predict", "data", "reports"),
-    ("submission", "evaluation", "comparison", "failures", "tally", "card", "counting", "timing", "benchmark"),
+    (
+        "submission",
+        "evaluation",
+        "comparison",
+        "failures",
+        "tally",
+        "card",
+        "counting",
+        "timing",
+        "benchmark",
+        "acceptance",
+        "exporting",
+    ),
     ("doctor",),
     ("training",),
     ("cli",),
@@ -47,7 +60,7 @@ DOORS = {  # package -> the only places that may import it
     "torchvision": {"data/augment.py"},
     "typer": {
         f"cli/{name}.py"
-        for name in ("app", "predict", "prediction", "training", "reproduction", "models", "doctor", "shards")
+        for name in ("app", "predict", "prediction", "training", "reproduction", "models", "export", "doctor", "shards")
     },
     "pycocotools": {"data/outlines.py"},
     "fsspec": {"data/remote_access.py"},
@@ -57,6 +70,9 @@ DOORS = {  # package -> the only places that may import it
     "rasterio": {"predict/raster_files.py", "predict/coordinates.py"},
     "shapely": {"predict/class_regions.py"},
     "av": {"predict/video_files.py"},
+    "onnx": {"backends/onnx_runtime.py"},
+    "onnxruntime": {"backends/onnx_runtime.py"},
+    "openvino": {"backends/openvino_runtime.py"},
     "mlflow": {"training/loggers.py"},
     "scipy": {"data/matlab.py", "data/fake_scenes.py", "data/fake_pascal.py"},
 }

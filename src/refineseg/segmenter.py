@@ -219,6 +219,11 @@ class Segmenter(nn.Module):
         self._is_fused = True
         return self
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether :meth:`fuse` was called."""
+        return self._is_fused
+
     def _to_channels_last(self) -> None:
         # Twice as fast on CPUs and what tensor cores want; results are the same up to rounding.
         for parameter in self.parameters():

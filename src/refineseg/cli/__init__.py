@@ -17,11 +17,12 @@ from refineseg.cli import prediction
 from refineseg.cli import training
 from refineseg.cli import reproduction
 from refineseg.cli import models
+from refineseg.cli import export
 from refineseg.cli import doctor
 from refineseg.cli import shards
 # isort: on
 
-__all__ = ["app", "doctor", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
+__all__ = ["app", "doctor", "export", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
 
 
 def main() -> None:

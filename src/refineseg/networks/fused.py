@@ -15,12 +15,14 @@ import copy
 from collections import Counter
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import RefineNet, RefineNetBlock
+from refineseg.scoring import class_map_of
 
 
 def fuse(network: RefineNet) -> RefineNet:
@@ -139,3 +141,40 @@ def _merge_laterals(block: RefineNetBlock) -> None:
         merged.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
         block.fusion.convs[index] = merged
         block.adaptations[index] = nn.Sequential()
+
+
+def enlarged_class_map(logits: Float[Tensor, "n k h w"], factor: int) -> UInt8[Tensor, "n h2 w2"]:
+    """The class map of bilinearly enlarged logits, without the enlarged logits ever existing.
+
+    Every ``factor``-th row and column of the enlarged logits is one fixed mixture of neighbours, so its classes are
+    found at the logits' own size; ``factor ** 2`` such small maps, laid between each other, are the large one. A
+    runtime that enlarges and then takes the argmax writes and reads K values for each pixel of the image instead.
+
+    Args:
+        logits: At the network's resolution.
+        factor: Whole number; ``align_corners=False``.
+
+    Returns:
+        (N, h * factor, w * factor) class indices, int32 with more than 256 classes; equal to the argmax of the
+        enlarged logits but where two classes are equal up to rounding.
+
+    Example:
+        >>> logits = torch.tensor([[[[3.0, 0.0]], [[0.0, 1.0]]]])  # two classes, a row of two pixels
+        >>> enlarged_class_map(logits, 4)[0, 0].tolist()
+        [0, 0, 0, 0, 0, 1, 1, 1]
+    """
+    dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+    bordered = F.pad(logits, (1, 1, 1, 1), mode="replicate")
+    rows = []
+    for row in range(factor):
+        mixed = _between(bordered, 2, (row + 0.5) / factor - 0.5)  # (N, K, h, w + 2)
+        columns = [class_map_of(_between(mixed, 3, (c + 0.5) / factor - 0.5)).to(dtype) for c in range(factor)]
+        rows.append(torch.stack(columns, dim=3))  # (N, h, w, factor)
+    return torch.stack(rows, dim=2).flatten(3, 4).flatten(1, 2)  # (N, h, factor, w, factor) -> (N, h2, w2)
+
+
+def _between(bordered: Tensor, axis: int, shift: float) -> Tensor:
+    """Values at every place plus ``shift`` (-0.5..0.5) along an axis that has one more value at both ends."""
+    length = bordered.shape[axis] - 2
+    first, share = (1, shift) if shift >= 0 else (0, 1 + shift)
+    return bordered.narrow(axis, first, length) * (1 - share) + bordered.narrow(axis, first + 1, length) * share

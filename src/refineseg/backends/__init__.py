@@ -1,0 +1,1 @@
+"""Models outside eager PyTorch: exported files, and the runtimes that score with them."""

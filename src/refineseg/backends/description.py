@@ -1,0 +1,89 @@
+"""What an exported file says of itself: the model file's JSON, and what was exported.
+
+In: a model's spec. Out: one JSON string under the key ``refineseg``, the same in ONNX, OpenVINO and torch files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refineseg.backends.graph import OUTPUTS, Output
+from refineseg.errors import ConfigError, ModelFileError
+from refineseg.segmenter import ModelSpec
+
+KEY = "refineseg"
+"""Where the description stands in a file's metadata."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """An exported file's model, outputs, precision and size.
+
+    Args:
+        spec: Variant, classes, preprocessing, provenance, licence.
+        outputs: What the file gives, in its order.
+        precision: ``float32``, or ``int8`` for quantised convolutions.
+        size_hw: The one height and width it takes; None: any.
+    """
+
+    spec: ModelSpec
+    outputs: tuple[Output, ...] = OUTPUTS
+    precision: str = "float32"
+    size_hw: tuple[int, int] | None = None
+
+    def to_text(self) -> str:
+        """As JSON."""
+        export = {"outputs": list(self.outputs), "precision": self.precision, "size_hw": self.size_hw}
+        return json.dumps({**self.spec.to_json(), "export": export})
+
+    @classmethod
+    def from_text(cls, text: str | None, path: Path) -> Description:
+        """From the metadata of a file.
+
+        Raises:
+            ModelFileError: The file has none, or it is damaged.
+        """
+        if not text:
+            raise ModelFileError(
+                f"expected a file that refineseg exported, got {path}, whose metadata has no entry {KEY!r}; export the "
+                "model again with `refineseg export`"
+            )
+        try:
+            header: Mapping[str, Any] = json.loads(text)
+            export = header["export"]
+            size_hw = None if export["size_hw"] is None else (int(export["size_hw"][0]), int(export["size_hw"][1]))
+            outputs = tuple(known for name in export["outputs"] for known in OUTPUTS if known == name)
+            return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw)
+        except (ValueError, KeyError, TypeError, IndexError, ModelFileError) as error:
+            raise ModelFileError(
+                f"expected the description of a model in {path}, which is damaged ({error!r})"
+            ) from error
+
+    def check_output(self, wanted: Output, path: Path | str) -> None:
+        """Refuse an output that the file does not have.
+
+        Raises:
+            ConfigError: It is named, with how to export it.
+        """
+        if wanted not in self.outputs:
+            raise ConfigError(
+                f"expected a file that gives {wanted}, got {path}, which gives {' and '.join(self.outputs)}; export it "
+                f"with --outputs {','.join(OUTPUTS)}"
+            )
+
+    def check_size(self, size_hw: tuple[int, int], path: Path | str) -> None:
+        """Refuse an image of another size than the one a file was exported for.
+
+        Raises:
+            ConfigError: Both sizes are named.
+        """
+        if self.size_hw is not None and self.size_hw != size_hw:
+            own, got = (f"{height}x{width}" for height, width in (self.size_hw, size_hw))
+            raise ConfigError(
+                f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
+                "images, or export without --size"
+            )

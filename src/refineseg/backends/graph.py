@@ -1,0 +1,136 @@
+"""The function that is exported: uint8 pixels in, class map or logits out, as one traced program.
+
+In: a :class:`~refineseg.segmenter.Segmenter`. Out: a ``torch.export`` program for any batch, height and width (or for
+one size), from which every file format is written. Normalisation, padding, enlargement, cropping and argmax are inside,
+so a runtime needs nothing of this package.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import jaxtyping
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refineseg.errors import ConfigError
+from refineseg.networks.fused import enlarged_class_map
+from refineseg.networks.variants import find_variant
+from refineseg.scoring import class_map_of
+from refineseg.segmenter import Segmenter
+
+Output = Literal["class_map", "logits"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+"""What a file gives: ``class_map`` (N, H, W) uint8 (int32 above 256 classes), ``logits`` (N, K, H, W) float32."""
+
+INPUT = "images"
+"""Name of the input: (N, C, H, W) uint8 pixels, RGB where there are three channels."""
+
+_STRIDE = 4  # of the network's logits
+_EXAMPLE_HW = (97, 161)
+
+
+class InferenceGraph(nn.Module):
+    """A segmenter's function without a branch on sizes, so that one trace serves every size.
+
+    Args:
+        segmenter: It is copied, and rewritten with fewer operations.
+        outputs: What to give, in this order.
+        any_size: False: for one size, as ``Segmenter.forward`` does it there.
+    """
+
+    def __init__(self, segmenter: Segmenter, *, outputs: tuple[Output, ...], any_size: bool) -> None:
+        super().__init__()
+        self.segmenter = copy.deepcopy(segmenter).eval()
+        if not self.segmenter.is_fused:
+            self.segmenter.fuse()
+        self.outputs, self.any_size = outputs, any_size
+        encoder, options = segmenter.network.encoder, segmenter.spec.options
+        self.padded = options.padded or not encoder.takes_any_size
+        self.two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
+        self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
+        small = segmenter.class_info.num_classes <= 256
+        self.class_dtype = torch.uint8 if small else torch.int32
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) uint8 -> the outputs."""
+        if not self.any_size:
+            logits = self.segmenter(images)
+            results = {"logits": logits, "class_map": class_map_of(logits)}
+        else:
+            results = self._at_any_size(images)
+        results["class_map"] = results["class_map"].to(self.class_dtype)
+        results["logits"] = results["logits"].float()
+        return tuple(results[name] for name in self.outputs)
+
+    def _at_any_size(self, images: Tensor) -> dict[str, Tensor]:
+        height, width = images.shape[2:]
+        x = self.segmenter.spec.preprocessing(images, dtype=torch.float32)
+        if not self.padded:
+            logits = F.interpolate(self.segmenter.network(x), size=(height, width), mode="bilinear")
+            return {"logits": logits, "class_map": class_map_of(logits)}
+        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        scores = self.segmenter.network(x)  # (N, K, H' / 4, W' / 4)
+        logits = F.interpolate(scores, size=x.shape[2:], mode="bilinear")
+        classes = class_map_of(logits) if self.two_scale else enlarged_class_map(scores, _STRIDE)
+        # not slices: torch.export would ask whether they are the whole tensor, and hold the answer for all sizes
+        rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+        return {
+            "logits": logits.index_select(2, rows).index_select(3, columns),
+            "class_map": classes.index_select(1, rows).index_select(2, columns),
+        }
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Shape annotations are not checked meanwhile: the checks cannot be traced."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def takes_any_size(segmenter: Segmenter) -> bool:
+    """Whether one program can serve every size: images that are enlarged in front of the network need fixed sizes."""
+    return segmenter.spec.preprocessing.input_scale == 1 and segmenter.spec.options.resize == "bilinear"
+
+
+def export_program(
+    segmenter: Segmenter, *, outputs: tuple[Output, ...] = OUTPUTS, size_hw: tuple[int, int] | None = None
+) -> Any:  # noqa: ANN401 - torch.export.ExportedProgram
+    """Trace a segmenter.
+
+    Args:
+        segmenter: On the CPU, in single precision; it stays as it is.
+        outputs: What the program gives.
+        size_hw: Height and width it is for (the batch then is 1); None: any.
+
+    Raises:
+        ConfigError: The network cannot be traced, or only for a fixed size.
+    """
+    if size_hw is None and not takes_any_size(segmenter):
+        raise ConfigError(
+            "expected a fixed size for a model that resizes images or features as the RefineNet authors' code does; "
+            "add --size HEIGHTxWIDTH"
+        )
+    channels = segmenter.spec.preprocessing.in_channels
+    graph = InferenceGraph(segmenter, outputs=outputs, any_size=size_hw is None).eval()
+    any_length = torch.export.Dim.DYNAMIC
+    # a batch of one would be taken for a constant
+    example = torch.zeros(1 if size_hw else 2, channels, *(size_hw or _EXAMPLE_HW), dtype=torch.uint8)
+    sizes = None if size_hw else ({0: any_length, 2: any_length, 3: any_length},)
+    try:
+        with traceable(), torch.no_grad():
+            return torch.export.export(graph, (example,), dynamic_shapes=sizes)
+    except Exception as error:  # torch.export fails with any kind of exception
+        hint = "add --size HEIGHTxWIDTH" if size_hw is None else "use another encoder"
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
+        raise ConfigError(
+            f"expected a network that torch.export can trace, got {segmenter.spec.variant} ({reason}); {hint}"
+        ) from error

@@ -1,0 +1,165 @@
+"""ONNX: writing files, and scoring with them in ONNX Runtime.
+
+In: a segmenter, or a file. Out: a file, or a :class:`~refineseg.scoring.Scorer`. The only door to ``onnx`` and
+``onnxruntime``.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refineseg.backends.description import KEY, Description
+from refineseg.backends.graph import INPUT, Output, export_program
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.images import written_beside
+from refineseg.segmenter import Segmenter
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+def _onnxruntime() -> Any:  # noqa: ANN401 - a module
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", extra="onnx", purpose="score with ONNX files") from error
+    return onnxruntime
+
+
+def _onnx() -> Any:  # noqa: ANN401 - a module
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise MissingExtraError("onnx", extra="onnx", purpose="write ONNX files") from error
+    return onnx
+
+
+def onnx_model(segmenter: Segmenter, description: Description) -> Any:  # noqa: ANN401 - onnx.ModelProto
+    """A segmenter as an ONNX model in memory, described in its metadata.
+
+    Raises:
+        ConfigError: The network cannot be traced.
+        MissingExtraError: onnx is not installed.
+    """
+    _onnx()
+    program = export_program(segmenter, outputs=description.outputs, size_hw=description.size_hw)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporter about itself
+            exported = torch.onnx.export(
+                program, dynamo=True, input_names=[INPUT], output_names=list(description.outputs), verbose=False
+            )
+    finally:
+        log.setLevel(level)
+    assert exported is not None
+    model = exported.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, description.to_text()
+    model.doc_string = (
+        "uint8 pixels (N, C, H, W), RGB -> "
+        + " and ".join(
+            {"class_map": "class_map (N, H, W)", "logits": "logits (N, K, H, W)"}[o] for o in description.outputs
+        )
+        + "; normalisation is inside"
+    )
+    return model
+
+
+def write_onnx_model(model: Any, path: Path) -> None:  # noqa: ANN401 - onnx.ModelProto
+    """Write an ONNX model, beside and then renamed."""
+    with written_beside(path) as temporary:
+        _onnx().save_model(model, str(temporary))
+
+
+def read_description(path: Path) -> Description:
+    """What an ONNX file says of itself.
+
+    Raises:
+        ModelFileError: It is no such file.
+    """
+    try:
+        metadata = _onnx().load(str(path), load_external_data=False).metadata_props
+    except MissingExtraError:
+        raise
+    except Exception as error:  # protobuf fails with several kinds
+        raise ModelFileError(f"expected an ONNX file, got {path}, which cannot be read ({error})") from error
+    return Description.from_text(next((entry.value for entry in metadata if entry.key == KEY), None), path)
+
+
+class OnnxScorer:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        model: A file, or a model's bytes.
+        device: ``cpu`` or ``cuda``; ``tensorrt`` for NVIDIA's compiler inside ONNX Runtime.
+        num_threads: On a CPU; None: as many as PyTorch uses.
+
+    Raises:
+        ConfigError: The installed runtime does not know the device.
+        MissingExtraError: onnxruntime is not installed.
+        ModelFileError: Not such a file.
+    """
+
+    def __init__(self, model: Path | bytes, *, device: str = "cpu", num_threads: int | None = None) -> None:
+        runtime = _onnxruntime()
+        provider = _PROVIDERS.get(device.partition(":")[0])
+        if provider is None or provider not in runtime.get_available_providers():
+            installed = ", ".join(runtime.get_available_providers())
+            raise ConfigError(
+                f"expected a device of the installed ONNX Runtime ({installed}), got {device!r}; use --device cpu, or "
+                "install onnxruntime-gpu"
+            )
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        self._name = model if isinstance(model, Path) else Path("the exported model")
+        try:
+            content = str(model) if isinstance(model, Path) else model
+            self._session = runtime.InferenceSession(content, options, providers=[provider])
+        except Exception as error:  # ONNX Runtime has exceptions of its own for every status
+            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({error})") from error
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.description = Description.from_text(metadata.get(KEY), self._name)
+        self._run_options = runtime.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True  # the class map alone needs no logits at image size
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self.description.spec.class_info
+
+    def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
+        self.description.check_output(output, self._name)
+        self.description.check_size((images.shape[2], images.shape[3]), self._name)
+        feed = {INPUT: np.ascontiguousarray(images.cpu().numpy())}
+        result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
+        return result
+
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size.
+
+        Raises:
+            ConfigError: The file does not give them, or takes another size.
+        """
+        return torch.from_numpy(self._run("logits", images))
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+        """The likeliest class of every pixel.
+
+        Raises:
+            ConfigError: The file takes another size, or gives logits only.
+        """
+        return torch.from_numpy(self._run("class_map", images)).long()

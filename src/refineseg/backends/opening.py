@@ -1,0 +1,173 @@
+"""Which runtimes there are, and a scorer from a model's name and a runtime's.
+
+In: a shipped name, a model file or an exported file, and a backend. Out: a segmenter for eager PyTorch, or a
+:class:`~refineseg.scoring.Scorer`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from refineseg.backends.description import Description
+from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
+from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_model
+from refineseg.backends.torch_programs import TorchProgramScorer
+from refineseg.errors import ConfigError
+from refineseg.scoring import Scorer
+from refineseg.segmenter import Segmenter, load
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A runtime.
+
+    Args:
+        summary: What it is, in a few words.
+        packages: What must be installed.
+        suffix: Of the files it reads; empty: model files only.
+        precisions: In which it computes a model file.
+        devices: Where.
+    """
+
+    summary: str
+    packages: tuple[str, ...]
+    suffix: str
+    precisions: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its packages can be found (none is imported)."""
+        return all(importlib.util.find_spec(package) is not None for package in self.packages)
+
+
+_ONNX_TOOLS = ("onnx", "onnxscript")
+BACKENDS: dict[str, Backend] = {
+    "openvino": Backend("OpenVINO", ("openvino", *_ONNX_TOOLS), ".xml", ("float32", "bfloat16"), ("cpu",)),
+    "onnxruntime": Backend("ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), ".onnx", ("float32",), ("cpu", "cuda")),
+    "tensorrt": Backend("TensorRT in ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), "", ("float32",), ("cuda",)),
+    "torch": Backend("PyTorch, eager", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda", "mps")),
+    "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
+}
+"""Every runtime by name; on a CPU those that stand first are faster (docs/speed.md)."""
+
+ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
+"""What scores with a file; each has a ``description``."""
+
+SUFFIXES = {backend.suffix: name for name, backend in BACKENDS.items() if backend.suffix}
+"""Which runtime reads an exported file."""
+
+
+def fastest(device: torch.device, precision: str) -> str:
+    """The fastest installed runtime that computes in this precision; it is never lowered."""
+    if device.type != "cpu":
+        return "torch"
+    return next(name for name, backend in BACKENDS.items() if backend.is_installed and precision in backend.precisions)
+
+
+def check_backend(name: str, *, precision: str, device: torch.device) -> str:
+    """A backend's name with ``auto`` resolved.
+
+    Raises:
+        ConfigError: No such backend, or it does not compute in this precision or there.
+    """
+    if name == "auto":
+        return fastest(device, precision)
+    if name not in BACKENDS:
+        raise ConfigError(f"expected a backend of auto, {', '.join(BACKENDS)}, got {name!r}")
+    backend = BACKENDS[name]
+    if precision not in backend.precisions:
+        fitting = ", ".join(other for other, known in BACKENDS.items() if precision in known.precisions)
+        raise ConfigError(
+            f"expected a precision of {name} ({', '.join(backend.precisions)}), got {precision}; backends that have "
+            f"it: {fitting}"
+        )
+    if device.type not in backend.devices:
+        raise ConfigError(f"expected a device of {name} ({', '.join(backend.devices)}), got {device}")
+    return name
+
+
+def is_exported(model: str) -> bool:
+    """Whether a model's name is that of an exported file."""
+    return Path(model).suffix in SUFFIXES
+
+
+def open_exported(path: Path, *, backend: str, device: torch.device, precision: str) -> ExportedScorer:
+    """A scorer of an exported file.
+
+    Args:
+        path: ``.onnx``, ``.xml`` or ``.pt2``.
+        backend: ``torch`` (nothing was said) and ``auto``: the file's own; an ``.onnx`` file is also read by openvino.
+        device: Where.
+        precision: Of openvino: ``float32`` or ``bfloat16``; others compute as the file was exported.
+
+    Raises:
+        ConfigError: The backend does not read such files.
+        ModelFileError: The file is missing or damaged.
+    """
+    own = SUFFIXES[path.suffix]
+    name = own if backend in ("torch", "auto") else backend
+    if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
+        raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
+    if not path.is_file():
+        raise ConfigError(f"expected an exported file, but there is no {path}")
+    check_backend(name, precision=precision, device=device)
+    if name == "openvino":
+        return OpenVinoScorer(path, precision="bfloat16" if precision == "bfloat16" else "float32")
+    if name == "torch_export":
+        return TorchProgramScorer(path, device=device)
+    return OnnxScorer(path, device="tensorrt" if name == "tensorrt" else str(device))
+
+
+def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> Scorer:
+    """A segmenter in another runtime than eager PyTorch: exported in memory, which takes some seconds.
+
+    Raises:
+        ConfigError: The network cannot be exported.
+        MissingExtraError: The runtime is not installed.
+    """
+    description = Description(segmenter.spec)
+    if backend == "openvino":
+        model = openvino_model(segmenter, description)
+        return OpenVinoScorer(model, precision="bfloat16" if precision == "bfloat16" else "float32")
+    place = "tensorrt" if backend == "tensorrt" else str(device)
+    return OnnxScorer(onnx_model(segmenter, description).SerializeToString(), device=place)
+
+
+def open_model(
+    model: str, *, backend: str = "torch", device: torch.device, precision: str = "float32"
+) -> Segmenter | Scorer:
+    """A model by name, in a runtime.
+
+    Args:
+        model: A shipped name, a model file, or an exported file.
+        backend: A key of :data:`BACKENDS`, or ``auto``: the fastest installed one of this precision.
+        device: Where.
+        precision: ``float32`` or ``bfloat16``.
+
+    Returns:
+        A segmenter for ``torch``, else a scorer.
+
+    Raises:
+        ConfigError: Backend, device, precision or file do not fit each other.
+        ModelFileError: No such model.
+    """
+    if is_exported(model):
+        return open_exported(Path(model), backend=backend, device=device, precision=precision)
+    name = check_backend(backend, precision=precision, device=device)
+    segmenter = load(model)
+    if name == "torch":
+        return segmenter
+    if name == "torch_export":
+        raise ConfigError(f"expected an exported file (.pt2) for torch_export, got {model}; export it first")
+    return scorer_of(segmenter, backend=name, device=device, precision=precision)
+
+
+def installed(device: torch.device) -> Sequence[str]:
+    """Names of the runtimes that can be measured on a device."""
+    return [name for name, b in BACKENDS.items() if b.is_installed and device.type in b.devices and name != "tensorrt"]

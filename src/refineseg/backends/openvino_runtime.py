@@ -1,0 +1,158 @@
+"""OpenVINO: writing files, and scoring with them or with ONNX models on Intel and AMD processors.
+
+In: a segmenter, or a file. Out: files, or a :class:`~refineseg.scoring.Scorer`. The only door to ``openvino``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refineseg.backends.description import KEY, Description
+from refineseg.backends.graph import Output
+from refineseg.backends.onnx_runtime import onnx_model
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.segmenter import Segmenter
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_COMPILED_SIZES = 4
+"""Programs kept for image sizes; each holds its own working memory."""
+
+
+def _openvino() -> Any:  # noqa: ANN401 - a module
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", extra="openvino", purpose="score with OpenVINO") from error
+    return openvino
+
+
+def openvino_model(segmenter: Segmenter, description: Description) -> Any:  # noqa: ANN401 - openvino.Model
+    """A segmenter as an OpenVINO model in memory, described in its metadata.
+
+    It goes through ONNX: OpenVINO's own reader of traced programs does not know arithmetic on sizes.
+
+    Raises:
+        ConfigError: The network cannot be traced.
+        MissingExtraError: openvino or onnx is not installed.
+    """
+    openvino = _openvino()
+    content = onnx_model(segmenter, description).SerializeToString()
+    model = openvino.Core().read_model(content)
+    model.set_rt_info(description.to_text(), [KEY])
+    return model
+
+
+def write_openvino_model(model: Any, path: Path) -> None:  # noqa: ANN401 - openvino.Model
+    """Write ``path`` (.xml) and its weights beside it (.bin); the .xml, which names them, comes last.
+
+    Raises:
+        ConfigError: Another ending than .xml.
+    """
+    if path.suffix != ".xml":
+        raise ConfigError(f"expected a name ending in .xml for an OpenVINO file, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        _openvino().save_model(model, str(written), compress_to_fp16=False)
+        written.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        written.replace(path)
+
+
+class OpenVinoScorer:
+    """A model in OpenVINO on the CPU.
+
+    Args:
+        model: An OpenVINO (.xml) or ONNX file, or a model in memory.
+        precision: ``float32``, or ``bfloat16``. Without being told, OpenVINO computes in bfloat16 where the processor
+            can; here it is always told. A quantised model computes its other layers in float32.
+        num_threads: None: as many as PyTorch uses.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ModelFileError: Not such a file.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - Path, or openvino.Model
+        *,
+        precision: Literal["float32", "bfloat16", "int8"] = "float32",
+        num_threads: int | None = None,
+    ) -> None:
+        openvino = _openvino()
+        self._core = openvino.Core()
+        self._make = openvino.Model
+        self._name = model if isinstance(model, Path) else "the exported model"
+        if isinstance(model, Path):
+            try:
+                model = self._core.read_model(str(model))
+            except RuntimeError as error:
+                raise ModelFileError(f"expected an OpenVINO or ONNX file, got {self._name} ({error})") from error
+        self.description = Description.from_text(_metadata(model), Path(str(self._name)))
+        self._config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._model = model
+        self._compiled: OrderedDict[tuple[Output, tuple[int, ...]], Any] = OrderedDict()
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self.description.spec.class_info
+
+    def _program(self, output: Output, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - CompiledModel
+        """The program for one output and one shape: knowing the size, OpenVINO lays out memory once and for all."""
+        key = (output, shape)
+        if key not in self._compiled:
+            while len(self._compiled) >= _COMPILED_SIZES:
+                self._compiled.popitem(last=False)
+            copy = self._model.clone()
+            alone = self._make([copy.output(output)], copy.get_parameters(), output)
+            if self.description.size_hw is None:
+                alone.reshape(list(shape))
+            self._compiled[key] = self._core.compile_model(alone, "CPU", self._config)
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
+
+    def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
+        self.description.check_output(output, str(self._name))
+        self.description.check_size((images.shape[2], images.shape[3]), str(self._name))
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        return result
+
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size.
+
+        Raises:
+            ConfigError: The file does not give them, or takes another size.
+        """
+        return torch.from_numpy(self._run("logits", images).astype(np.float32, copy=True))
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+        """The likeliest class of every pixel.
+
+        Raises:
+            ConfigError: The file takes another size, or gives logits only.
+        """
+        return torch.from_numpy(self._run("class_map", images).astype(np.int64))
+
+
+def _metadata(model: Any) -> str | None:  # noqa: ANN401 - openvino.Model
+    """The description in an OpenVINO model, or in an ONNX file that OpenVINO has read."""
+    for path in ([KEY], ["framework", KEY]):
+        if model.has_rt_info(path):
+            return str(model.get_rt_info(path).value)
+    return None

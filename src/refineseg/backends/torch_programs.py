@@ -1,0 +1,82 @@
+"""Programs of ``torch.export``: writing files, and scoring with them without this package's networks.
+
+In: a segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refineseg.scoring.Scorer`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from refineseg.backends.description import KEY, Description
+from refineseg.backends.graph import Output, export_program
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ModelFileError
+from refineseg.images import written_beside
+from refineseg.segmenter import Segmenter
+
+
+def write_torch_program(segmenter: Segmenter, description: Description, path: Path) -> None:
+    """Write a traced segmenter, beside and then renamed.
+
+    Raises:
+        ConfigError: The network cannot be traced.
+    """
+    program = export_program(segmenter, outputs=description.outputs, size_hw=description.size_hw)
+    with written_beside(path) as temporary, temporary.open("wb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about how it stores weights that share memory
+        torch.export.save(program, file, extra_files={KEY: description.to_text()})
+
+
+class TorchProgramScorer:
+    """A traced segmenter.
+
+    Args:
+        path: A file of :func:`write_torch_program`. Without ``--size``, height and width from 33 up.
+        device: Where to compute.
+
+    Raises:
+        ModelFileError: Not such a file.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device) -> None:
+        metadata = {KEY: ""}
+        try:
+            program = torch.export.load(path, extra_files=metadata)
+        except Exception as error:  # zip, JSON and pickle readers each fail in their way
+            raise ModelFileError(f"expected a program of torch.export, got {path} ({error})") from error
+        self.description = Description.from_text(metadata[KEY], path)
+        self._path, self._device = path, device
+        self._call = program.module().to(device)
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self.description.spec.class_info
+
+    @torch.inference_mode()
+    def _run(self, output: Output, images: Tensor) -> Tensor:
+        self.description.check_output(output, self._path)
+        self.description.check_size((images.shape[2], images.shape[3]), self._path)
+        results: tuple[Tensor, ...] = self._call(images.to(self._device))
+        return results[self.description.outputs.index(output)]
+
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size.
+
+        Raises:
+            ConfigError: The file does not give them, or takes another size.
+        """
+        return self._run("logits", images)
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+        """The likeliest class of every pixel.
+
+        Raises:
+            ConfigError: The file takes another size, or gives logits only.
+        """
+        return self._run("class_map", images).long()

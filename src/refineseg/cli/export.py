@@ -1,0 +1,73 @@
+"""``refineseg export``: wiring only, heavy imports inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refineseg.cli.app import Model, app, messages
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2.")],
+    model: Model = "camvid",
+    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
+    outputs: Annotated[str, typer.Option(help="What the file gives: class_map, logits, or both with a comma.")] = (
+        "class_map"
+    ),
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH, for one size only; by default any.", metavar="HxW")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="NAME:ROOT; compare file and model on these images, and refuse what differs.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the images to accept by.")] = "val",
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: accept (or refuse) the file that is already there.")
+    ] = False,
+    agreement: Annotated[float | None, typer.Option(help="Least share of equal pixels, 0..1; 0.9999.")] = None,
+    drift: Annotated[float | None, typer.Option(help="Most that mIoU may change, 0..1; 0.001.")] = None,
+) -> None:
+    """Write a model for another runtime: uint8 pixels in, class map or logits out, classes and licence inside."""
+    from dataclasses import replace
+
+    from refineseg.acceptance import Tolerance
+    from refineseg.benchmark import parse_size
+    from refineseg.errors import ConfigError
+    from refineseg.exporting import ExportOptions, accept_file, export_accepted, export_file, write_acceptance
+    from refineseg.segmenter import load
+
+    if check and accept is None:
+        raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
+    options = ExportOptions.parse(file_format, outputs, None if size is None else parse_size(size))
+    segmenter = load(model)
+    if accept is None:
+        export_file(segmenter, out, options)
+        print(f"exported: {out}\nnot compared with the model; add --accept NAME:ROOT")
+        return
+    tolerance = Tolerance.of("float32")
+    if agreement is not None:
+        tolerance = replace(tolerance, agreement=agreement, worst_agreement=min(agreement, tolerance.worst_agreement))
+    if drift is not None:
+        tolerance = replace(tolerance, mean_iou_drift=drift)
+    if check:
+        found = accept_file(segmenter, out, data=accept, split=split, tolerance=tolerance, console=messages())
+        write_acceptance(out, found)
+    else:
+        found = export_accepted(
+            segmenter, out, options, data=accept, split=split, tolerance=tolerance, console=messages()
+        )
+    print(
+        f"{100 * found.agreement:.4f} % of the pixels of {found.num_images} images agree; worst image: "
+        f"{found.worst_image} ({100 * found.worst_agreement:.3f} %)"
+    )
+    if found.model_mean_iou is not None and found.file_mean_iou is not None:
+        print(f"mIoU: model {100 * found.model_mean_iou:.2f} %, file {100 * found.file_mean_iou:.2f} %")
+    for complaint in found.complaints:
+        messages().print(f"refused: {complaint}", style="red", highlight=False, soft_wrap=True)
+    if found.complaints:
+        raise typer.Exit(1)
+    print(f"accepted: {out}")
