@@ -1,8 +1,10 @@
 """Odd and broken files through the command line: a clear message, the rest done, status 1, nothing half written."""
 
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +144,31 @@ def test_a_damaged_raster_costs_one_line(predict, photo, tmp_path):
     assert len(out) == 1
     assert written == {"photo.png"}
     assert [line for line in err.splitlines() if line.startswith("skipped: ") and "damaged.tif" in line]
+
+
+def test_names_that_are_no_text_are_predicted_and_shown_as_far_as_they_can_be(predict, photo, tmp_path):
+    good, bad = os.fsencode(tmp_path / "in") + b"/caf\xe9.jpg", os.fsencode(tmp_path / "in") + b"/\xff.png"
+    try:
+        photo.save(os.fsdecode(good))
+        Path(os.fsdecode(bad)).write_bytes(b"")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes only names that are text")
+    status, out, err, written = predict("--save", "mask", "--areas", tmp_path / "areas.csv")
+    assert status == 1
+    assert "caf\ufffd.jpg: " in out[0]
+    assert "\ufffd.png" in err
+    assert written == {os.fsdecode(b"caf\xe9.png")}
+    assert "caf\ufffd.jpg," in (tmp_path / "areas.csv").read_text(encoding="utf-8")
+
+
+def test_numbers_that_cannot_be_written_are_said_without_a_traceback(predict, photo, tmp_path):
+    photo.save(tmp_path / "in" / "a.jpg")
+    (tmp_path / "file").write_text("")
+    status, _, err, written = predict("--save", "mask", "--json", tmp_path / "file" / "numbers.json")
+    assert status == 2
+    assert written == {"a.png"}
+    assert "numbers.json, but" in err
+    assert "Traceback" not in err
 
 
 LIMITED = """

@@ -92,6 +92,11 @@ def shares_line(areas: Areas, class_info: ClassInfo) -> str:
     return ", ".join(parts + ([f"unknown {100 * unknown:.1f} %"] if unknown >= _SMALLEST_SHARE else []))
 
 
+def printable(text: str) -> str:
+    """A text with file names whose bytes are no UTF-8 made fit for output."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 class FileRun:
     """One call of ``predict``.
 
@@ -99,7 +104,6 @@ class FileRun:
         class_info: The classes.
         outputs: What to write.
         console: For failures, notes and progress.
-        table: Where areas go; None: they are only summed.
         count_resumed: Count the masks of results that are there already.
         prover: Checks images that are cut; None: nothing is checked.
     """
@@ -110,7 +114,6 @@ class FileRun:
         *,
         outputs: Outputs,
         console: Console,
-        table: AreaTable | None = None,
         count_resumed: bool = False,
         prover: Prover | None = None,
     ) -> None:
@@ -118,7 +121,7 @@ class FileRun:
         self.rasters: list[Job] = []
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
         self.prover = prover
-        self._table = table or AreaTable(class_info)
+        self.table = AreaTable(class_info)  # where areas go; this one only sums them
         self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
         self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
         self._next = self._refused = 0
@@ -126,12 +129,13 @@ class FileRun:
 
     def fail(self, message: str) -> None:
         """Say and remember it."""
+        message = printable(message)
         self.result.failures.append(message)
         self._console.print(message, style="red", highlight=False, soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Say it."""
-        self._console.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
+        self._console.print(f"note: {printable(message)}", style="yellow", highlight=False, soft_wrap=True)
 
     def images(
         self, jobs: Sequence[Job], predictor: Predictor, *, options: StreamOptions, since_ns: int | None
@@ -182,13 +186,14 @@ class FileRun:
 
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
         """A row of the table for a raster or a video, and unless silent a line on stdout."""
+        name = printable(name)
         if not silent:
             print(f"{name}: {shares_line(areas, self.result.class_info)}")
-        self._table.add(name, areas)
+        self.table.add(name, areas)
 
     def finish(self) -> FilesResult:
         """The result, with the total of all rows."""
-        self.result.total = self._table.total
+        self.result.total = self.table.total
         self.result.proofs = [] if self.prover is None else self.prover.results
         return self.result
 
@@ -257,10 +262,10 @@ class FileRun:
             self._next += 1
             if ready is None:
                 continue
-            source, written = ready
+            source, written = printable(ready[0]), ready[1]
             if written.new:
                 print(f"{source}: {shares_line(written.areas, self.result.class_info)}")
-            self._table.add(source, written.areas)
+            self.table.add(source, written.areas)
 
     def _summary(self, progress: Advance) -> None:
         result = self.result

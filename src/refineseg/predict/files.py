@@ -69,6 +69,7 @@ class FileOptions:
                     "expected masks among the results (--save mask) to count the areas of those that are resumed; "
                     "add mask, or leave out --areas or --resume"
                 )
+        StreamOptions(batch_size=self.batch_size, workers=self.workers)  # which refuses numbers below 1
 
     @property
     def stream(self) -> StreamOptions:
@@ -104,7 +105,7 @@ def predict_files(
         ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
             that another model made; nothing has been written then.
     """
-    started, stream = now_s(), files.stream
+    started = now_s()
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
     segmenter = load(model)
     files.outputs.check(segmenter.class_info)
@@ -112,39 +113,41 @@ def predict_files(
     prover = None
     if files.prove:
         prover = Prover(segmenter, predictor, options, generator=np.random.default_rng())
-    with area_table(files.areas, segmenter.class_info) as table:
-        run = FileRun(
-            segmenter.class_info,
-            outputs=files.outputs,
-            console=console,
-            table=table,
-            count_resumed=files.areas is not None,
-            prover=prover,
-        )
-        for message in plan.failures:
-            run.fail(message)
-        identity = {
-            "model": model_digest(segmenter),
-            **{name: value for name, value in options.to_json().items() if name != "device"},
-            **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
-        }
-        since_ns = None
-        try:
-            if len(plan.files) > 1 or files.resume:
-                since_ns = begin_record(out, identity, resume=bool(files.resume))
-        except ImageError as error:
-            run.fail(f"{error}; nothing was predicted")
-            return run.finish()
-        if files.resume:
-            remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
-        run.images(plan.files, predictor, options=stream, since_ns=since_ns)
-        singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
-        if run.rasters:
-            rasters = replace(files.rasters, resume=files.resume is not False)
-            singles.rasters(
-                segmenter, options, outputs=files.outputs, tiling=options.tiling or TilingOptions(), rasters=rasters
-            )
-        if plan.videos and files.outputs.unknown_below is not None:
-            run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
-        singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
+    run = FileRun(
+        segmenter.class_info,
+        outputs=files.outputs,
+        console=console,
+        count_resumed=files.areas is not None,
+        prover=prover,
+    )
+    for message in plan.failures:
+        run.fail(message)
+    identity = {
+        "model": model_digest(segmenter),
+        **{name: value for name, value in options.to_json().items() if name != "device"},
+        **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+    }
+    since_ns = None
+    try:
+        if len(plan.files) > 1 or files.resume:
+            since_ns = begin_record(out, identity, resume=bool(files.resume))
+    except ImageError as error:
+        run.fail(f"{error}; nothing was predicted")
         return run.finish()
+    if files.resume:
+        remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
+    try:
+        with area_table(files.areas, segmenter.class_info) as table:
+            run.table = table
+            run.images(plan.files, predictor, options=files.stream, since_ns=since_ns)
+            singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
+            if run.rasters:
+                rasters = replace(files.rasters, resume=files.resume is not False)
+                tiling = options.tiling or TilingOptions()
+                singles.rasters(segmenter, options, outputs=files.outputs, tiling=tiling, rasters=rasters)
+            if plan.videos and files.outputs.unknown_below is not None:
+                run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
+            singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
+    except ImageError as error:  # of the table alone: all others cost their file's line
+        run.fail(str(error))
+    return run.finish()
