@@ -115,6 +115,47 @@ def camvid_refinenet_lw_mobilenetv2_distilled() -> TrainingConfig:
     )
 
 
+def camvid_refineseg_small() -> TrainingConfig:
+    """CamVid from scratch on ``refineseg_small``, train + val, no validation: made for two CPU cores.
+
+    As :func:`camvid_refinenet_lw_mobilenetv2`: small crops of shrunk images first, then full resolution with a cosine to
+    zero. A step costs a quarter of that of LW-MobileNet-v2, so the same time holds four times the epochs.
+    """
+    return TrainingConfig(
+        recipe="camvid_refineseg_small",
+        variant="refineseg_small",
+        phases=(
+            Phase(
+                epochs=30,
+                crop_hw=(192, 256),
+                scale=(0.5, 1.1),
+                batch_size=8,
+                encoder_lr=2e-3,
+                decoder_lr=1e-3,
+                schedule="constant",
+                warmup_epochs=1.0,
+            ),
+            Phase(
+                epochs=24,
+                crop_hw=(288, 384),
+                scale=(0.6, 1.7),
+                batch_size=8,
+                encoder_lr=2e-3,
+                decoder_lr=1e-3,
+                schedule="cosine",
+            ),
+        ),
+        train_split="train+val",
+        val_split=None,
+        class_weight_power=0.3,
+        weight_decay=0.01,
+        colour=0.3,
+        ema_decay=0.998,
+        clip_norm=1.0,
+        pretrained="no",
+    )
+
+
 def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
     """Your own pictures: the default where no recipe is named.
 
@@ -145,6 +186,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
 
 RECIPES: dict[str, Callable[..., TrainingConfig]] = {
     "camvid_refinenet_lw_mobilenetv2": camvid_refinenet_lw_mobilenetv2,
+    "camvid_refineseg_small": camvid_refineseg_small,
     "camvid_refinenet_lw_mobilenetv2_long": camvid_refinenet_lw_mobilenetv2_long,
     "camvid_refinenet_lw_resnet101_long": camvid_refinenet_lw_resnet101_long,
     "camvid_refinenet_lw_mobilenetv2_distilled": camvid_refinenet_lw_mobilenetv2_distilled,
