@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     """Seconds as a person says them.
 
     Example:
-        >>> duration(8.25), duration(200), duration(7500)
+        >>> duration(8.25), duration(200.0), duration(7500.0)
         ('8.2 s', '3 min 20 s', '2 h 5 min')
     """
     if seconds < 60:
