@@ -127,7 +127,7 @@ def test_memory_holds_a_window_of_files_and_a_budget_of_pixels(tmp_path, monkeyp
             yield path
 
     monkeypatch.setattr(streams, "read_rgb", counted)
-    for _ in Predictor(Brightest()).stream(pulling(), batch_size=1, workers=2):
+    for _ in Predictor(Brightest()).stream(pulling(), batch_size=1, workers=8):
         most_ahead = [max(most_ahead[0], pulled - finished), max(most_ahead[1], decoded - finished)]
         finished += 1
     assert finished == 300
@@ -225,11 +225,12 @@ def test_a_kind_of_result_that_is_missing_is_made_when_resumed(models, tmp_path)
     assert (result.done, result.resumed) == (1, 2)
 
 
-def test_resuming_without_a_record_predicts_all_anew(models, tmp_path):
+def test_resuming_without_a_record_predicts_all_anew_and_says_so(models, tmp_path, capsys):
     folder, out = write_pictures(tmp_path / "in", [(20, 30)] * 2), tmp_path / "out"
     run([folder], out, models[0])
     (out / RECORD).write_text("no record")
-    assert run([folder], out, models[0], resume=True).done == 2
+    assert run([folder], out, models[0], resume=True, console=Console(stderr=True)).done == 2
+    assert "has no record of an earlier run" in " ".join(capsys.readouterr().err.split())
     assert json.loads((out / RECORD).read_text())["format"] == 1
 
 

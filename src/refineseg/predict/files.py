@@ -134,6 +134,8 @@ def predict_files(
     except ImageError as error:
         run.fail(f"{error}; nothing was predicted")
         return run.finish()
+    if files.resume and since_ns is None:
+        run.note(f"{out} has no record of an earlier run: all files are predicted anew")
     if files.resume:
         remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
     try:
