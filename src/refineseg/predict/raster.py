@@ -299,7 +299,14 @@ def _memory(task: RasterTask) -> int:
 
 
 def _scorer(task: RasterTask, size_hw: tuple[int, int], tiling: TilingOptions) -> TileScorer:
-    return TiledScorer(task.segmenter, size_hw, options=tiling, device=task.device, precision=task.precision)
+    return TiledScorer(
+        task.segmenter,
+        size_hw,
+        options=tiling,
+        device=task.device,
+        precision=task.precision,
+        keeps_logits=task.layers.scored,
+    )
 
 
 @contextmanager
