@@ -20,10 +20,10 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact import TiledScorer, needed_context, prove
-from refineseg.predict.exact_plan import extra_arithmetic
-from refineseg.predict.streaming import needed_spans
+from refineseg.predict.tiles.exact_plan import extra_arithmetic
+from refineseg.predict.tiles.streaming import needed_spans
+from refineseg.predict.tiles.tracing import trace
 from refineseg.predict.tiling import ArraySource, Region, TilingOptions
-from refineseg.predict.tracing import trace
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter
 

@@ -11,10 +11,12 @@ from affine import Affine
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError
-from refineseg.predict import raster, raster_files, raster_pixels
+from refineseg.predict import raster
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster import RasterOptions, predict_raster
-from refineseg.predict.raster_pixels import RasterSource, Scaling
+from refineseg.predict.rasters import files as raster_files
+from refineseg.predict.rasters import pixels as raster_pixels
+from refineseg.predict.rasters.pixels import RasterSource, Scaling
 from refineseg.predict.tiling import Region, TilingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -9,8 +9,8 @@ from torch import nn
 
 import refineseg
 from refineseg.errors import ConfigError
-from refineseg.predict.blending import Blending
 from refineseg.predict.exact import TiledScorer, fits_whole
+from refineseg.predict.tiles.blending import Blending
 from refineseg.predict.tiling import ArraySource, PixelSource, Region, TilingOptions, free_memory, grid, parse_bytes
 
 CPU = torch.device("cpu")

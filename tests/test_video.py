@@ -24,12 +24,13 @@ from conftest import SHARED
 from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError
-from refineseg.predict import video_files, video_stages
 from refineseg.predict.pipeline import Channel, Stages
-from refineseg.predict.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video import VideoOptions, is_video, predict_video
-from refineseg.predict.video_files import VideoReader, VideoWriter
-from refineseg.predict.video_sources import camera_device, find_source, upright
+from refineseg.predict.videos import files as video_files
+from refineseg.predict.videos import stages as video_stages
+from refineseg.predict.videos.files import VideoReader, VideoWriter
+from refineseg.predict.videos.smoothing import FlickerScore, Motion, Smoother
+from refineseg.predict.videos.sources import camera_device, find_source, upright
 from refineseg.scoring import Prediction
 
 av = pytest.importorskip("av", reason="videos need PyAV")

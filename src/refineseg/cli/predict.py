@@ -170,9 +170,9 @@ def predict(
     from refineseg.predict.files import FileOptions, predict_files
     from refineseg.predict.outputs import Outputs
     from refineseg.predict.predictor import PredictorOptions
-    from refineseg.predict.raster_options import RasterOptions
+    from refineseg.predict.rasters.options import RasterOptions
     from refineseg.predict.tiling import TilingOptions
-    from refineseg.predict.video_options import VideoOptions
+    from refineseg.predict.videos.options import VideoOptions
 
     outputs = Outputs.parse(
         save,

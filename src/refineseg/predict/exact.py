@@ -2,9 +2,9 @@
 
 In: a segmenter and a :class:`~refineseg.predict.tiling.PixelSource`. Out: logits or classes of one tile after the
 other, in any order. A tile is computed from all the pixels its result depends on (:func:`needed_context`), in strips of
-rows, so that memory is bounded whatever the image; see :mod:`refineseg.predict.streaming`. Networks that see the whole
-image at once are refused, and can be predicted by overlapping tiles that are averaged
-(:mod:`refineseg.predict.blending`).
+rows, so that memory is bounded whatever the image; see :mod:`refineseg.predict.tiles.streaming`. Networks that see the
+whole image at once are refused, and can be predicted by overlapping tiles that are averaged
+(:mod:`refineseg.predict.tiles.blending`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from refineseg.errors import ConfigError
 from refineseg.networks.encoders import TwoScaleEncoder
-from refineseg.predict.blending import Blending
-from refineseg.predict.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
-from refineseg.predict.streaming import needed_spans, peak_bytes, stream
+from refineseg.predict.tiles.blending import Blending
+from refineseg.predict.tiles.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
+from refineseg.predict.tiles.streaming import needed_spans, peak_bytes, stream
+from refineseg.predict.tiles.tracing import Graph, trace
 from refineseg.predict.tiling import PixelSource, Region, TilingOptions, free_memory
-from refineseg.predict.tracing import Graph, trace
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 

@@ -26,7 +26,7 @@ from refineseg.predict.plan import Job, is_done
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.progress import Advance, duration
 from refineseg.predict.proofs import Prover
-from refineseg.predict.raster_headers import is_raster
+from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.streams import Item, StreamOptions, file_threads, predicted
 from refineseg.scoring import Prediction
 

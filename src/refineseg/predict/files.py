@@ -24,12 +24,12 @@ from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.proofs import Prover
-from refineseg.predict.raster_job import model_digest
-from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.rasters.job import model_digest
+from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.streams import StreamOptions
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.video_options import VideoOptions
+from refineseg.predict.videos.options import VideoOptions
 from refineseg.segmenter import load
 
 

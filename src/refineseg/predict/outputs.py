@@ -33,7 +33,7 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import write_image, write_mask, written_beside
-from refineseg.predict.class_regions import VectorOptions, geometry_tools
+from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
 from refineseg.scoring import Prediction
 
 ProbabilityFormat = Literal["npz", "tiff"]

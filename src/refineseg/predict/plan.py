@@ -20,7 +20,7 @@ from refineseg import archives
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.images import IMAGE_SUFFIXES, first_names, written_beside
-from refineseg.predict.video_sources import find_source, is_video
+from refineseg.predict.videos.sources import find_source, is_video
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""

@@ -23,7 +23,6 @@ from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
 from refineseg.predict.crf import CrfOptions, dense_crf
-from refineseg.predict.cutting import Cutter
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
@@ -33,11 +32,12 @@ from refineseg.predict.protocols import (
     parse_scales,
 )
 from refineseg.predict.raster import RasterResult, predict_raster
-from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.tiles.cutting import Cutter
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.torch_scorer import Precision, TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
-from refineseg.predict.video_options import VideoOptions
+from refineseg.predict.videos.options import VideoOptions
 from refineseg.scoring import Prediction, Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter, load
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from refineseg.predict.exact import prove
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
-from refineseg.predict.raster_files import open_raster
-from refineseg.predict.raster_options import RasterOptions
-from refineseg.predict.raster_pixels import RasterSource, choose_bands
+from refineseg.predict.rasters.files import open_raster
+from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.rasters.pixels import RasterSource, choose_bands
 from refineseg.predict.tiling import ArraySource, PixelSource, TilingOptions
 from refineseg.segmenter import Segmenter
 

@@ -35,15 +35,15 @@ from refineseg.errors import ImageError
 from refineseg.predict.areas import Areas
 from refineseg.predict.exact import TiledScorer, memory_of
 from refineseg.predict.outputs import Outputs
-from refineseg.predict.raster_files import RasterReader, open_raster
-from refineseg.predict.raster_headers import is_raster
-from refineseg.predict.raster_job import Job, writing
-from refineseg.predict.raster_options import RasterOptions
-from refineseg.predict.raster_pixels import RasterSource, Scaling, choose_bands
-from refineseg.predict.raster_results import Finished
-from refineseg.predict.raster_task import RasterTask, check_paths
-from refineseg.predict.raster_tiles import TileScorer, tile_layers
-from refineseg.predict.raster_writing import copy_in_order
+from refineseg.predict.rasters.files import RasterReader, open_raster
+from refineseg.predict.rasters.headers import is_raster
+from refineseg.predict.rasters.job import Job, writing
+from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.rasters.pixels import RasterSource, Scaling, choose_bands
+from refineseg.predict.rasters.results import Finished
+from refineseg.predict.rasters.task import RasterTask, check_paths
+from refineseg.predict.rasters.tiles import TileScorer, tile_layers
+from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.torch_scorer import Precision
 from refineseg.predict.vectors import VectorOptions

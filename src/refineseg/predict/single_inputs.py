@@ -21,9 +21,9 @@ from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.progress import Fraction, duration
 from refineseg.predict.protocols import DEFAULT_PROTOCOL
-from refineseg.predict.raster_options import RasterOptions
+from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.video_options import VideoKind, VideoOptions
+from refineseg.predict.videos.options import VideoKind, VideoOptions
 from refineseg.segmenter import Segmenter
 
 _MOST_PIXELS_PER_BYTE = 200  # photographs have below 50; files of nothing but zeros up to 1032 and more
@@ -153,7 +153,7 @@ def _refuse_bomb(path: Path) -> None:
     Raises:
         ImageError: It is one.
     """
-    from refineseg.predict.raster_files import open_raster
+    from refineseg.predict.rasters.files import open_raster
 
     if path.suffix.lower() not in _PACKED:
         return

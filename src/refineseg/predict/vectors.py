@@ -2,7 +2,7 @@
 
 In: regions, or a mask. Out: files other programs open. GeoJSON (RFC 7946) is written feature by feature. Coordinates
 are pixels, x to the right and y down, unless a raster's place on the ground is given. What a region is, and how exact
-polygons are, says :mod:`refineseg.predict.class_regions`.
+polygons are, says :mod:`refineseg.predict.polygons.class_regions`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.images import written_beside
-from refineseg.predict.class_regions import ClassRegion, RegionMerger, VectorOptions, geojson_geometries, regions_of
-from refineseg.predict.coco_results import Outline, coco_annotations, write_coco
-from refineseg.predict.coordinates import Affine, Ground
+from refineseg.predict.polygons.class_regions import (
+    ClassRegion,
+    RegionMerger,
+    VectorOptions,
+    geojson_geometries,
+    regions_of,
+)
+from refineseg.predict.polygons.coco_results import Outline, coco_annotations, write_coco
+from refineseg.predict.polygons.coordinates import Affine, Ground
 
 __all__ = [
     "ENDINGS",
@@ -147,7 +153,7 @@ def write_vectors(
         The files, in the order of the formats.
 
     Raises:
-        ConfigError: An unknown format, or what :func:`~refineseg.predict.class_regions.regions_of` refuses.
+        ConfigError: An unknown format, or what :func:`~refineseg.predict.polygons.class_regions.regions_of` refuses.
         MissingExtraError: shapely is not installed.
         OSError: A file cannot be written.
     """

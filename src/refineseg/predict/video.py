@@ -19,16 +19,16 @@ from typing import Any
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import written_beside
-from refineseg.predict.video_files import VideoReader
-from refineseg.predict.video_options import VideoKind, VideoOptions
-from refineseg.predict.video_sources import (
+from refineseg.predict.videos.files import VideoReader
+from refineseg.predict.videos.options import VideoKind, VideoOptions
+from refineseg.predict.videos.sources import (
     FrameReader,
     SequenceReader,
     VideoSource,
     find_source,
     is_video,
 )
-from refineseg.predict.video_stages import FramePredictor, VideoRun
+from refineseg.predict.videos.stages import FramePredictor, VideoRun
 
 __all__ = ["VideoKind", "VideoOptions", "VideoResult", "is_video", "predict_video"]
 

@@ -118,8 +118,8 @@ def camvid_refinenet_lw_mobilenetv2_distilled() -> TrainingConfig:
 def camvid_refineseg_small() -> TrainingConfig:
     """CamVid from scratch on ``refineseg_small``, train + val, no validation: made for two CPU cores.
 
-    As :func:`camvid_refinenet_lw_mobilenetv2`: small crops of shrunk images first, then full resolution with a cosine to
-    zero. A step costs a quarter of that of LW-MobileNet-v2, so the same time holds four times the epochs.
+    As :func:`camvid_refinenet_lw_mobilenetv2`: small crops of shrunk images first, then full resolution with a cosine
+    to zero. A step costs a quarter of that of LW-MobileNet-v2, so the same time holds four times the epochs.
     """
     return TrainingConfig(
         recipe="camvid_refineseg_small",

@@ -1,0 +1,1 @@
+"""Regions of a mask as polygons with shared borders, across tiles."""

@@ -1,0 +1,190 @@
+"""Regions as COCO JSON: categories, images and annotations with a score.
+
+In: regions of one image. Out: what ``pycocotools`` and annotation programs read. Segmentations are compressed run
+lengths, which can hold holes; or polygons, where there are none. No package is needed to write them.
+
+Source: the data format page of https://cocodataset.org.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.class_info import ClassInfo
+from refineseg.images import written_beside
+from refineseg.predict.polygons.borders import spread
+from refineseg.predict.polygons.class_regions import ClassRegion, corners
+
+Outline = Literal["runs", "polygons"]
+
+
+def coco_annotations(
+    regions: Sequence[ClassRegion],
+    class_info: ClassInfo,
+    *,
+    size_hw: tuple[int, int],
+    file_name: str,
+    outline: Outline = "runs",
+    image_id: int = 1,
+    first_id: int = 1,
+) -> dict[str, Any]:
+    """COCO's tables for the regions of one image.
+
+    A pixel is inside where its centre is, so every pixel is in at most one region, with simpler borders too. The area
+    is that of the segmentation written; the score is the mean confidence, absent where unknown.
+
+    Args:
+        regions: Of the image.
+        class_info: The classes; category ids are class indices plus 1, since 0 means background to many programs.
+        size_hw: Height and width of the image.
+        file_name: Of the image.
+        outline: ``polygons`` writes polygons for regions without holes; COCO's cannot have any.
+        image_id: Of the image, to put several together.
+        first_id: Of the first annotation.
+
+    Returns:
+        Plain values for JSON.
+
+    Example:
+        >>> from refineseg.predict.polygons.class_regions import regions_of
+        >>> classes = ClassInfo(("sky", "road"))
+        >>> regions = regions_of(np.array([[0, 0], [1, 1]]), class_info=classes)
+        >>> coco_annotations(regions, classes, size_hw=(2, 2), file_name="a.png")["annotations"][1]["segmentation"]
+        {'size': [2, 2], 'counts': '1110'}
+    """
+    colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_info.palette]
+    tables: dict[str, Any] = {
+        "images": [{"id": image_id, "file_name": file_name, "height": size_hw[0], "width": size_hw[1]}],
+        "categories": [
+            {"id": i + 1, "name": name, "supercategory": "", "color": colour}
+            for i, (name, colour) in enumerate(zip(class_info.names, colours, strict=True))
+        ],
+        "annotations": [],
+    }
+    if not regions:
+        return tables
+    texts, areas = _run_lengths(regions, size_hw)
+    for number, (region, text, pixels) in enumerate(zip(regions, texts, areas, strict=True)):
+        segmentation: Any = {"size": list(size_hw), "counts": text}
+        area: float = pixels
+        if outline == "polygons" and not len(region.polygon.interiors):
+            segmentation = [np.asarray(region.polygon.exterior.coords)[:-1].ravel().tolist()]
+            area = region.polygon.area
+        left, top, right, bottom = region.polygon.bounds
+        annotation = {
+            "id": first_id + number,
+            "image_id": image_id,
+            "category_id": region.class_index + 1,
+            "segmentation": segmentation,
+            "bbox": [left, top, right - left, bottom - top],
+            "area": area,
+            "iscrowd": 0,
+        }
+        if region.mean_confidence is not None:
+            annotation["score"] = round(region.mean_confidence, 6)
+        tables["annotations"].append(annotation)
+    return tables
+
+
+def write_coco(
+    path: Path,
+    regions: Sequence[ClassRegion],
+    class_info: ClassInfo,
+    *,
+    size_hw: tuple[int, int],
+    file_name: str,
+    outline: Outline = "runs",
+) -> None:
+    """Write :func:`coco_annotations` as a file; it appears only when it is complete.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    tables = coco_annotations(regions, class_info, size_hw=size_hw, file_name=file_name, outline=outline)
+    with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(tables, file)
+
+
+def _run_lengths(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[list[str], list[int]]:
+    """Compressed run lengths of each region, and how many pixels they cover."""
+    height, width = size_hw
+    region, changes = _changes(regions, size_hw)
+    counts = np.bincount(region, minlength=len(regions)) + 1  # runs: one more than there are changes
+    offsets = np.append(0, np.cumsum(counts))
+    bounds = np.zeros(offsets[-1] + 1, np.int64)
+    starts = np.append(0, np.cumsum(counts - 1))
+    within = np.arange(len(changes)) - starts[region]
+    bounds[offsets[region] + within] = changes
+    last = offsets[1:] - 1
+    bounds[last] = height * width
+    before = np.append(0, bounds[:-2])
+    before[offsets[:-1]] = 0
+    runs = bounds[:-1] - before
+    place = np.arange(len(runs)) - np.repeat(offsets[:-1], counts)
+    areas = np.add.reduceat(np.where(place % 2 == 1, runs, 0), offsets[:-1])
+    return _compressed(runs, place, offsets), areas.tolist()
+
+
+def _changes(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pixels, counted down the columns, at which each region begins or ends; sorted by region, then pixel."""
+    height = size_hw[0]
+    points, rings, owners = corners(regions)
+    edge = np.ones(len(points), np.bool_)
+    edge[rings[1:] - 1] = False
+    index = np.flatnonzero(edge)
+    owner = np.repeat(owners, np.diff(rings) - 1)
+    start, stop = points[index], points[index + 1]
+    back = start[:, 0] > stop[:, 0]
+    start[back], stop[back] = stop[back], start[back]  # both neighbours then compute the same numbers
+    first, last = np.ceil(start[:, 0] - 0.5).astype(np.int64), np.ceil(stop[:, 0] - 0.5).astype(np.int64)
+    count = last - first
+    column = spread(first, count)
+    x, y = np.repeat(start, count, axis=0).T
+    slope = (stop[:, 1] - start[:, 1]) / np.maximum(stop[:, 0] - start[:, 0], 1)
+    row = np.ceil(y + (column + 0.5 - x) * np.repeat(slope, count) - 0.5).astype(np.int64)
+    region, place = np.repeat(owner, count), column * height + row
+    order = np.lexsort((place, region))
+    region, place = region[order], place[order]
+    fresh = np.append(True, (np.diff(region) != 0) | (np.diff(place) != 0))
+    groups = np.flatnonzero(fresh)
+    odd = np.diff(np.append(groups, len(place))) % 2 == 1  # two changes at one pixel are none
+    groups = groups[odd & (place[groups] < height * size_hw[1])]
+    return region[groups], place[groups]
+
+
+def _compressed(runs: NDArray[np.int64], place: NDArray[np.int64], offsets: NDArray[np.int64]) -> list[str]:
+    """COCO's strings: from the fourth on the difference to the run two before, five bits a character, low bits first.
+
+    Args:
+        runs: Of all regions.
+        place: Of each run among those of its region.
+        offsets: Where the runs of each region begin, and their number.
+
+    Source: the format of COCO's API: 32 = more follow, 16 = sign of the last, from character 48 on.
+    """
+    numbers = runs.copy()
+    later = np.flatnonzero(place > 2)
+    numbers[later] -= runs[later - 2]
+    length = np.zeros(len(numbers), np.int64)
+    active, rest = np.arange(len(numbers)), numbers.copy()
+    characters: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    while len(active):
+        bits, rest = rest & 31, rest >> 5
+        more = rest != np.where(bits & 16, -1, 0)
+        characters.append((active, 48 + bits + np.where(more, 32, 0)))
+        length[active] += 1
+        active, rest = active[more], rest[more]
+    begin = np.append(0, np.cumsum(length))
+    text = np.zeros(begin[-1], np.uint8)
+    for step, (which, values) in enumerate(characters):
+        text[begin[which] + step] = values
+    whole = text.tobytes().decode("ascii")
+    bounds = begin[offsets].tolist()
+    return [whole[first:last] for first, last in pairwise(bounds)]

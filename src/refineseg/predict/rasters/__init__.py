@@ -1,0 +1,1 @@
+"""Rasters of any size: reading, scaling, jobs, writing."""

@@ -1,0 +1,119 @@
+"""Which files are rasters: what the first kilobytes of a file say, without any imaging package.
+
+In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster`) or read at once as a photograph
+(:mod:`refineseg.images`).
+
+Sources: TIFF 6.0 and its BigTIFF extension (tags, sample formats), OGC GeoTIFF 1.1 (tags 33550, 33922, 34264, 34735),
+PNG's IHDR, JPEG's SOF markers, JPEG 2000's ihdr box and the GeoJP2 box.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+MOST_PIXELS = 2 * 89_478_485
+"""More than so many are never read at once; the limit of :func:`refineseg.images.read_rgb`, which is Pillow's."""
+
+_RASTER_SUFFIXES = (".vrt", ".img")  # formats that only geographic information systems write
+_HEADER_BYTES = 1 << 16
+_GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
+_WIDTH, _HEIGHT, _BITS, _SAMPLES, _FORMAT = 256, 257, 258, 277, 339
+_UNSIGNED = (1, 4)  # of SampleFormat: unsigned integer, and undefined, which writers mean as that
+_TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_GEOJP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
+_START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def is_raster(path: Path) -> bool:
+    """Whether a file is predicted as a raster, in windows.
+
+    These are TIFF files with georeferencing or a nodata value, BigTIFF, TIFF of floating-point, signed or more than
+    16-bit pixels or of more than four bands, JPEG 2000 with georeferencing, ``.vrt`` and ``.img``, and images of any
+    kind with more pixels than are read at once. A file that cannot be read is none.
+
+    Example:
+        >>> is_raster(Path("there is no such file.tif"))
+        False
+    """
+    if path.suffix.lower() in _RASTER_SUFFIXES:
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+            if start in (b"II*\0", b"MM\0*"):
+                return _tiff_is_raster(file, "<" if start[:2] == b"II" else ">", path)
+            if start in (b"II+\0", b"MM\0+"):
+                return True
+            if start.startswith(b"\xff\xd8\xff"):
+                return _jpeg_pixels(file) > MOST_PIXELS
+            header = start + file.read(_HEADER_BYTES)
+    except (OSError, struct.error):
+        return False
+    if header.startswith(b"\x89PNG") and len(header) >= 24:
+        width, height = struct.unpack(">II", header[16:24])
+        return bool(width * height > MOST_PIXELS)
+    if header.startswith(b"\0\0\0\x0cjP  "):
+        place = header.find(b"ihdr")
+        height, width = struct.unpack(">II", header[place + 4 : place + 12]) if place > 0 else (0, 0)
+        return _GEOJP2 in header or b"gml.root-instance" in header or height * width > MOST_PIXELS
+    return False
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """One entry of a TIFF directory: its first value, 0 where that is no integer."""
+
+    number: int
+    value: int
+
+
+def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
+    tags = {tag.number: tag.value for tag in _tiff_tags(file, order)}
+    bits, samples = tags.get(_BITS, 1), tags.get(_SAMPLES, 1)
+    return (
+        bool(_GEO_TAGS & tags.keys())
+        or tags.get(_FORMAT, 1) not in _UNSIGNED
+        or bits > 16
+        or samples > 4
+        or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > MOST_PIXELS
+        or path.with_suffix(".tfw").is_file()
+    )
+
+
+def _tiff_tags(file: BinaryIO, order: str) -> list[_Tag]:
+    (offset,) = struct.unpack(order + "I", file.read(4))
+    file.seek(offset)
+    (count,) = struct.unpack(order + "H", file.read(2))
+    entries = file.read(12 * count)
+    found = []
+    for start in range(0, len(entries) - 11, 12):
+        number, kind, values = struct.unpack(order + "HHI", entries[start : start + 8])
+        code, value = _TYPE_CODES.get(kind), 0
+        if code is not None:
+            size = struct.calcsize(code)
+            raw = entries[start + 8 : start + 12]
+            if values * size > 4:  # then the field holds where they are
+                file.seek(struct.unpack(order + "I", raw)[0])
+                raw = file.read(size)
+            (value,) = struct.unpack(order + code, raw[:size])
+        found.append(_Tag(number, value))
+    return found
+
+
+def _jpeg_pixels(file: BinaryIO) -> int:
+    """Width times height of the first frame; 0 where none is found."""
+    file.seek(2)
+    while True:
+        marker = file.read(2)
+        while marker[1:] == b"\xff":  # fill bytes
+            marker = b"\xff" + file.read(1)
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] == 0xD9:
+            return 0
+        (length,) = struct.unpack(">H", file.read(2))
+        if marker[1] in _START_OF_FRAME:
+            height, width = struct.unpack(">xHH", file.read(5))
+            return int(height * width)
+        file.seek(length - 2, 1)

@@ -1,0 +1,321 @@
+"""A prediction of hours that may be killed at any moment: its journal, and one file per finished tile.
+
+In: what the job is (JSON values), arrays of finished tiles. Out: the same after any kill. Everything is written beside
+and renamed when it is complete, so a file under its own name is whole; what a tile's file holds is checked when it is
+read (every zip member has its checksum). The folder is removed when the results stand under their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refineseg.errors import ImageError
+from refineseg.predict.tiling import Region
+from refineseg.segmenter import Segmenter
+
+PIECE_ROWS = 512
+"""Rows in which tiles are stored and results written; a multiple of the height of a result's blocks."""
+
+_JOURNAL = "job.json"
+_FORMAT = 1
+_END_BYTES = 1 << 16
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of every failure to write what it was about.
+
+    Raises:
+        ImageError: The disk is full, read-only, gone.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ImageError(
+            f"expected to write {path}, but {error.strerror or error}; make room or choose a folder that may be "
+            "written to, and run the same command again: finished tiles are kept"
+        ) from error
+
+
+def pieces(region: Region) -> list[tuple[int, Region]]:
+    """A region cut at every multiple of :data:`PIECE_ROWS` of the whole image: number of the piece, and its region.
+
+    Example:
+        >>> [(number, piece.height) for number, piece in pieces(Region(500, 0, 1030, 9))]
+        [(0, 12), (1, 512), (2, 6)]
+    """
+    found = []
+    for number in range(region.top // PIECE_ROWS, -(-region.bottom // PIECE_ROWS)):
+        top, bottom = max(region.top, number * PIECE_ROWS), min(region.bottom, (number + 1) * PIECE_ROWS)
+        found.append((number, Region(top, region.left, bottom, region.right)))
+    return found
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """What tells a file from another, without reading gigabytes: name, length, time, and a digest of both ends.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    try:
+        facts = path.stat()
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_END_BYTES))
+            file.seek(max(0, facts.st_size - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
+    except OSError as error:
+        raise ImageError(f"expected a raster, but {path} cannot be read: {error.strerror or error}") from error
+    return {"name": path.name, "bytes": facts.st_size, "time_ns": facts.st_mtime_ns, "digest": digest.hexdigest()}
+
+
+def model_digest(segmenter: Segmenter) -> str:
+    """A digest of all that a model is: its description and every tensor."""
+    digest = hashlib.sha256(json.dumps(segmenter.spec.to_json(), sort_keys=True).encode())
+    for name, tensor in sorted(segmenter.network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Job:
+    """The folder of a job beside its result.
+
+    Args:
+        target: The result's path; the folder is ``.NAME.parts`` beside it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.folder = target.parent / f".{target.name}.parts"
+        self._journal: dict[str, Any] = {}
+        self._lock: TextIO | None = None
+
+    def open(self, identity: Mapping[str, Any], *, resume: bool) -> bool:
+        """Begin, or go on where the same job was broken off.
+
+        Args:
+            identity: All that decides the result: input, model, options. JSON values.
+            resume: Go on with a job that is there; else it is removed first.
+
+        Returns:
+            Whether there was one to go on with.
+
+        Raises:
+            ImageError: There is one that differs in the named entries, or that another process works on, or the folder
+                cannot be written.
+        """
+        plain = json.loads(json.dumps(dict(identity)))
+        if self.folder.is_dir():
+            self._hold()
+        if not resume:
+            self.remove()
+        known = self._read()
+        differing = [] if known is None else _differences(known["identity"], plain)
+        if known is not None and not (differing and self.is_empty):
+            if differing:
+                raise ImageError(
+                    f"expected to go on with the unfinished job in {self.folder}, but it was begun with another "
+                    f"{', '.join(differing)}; use the same, or begin anew with --no-resume (its finished tiles are "
+                    "lost then)"
+                )
+            self._journal = known
+            for left in self.folder.glob("*.tmp*"):
+                left.unlink(missing_ok=True)
+            return True
+        self.remove()  # a folder without a journal was killed before its first tile
+        with writing(self.folder):
+            self.folder.mkdir(parents=True)
+            self._hold()
+        self._journal = {"format": _FORMAT, "identity": plain, "facts": {}}
+        self._write()
+        return False
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            journal = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return journal if isinstance(journal, dict) and journal.get("format") == _FORMAT else None
+
+    def _write(self) -> None:
+        path = self.folder / _JOURNAL
+        with writing(path):
+            temporary = path.with_name(_JOURNAL + ".tmp")
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(self._journal, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was found out once for the whole job, and must hold after a kill too."""
+        facts: dict[str, Any] = self._journal["facts"]
+        return facts
+
+    def keep(self, name: str, value: object) -> None:
+        """Write such a fact into the journal.
+
+        Raises:
+            ImageError: The journal cannot be written.
+        """
+        self._journal["facts"][name] = json.loads(json.dumps(value))
+        self._write()
+
+    def _hold(self) -> None:
+        """Keep other processes away until :meth:`release`, or until this one ends in whatever way."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock = (self.folder / "lock").open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ImageError(
+                f"expected to be alone with {self.folder}, but another process works on it; wait for it, or end it"
+            ) from error
+        except OSError:  # some network disks know no locks
+            self.release()
+
+    def release(self) -> None:
+        """Let other processes go on with the job."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether :meth:`open` succeeded."""
+        return bool(self._journal)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing in the folder took long to compute."""
+        return not any(True for pattern in ("tile_*.npz", "pixels.tif") for _ in self.folder.glob(pattern))
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an unfinished job."""
+        return self._read() is not None
+
+    def has_plan(self, tiles: Sequence[Region]) -> bool:
+        """Whether finished tiles are of this plan; it becomes the job's where there was none.
+
+        Raises:
+            ImageError: They are of another.
+        """
+        digest = hashlib.sha256(repr([(t.top, t.left, t.bottom, t.right) for t in tiles]).encode()).hexdigest()
+        if self.facts.get("plan", digest) != digest:
+            raise ImageError(
+                f"expected the tiles of the unfinished job in {self.folder}, got a plan with others; use the same "
+                "memory and version, or begin anew with --no-resume"
+            )
+        if "plan" in self.facts:
+            return True
+        self.keep("plan", digest)
+        return False
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it.
+
+        Raises:
+            ImageError: It cannot be removed.
+        """
+        with writing(self.folder):
+            if self.folder.exists():
+                (self.folder / _JOURNAL).unlink(missing_ok=True)  # first: half a folder is no job
+                shutil.rmtree(self.folder)
+        self.release()
+
+    def _tile(self, index: int) -> Path:
+        return self.folder / f"tile_{index:06d}.npz"
+
+    def finished(self, tiles: Sequence[Region]) -> set[int]:
+        """Indices of the tiles whose files are there and can be opened."""
+        done = set()
+        for index, tile in enumerate(tiles):
+            try:
+                with zipfile.ZipFile(self._tile(index)) as archive:
+                    names = set(archive.namelist())
+            except (OSError, zipfile.BadZipFile):
+                continue
+            if {_member("mask", number) for number, _ in pieces(tile)} <= names:
+                done.add(index)
+        return done
+
+    def write_tile(self, index: int, layers: Iterable[tuple[str, int, NDArray[Any]]]) -> None:
+        """Store a tile; it counts as finished once this returns.
+
+        Args:
+            index: Of the tile.
+            layers: Name, number of the piece (see :func:`pieces`), (h, w) values; consumed one by one.
+
+        Raises:
+            ImageError: It cannot be written.
+        """
+        path = self._tile(index)
+        temporary = path.with_name(path.name + ".tmp")
+        with writing(path), temporary.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for layer, number, values in layers:
+                    with archive.open(_member(layer, number), "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.ascontiguousarray(values), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+
+    def read_piece(self, index: int, layer: str, number: int) -> NDArray[Any]:
+        """A piece of a finished tile, (h, w).
+
+        Raises:
+            ImageError: The file is damaged.
+        """
+        path = self._tile(index)
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(_member(layer, number)) as member:
+                values: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ImageError(
+                f"expected a finished tile in {path}, but it is damaged ({error}); remove that file and run the same "
+                "command again, which computes this tile anew"
+            ) from error
+        return values
+
+    def read_rows(self, tiles: Sequence[Region], rows: Region, layer: str, *, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """One piece's rows of the whole image, gathered from all tiles; (h, W).
+
+        Args:
+            tiles: All of them.
+            rows: One of the :func:`pieces` of the whole image.
+            layer: Which.
+            dtype: Of the layer.
+        """
+        values = np.empty(rows.size_hw, dtype)
+        number = rows.top // PIECE_ROWS
+        for index, tile in enumerate(tiles):
+            common = tile.intersection(rows)
+            if common is not None:
+                values[common.slices_in(rows)] = self.read_piece(index, layer, number)
+        return values
+
+
+def _member(layer: str, number: int) -> str:
+    return f"{layer}_{number:06d}.npy"
+
+
+def _differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in known.keys() | asked.keys() if known.get(name) != asked.get(name))

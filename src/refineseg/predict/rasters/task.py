@@ -1,0 +1,107 @@
+"""What a prediction of a raster is: its input, model, options and files, as one value.
+
+In: what :func:`~refineseg.predict.raster.predict_raster` is called with. Out: names of the results, and the JSON values
+by which a job that was broken off, or results that are there, are known again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refineseg._version import __version__
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
+from refineseg.predict.outputs import Outputs
+from refineseg.predict.rasters.job import file_facts, model_digest
+from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.rasters.tiles import Layers
+from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.torch_scorer import Precision
+from refineseg.predict.vectors import VectorOptions
+from refineseg.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class RasterTask:
+    """A raster and all that is asked of it."""
+
+    src: Path
+    dst: Path
+    segmenter: Segmenter
+    tiling: TilingOptions
+    options: RasterOptions
+    device: torch.device
+    precision: Precision
+    vectors: VectorOptions
+    outputs: Outputs
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes."""
+        return self.segmenter.class_info
+
+    @property
+    def layers(self) -> Layers:
+        """What tiles hold."""
+        kinds, outputs = self.outputs.kinds, self.outputs
+        chosen = outputs.chosen_classes(self.class_info) if outputs.needs_probabilities else ()
+        return Layers("confidence" in kinds or "polygons" in kinds, chosen, outputs.unknown_below)
+
+    @property
+    def targets(self) -> dict[str, Path]:
+        """Kind -> path, in the order in which they get their names; the areas, which say that all is there, last."""
+        stem = self.dst.with_suffix("").name
+        names = {
+            "probabilities": f"{stem}_probabilities.tif",
+            "confidence": f"{stem}_confidence.tif",
+            "polygons": f"{stem}.geojson",
+            "overlay": f"{stem}_overlay.jpg",
+            "mask": self.dst.name,
+        }
+        wanted = {kind: self.dst.with_name(name) for kind, name in names.items() if kind in self.outputs.kinds}
+        return wanted | {"areas": self.dst.with_name(f"{stem}_areas.json")}
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what a tile holds, but for what is found out on the way."""
+        tiling, options = self.tiling, self.options
+        memory = {} if tiling.memory_bytes is None else {"memory": tiling.memory_bytes}
+        return {
+            "input": file_facts(self.src),
+            "model": model_digest(self.segmenter),
+            "bands": options.bands,
+            "scaling": [options.percentiles, options.value_range],
+            "nodata": options.nodata,
+            "tiling": {"tile": tiling.tile, "mode": tiling.mode, "overlap": tiling.overlap} | memory,
+            "device": self.device.type,
+            "precision": self.precision,
+            "layers": asdict(self.layers),
+            "version": __version__,
+        }
+
+    def form(self) -> dict[str, Any]:
+        """What beside the tiles decides what the files hold."""
+        return {
+            "kinds": sorted(self.outputs.kinds),
+            "compress": self.options.compress,
+            "overviews": self.options.overviews,
+            "confidence": self.outputs.confidence_format,
+            "polygons": asdict(self.vectors) if "polygons" in self.outputs.kinds else None,
+        }
+
+
+def check_paths(task: RasterTask) -> None:
+    """Whether results can stand where they are to.
+
+    Raises:
+        ConfigError: Another ending, or one of them would replace the input.
+    """
+    if task.dst.suffix.lower() not in (".tif", ".tiff"):
+        raise ConfigError(f"expected the class raster to end in .tif, got {task.dst}")
+    if task.src.resolve() in {path.resolve() for path in task.targets.values()}:
+        raise ConfigError(
+            f"expected results apart from the input, got {task.dst} for {task.src}; choose another folder"
+        )

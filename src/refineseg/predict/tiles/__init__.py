@@ -1,0 +1,1 @@
+"""Exact and blended tiles: a network traced, the regions it needs, strips of rows, plans."""

@@ -1,0 +1,167 @@
+"""Which tiles an image is cut into, so that memory stays below a limit and little is computed twice.
+
+In: a graph, the image's size and how much memory there is. Out: a :class:`Plan`, a function of these alone. Within a
+tile nothing is computed twice (:mod:`refineseg.predict.tiles.streaming`); what tiles compute twice is their neighbours'
+context. The best tiles are therefore as wide as the image and as high as the memory for their results allows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refineseg.errors import ConfigError
+from refineseg.predict.tiles.streaming import needed_spans, peak_bytes
+from refineseg.predict.tiles.tracing import Graph
+from refineseg.predict.tiling import Region, TilingOptions, grid
+
+STEPS = (128, 64, 32)
+"""Image rows read at a time; more are faster and take more memory."""
+
+_SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
+RESULT_BYTES = 10
+"""Of each pixel of a tile: its class as int64, and once more as a byte or two while it is written."""
+_MOST_PIXELS = 2**25  # of a tile: a job that is stopped loses little
+_PROBE_ROWS = 512
+_SPARE = 0.55  # allocators keep a good part of what is freed: measured, maps of 970 MB take 1.7 GB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an image is cut.
+
+    Args:
+        tiles: Disjoint regions, row by row, that cover the image.
+        step: Image rows read at a time.
+        peak_bytes: The most memory of maps and the result of a tile.
+        extra_arithmetic: Multiply-adds of all tiles, divided by those of the whole image.
+    """
+
+    tiles: tuple[Region, ...]
+    step: int
+    peak_bytes: int
+    extra_arithmetic: float
+
+
+@dataclass(frozen=True)
+class _Choice:
+    cost: float
+    tile_hw: tuple[int, int]
+    step: int
+    peak: int
+
+
+def make_plan(graph: Graph, *, options: TilingOptions, budget: int, result_bytes: int = RESULT_BYTES) -> Plan:
+    """Cut an image.
+
+    Args:
+        graph: Of the whole image.
+        options: ``tile`` says how; ``auto`` takes the tiles with the least extra arithmetic that fit.
+        budget: Bytes for maps and the result of a tile.
+        result_bytes: What is kept of each pixel of a tile, in bytes.
+
+    Raises:
+        ConfigError: Not even the smallest tile fits, or not the one that is asked for.
+    """
+    size_hw = graph.maps[graph.output].size_hw
+    if options.tile != "auto":
+        tile_hw = size_hw if options.tile == "off" else (options.tile, options.tile)
+        tile_hw = (min(tile_hw[0], size_hw[0]), min(tile_hw[1], size_hw[1]))
+        step, peak = _largest_step(graph, tile_hw, budget - result_bytes * math.prod(tile_hw))
+        return _plan(graph, tile_hw, step, peak, result_bytes)
+    smallest = (min(32, size_hw[0]), min(32, size_hw[1]))
+    needs = int(_probe(graph, smallest, STEPS[-1]) / _SPARE) + result_bytes * math.prod(smallest)
+    if needs > budget:
+        raise ConfigError(
+            f"expected memory for maps of at least {needs / 1e6:.0f} MB beside the program and the weights, got "
+            f"{max(budget, 0) / 1e6:.0f} MB; give more with --memory"
+        )
+    best = _Choice(math.inf, smallest, STEPS[-1], needs)
+    for width in dict.fromkeys(_rounded(size_hw[1] / count, size_hw[1]) for count in _SPLITS):
+        found = _best_of_width(graph, width, budget, result_bytes)
+        if found is not None and found.cost < best.cost:
+            best = found
+        elif best.cost < math.inf:
+            break
+    return _plan(graph, best.tile_hw, best.step, best.peak, result_bytes)
+
+
+def _rounded(side: float, limit: int) -> int:
+    """Up to whole blocks, of a file or of the coarsest stride; at most to the limit."""
+    unit = 256 if side >= 1024 else 32
+    return min(limit, math.ceil(side / unit) * unit)
+
+
+def _best_of_width(graph: Graph, width: int, budget: int, result_bytes: int) -> _Choice | None:
+    """The best tile of a width; None: none fits."""
+    height = graph.maps[graph.output].size_hw[0]
+    best: _Choice | None = None
+    for step in STEPS:
+        peak = _probe(graph, (min(_PROBE_ROWS, height), width), step)
+        rows = min(int((budget - peak / _SPARE) / (result_bytes * width)), max(32, _MOST_PIXELS // width))
+        if rows < min(height, 32):
+            continue
+        if rows < height:
+            even = _rounded(height / math.ceil(height / rows), height)  # tiles of about the same height
+            rows = even if even <= rows else rows // 32 * 32
+        tile_hw = (min(rows, height), width)
+        cost = extra_arithmetic(graph, tile_hw) * (1 + 6 / step)  # small steps are slower
+        if best is None or cost < best.cost:
+            best = _Choice(cost, tile_hw, step, peak)
+        if rows >= min(height, _PROBE_ROWS):  # smaller steps would save memory that is not needed
+            break
+    return best
+
+
+def _largest_step(graph: Graph, tile_hw: tuple[int, int], budget: int) -> tuple[int, int]:
+    peak = 0
+    for step in STEPS:
+        peak = _probe(graph, tile_hw, step)
+        if peak / _SPARE <= budget:
+            return step, peak
+    raise ConfigError(
+        f"expected memory for tiles of {tile_hw[0]}x{tile_hw[1]}, about {peak / _SPARE / 1e6:.0f} MB for maps beside "
+        f"the result, the program and the weights, got {max(budget, 0) / 1e6:.0f} MB; choose smaller tiles (--tile), "
+        "tile auto, or more with --memory"
+    )
+
+
+def _probe(graph: Graph, tile_hw: tuple[int, int], step: int) -> int:
+    """Memory of a tile in the middle of the image, where it has context on all sides."""
+    size_hw = graph.maps[graph.output].size_hw
+    top, left = ((size - side) // 2 for size, side in zip(size_hw, tile_hw, strict=True))
+    rows = min(tile_hw[0], _PROBE_ROWS)
+    return peak_bytes(graph, Region(top, left, top + rows, left + tile_hw[1]), step=step)
+
+
+def _plan(graph: Graph, tile_hw: tuple[int, int], step: int, peak: int, result_bytes: int) -> Plan:
+    tiles = grid(graph.maps[graph.output].size_hw, tile_hw)
+    return Plan(tiles, step, peak + result_bytes * math.prod(tile_hw), extra_arithmetic(graph, tile_hw))
+
+
+def extra_arithmetic(graph: Graph, tile_hw: tuple[int, int]) -> float:
+    """Multiply-adds of all tiles of a size, divided by those of the whole image."""
+    size_hw = graph.maps[graph.output].size_hw
+    lengths: list[list[int]] = []  # of every map, rows and columns of all tiles together
+    for axis in (0, 1):
+        total = [0] * len(graph.maps)
+        for first in range(0, size_hw[axis], tile_hw[axis]):
+            spans = needed_spans(graph, axis, (first, min(first + tile_hw[axis], size_hw[axis])))
+            total = [known + (0 if s is None else s[1] - s[0]) for known, s in zip(total, spans, strict=True)]
+        lengths.append(total)
+    computed = sum(n.operation.multiply_adds * lengths[0][n.output] * lengths[1][n.output] for n in graph.nodes)
+    return computed / max(graph.multiply_adds(), 1)
+
+
+def context_of(graph: Graph) -> int:
+    """How far from a pixel, in pixels, its result depends on the image; the graph's image must be larger than that.
+
+    A pixel's place between the strides matters a little; this is the largest.
+    """
+    height = graph.maps[graph.output].size_hw[0]
+    middle, reach = height // 2, 0
+    for row in range(middle, middle + 32):
+        span = needed_spans(graph, 0, (row, row + 1))[0]
+        assert span is not None
+        reach = max(reach, row - span[0], span[1] - 1 - row)
+    return reach

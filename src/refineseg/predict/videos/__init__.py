@@ -1,0 +1,1 @@
+"""Videos and streams: sources, stages that work at the same time, smoothing, writing."""

@@ -1,0 +1,396 @@
+"""Video files, streams and cameras, decoded and encoded by PyAV. The only file that imports av.
+
+In: paths, addresses, camera numbers; frames to write. Out: frames upright and as RGB with the source's times; H.264 in
+mp4, and masks without loss as FFV1 in Matroska.
+
+What is broken in a source is counted in its :class:`~refineseg.predict.videos.sources.Faults` and left out; the rest
+goes on. Frames after a broken one may show its damage up to the next key frame, as in any player.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.errors import ImageError, MissingExtraError
+from refineseg.predict.videos.sources import (
+    Faults,
+    Frame,
+    SoundPacket,
+    StreamInfo,
+    VideoSource,
+    camera_device,
+    missing_frames,
+    scaled,
+    upright,
+)
+
+_PATIENCE_S = 10.0  # a network source that is silent for longer has ended
+_MOST_FAILURES = 50  # in a row: the file's structure, not its frames, is damaged
+_USUAL_RATE = Fraction(25)
+_SOUND_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
+_BT709, _LIMITED, _FULL = 1, 1, 2  # Source: ITU-T H.273; FFmpeg's AVColorRange
+
+
+def _av() -> ModuleType:
+    """The module ``av``.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtraError("av", extra="video", purpose="read and write videos") from error
+    found: ModuleType = av
+    return found
+
+
+class VideoReader:
+    """Reads a video file, an address or a camera.
+
+    Args:
+        source: What to read.
+        live: Whether it sends at its own pace; None: cameras, streams, and web addresses without a known length do.
+        with_sound: Read the sound too, if it can be copied.
+
+    Raises:
+        ImageError: It cannot be opened, or holds no video.
+        MissingExtraError: PyAV is not installed.
+    """
+
+    def __init__(self, source: VideoSource, *, live: bool | None = None, with_sound: bool = True) -> None:
+        self._errors = _av().FFmpegError
+        self._local = source.kind == "file"
+        self._container = _opened(source)
+        if not self._container.streams.video:
+            self._container.close()
+            raise ImageError(f"expected a video, got {source.shown}, which holds no pictures; replace or remove it")
+        self._video = self._container.streams.video[0]
+        rate = self._video.average_rate or self._video.guessed_rate or _USUAL_RATE
+        if live is None:
+            streaming = source.kind == "address" and not source.name.startswith("http")
+            live = streaming or source.kind == "camera" or (source.kind == "address" and not self._container.duration)
+        aspect = self._video.sample_aspect_ratio or Fraction(1)
+        base = self._video.time_base or 1 / Fraction(rate)
+        frames = self._video.frames or None
+        self._info = StreamInfo(base, Fraction(rate), frames, None if live else self._end_s(), live, aspect)
+        self._step = max(1, round(1 / (self._info.rate * base)))
+        self._last: int | None = None
+        self._steps: Counter[int] = Counter()
+        self._shift = 0
+        self._packets = self._frames = self._end = 0
+        self._size_hw: tuple[int, int] | None = None
+        self.faults = Faults()
+        self._audio = self._copied_sound() if with_sound and not live else None
+
+    @property
+    def info(self) -> StreamInfo:
+        """Known before the first frame."""
+        return self._info
+
+    @property
+    def sound(self) -> Any:  # noqa: ANN401 - PyAV's stream
+        """The sound that an mp4 can hold as it is."""
+        return self._audio
+
+    def items(self, stop: threading.Event) -> Iterator[Frame | SoundPacket]:
+        """Frames and sound in order, until the end or ``stop``."""
+        for packet in self._demuxed():
+            if stop.is_set():
+                return
+            if packet.stream is not self._video:
+                if packet.pts is not None and packet.dts is not None:
+                    yield SoundPacket(packet, float(packet.pts * packet.time_base))
+                continue
+            self._count(packet)
+            for decoded in self._decoded(packet):
+                if decoded.is_corrupt:
+                    self._broken("damaged data", decoded.pts)
+                else:
+                    self._frames += 1
+                    yield self._frame(decoded)
+        if (
+            self.faults.broken and not self._info.live
+        ):  # one that cannot be decoded can take others with it, of which nothing else is heard
+            self.faults.broken = max(self.faults.broken, self._packets - self._frames)
+        self._check_complete()
+
+    def close(self) -> None:
+        """Let the source go."""
+        self._container.close()
+
+    def _demuxed(self) -> Iterator[Any]:
+        streams = [self._video] if self._audio is None else [self._video, self._audio]
+        failures = 0
+        while failures < _MOST_FAILURES:
+            try:
+                for packet in self._container.demux(streams):
+                    failures = 0
+                    yield packet
+                return
+            except self._errors as error:
+                if not self._local:
+                    silent = isinstance(error, _av().ExitError)
+                    reason = f"nothing came for {_PATIENCE_S:g} s" if silent else _reason(error)
+                    self.faults.failures.append(f"the source stopped: {reason}")
+                    return
+                failures += 1
+                self._broken(_reason(error), self._last)
+        self.faults.failures.append(f"gave up after {_MOST_FAILURES} failures in a row")
+
+    def _count(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's
+        if packet.size:
+            self._packets += 1
+            if packet.pts is not None:
+                self._end = max(self._end, packet.pts + (packet.duration or self._step))
+
+    def _decoded(self, packet: Any) -> list[Any]:  # noqa: ANN401 - PyAV's
+        try:
+            frames: list[Any] = packet.decode()
+        except self._errors as error:
+            self._broken(_reason(error), packet.pts)
+            return []
+        return frames
+
+    def _frame(self, decoded: Any) -> Frame:  # noqa: ANN401 - PyAV's
+        stored = decoded.to_ndarray(format="rgb24")
+        matrix = _display_matrix(decoded)
+        image = np.ascontiguousarray(upright(stored, matrix))
+        size_hw = image.shape[0], image.shape[1]
+        if self._size_hw is None:
+            self._size_hw = size_hw
+            if matrix[0] == 0 == matrix[3]:  # lying pixels stand now
+                self._info = replace(self._info, aspect=1 / self._info.aspect)
+        elif size_hw != self._size_hw:
+            self.faults.resized += 1
+            image = scaled(image, self._size_hw)
+        time: int | None = decoded.pts
+        if time is not None and self._last is None and self._info.live:
+            self._shift = time
+        time = None if time is None else time - self._shift
+        if self._last is not None and (time is None or time <= self._last):
+            time = self._last + self._step if time is None else self._last + 1
+        if self._last is not None and time is not None:
+            self._steps[time - self._last] += 1
+        self._last = time or 0
+        return Frame(image, self._last)
+
+    def _broken(self, reason: str, time: int | None) -> None:
+        if self._info.live and not self._frames:
+            return  # whoever joins a stream between two key frames has to wait for the next
+        place = (
+            "at an unknown time" if time is None else f"at {float((time - self._shift) * self._info.time_base):.2f} s"
+        )
+        self.faults.add_broken(reason, where=place)
+
+    def _end_s(self) -> float | None:
+        """When the last frame should end: the earliest of what the container and its video stream announce."""
+        ends = []
+        if self._container.duration:
+            ends.append((self._container.duration + (self._container.start_time or 0)) / 1e6)
+        if self._video.duration and self._video.time_base:
+            ends.append(float((self._video.duration + (self._video.start_time or 0)) * self._video.time_base))
+        return min(ends, default=None)
+
+    def _check_complete(self) -> None:
+        """A file that was cut short ends earlier than it says; one with lost pieces has fewer frames, or gaps."""
+        if self._info.live or self.faults.failures:
+            return
+        end_s = float(self._end * self._info.time_base)
+        alone = bool(self._video.duration) or len(self._container.streams) == 1
+        tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * (self._info.end_s or 0))
+        lost = missing_frames(self._steps) if self._info.num_frames is None else self._info.num_frames - self._packets
+        due_s = self._info.end_s
+        if due_s is not None and end_s < due_s - tolerance_s:
+            self.faults.failures.append(f"expected frames up to {due_s:.2f} s, but they end at {end_s:.2f} s")
+        elif lost > 0 and not self.faults.broken:
+            what = "1 frame is" if lost == 1 else f"{lost} frames are"
+            self.faults.failures.append(f"{what} missing, of which nothing is left")
+
+    def _copied_sound(self) -> Any:  # noqa: ANN401 - PyAV's stream
+        sound = self._container.streams.audio
+        if not sound:
+            return None
+        if len(sound) > 1:
+            self.faults.notes.append(f"of {len(sound)} sound tracks the first is kept")
+        codec = sound[0].codec_context.name if sound[0].codec_context else "an unknown codec"
+        if not codec.startswith(_SOUND_IN_MP4):
+            self.faults.notes.append(f"the sound ({codec}) is left out: an mp4 cannot hold it as it is")
+            return None
+        return sound[0]
+
+
+def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
+    av = _av()
+    try:
+        if source.kind == "camera":
+            name, form = camera_device(source.name)
+            return av.open(name, format=form, metadata_errors="replace")
+        if source.kind == "address":
+            options = {"rtsp_transport": "tcp"} if source.name.startswith("rtsp") else {}
+            timeout = (_PATIENCE_S, _PATIENCE_S)
+            return av.open(source.name, options=options, timeout=timeout, metadata_errors="replace")
+        path = Path(source.name)
+        if not path.exists():
+            raise ImageError(f"expected a video, but there is no {path}")
+        if path.is_file() and path.stat().st_size == 0:
+            raise ImageError(f"expected a video, got {path}, which is empty (0 bytes); replace or remove it")
+        # absolute, because a colon in a name would be taken for an address
+        return av.open(str(path.resolve()), metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        reason = _reason(error)
+        if source.kind == "camera":
+            raise ImageError(
+                f"expected a camera number {source.name}, but {name} cannot be opened: {reason}; "
+                "connect one, or give a file or address"
+            ) from error
+        if source.kind == "address":
+            raise ImageError(
+                f"expected a stream at {source.shown}, but: {reason}; check address and network"
+            ) from error
+        raise ImageError(
+            f"expected a video, got {source.name}, which is damaged, cut short, or of an unknown kind: {reason}; "
+            "replace or remove it"
+        ) from error
+
+
+def _reason(error: Any) -> str:  # noqa: ANN401 - PyAV's or Python's own
+    return str(error.strerror or error)
+
+
+def _display_matrix(decoded: Any) -> tuple[int, int, int, int]:  # noqa: ANN401 - PyAV's
+    for data in decoded.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            return a, b, c, d
+    return 1, 0, 0, 1
+
+
+class VideoWriter:
+    """Writes frames of one size as a video file.
+
+    ``.mp4``: H.264, yuv420p in BT.709 colours, which everything plays; both sides must be even. ``.mkv``: masks as FFV1
+    with one grey value per class id, the codec of film archives: lossless, intra only (a damaged frame harms no other)
+    and with checksums. Its values are read back bit for bit, at any size; its times are rounded to milliseconds, as
+    Matroska keeps them.
+
+    Every way to fail is an OSError.
+
+    Args:
+        path: Ending in ``.mp4`` or ``.mkv``.
+        size_hw: Of all frames.
+        info: Of the source, for times.
+        sound: The source's sound, to be copied; None: none.
+        quality: Of H.264, as its constant rate factor: 0 best to 51.
+        wide: Masks of 16 bits.
+        classes: Kept as the tag ``CLASSES`` of a mask file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        size_hw: tuple[int, int],
+        info: StreamInfo,
+        sound: Any = None,  # noqa: ANN401 - PyAV's stream
+        quality: int = 20,
+        wide: bool = False,
+        classes: str = "",
+    ) -> None:
+        self._av = _av()
+        self._lossless = path.suffix == ".mkv"
+        self._grey = "gray16le" if wide else "gray"
+        self._base = info.time_base
+        self.sound_failure: str | None = None
+        with self._said():
+            # the index in front lets players start before they have the whole file
+            options = {} if self._lossless else {"movflags": "+faststart"}
+            self._container = self._av.open(str(path), "w", options=options)
+            self._container.metadata.update({"CLASSES": classes} if self._lossless else {})
+            self._stream = self._video_stream(size_hw, info, quality)
+            self._sound = None if sound is None else self._container.add_stream_from_template(sound)
+
+    def _video_stream(self, size_hw: tuple[int, int], info: StreamInfo, quality: int) -> Any:  # noqa: ANN401 - PyAV's
+        # without B-frames, with which mp4 declares too short a duration where the rate varies
+        film = {"preset": "veryfast", "crf": str(quality), "bf": "0"}
+        masks = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1"}
+        stream = self._container.add_stream(
+            "ffv1" if self._lossless else "libx264",
+            rate=info.rate.limit_denominator(65535),
+            options=masks if self._lossless else film,
+        )
+        stream.height, stream.width = size_hw
+        stream.pix_fmt = self._grey if self._lossless else "yuv420p"
+        stream.time_base = info.time_base
+        coder = stream.codec_context
+        coder.time_base = info.time_base
+        coder.sample_aspect_ratio = info.aspect
+        coder.color_range = _FULL if self._lossless else _LIMITED
+        if not self._lossless:
+            coder.colorspace = coder.color_primaries = coder.color_trc = _BT709
+        return stream
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except self._av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(_reason(error)) from error
+
+    def write(self, pixels: NDArray[Any], time: int) -> None:
+        """Append a frame.
+
+        Args:
+            pixels: ``(H, W, 3)`` uint8 RGB, or a mask ``(H, W)``.
+            time: In the source's units.
+        """
+        if self._lossless:
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), self._grey)
+            frame.color_range = _FULL
+        else:
+            rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = time, self._base
+        with self._said():
+            self._container.mux(self._stream.encode(frame))
+
+    def write_sound(self, item: SoundPacket) -> None:
+        """Append a piece of sound; sound that does not fit is given up, the pictures go on."""
+        if self._sound is None or self.sound_failure is not None:
+            return
+        item.packet.stream = self._sound
+        try:
+            self._container.mux(item.packet)
+        except self._av.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            self.sound_failure = f"the sound is incomplete: {_reason(error)}"
+
+    def finish(self) -> None:
+        """Write what is still held back; only then is the file complete."""
+        with self._said():
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+    def abandon(self) -> None:
+        """Close after a failure; the file is not complete."""
+        try:
+            self._container.close()
+        except (self._av.FFmpegError, OSError):
+            return
