@@ -25,7 +25,7 @@ from refineseg.training.config import override
 from refineseg.training.engine import Engine, is_out_of_memory
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
-from refineseg.training.optim import freeze_statistics
+from refineseg.training.optim import freeze_statistics, hardware_has_bf16
 from refineseg.training.run import resume_run
 from refineseg.training.state import RunState
 from test_survival import Silent, tiny, train_here
@@ -232,6 +232,32 @@ def test_the_measurement_counts_what_evaluate_counts(held):
     for sample, mask in found.shown:
         assert np.array_equal(mask, Predictor(segmenter, device="cpu")(sample.image).mask)
     assert [sample.name for sample, _ in found.shown] == (["0", "2", "3"] if held else ["0", "1", "2"])
+
+
+@pytest.mark.parametrize(("sizes", "tries"), [([(32, 32)] * 2, True), ([(32, 32 + i) for i in range(6)], False)])
+def test_algorithms_are_tried_for_a_measurement_of_few_sizes_only(sizes, tries, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    measure, found = Measure(Pictures(sizes), torch.device("cpu"), max_bytes=1 << 30), []
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=3)
+    measure(segmenter, check=lambda: found.append(torch.backends.cudnn.benchmark))
+    assert set(found) == {tries}
+    assert torch.backends.cudnn.benchmark  # training goes on as before
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_algorithms_are_tried_for_crops_of_one_size_only(equal, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not equal)
+    config = tiny(1)
+    segmenter = build(config.variant, num_classes=3)
+    engine = Engine(config, device="cpu", say=print)
+    state = RunState.new(segmenter, config)
+    engine.stepper(state, Objective(segmenter, config, COUNTS), "off", equal_crops=equal)
+    assert torch.backends.cudnn.benchmark == equal
+
+
+def test_a_pytorch_that_does_not_tell_what_a_cpu_can_means_single_precision(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not hardware_has_bf16(torch.device("cpu"))
 
 
 def test_masks_with_values_that_are_no_class_are_refused_by_the_measurement_too():

@@ -135,6 +135,9 @@ def test_more_than_255_classes_keep_their_values():
             return Sample(sample.image, sample.mask.astype("uint16") + 256, sample.name)
 
     held = hold(Many(), device=CPU, max_bytes=1 << 30)
+    pixels = held.masks.numel()
+    assert hold(Many(), device=CPU, max_bytes=int(7.7 * pixels)) is None  # 3 + 3 / 4 + 4 bytes of each
+    assert hold(Many(), device=CPU, max_bytes=int(7.8 * pixels)) is not None
     batch = held.crops([0], Augmentation((240, 240), (1.0, 1.0), flip=False), seed=0, epoch=0)
     assert set(batch.masks.unique().tolist()) <= {256, 257, 258, 259, 260, 511, 65535}
 

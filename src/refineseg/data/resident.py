@@ -23,7 +23,7 @@ from torch import Tensor
 
 from refineseg.data.augment import padding_pixel, recoloured
 from refineseg.data.balance import Donors, count_classes
-from refineseg.data.loading import Batch, epoch_order, mix_seeds
+from refineseg.data.loading import Batch, epoch_order, mix_seeds, read_samples
 from refineseg.data.placement import Augmentation, Placed, corners, turned_sources
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError
@@ -304,13 +304,12 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         DatasetError: A sample has no mask.
     """
     samples, height, width = [], 0, 0
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    wide = dataset.class_info.ignore_index > 255
+    for sample in read_samples(dataset):
         if sample.mask is None:
             raise DatasetError(f"expected a labelled image for training, got {sample.name} without a mask")
         height, width = max(height, sample.image.shape[0]), max(width, sample.image.shape[1])
-        wide = dataset.class_info.ignore_index > 255
-        if len(dataset) * height * width * (3.75 + (2 if wide else 1)) > max_bytes or sample.image.shape[2] != 3:
+        if len(dataset) * height * width * (3.75 + (4 if wide else 1)) > max_bytes or sample.image.shape[2] != 3:
             return None
         samples.append(sample)
     size = (len(samples), 3, height, width)

@@ -73,8 +73,6 @@ class Engine:
         self._fabric = Fabric(accelerator=place.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
         self._config, self._say = config, say
         self.device: torch.device = self._fabric.device
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # pays: shapes stay the same for a whole phase
 
     def place(self, segmenter: Segmenter) -> None:
         """Put a model on the device."""
@@ -89,8 +87,10 @@ class Engine:
         pays = self.device.type == "cuda" and rest_s is not None and rest_s > COMPILE_PAYS_S
         return "reduce-overhead" if pays else "off"
 
-    def stepper(self, state: RunState, objective: Objective, mode: str) -> Stepper:
-        """What computes the steps of a phase."""
+    def stepper(self, state: RunState, objective: Objective, mode: str, *, equal_crops: bool = True) -> Stepper:
+        """What computes the steps of a phase; ``equal_crops``: all of its crops have one size."""
+        # trying all algorithms takes seconds for each new size: it pays where there is one for a whole phase
+        torch.backends.cudnn.benchmark = equal_crops
         asked_for = self._config.compile != "auto"
         return Stepper(self._fabric, state, objective, self._config.clip_norm, mode, asked_for, self._say)
 

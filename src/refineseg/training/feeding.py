@@ -89,6 +89,8 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
         )
     if None not in found.values():
         progress.say(f"training images are held and cut on {device}")
+    else:
+        progress.say(f"training images are read and cut by the host: not RGB, or more than half of the free {device}")
     placed = (replace(phase, resident=found[id(phase.dataset)]) for phase in data.phases)
     return _counted(replace(data, phases=tuple(placed)), config)
 

@@ -256,7 +256,7 @@ class _PhaseSteps:
         self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
         self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
         self._mode, self._epoch_s = engine.mode(phase, rest_s=None), 0.0
-        self._stepper = engine.stepper(state, self._objective, self._mode)
+        self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.pad)
 
     def epoch_took(self, seconds: float) -> None:
         """Note how long learning took."""

@@ -6,7 +6,8 @@ float32 and a single scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
+from refineseg.data.loading import read_samples
 from refineseg.data.sample import Dataset, Sample
 from refineseg.evaluation import evaluate
 from refineseg.metrics import ConfusionMatrix
@@ -27,6 +29,8 @@ PICTURES = 3
 """Of how many samples, the first ones, the predictions are kept for pictures."""
 _BATCH_PIXELS = 1 << 22
 """Pixels of a batch on a GPU: 24 images of 480x360, 2 of 2048x1024."""
+_FEW_SIZES = 4
+"""Of so many image sizes, a GPU may try all algorithms of each convolution, which takes seconds for each size."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Measure:
         Raises:
             DatasetError: The classes differ from the model's, or an image has no label.
         """
+        many_sizes = self._groups is None or len(self._groups) > _FEW_SIZES
+        with _cudnn_trying(torch.backends.cudnn.benchmark and not many_sizes):
+            return self._measured(segmenter, check)
+
+    def _measured(self, segmenter: Segmenter, check: Callable[[], None]) -> Measured:
         if self._groups is None or segmenter.class_info.names != self._dataset.class_info.names:
             return self._one_by_one(segmenter, check)
         info = self._dataset.class_info
@@ -129,6 +138,17 @@ class Measure:
         return Measured(matrix, tuple(shown))
 
 
+@contextlib.contextmanager
+def _cudnn_trying(tries: bool) -> Iterator[None]:
+    """Whether cuDNN tries its algorithms at each new size, for a while."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = tries
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def _pieces(whole: Tensor, size: int) -> list[Tensor]:
     return [whole[first : first + size] for first in range(0, len(whole), size)]
 
@@ -145,8 +165,7 @@ def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
     """All samples; None where they take more, or where counting would have something to say about a mask."""
     samples: list[Sample] = []
     info = dataset.class_info
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    for sample in read_samples(dataset):
         if sample.mask is None:
             return None
         labelled = sample.mask[sample.mask != info.ignore_index]

@@ -117,6 +117,8 @@ def hardware_has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # older PyTorch: not known, and float32 is right everywhere
+            return False
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("sve_bf16"))
     return False

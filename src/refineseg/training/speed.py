@@ -133,7 +133,8 @@ def bench_training(
             feed = Feed(learned, phase, config, workers=workers, device=engine.device)
             counts = np.ones(dataset.class_info.num_classes, np.int64)  # weights of classes take no time
             objective = Objective(state.segmenter, config, counts, teacher=learned.teacher)
-            stepper = engine.stepper(state, objective, engine.mode(phase, rest_s=None))
+            mode = engine.mode(phase, rest_s=None)
+            stepper = engine.stepper(state, objective, mode, equal_crops=phase.pad)
             state.segmenter.train()
             set_rates(state.optimiser, phase, phase.epochs / 2)
             found, steps = _measure(engine.device, stepper, feed, rounds)
@@ -171,7 +172,7 @@ def _measure(device: torch.device, stepper: Stepper, feed: Feed, rounds: int) ->
 
     found = next(iter(feed.epoch(0)))
     first = type(found)(found.images.to(device), found.masks.to(device), found.names)
-    for _ in range(2):  # compiles, chooses algorithms
+    for _ in range(4 if device.type == "cuda" else 2):  # compiles, chooses algorithms, records CUDA graphs
         stepper.step(first)
     step_s = len(first.names) / rate("network", 1)
     steps = max(1, min(len(feed.epoch(0)), round(ROUND_S / step_s)))
