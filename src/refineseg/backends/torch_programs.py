@@ -5,8 +5,10 @@ In: a segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refineseg.scor
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -32,6 +34,15 @@ def write_torch_program(segmenter: Segmenter, description: Description, path: Pa
         torch.export.save(program, file, extra_files={KEY: description.to_text()})
 
 
+def on_device(program: Any, device: torch.device) -> Any:  # noqa: ANN401 - ExportedProgram
+    """A program that was traced on the CPU, for another device: a copy whose weights and new tensors are all there."""
+    if device.type == "cpu":
+        return program
+    from torch.export.passes import move_to_device_pass  # imported late: what stays on the CPU does not need it
+
+    return move_to_device_pass(copy.deepcopy(program), device)
+
+
 class TorchProgramScorer:
     """A traced segmenter.
 
@@ -51,7 +62,7 @@ class TorchProgramScorer:
             raise ModelFileError(f"expected a program of torch.export, got {path} ({error})") from error
         self.description = Description.from_text(metadata[KEY], path)
         self._path, self._device = path, device
-        self._call = program.module().to(device)
+        self._call = on_device(program, device).module()
 
     @property
     def class_info(self) -> ClassInfo:
