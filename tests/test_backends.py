@@ -7,33 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from rich.console import Console
 
 import refineseg
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
 from refineseg.backends.graph import OUTPUTS, export_program
-from refineseg.backends.opening import BACKENDS, check_backend, open_exported, open_model, scorer_of
+from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
+from refineseg.backends.opening import BACKENDS, check_backend, open_exported, open_model, own_backend
+from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
+from refineseg.backends.quantisation import quantised
+from refineseg.backends.torch_programs import write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.exporting import ExportOptions, accept_file, export_accepted, export_file
+from refineseg.exporting import ExportOptions, accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
-from refineseg.predict.predictor import Predictor
+from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.timing import example_images
+from test_cli import call
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]
 
 
-def tiny(**options):
-    """A small network of real structure: a ResNet-18 of an eighth of its width."""
+def tiny():
+    """A small network of real structure: a ResNet of four blocks, of an eighth of its width."""
     torch.manual_seed(0)
     segmenter = refineseg.build(
-        "refinenet_lw:resnet18", num_classes=5, encoder_options={"channels": (8, 16, 32, 64)}, **options
+        "refinenet_lw:resnet18",
+        class_info=catalog_classes("camvid"),
+        encoder_options={"channels": (8, 16, 32, 64), "layers": (1, 1, 1, 1)},
     )
     for module in segmenter.modules():  # statistics as after training, so that folding them is seen
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -44,14 +53,23 @@ def tiny(**options):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The tiny network in every format, with both outputs."""
+    """The tiny network in every format, with both outputs, from one trace: tracing takes seconds."""
     folder = tmp_path_factory.mktemp("exported")
     segmenter = tiny()
-    files = {}
-    for file_format, name in (("onnx", "net.onnx"), ("openvino", "net.xml"), ("torch", "net.pt2")):
-        files[file_format] = folder / name
-        export_file(segmenter, files[file_format], ExportOptions(file_format, OUTPUTS))
+    description = Description(segmenter.spec, OUTPUTS)
+    files = {"onnx": folder / "net.onnx", "openvino": folder / "net.xml", "torch": folder / "net.pt2"}
+    program = export_program(segmenter, outputs=OUTPUTS)
+    write_torch_program(program, description, files["torch"])
+    model = onnx_model(program, description)
+    write_onnx_model(model, files["onnx"])
+    write_openvino_model(openvino_from_onnx(model, description), files["openvino"])
+    segmenter.save(folder / "net.safetensors")
     return segmenter, files
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return fake_camvid(tmp_path_factory.mktemp("camvid"))
 
 
 @pytest.mark.parametrize("num_classes", [2, 11, 300])
@@ -86,8 +104,9 @@ def test_an_exported_file_predicts_like_the_model_file(exported):
     image = example_images(1, 3, (60, 90))[0].permute(1, 2, 0).numpy()
     expected = Predictor(segmenter)(image, probabilities=True)
     for path in files.values():
-        scorer = open_model(str(path), device=CPU)
-        found = Predictor(scorer)(image, probabilities=True)
+        opened = open_model(str(path), device=CPU)
+        assert opened.backend == own_backend(path)
+        found = Predictor(opened.scorer)(image, probabilities=True)
         assert np.mean(found.mask == expected.mask) > 0.999
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
 
@@ -106,7 +125,7 @@ def test_a_file_runs_where_this_package_is_not(exported, tmp_path):
         "import json; print(json.loads(s.get_modelmeta().custom_metadata_map['refineseg'])['class_info']['names'])\n"
     )
     run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=120)
-    assert "class" in run.stdout
+    assert "pedestrian" in run.stdout
     with torch.no_grad():
         expected = segmenter(images).argmax(1).numpy()
     classes = np.load(tmp_path / "classes.npy")
@@ -114,21 +133,53 @@ def test_a_file_runs_where_this_package_is_not(exported, tmp_path):
     assert np.mean(classes == expected) > 0.999
 
 
-def test_a_file_of_one_size_refuses_others(tmp_path):
-    path = tmp_path / "fixed.onnx"
-    export_file(tiny(), path, ExportOptions("onnx", ("class_map",), (32, 48)))
+def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys):
+    """Exported by the command line, accepted by it, and then damaged."""
+    segmenter, data = tiny(), f"camvid:{scenes}"
+    segmenter.save(tmp_path / "net.safetensors")
+    path = tmp_path / "files" / "fixed.onnx"
+    arguments = ("export", "--model", tmp_path / "net.safetensors", "--out", path, "--size", "40x56", "--accept", data)
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert (status, err) == (0, ""), out
+    assert f"accepted: {path}" in out
+    assert sorted(file.name for file in path.parent.iterdir()) == ["fixed.onnx", "fixed.onnx.acceptance.json"]
+    report = json.loads((path.parent / "fixed.onnx.acceptance.json").read_text())
+    assert report["accepted"]
+    assert report["agreement"] > 0.9999
     scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
-    assert scorer.class_map(example_images(1, 3, (32, 48))).shape == (1, 32, 48)
-    with pytest.raises(ConfigError, match="expected images of 32x48 pixels .* got 32x50"):
+    assert scorer.class_map(example_images(1, 3, (40, 56))).shape == (1, 40, 56)
+    with pytest.raises(ConfigError, match="expected images of 40x56 pixels .* got 32x50"):
         scorer.class_map(example_images(1, 3, (32, 50)))
     with pytest.raises(ConfigError, match="gives class_map; export it with --outputs"):
-        scorer.logits(example_images(1, 3, (32, 48)))
+        scorer.logits(example_images(1, 3, (40, 56)))
+    assert call(monkeypatch, capsys, *arguments, "--check")[0] == 0
+    damaged(path, path)
+    status, out, err = call(monkeypatch, capsys, *arguments, "--check")
+    assert status == 1
+    assert "refused: " in err
+    assert "accepted:" not in out
+    assert not json.loads((path.parent / "fixed.onnx.acceptance.json").read_text())["accepted"]
 
 
-def test_precision_is_lowered_only_where_it_is_said():
-    segmenter = tiny()
+def test_an_export_that_differs_does_not_get_its_name(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    monkeypatch.setattr("refineseg.exporting.export_file", lambda _, path, __: damaged(files["onnx"], path))
+    model, path = files["onnx"].with_name("net.safetensors"), tmp_path / "bad.onnx"
+    status, _, err = call(
+        monkeypatch, capsys, "export", "--model", model, "--out", path, "--accept", f"camvid:{scenes}"
+    )
+    assert status == 1
+    assert "refused: " in err
+    assert [file.name for file in tmp_path.iterdir()] == ["bad.onnx.acceptance.json"]
+    status, _, err = call(monkeypatch, capsys, "export", "--out", path, "--check")
+    assert status == 2
+    assert "expected --accept NAME:ROOT with --check" in err
+
+
+def test_precision_is_lowered_only_where_it_is_said(exported):
+    segmenter, files = exported
     images = example_images(1, 3, (64, 64))
-    single = scorer_of(segmenter, backend="openvino", device=CPU, precision="float32").logits(images)
+    single = open_exported(files["onnx"], backend="openvino", device=CPU, precision="float32").logits(images)
     with torch.no_grad():
         assert float((single - segmenter(images)).abs().max()) < 1e-4
     assert check_backend("auto", precision="bfloat16", device=CPU) in ("openvino", "torch")
@@ -188,58 +239,104 @@ def damaged(path, target):
     onnx.save(model, target)
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return fake_camvid(tmp_path_factory.mktemp("camvid"))
+def test_a_faithful_file_is_accepted_and_a_damaged_one_refused(scenes, exported, tmp_path):
+    segmenter, files = exported
 
+    def accept(path):
+        console = Console(stderr=True)
+        tolerance = Tolerance.of("float32")
+        return accept_file(segmenter, path, data=f"camvid:{scenes}", split="val", tolerance=tolerance, console=console)
 
-@pytest.fixture(scope="module")
-def camvid_like():
-    torch.manual_seed(0)
-    segmenter = refineseg.build(
-        "refinenet_lw:resnet18",
-        class_info=catalog_classes("camvid"),
-        encoder_options={"channels": (8, 16, 32, 64)},
-    )
-    return segmenter.eval()
-
-
-def test_a_faithful_file_is_accepted_and_a_damaged_one_refused(scenes, camvid_like, tmp_path):
-    path, options = tmp_path / "net.onnx", ExportOptions("onnx")
-    good = export_accepted(
-        camvid_like,
-        path,
-        options,
-        data=f"camvid:{scenes}",
-        split="val",
-        tolerance=Tolerance.of("float32"),
-        console=Console(stderr=True),
-    )
-    assert not good.complaints
-    assert path.is_file()
-    report = json.loads((tmp_path / "net.onnx.acceptance.json").read_text())
-    assert report["accepted"]
-    assert report["agreement"] > 0.9999
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    bad_path = tmp_path / "bad.onnx"
-    damaged(path, bad_path)
-    bad = accept_file(
-        camvid_like,
-        bad_path,
-        data=f"camvid:{scenes}",
-        split="val",
-        tolerance=Tolerance.of("float32"),
-        console=Console(stderr=True),
-    )
+    for path in files.values():
+        assert not accept(path).complaints
+    damaged(files["onnx"], tmp_path / "bad.onnx")
+    bad = accept(tmp_path / "bad.onnx")
     assert bad.complaints
     assert bad.worst_image in " ".join(bad.complaints)
 
 
-def test_the_report_counts_what_an_independent_comparison_counts(camvid_like):
+def test_predict_and_evaluate_take_exported_files_and_name_the_backend(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    model = files["onnx"].with_name("net.safetensors")
+    masks, numbers = {}, {}
+    for name, path in (("torch", model), ("onnxruntime", files["onnx"]), ("openvino", files["openvino"])):
+        out = tmp_path / name
+        status, _, err = call(
+            monkeypatch, capsys, "predict", scenes / "val", "--model", path, "--out", out, "--save", "mask",
+            "--json", out / "predict.json",
+        )  # fmt: skip
+        assert (status, err) == (0, "")
+        assert json.loads((out / "predict.json").read_text())["options"]["backend"] == name
+        masks[name] = [np.asarray(Image.open(file)) for file in sorted(out.glob("*.png"))]
+        status, text, _ = call(
+            monkeypatch, capsys, "evaluate", "--data", f"camvid:{scenes}", "--model", path, "--out", out,
+            "--json", out / "scores.json",
+        )  # fmt: skip
+        assert status == 0, text
+        numbers[name] = json.loads((out / "scores.json").read_text())
+        assert numbers[name]["backend"] == name
+        assert numbers[name]["precision"] == "float32"
+    for name in ("onnxruntime", "openvino"):
+        same = np.mean([np.mean(a == b) for a, b in zip(masks[name], masks["torch"], strict=True)])
+        assert same > 0.9999
+        assert numbers[name]["mean_iou"] == pytest.approx(numbers["torch"]["mean_iou"], abs=1e-3)
+
+
+def test_what_needs_the_network_itself_says_so(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    for arguments, message in (
+        (
+            (scenes / "val", "--model", files["onnx"], "--prove"),
+            "expected --backend torch and a model file for --prove",
+        ),
+        ((scenes / "val", "--model", files["onnx"], "--tile", "64"), "expected tiles of 64 pixels with a segmenter"),
+        ((scenes / "val", "--model", files["onnx"], "--protocol", "authors"), "expected a segmenter for the protocol"),
+        ((scenes / "val", "--backend", "opnvino"), "expected a backend of auto, openvino"),
+        ((scenes / "val", "--backend", "torch_export"), "expected an exported file (.pt2) for torch_export"),
+        ((scenes / "val", "--model", files["torch"], "--backend", "openvino"), "expected a file of openvino (.xml)"),
+        ((scenes / "val", "--model", files["onnx"], "--precision", "bfloat16"), "expected a precision of onnxruntime"),
+        ((scenes / "val", "--backend", "tensorrt", "--device", "cpu"), "expected a device of tensorrt (cuda), got cpu"),
+    ):
+        status, _, err = call(monkeypatch, capsys, "predict", *arguments, "--out", tmp_path / "out")
+        assert status == 2, err
+        assert message in " ".join(err.split())
+    raster = next(iter((scenes / "val").iterdir()))
+    opened = PredictorOptions.parse().opened(str(files["onnx"]))
+    with pytest.raises(
+        ConfigError, match=r"expected --backend torch and a model file for a raster, .* got onnxruntime"
+    ):
+        opened.needs_segmenter("a raster")
+    with pytest.raises(ConfigError, match="expected a predictor of a segmenter"):
+        Predictor(opened.scorer).raster(raster, tmp_path / "classes.tif")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_model_file_is_exported_in_memory_for_another_backend(exported, backend):
+    segmenter, files = exported
+    opened = PredictorOptions.parse(backend=backend).opened(str(files["onnx"].with_name("net.safetensors")))
+    assert opened.backend == ("openvino" if backend == "auto" else backend)
+    assert opened.precision == "float32"
+    images = example_images(1, 3, (40, 57))
+    with torch.no_grad():
+        torch.testing.assert_close(opened.scorer.logits(images), segmenter(images), atol=1e-4, rtol=1e-4)
+
+
+def test_export_refuses_wrong_words(exported, tmp_path):
+    segmenter, _ = exported
+    with pytest.raises(ConfigError, match="expected --format onnx, openvino, torch, got 'trt'"):
+        ExportOptions.parse("trt", "class_map", None)
+    with pytest.raises(ConfigError, match="expected --outputs of class_map, logits, got mask"):
+        ExportOptions.parse("onnx", "mask", None)
+    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for onnx"):
+        export_file(segmenter, tmp_path / "net.xml", ExportOptions("onnx"))
+
+
+def test_the_report_counts_what_an_independent_comparison_counts(exported):
     """Two scorers whose masks are known."""
 
     class Fixed:
-        class_info = camvid_like.class_info
+        class_info = exported[0].class_info
 
         def __init__(self, wrong):
             self.wrong = wrong
@@ -253,7 +350,7 @@ def test_the_report_counts_what_an_independent_comparison_counts(camvid_like):
             return classes
 
     class Images:
-        class_info = camvid_like.class_info
+        class_info = exported[0].class_info
         notes = ()
 
         def __len__(self):
@@ -285,3 +382,54 @@ def test_the_description_survives_its_file():
     assert Description.from_text(description.to_text(), Path("x")) == description
     with pytest.raises(ModelFileError, match="which is damaged"):
         Description.from_text('{"format": 1}', Path("x"))
+
+
+def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes, tmp_path, monkeypatch, capsys):
+    """Also through the command line: acceptance of the file by its own tolerance, evaluation that names 8 bits."""
+    segmenter, files = exported
+    description = Description(segmenter.spec, OUTPUTS, "int8")
+    model = openvino.Core().read_model(str(files["openvino"]))
+    images = calibration_images(f"camvid:{scenes}", split="train", num_images=2)
+    assert [image.shape for image in images] == [(40, 56, 3)] * 2
+    smaller = quantised(model, description, images)
+    assert capsys.readouterr() == ("", "")
+    operations = [operation.get_type_name() for operation in smaller.get_ordered_ops()]
+    assert operations.count("FakeQuantize") > 20
+    assert "FakeQuantize" not in operations[-10:]
+    path = tmp_path / "net8.xml"
+    write_openvino_model(smaller, path)
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * files["openvino"].with_suffix(".bin").stat().st_size
+    opened = PredictorOptions.parse().opened(str(path))
+    assert (opened.backend, opened.precision) == ("openvino", "int8")
+    batch = example_images(1, 3, (64, 96))
+    with torch.no_grad():
+        logits = segmenter(batch)
+    error = (opened.scorer.logits(batch) - logits).abs().mean() / logits.std()
+    assert 0 < float(error) < 0.2
+    status, _, _ = call(
+        monkeypatch, capsys, "evaluate", "--data", f"camvid:{scenes}", "--model", path, "--out", tmp_path,
+        "--json", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert status == 0
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    assert (numbers["backend"], numbers["precision"], numbers["measurement_protocol"]["precision"]) == (
+        "openvino",
+        "int8",
+        "int8",
+    )
+
+
+def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp_path):
+    data = f"camvid:{scenes}"
+    for arguments, message in (
+        (("--precision", "int8"), "expected --precision int8 and --calibrate NAME:ROOT together"),
+        (("--calibrate", data), "expected --precision int8 and --calibrate NAME:ROOT together"),
+        (("--precision", "int4"), "expected --precision float32 or int8"),
+        (("--precision", "int8", "--calibrate", data, "--images", "0"), "expected at least one image to calibrate"),
+        (("--precision", "int8", "--calibrate", data), "expected --format openvino with --precision int8, got onnx"),
+        (("--precision", "int8", "--calibrate", data, "--size", "8x8"), "expected images of (8, 8) pixels"),
+    ):
+        status, _, err = call(monkeypatch, capsys, "export", "--out", tmp_path / "net.onnx", *arguments)
+        assert status != 0
+        assert message in " ".join(err.split())
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ a submission.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.failures import Failure, WorstImages
 from refineseg.images import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
+from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.scoring import Prediction
-from refineseg.segmenter import load_spec
 from refineseg.submission import SUBMISSIONS, find_benchmark
 from refineseg.tally import Counts, Tally
 
@@ -135,6 +135,7 @@ class EvaluationResult:
         variant: Network of the model.
         num_seen: How many of the images the model was trained on, as far as that can be told.
         failures: The worst images, worst first, as many as were asked for.
+        precision: Of an exported file that has one of its own (``int8``); empty: the options'.
     """
 
     model: str
@@ -150,6 +151,7 @@ class EvaluationResult:
     variant: str = ""
     num_seen: int = 0
     failures: tuple[Failure, ...] = ()
+    precision: str = ""
 
     @property
     def how(self) -> str:
@@ -160,7 +162,8 @@ class EvaluationResult:
             parts.append("short side {}..{} pixels".format(*options.protocol.short_side))
         if options.protocol.enlargement is not None:
             parts.append(f"enlargement {options.protocol.enlargement:g}")
-        parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None) + [options.precision]
+        parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None)
+        parts += [self.precision or options.precision] + [options.backend] * (options.backend != "torch")
         return "predicted with: " + ", ".join(parts)
 
     @property
@@ -192,6 +195,7 @@ class EvaluationResult:
             "trained_on_images": self.num_seen,
             "notes": list(self.notes),
             **self.options.to_json(),
+            "precision": self.precision or self.options.precision,
             **({} if self.matrix is None else self.matrix.to_json()),
         }
         if self.boundary is not None:
@@ -258,6 +262,7 @@ def protocol_of(
     split: str,
     num_images: int,
     mapping: str = "",
+    precision: str = "",
 ) -> MeasurementProtocol:
     """All conditions of an evaluation.
 
@@ -270,6 +275,7 @@ def protocol_of(
         split: That was measured.
         num_images: Of it.
         mapping: How classes were mapped; empty: not.
+        precision: Of an exported file that has one of its own; empty: the options'.
     """
     every = bool((matrix.counts.sum(axis=1) > 0).all())
     return MeasurementProtocol(
@@ -287,7 +293,7 @@ def protocol_of(
         flip=options.flip,
         crf=options.crf is not None,
         scoring=options.protocol.name,
-        precision=options.precision,
+        precision=precision or options.precision,
         mapping=mapping,
     )
 
@@ -323,7 +329,7 @@ def evaluate_to_files(
     """
     names = tuple(parse_sources(data))
     benchmark = None if files.submission is None else find_benchmark(names[0])
-    spec = load_spec(model)
+    spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     labelled = _is_labelled(dataset, data, split)
     if not labelled and benchmark is None:
@@ -331,7 +337,9 @@ def evaluate_to_files(
             f"expected a labelled split, got {split} of {data}, whose masks are not public or missing; write files for "
             f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
         )
-    predictor = options.open(model)
+    opened = options.opened(model)
+    options = replace(options, backend=opened.backend)
+    predictor = options.predictor(opened.scorer)
     worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -349,7 +357,7 @@ def evaluate_to_files(
         return EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None, variant=spec.variant)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     draw_confusion(files.out / "confusion_matrix.png", total.matrix)
-    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping}
+    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
         model,
         data,
@@ -364,4 +372,5 @@ def evaluate_to_files(
         spec.variant,
         _num_seen(learned, data, dataset),
         worst.failures,
+        opened.precision,
     )

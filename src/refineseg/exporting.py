@@ -11,19 +11,22 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
-from refineseg.backends.graph import OUTPUTS, Output
+from refineseg.backends.graph import OUTPUTS, Output, export_program
 from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
 from refineseg.backends.opening import open_exported
 from refineseg.backends.openvino_runtime import openvino_model, write_openvino_model
+from refineseg.backends.quantisation import quantised
 from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, DatasetError
 from refineseg.images import written_beside
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.segmenter import Segmenter
@@ -40,23 +43,34 @@ class ExportOptions:
         file_format: A key of :data:`FORMATS`.
         outputs: What the file gives.
         size_hw: The one size it is for; None: any.
+        calibration: With ``int8`` alone: images for the ranges of feature maps, (H, W, C) uint8.
 
     Raises:
-        ConfigError: An unknown format or output.
+        ConfigError: An unknown format or output, or calibration images with a format that has no 8 bits.
     """
 
     file_format: str
     outputs: tuple[Output, ...] = ("class_map",)
     size_hw: tuple[int, int] | None = None
+    calibration: tuple[NDArray[np.uint8], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.calibration and self.file_format != "openvino":
+            raise ConfigError(f"expected --format openvino with --precision int8, got {self.file_format}")
         if self.file_format not in FORMATS:
             raise ConfigError(f"expected --format {', '.join(FORMATS)}, got {self.file_format!r}")
         if not self.outputs or len(set(self.outputs)) != len(self.outputs):
             raise ConfigError(f"expected different --outputs of {', '.join(OUTPUTS)}, got {self.outputs}")
 
     @classmethod
-    def parse(cls, file_format: str, outputs: str, size_hw: tuple[int, int] | None) -> ExportOptions:
+    def parse(
+        cls,
+        file_format: str,
+        outputs: str,
+        size_hw: tuple[int, int] | None,
+        *,
+        calibration: tuple[NDArray[np.uint8], ...] = (),
+    ) -> ExportOptions:
         """From the words of the command line.
 
         Raises:
@@ -66,7 +80,35 @@ class ExportOptions:
         unknown = [name for name in names if name not in OUTPUTS]
         if unknown:
             raise ConfigError(f"expected --outputs of {', '.join(OUTPUTS)}, got {', '.join(unknown)}")
-        return cls(file_format, tuple(known for name in names for known in OUTPUTS if known == name), size_hw)
+        return cls(
+            file_format, tuple(known for name in names for known in OUTPUTS if known == name), size_hw, calibration
+        )
+
+
+def calibration_images(
+    data: str, *, split: str, num_images: int, size_hw: tuple[int, int] | None = None
+) -> tuple[NDArray[np.uint8], ...]:
+    """Images of a data set, evenly spaced over it.
+
+    Args:
+        data: ``NAME:ROOT``.
+        split: Which split; not the one that is measured on.
+        num_images: How many; fewer if there are not so many.
+        size_hw: Only those of this size; None: all.
+
+    Raises:
+        ConfigError: Less than one image.
+        DatasetError: The images cannot be read, or none has the size.
+    """
+    if num_images < 1:
+        raise ConfigError(f"expected at least one image to calibrate with (--images), got {num_images}")
+    dataset = open_sources(data, split=split)
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
+    images = (dataset[int(index)].image for index in places)
+    found = tuple(image for image in images if size_hw is None or image.shape[:2] == size_hw)
+    if not found:
+        raise DatasetError(f"expected images of {size_hw} pixels in {data} {split} to calibrate with, got none")
+    return found
 
 
 def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> None:
@@ -85,13 +127,18 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
         raise ConfigError(
             f"expected a file name ending in {FORMATS[options.file_format]} for {options.file_format}, got {path}"
         )
-    description = Description(segmenter.spec, options.outputs, "float32", options.size_hw)
+    precision = "int8" if options.calibration else "float32"
+    description = Description(segmenter.spec, options.outputs, precision, options.size_hw)
+    program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw)
     if options.file_format == "onnx":
-        write_onnx_model(onnx_model(segmenter, description), path)
+        write_onnx_model(onnx_model(program, description), path)
     elif options.file_format == "openvino":
-        write_openvino_model(openvino_model(segmenter, description), path)
+        model = openvino_model(program, description)
+        if options.calibration:
+            model = quantised(model, description, options.calibration)
+        write_openvino_model(model, path)
     else:
-        write_torch_program(segmenter, description, path)
+        write_torch_program(program, description, path)
 
 
 def accept_file(

@@ -35,23 +35,24 @@ _EXAMPLE_HW = (97, 161)
 
 
 class InferenceGraph(nn.Module):
-    """A segmenter's function without a branch on sizes, so that one trace serves every size.
+    """A segmenter's function without a branch on sizes, where it can be, so that one trace serves every size.
 
     Args:
         segmenter: It is copied, and rewritten with fewer operations.
         outputs: What to give, in this order.
-        any_size: False: for one size, as ``Segmenter.forward`` does it there.
+        rewritten: False: the network as it is, its logits enlarged and then the argmax, as a plain export does it.
     """
 
-    def __init__(self, segmenter: Segmenter, *, outputs: tuple[Output, ...], any_size: bool) -> None:
+    def __init__(self, segmenter: Segmenter, *, outputs: tuple[Output, ...], rewritten: bool = True) -> None:
         super().__init__()
         self.segmenter = copy.deepcopy(segmenter).eval()
-        if not self.segmenter.is_fused:
+        if rewritten and not self.segmenter.is_fused:
             self.segmenter.fuse()
-        self.outputs, self.any_size = outputs, any_size
+        self.outputs, self.any_size = outputs, takes_any_size(segmenter)
         encoder, options = segmenter.network.encoder, segmenter.spec.options
         self.padded = options.padded or not encoder.takes_any_size
-        self.two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
+        two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
+        self.enlarges_logits = two_scale or not rewritten
         self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
         small = segmenter.class_info.num_classes <= 256
         self.class_dtype = torch.uint8 if small else torch.int32
@@ -76,7 +77,7 @@ class InferenceGraph(nn.Module):
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         scores = self.segmenter.network(x)  # (N, K, H' / 4, W' / 4)
         logits = F.interpolate(scores, size=x.shape[2:], mode="bilinear")
-        classes = class_map_of(logits) if self.two_scale else enlarged_class_map(scores, _STRIDE)
+        classes = class_map_of(logits) if self.enlarges_logits else enlarged_class_map(scores, _STRIDE)
         # not slices: torch.export would ask whether they are the whole tensor, and hold the answer for all sizes
         rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
         return {
@@ -102,7 +103,11 @@ def takes_any_size(segmenter: Segmenter) -> bool:
 
 
 def export_program(
-    segmenter: Segmenter, *, outputs: tuple[Output, ...] = OUTPUTS, size_hw: tuple[int, int] | None = None
+    segmenter: Segmenter,
+    *,
+    outputs: tuple[Output, ...] = OUTPUTS,
+    size_hw: tuple[int, int] | None = None,
+    rewritten: bool = True,
 ) -> Any:  # noqa: ANN401 - torch.export.ExportedProgram
     """Trace a segmenter.
 
@@ -110,6 +115,7 @@ def export_program(
         segmenter: On the CPU, in single precision; it stays as it is.
         outputs: What the program gives.
         size_hw: Height and width it is for (the batch then is 1); None: any.
+        rewritten: With fewer operations; False: the network as it is, for comparison.
 
     Raises:
         ConfigError: The network cannot be traced, or only for a fixed size.
@@ -120,7 +126,7 @@ def export_program(
             "add --size HEIGHTxWIDTH"
         )
     channels = segmenter.spec.preprocessing.in_channels
-    graph = InferenceGraph(segmenter, outputs=outputs, any_size=size_hw is None).eval()
+    graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten).eval()
     any_length = torch.export.Dim.DYNAMIC
     # a batch of one would be taken for a constant
     example = torch.zeros(1 if size_hw else 2, channels, *(size_hw or _EXAMPLE_HW), dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """ONNX: writing files, and scoring with them in ONNX Runtime.
 
-In: a segmenter, or a file. Out: a file, or a :class:`~refineseg.scoring.Scorer`. The only door to ``onnx`` and
+In: a traced segmenter, or a file. Out: a file, or a :class:`~refineseg.scoring.Scorer`. The only door to ``onnx`` and
 ``onnxruntime``.
 """
 
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import INPUT, Output, export_program
+from refineseg.backends.graph import INPUT, Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 from refineseg.images import written_beside
-from refineseg.segmenter import Segmenter
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -44,15 +43,17 @@ def _onnx() -> Any:  # noqa: ANN401 - a module
     return onnx
 
 
-def onnx_model(segmenter: Segmenter, description: Description) -> Any:  # noqa: ANN401 - onnx.ModelProto
-    """A segmenter as an ONNX model in memory, described in its metadata.
+def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 - ExportedProgram -> onnx.ModelProto
+    """A traced segmenter as an ONNX model in memory, described in its metadata.
+
+    Args:
+        program: Of :func:`~refineseg.backends.graph.export_program`; it stays as it is.
+        description: What it is.
 
     Raises:
-        ConfigError: The network cannot be traced.
         MissingExtraError: onnx is not installed.
     """
     _onnx()
-    program = export_program(segmenter, outputs=description.outputs, size_hw=description.size_hw)
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

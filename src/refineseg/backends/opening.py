@@ -7,18 +7,17 @@ In: a shipped name, a model file or an exported file, and a backend. Out: a segm
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from refineseg.backends.description import Description
+from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_model
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.errors import ConfigError
-from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, load
 
 
@@ -39,6 +38,11 @@ class Backend:
     suffix: str
     precisions: tuple[str, ...]
     devices: tuple[str, ...]
+
+    @property
+    def measured_precisions(self) -> tuple[str, ...]:
+        """In which it is measured: OpenVINO also with a network that is quantised for that."""
+        return (*self.precisions, "int8") if self.summary == "OpenVINO" else self.precisions
 
     @property
     def is_installed(self) -> bool:
@@ -70,16 +74,25 @@ def fastest(device: torch.device, precision: str) -> str:
     return next(name for name, backend in BACKENDS.items() if backend.is_installed and precision in backend.precisions)
 
 
+def check_name(name: str) -> str:
+    """A backend's name, or ``auto``.
+
+    Raises:
+        ConfigError: No such backend.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise ConfigError(f"expected a backend of auto, {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
 def check_backend(name: str, *, precision: str, device: torch.device) -> str:
     """A backend's name with ``auto`` resolved.
 
     Raises:
         ConfigError: No such backend, or it does not compute in this precision or there.
     """
-    if name == "auto":
+    if check_name(name) == "auto":
         return fastest(device, precision)
-    if name not in BACKENDS:
-        raise ConfigError(f"expected a backend of auto, {', '.join(BACKENDS)}, got {name!r}")
     backend = BACKENDS[name]
     if precision not in backend.precisions:
         fitting = ", ".join(other for other, known in BACKENDS.items() if precision in known.precisions)
@@ -92,9 +105,19 @@ def check_backend(name: str, *, precision: str, device: torch.device) -> str:
     return name
 
 
+def own_backend(path: Path) -> str:
+    """The runtime that an exported file is for, by its ending."""
+    return SUFFIXES[path.suffix]
+
+
 def is_exported(model: str) -> bool:
     """Whether a model's name is that of an exported file."""
     return Path(model).suffix in SUFFIXES
+
+
+def file_backend(path: Path, backend: str) -> str:
+    """The runtime for an exported file: its own, if none was named but ``torch``, which stands for nothing said."""
+    return own_backend(path) if backend in ("torch", "auto") else backend
 
 
 def open_exported(path: Path, *, backend: str, device: torch.device, precision: str) -> ExportedScorer:
@@ -110,8 +133,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         ConfigError: The backend does not read such files.
         ModelFileError: The file is missing or damaged.
     """
-    own = SUFFIXES[path.suffix]
-    name = own if backend in ("torch", "auto") else backend
+    own, name = own_backend(path), file_backend(path, backend)
     if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
         raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
     if not path.is_file():
@@ -124,7 +146,19 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
     return OnnxScorer(path, device="tensorrt" if name == "tensorrt" else str(device))
 
 
-def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> Scorer:
+def read_description(path: Path) -> Description:
+    """What an exported file says of itself, in its own runtime.
+
+    Raises:
+        ConfigError: There is no such file, or its ending is of no format.
+        ModelFileError: It is damaged, or of others.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}")
+    return open_exported(path, backend="auto", device=torch.device("cpu"), precision="float32").description
+
+
+def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> ExportedScorer:
     """A segmenter in another runtime than eager PyTorch: exported in memory, which takes some seconds.
 
     Raises:
@@ -132,16 +166,30 @@ def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, preci
         MissingExtraError: The runtime is not installed.
     """
     description = Description(segmenter.spec)
+    program = export_program(segmenter)
     if backend == "openvino":
-        model = openvino_model(segmenter, description)
+        model = openvino_model(program, description)
         return OpenVinoScorer(model, precision="bfloat16" if precision == "bfloat16" else "float32")
     place = "tensorrt" if backend == "tensorrt" else str(device)
-    return OnnxScorer(onnx_model(segmenter, description).SerializeToString(), device=place)
+    return OnnxScorer(onnx_model(program, description).SerializeToString(), device=place)
 
 
-def open_model(
-    model: str, *, backend: str = "torch", device: torch.device, precision: str = "float32"
-) -> Segmenter | Scorer:
+@dataclass(frozen=True)
+class Opened:
+    """A model in a runtime.
+
+    Args:
+        scorer: A segmenter for ``torch``, else a scorer.
+        backend: The runtime.
+        source: What it was made from: a segmenter, or a file.
+    """
+
+    scorer: Segmenter | ExportedScorer
+    backend: str
+    source: Segmenter | Path
+
+
+def open_model(model: str, *, backend: str = "torch", device: torch.device, precision: str = "float32") -> Opened:
     """A model by name, in a runtime.
 
     Args:
@@ -150,24 +198,18 @@ def open_model(
         device: Where.
         precision: ``float32`` or ``bfloat16``.
 
-    Returns:
-        A segmenter for ``torch``, else a scorer.
-
     Raises:
         ConfigError: Backend, device, precision or file do not fit each other.
         ModelFileError: No such model.
     """
     if is_exported(model):
-        return open_exported(Path(model), backend=backend, device=device, precision=precision)
+        path = Path(model)
+        scorer = open_exported(path, backend=backend, device=device, precision=precision)
+        return Opened(scorer, file_backend(path, backend), path)
     name = check_backend(backend, precision=precision, device=device)
     segmenter = load(model)
     if name == "torch":
-        return segmenter
+        return Opened(segmenter, name, segmenter)
     if name == "torch_export":
         raise ConfigError(f"expected an exported file (.pt2) for torch_export, got {model}; export it first")
-    return scorer_of(segmenter, backend=name, device=device, precision=precision)
-
-
-def installed(device: torch.device) -> Sequence[str]:
-    """Names of the runtimes that can be measured on a device."""
-    return [name for name, b in BACKENDS.items() if b.is_installed and device.type in b.devices and name != "tensorrt"]
+    return Opened(scorer_of(segmenter, backend=name, device=device, precision=precision), name, segmenter)

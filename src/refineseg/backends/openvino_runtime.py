@@ -1,6 +1,6 @@
 """OpenVINO: writing files, and scoring with them or with ONNX models on Intel and AMD processors.
 
-In: a segmenter, or a file. Out: files, or a :class:`~refineseg.scoring.Scorer`. The only door to ``openvino``.
+In: a traced segmenter, or a file. Out: files, or a :class:`~refineseg.scoring.Scorer`. The only door to ``openvino``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from refineseg.backends.graph import Output
 from refineseg.backends.onnx_runtime import onnx_model
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
-from refineseg.segmenter import Segmenter
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _COMPILED_SIZES = 4
@@ -36,18 +35,24 @@ def _openvino() -> Any:  # noqa: ANN401 - a module
     return openvino
 
 
-def openvino_model(segmenter: Segmenter, description: Description) -> Any:  # noqa: ANN401 - openvino.Model
-    """A segmenter as an OpenVINO model in memory, described in its metadata.
+def openvino_model(program: Any, description: Description) -> Any:  # noqa: ANN401 - ExportedProgram -> openvino.Model
+    """A traced segmenter as an OpenVINO model in memory, described in its metadata.
 
     It goes through ONNX: OpenVINO's own reader of traced programs does not know arithmetic on sizes.
 
+    Args:
+        program: Of :func:`~refineseg.backends.graph.export_program`; it stays as it is.
+        description: What it is.
+
     Raises:
-        ConfigError: The network cannot be traced.
         MissingExtraError: openvino or onnx is not installed.
     """
-    openvino = _openvino()
-    content = onnx_model(segmenter, description).SerializeToString()
-    model = openvino.Core().read_model(content)
+    return openvino_from_onnx(onnx_model(program, description), description)
+
+
+def openvino_from_onnx(model: Any, description: Description) -> Any:  # noqa: ANN401 - onnx.ModelProto -> openvino.Model
+    """An ONNX model as an OpenVINO model in memory, with a description of its own."""
+    model = _openvino().Core().read_model(model.SerializeToString())
     model.set_rt_info(description.to_text(), [KEY])
     return model
 

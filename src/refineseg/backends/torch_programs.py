@@ -1,6 +1,6 @@
 """Programs of ``torch.export``: writing files, and scoring with them without this package's networks.
 
-In: a segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refineseg.scoring.Scorer`.
+In: a traced segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refineseg.scoring.Scorer`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import Output, export_program
+from refineseg.backends.graph import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ModelFileError
 from refineseg.images import written_beside
-from refineseg.segmenter import Segmenter
 
 
-def write_torch_program(segmenter: Segmenter, description: Description, path: Path) -> None:
-    """Write a traced segmenter, beside and then renamed.
-
-    Raises:
-        ConfigError: The network cannot be traced.
-    """
-    program = export_program(segmenter, outputs=description.outputs, size_hw=description.size_hw)
+def write_torch_program(program: Any, description: Description, path: Path) -> None:  # noqa: ANN401 - ExportedProgram
+    """Write a traced segmenter, beside and then renamed."""
     with written_beside(path) as temporary, temporary.open("wb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about how it stores weights that share memory
         torch.export.save(program, file, extra_files={KEY: description.to_text()})
+
+
+def _read(path: Path) -> tuple[Any, Description]:
+    metadata = {KEY: ""}
+    try:
+        traced = torch.export.load(path, extra_files=metadata)
+    except Exception as error:  # zip, JSON and pickle readers each fail in their way
+        raise ModelFileError(f"expected a program of torch.export, got {path} ({error})") from error
+    return traced, Description.from_text(metadata[KEY], path)
 
 
 def on_device(program: Any, device: torch.device) -> Any:  # noqa: ANN401 - ExportedProgram
@@ -49,20 +52,18 @@ class TorchProgramScorer:
     Args:
         path: A file of :func:`write_torch_program`. Without ``--size``, height and width from 33 up.
         device: Where to compute.
+        program: What the file would hold, where it is in memory already; the path then is its name alone.
 
     Raises:
         ModelFileError: Not such a file.
     """
 
-    def __init__(self, path: Path, *, device: torch.device) -> None:
-        metadata = {KEY: ""}
-        try:
-            program = torch.export.load(path, extra_files=metadata)
-        except Exception as error:  # zip, JSON and pickle readers each fail in their way
-            raise ModelFileError(f"expected a program of torch.export, got {path} ({error})") from error
-        self.description = Description.from_text(metadata[KEY], path)
+    def __init__(self, path: Path, *, device: torch.device, program: tuple[Any, Description] | None = None) -> None:
+        if program is None:
+            program = _read(path)
+        traced, self.description = program
         self._path, self._device = path, device
-        self._call = on_device(program, device).module()
+        self._call = on_device(traced, device).module()
 
     @property
     def class_info(self) -> ClassInfo:

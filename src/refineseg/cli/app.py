@@ -25,13 +25,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Option(help="A shipped model (camvid) or a .safetensors file.")]
+Model = Annotated[
+    str, typer.Option(help="A shipped model (camvid), a .safetensors file, or an exported file: .onnx, .xml, .pt2.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")]
 Scales = Annotated[str, typer.Option(help="Score at these scales and average, for instance 0.5,1,1.5.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Score mirrored, too, and average.")]
 Protocol = Annotated[str, typer.Option(help="light_weight, light_weight_v1, authors, authors_cityscapes.")]
 Enlargement = Annotated[float | None, typer.Option(help="In front of the network, with the authors' protocols: 1.2.")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="torch, openvino, onnxruntime, torch_export, tensorrt; auto: the fastest.")
+]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
 
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from refineseg.cli.app import (
+    BackendName,
     Crf,
     Device,
     Enlargement,
@@ -134,6 +135,7 @@ def predict(
     protocol: Protocol = "light_weight",
     enlargement: Enlargement = None,
     crf: Crf = False,
+    backend: BackendName = "torch",
     save: Save = "mask,overlay",
     unknown_below: UnknownBelow = None,
     areas: AreasFile = None,
@@ -190,7 +192,7 @@ def predict(
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
-    scoring = {"precision": precision, "scales": scales, "protocol": protocol}
+    scoring = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
     result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:

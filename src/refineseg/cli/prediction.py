@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from refineseg.cli.app import (
+    BackendName,
     Crf,
     Device,
     Enlargement,
@@ -46,6 +47,7 @@ def evaluate(
     protocol: Protocol = "light_weight",
     enlargement: Enlargement = None,
     crf: Crf = False,
+    backend: BackendName = "torch",
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
     from refineseg.comparison import read_result
@@ -61,6 +63,7 @@ def evaluate(
         protocol=protocol,
         enlargement=enlargement,
         crf=crf,
+        backend=backend,
     )
     files = EvaluationFiles(out, pictures, submission)
     result = evaluate_to_files(model, data, split, options=options, files=files, console=messages(), boundary=boundary)

@@ -16,7 +16,7 @@ from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -143,7 +143,9 @@ def _merge_laterals(block: RefineNetBlock) -> None:
         block.adaptations[index] = nn.Sequential()
 
 
-def enlarged_class_map(logits: Float[Tensor, "n k h w"], factor: int) -> UInt8[Tensor, "n h2 w2"]:
+def enlarged_class_map(
+    logits: Float[Tensor, "n k h w"], factor: int
+) -> UInt8[Tensor, "n h2 w2"] | Int32[Tensor, "n h2 w2"]:
     """The class map of bilinearly enlarged logits, without the enlarged logits ever existing.
 
     Every ``factor``-th row and column of the enlarged logits is one fixed mixture of neighbours, so its classes are

@@ -20,6 +20,7 @@ from rich.console import Console
 from refineseg.errors import ConfigError, ImageError
 from refineseg.predict.areas import area_table, check_areas_path
 from refineseg.predict.file_run import FileRun, FilesResult
+from refineseg.predict.model_opening import file_digest
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
@@ -30,7 +31,6 @@ from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.streams import StreamOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoOptions
-from refineseg.segmenter import load
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,16 @@ def predict_files(
     """
     started = now_s()
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
-    segmenter = load(model)
-    files.outputs.check(segmenter.class_info)
-    predictor = options.predictor(segmenter)
+    opened = options.opened(model)
+    options, class_info = replace(options, backend=opened.backend), opened.spec.class_info
+    files.outputs.check(class_info)
+    predictor = options.predictor(opened.scorer)
     prover = None
     if files.prove:
+        segmenter = opened.needs_segmenter("--prove")
         prover = Prover(segmenter, predictor, options, generator=np.random.default_rng())
     run = FileRun(
-        segmenter.class_info,
+        class_info,
         outputs=files.outputs,
         console=console,
         count_resumed=files.areas is not None,
@@ -123,7 +125,7 @@ def predict_files(
     for message in plan.failures:
         run.fail(message)
     identity = {
-        "model": model_digest(segmenter),
+        "model": file_digest(opened.source) if isinstance(opened.source, Path) else model_digest(opened.source),
         **{name: value for name, value in options.to_json().items() if name != "device"},
         **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
     }
@@ -139,14 +141,14 @@ def predict_files(
     if files.resume:
         remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
     try:
-        with area_table(files.areas, segmenter.class_info) as table:
+        with area_table(files.areas, class_info) as table:
             run.table = table
             run.images(plan.files, predictor, options=files.stream, since_ns=since_ns)
             singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
             if run.rasters:
                 rasters = replace(files.rasters, resume=files.resume is not False)
                 tiling = options.tiling or TilingOptions()
-                singles.rasters(segmenter, options, outputs=files.outputs, tiling=tiling, rasters=rasters)
+                singles.rasters(opened, options, outputs=files.outputs, tiling=tiling, rasters=rasters)
             if plan.videos and files.outputs.unknown_below is not None:
                 run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)

@@ -17,12 +17,15 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refineseg.backends.opening import check_name
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
+from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.crf import CrfOptions, dense_crf
+from refineseg.predict.model_opening import OpenedModel, open_scored
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
@@ -39,7 +42,7 @@ from refineseg.predict.torch_scorer import Precision, TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.scoring import Prediction, Scorer, class_map_of, confidence_of, probabilities_of
-from refineseg.segmenter import Segmenter, load
+from refineseg.segmenter import Segmenter
 
 __all__ = ["Precision", "Predictor", "PredictorOptions", "TorchScorer", "find_device"]
 
@@ -159,20 +162,12 @@ class Predictor:
         Raises:
             ConfigError: No such arrays, or of different shapes.
         """
-        for image in images:
-            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-                got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-                raise ConfigError(f"expected an image (H, W, channels) of uint8 pixels 0..255, got {got}")
-        if len({image.shape for image in images}) != 1:
-            raise ConfigError(
-                f"expected images of one shape in a batch, got {sorted({image.shape for image in images})}; "
-                "predict those of other shapes by themselves"
-            )
+        check_images(images)
         if self._cutter is not None and self._cutter.cuts((images[0].shape[0], images[0].shape[1])):
             return [self._cutter(image, probabilities=probabilities, confidence=confidence) for image in images]
-        pixels = np.ascontiguousarray(images[0])[None] if len(images) == 1 else np.stack(images)
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, C, H, W)
-        classes, scores = self._classes_and_scores(batch, scored=probabilities or confidence or self._crf is not None)
+        classes, scores = self._classes_and_scores(
+            stacked(images), scored=probabilities or confidence or self._crf is not None
+        )
         dtype: type[Any] = np.uint8 if self.class_info.num_classes <= 256 else np.uint16
         predictions = []
         for i, image in enumerate(images):
@@ -281,10 +276,6 @@ class Predictor:
             target_stem: Where results go; an ending ``.mp4`` is left away.
             options: How it is read, smoothed and written.
             progress: Called with the frames done and, where known, how many there are.
-
-        Example::
-
-            predictor.video("drive.mp4", "out/drive").flicker_before
         """
         stem = Path(target_stem)
         stem = stem.with_suffix("") if stem.suffix.lower() == ".mp4" else stem
@@ -336,6 +327,7 @@ class PredictorOptions:
         protocol: Sizes and enlargements.
         crf: Of a dense CRF at the end; None: without.
         tiling: How large images are cut; None: never.
+        backend: The runtime: ``torch``, ``auto``, or a key of :data:`~refineseg.backends.opening.BACKENDS`.
     """
 
     device: str
@@ -345,6 +337,7 @@ class PredictorOptions:
     protocol: ScoringProtocol
     crf: CrfOptions | None = None
     tiling: TilingOptions | None = None
+    backend: str = "torch"
 
     @classmethod
     def parse(
@@ -358,26 +351,32 @@ class PredictorOptions:
         enlargement: float | None = None,
         crf: bool = False,
         tiling: TilingOptions | None = None,
+        backend: str = "torch",
     ) -> PredictorOptions:
         """From the words of the command line.
 
         Raises:
-            ConfigError: An unknown precision or protocol, wrong scales, or an enlargement that is not the protocol's.
+            ConfigError: An unknown word, wrong scales, or an enlargement that is not the protocol's.
         """
         for known in get_args(Precision):
             if precision == known:
                 chosen = find_protocol(protocol, enlargement=enlargement)
-                return cls(device, known, parse_scales(scales), flip, chosen, CrfOptions() if crf else None, tiling)
+                refined = CrfOptions() if crf else None
+                return cls(device, known, parse_scales(scales), flip, chosen, refined, tiling, check_name(backend))
         raise ConfigError(f"expected a precision of {', '.join(get_args(Precision))}, got {precision!r}")
 
     def open(self, model: str) -> Predictor:
-        """A predictor of a shipped model or a model file."""
-        return self.predictor(load(model))
+        """A predictor of a shipped model, a model file or an exported file."""
+        return self.predictor(self.opened(model).scorer)
 
-    def predictor(self, segmenter: Segmenter) -> Predictor:
-        """A predictor of a segmenter."""
+    def opened(self, model: str) -> OpenedModel:
+        """A model in the runtime and on the device that were asked for."""
+        return open_scored(model, backend=self.backend, device=self.device, precision=self.precision)
+
+    def predictor(self, model: Segmenter | Scorer) -> Predictor:
+        """A predictor of what was opened."""
         return Predictor(
-            segmenter,
+            model,
             device=self.device,
             precision=self.precision,
             scales=self.scales,
@@ -391,6 +390,7 @@ class PredictorOptions:
         """As plain values."""
         return {
             "device": self.device,
+            "backend": self.backend,
             "precision": self.precision,
             "scales": list(self.scales),
             "flip": self.flip,

@@ -17,6 +17,7 @@ from rich.console import Console
 from refineseg.errors import ConfigError, ImageError, RefinesegError
 from refineseg.predict.areas import Areas
 from refineseg.predict.file_run import FileRun
+from refineseg.predict.model_opening import OpenedModel
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.progress import Fraction, duration
@@ -24,7 +25,6 @@ from refineseg.predict.protocols import DEFAULT_PROTOCOL
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
-from refineseg.segmenter import Segmenter
 
 _MOST_PIXELS_PER_BYTE = 200  # photographs have below 50; files of nothing but zeros up to 1032 and more
 _PACKED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm", ".pgm")
@@ -57,7 +57,7 @@ class SingleInputs:
 
     def rasters(
         self,
-        segmenter: Segmenter,
+        opened: OpenedModel,
         how: PredictorOptions,
         *,
         outputs: Outputs,
@@ -77,7 +77,7 @@ class SingleInputs:
                 result = predict_raster(
                     Path(job.source),
                     Path(f"{job.target}.tif"),
-                    segmenter,
+                    opened.needs_segmenter("a raster"),
                     tiling=tiling,
                     options=rasters,
                     device=find_device(how.device),

@@ -1,0 +1,119 @@
+"""Quantisation to 8 bits after training: convolutions with integers, calibrated on images.
+
+In: an OpenVINO model in memory and calibration images. Out: another one, whose convolutions have filters of 8 bits with
+a scale per channel, and 8-bit inputs with ranges that were seen on the images. The first convolution and the classifier
+stay in single precision: the one sees pixels of three channels and costs little, the other's logits are compared with
+each other. The only door to ``nncf``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from refineseg.backends.description import KEY, Description
+from refineseg.errors import ConfigError, MissingExtraError
+
+_TELEMETRY_OFF = "NNCF_CI"
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No progress bars and log lines on stdout, no report to NNCF's makers, no logger class of its own for others."""
+    logger_class, switch = logging.getLoggerClass(), os.environ.get(_TELEMETRY_OFF)
+    os.environ[_TELEMETRY_OFF] = "1"
+    torch_log = logging.getLogger("torch.utils.cpp_extension")  # which misses a compiler for GPUs
+    level = torch_log.level
+    torch_log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.setLoggerClass(logger_class)
+        torch_log.setLevel(level)
+        if switch is None:
+            del os.environ[_TELEMETRY_OFF]
+        else:
+            os.environ[_TELEMETRY_OFF] = switch
+
+
+def _nncf() -> Any:  # noqa: ANN401 - a module
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", extra="openvino", purpose="quantise to 8 bits") from error
+    return nncf
+
+
+def is_available() -> bool:
+    """Whether models can be quantised here."""
+    import importlib.util
+
+    return importlib.util.find_spec("nncf") is not None
+
+
+def kept_in_float(model: Any) -> list[str]:  # noqa: ANN401 - openvino.Model
+    """Names of the operations that stay: up to the first convolution, and from the classifier on."""
+    operations = model.get_ordered_ops()
+    convolutions = [i for i, operation in enumerate(operations) if operation.get_type_name() in _CONVOLUTIONS]
+    if not convolutions:
+        return []
+    kept, reached = {convolutions[0], convolutions[-1]}, set[str]()
+    # what follows the classifier: only there are logits
+    for index, operation in enumerate(operations):
+        sources = {value.get_node().get_friendly_name() for value in operation.input_values()}
+        if index == convolutions[-1] or sources & reached:
+            reached.add(operation.get_friendly_name())
+    return sorted({operations[i].get_friendly_name() for i in kept} | reached)
+
+
+def quantised(
+    model: Any,  # noqa: ANN401 - openvino.Model
+    description: Description,
+    images: Sequence[UInt8[np.ndarray, "h w c"]],
+) -> Any:  # noqa: ANN401 - openvino.Model
+    """An OpenVINO model with 8-bit convolutions.
+
+    Args:
+        model: In single precision; it stays as it is.
+        description: Of the result, whose precision says ``int8``.
+        images: For the ranges of the feature maps; a few hundred of the kind the model is for.
+
+    Raises:
+        ConfigError: No image.
+        MissingExtraError: nncf is not installed.
+    """
+    if not images:
+        raise ConfigError("expected at least one image to calibrate with, got none")
+    with _silence():
+        nncf = _nncf()
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        for handler in logging.getLogger("nncf").handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(sys.__stdout__)  # not the one that is silenced now and gone later
+        result = nncf.quantize(
+            model.clone(),
+            nncf.Dataset(images, _batch),
+            preset=nncf.QuantizationPreset.MIXED,  # feature maps after sums may be negative
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=kept_in_float(model), validate=False),
+        )
+    result.set_rt_info(description.to_text(), [KEY])
+    return result
+
+
+def _batch(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> (1, C, H, W)."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1))[None]

@@ -1,0 +1,39 @@
+"""Images of one size as one batch.
+
+In: arrays (H, W, C) uint8. Out: a tensor (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refineseg.errors import ConfigError
+
+
+def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        ConfigError: No such arrays, or of different shapes.
+    """
+    for image in images:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+            got = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ConfigError(f"expected an image (H, W, channels) of uint8 pixels 0..255, got {got}")
+    if len({image.shape for image in images}) != 1:
+        raise ConfigError(
+            f"expected images of one shape in a batch, got {sorted({image.shape for image in images})}; "
+            "predict those of other shapes by themselves"
+        )
+
+
+def stacked(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "n c h w"]:
+    """Checked images behind each other; a single one is not copied."""
+    pixels = np.ascontiguousarray(images[0])[None] if len(images) == 1 else np.stack(images)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
