@@ -1,20 +1,25 @@
 """Counting and timing: counts equal independent ones, reports say what was run. Speed is never asserted."""
 
+import copy
 import json
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
 from oracles import needs_oracles, read_json
 from refineseg import cli
-from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model, parse_size, torch_contenders
+from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model, parse_size
 from refineseg.class_info import ClassInfo
+from refineseg.contenders import other_contenders, torch_contenders
 from refineseg.counting import (
     CLASS_COUNTS,
     count,
@@ -29,11 +34,21 @@ from refineseg.counting import (
 )
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.images import read_rgb, write_image
 from refineseg.networks.refinenet import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET, Cascade, RefineNet
 from refineseg.networks.variants import VARIANTS, build_network
 from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.resize import Resizing
-from refineseg.timing import Contender, example_images, measure, memory_explained, time_in_turns
+from refineseg.segmenter import build
+from refineseg.timing import (
+    OTHER_NETWORK,
+    PLAIN_EXPORT,
+    Contender,
+    example_images,
+    measure,
+    memory_explained,
+    time_in_turns,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 TELLING = (
@@ -307,6 +322,91 @@ def test_agreement_is_the_share_of_pixels_of_the_plain_class():
     assert rows[1].speedup == 1
 
 
+class Slow(Constant):
+    """A scorer that takes a known time."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def class_map(self, images):
+        time.sleep(self.seconds)
+        return super().class_map(images)
+
+
+def test_the_best_other_way_is_the_fastest_plain_export_at_the_same_precision():
+    def slow(backend, precision, seconds, *, fused=False, note=""):
+        return Contender("m", backend, precision, fused, False, "nchw", Slow(seconds), 1.5, note)
+
+    contenders = [
+        contender(plain=True),
+        slow("onnxruntime", "float32", 0.04, note=PLAIN_EXPORT),
+        slow("openvino", "float32", 0.02, note=PLAIN_EXPORT),
+        slow("openvino", "bfloat16", 0.001, note=PLAIN_EXPORT),
+        slow("onnxruntime", "float32", 0.01, fused=True),
+        slow("torch", "float32", 0.01, fused=True),
+        slow("openvino", "int8", 0.01, fused=True),
+        slow("smp", "float32", 0.001, note=OTHER_NETWORK),
+    ]
+    rows = measure(contenders, example_images(1, 3, (4, 4)), repeats=5)
+    assert [row.best_other is None for row in rows] == [True] * 4 + [False] + [True] * 3
+    assert rows[4].best_other == pytest.approx(2, rel=0.4)
+    assert [row.agreement for row in rows] == [1.0] * 7 + [None]
+    assert all(row.cold_start_s > 1.5 for row in rows[1:])
+    assert all(row.p95_ms <= row.p99_ms and row.threads == torch.get_num_threads() for row in rows)
+    if sys.platform == "linux":
+        assert all(row.peak_memory_mb is not None and row.peak_memory_mb >= 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_every_installed_runtime_is_measured_beside_the_plain_export(tmp_path):
+    torch.manual_seed(0)
+    options = {"channels": (8, 16, 32, 64), "layers": (1, 1, 1, 1)}
+    build("refinenet_lw:resnet18", num_classes=5, encoder_options=options).save(tmp_path / "net.safetensors")
+    for batch in (1, 2):
+        report = bench_model(
+            str(tmp_path / "net.safetensors"), size="48x64", device="cpu", repeats=2, batch=batch
+        ).to_json()
+        rows = json.loads(json.dumps(report))["rows"]
+        found = {(row["backend"], row["precision"], row["note"] == PLAIN_EXPORT) for row in rows if row["fused"]}
+        assert {("openvino", precision, False) for precision in ("float32", "bfloat16", "int8")} <= found
+        assert {("onnxruntime", "float32", False), ("torch_export", "float32", False)} <= found
+        assert sum(row["note"] == PLAIN_EXPORT for row in rows) == 4
+        assert [row["plain"] for row in rows].count(True) == 1
+        for row in rows:
+            assert row["agreement"] > (0.9999 if row["precision"] == "float32" else 0.6)
+            assert (row["best_other"] is not None) == (row["fused"] and row["backend"] != "torch")
+
+
+def test_networks_of_others_are_left_out_where_they_are_not_installed(monkeypatch):
+    segmenter = open_model("refinenet_lw_mobilenetv2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert other_contenders(segmenter, device=torch.device("cpu")) == []
+
+
+def test_stages_of_a_real_image_give_the_segmenters_mask(tmp_path):
+    """Each stage has its time; what is written is what the model predicts."""
+    segmenter = open_model("camvid")
+    picture = example_images(1, 3, (50, 70))[0].permute(1, 2, 0).numpy()
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "a.jpg", picture)
+    image = read_rgb(tmp_path / "in" / "a.jpg")
+    from refineseg import stages as module
+
+    fused = copy.deepcopy(segmenter).fuse()
+    seconds = module._one(fused, tmp_path / "in" / "a.jpg", tmp_path / "mask.png", torch.device("cpu"))
+    assert len(seconds) == len(module.STAGES)
+    with torch.no_grad():
+        expected = segmenter(torch.from_numpy(image).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
+    assert np.mean(np.asarray(Image.open(tmp_path / "mask.png")) == expected) > 0.999
+    found = module.measure_stages(segmenter, tmp_path / "in", device=torch.device("cpu"), repeats=2)
+    assert [stage["stage"] for stage in found] == list(module.STAGES)
+    assert sum(stage["share"] for stage in found) == pytest.approx(1)
+    assert all(0 < stage["p50_ms"] <= stage["p95_ms"] for stage in found)
+    with pytest.raises(ConfigError, match="expected at least one image in"):
+        module.measure_stages(segmenter, tmp_path, device=torch.device("cpu"), repeats=0)
+
+
 def test_a_run_without_exactly_one_plain_contender_is_refused():
     images = example_images(1, 3, (4, 4))
     for contenders in ([contender()], [contender(plain=True)] * 2):
@@ -351,7 +451,9 @@ def test_the_plain_contender_computes_in_default_order_and_says_what_the_segment
 
 
 def test_a_bench_of_an_untrained_variant_has_one_plain_row_and_describes_the_machine(tmp_path):
-    report = bench_model("refinenet_lw_mobilenetv2", size="33x50", device="cpu", repeats=2, batch=2).to_json()
+    report = bench_model(
+        "refinenet_lw_mobilenetv2", size="33x50", device="cpu", repeats=2, batch=2, backend="torch"
+    ).to_json()
     rows, machine = json.loads(json.dumps(report)).values()
     assert [row["plain"] for row in rows].count(True) == 1
     assert rows[0]["plain"]
@@ -365,7 +467,9 @@ def test_a_bench_of_an_untrained_variant_has_one_plain_row_and_describes_the_mac
     assert machine["threads"] == torch.get_num_threads()
     assert machine["torch"] == torch.__version__
     assert machine["cpu"]
-    only = bench_model("refinenet_lw_mobilenetv2", size="32x32", device="cpu", repeats=1, precision="bfloat16")
+    only = bench_model(
+        "refinenet_lw_mobilenetv2", size="32x32", device="cpu", repeats=1, precision="bfloat16", backend="torch"
+    )
     assert [(row["precision"], row["fused"]) for row in only.rows] == [
         ("float32", False),
         ("bfloat16", False),
@@ -394,8 +498,10 @@ def test_an_untrained_variant_has_the_same_weights_every_time_and_draws_nothing(
         ({"size": "512"}, "expected a size HEIGHTxWIDTH in pixels, for instance 480x640, got '512'"),
         ({"size": "0x8"}, "expected a size HEIGHTxWIDTH"),
         ({"device": "cuda:99"}, "expected a device of this machine"),
-        ({"precision": "int8"}, "expected a precision of float32, bfloat16, got 'int8'"),
-        ({"backend": "onnx"}, "expected a backend of torch, got 'onnx'"),
+        ({"precision": "int4"}, "expected a precision of float32, bfloat16, int8, got 'int4'"),
+        ({"backend": "onnx"}, "expected a backend of openvino, .*torch.*, got 'onnx'"),
+        ({"backend": "onnxruntime", "precision": "int8"}, "expected a precision of onnxruntime, got int8"),
+        ({"backend": "tensorrt", "device": "cpu"}, r"expected a device of tensorrt \(cuda\), got cpu"),
         ({"batch": 0}, "expected a batch of at least 1 image, got 0"),
     ],
 )
@@ -462,7 +568,9 @@ def refineseg(monkeypatch, capsys):
 
 def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):
     out = tmp_path / "speed.json"
-    status, text, _ = refineseg("bench", "--model", "camvid", "--size", "32x48", "--repeats", 1, "--json", out)
+    status, text, _ = refineseg(
+        "bench", "--model", "camvid", "--size", "32x48", "--repeats", 1, "--backend", "torch", "--json", out
+    )
     assert status == 0
     assert "torch, plain" in text
     content = json.loads(out.read_text())

@@ -45,6 +45,8 @@ LAYERS = (
         "counting",
         "timing",
         "benchmark",
+        "contenders",
+        "stages",
         "acceptance",
         "exporting",
     ),
@@ -73,6 +75,7 @@ DOORS = {  # package -> the only places that may import it
     "onnx": {"backends/onnx_runtime.py"},
     "onnxruntime": {"backends/onnx_runtime.py"},
     "openvino": {"backends/openvino_runtime.py"},
+    "nncf": {"backends/quantisation.py"},
     "mlflow": {"training/loggers.py"},
     "scipy": {"data/matlab.py", "data/fake_scenes.py", "data/fake_pascal.py"},
 }

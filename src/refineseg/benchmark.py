@@ -21,6 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from refineseg.backends.opening import BACKENDS
+from refineseg.contenders import (
+    RuntimeChoice,
+    in_default_order,
+    measurable,
+    other_contenders,
+    plain_contender,
+    runtime_contenders,
+    torch_contenders,
+)
 from refineseg.counting import Counts, count_network
 from refineseg.errors import ConfigError
 from refineseg.networks.refinenet import LIGHT_WEIGHT, REFINENET, Cascade, DecoderOptions, RefineNet
@@ -29,7 +39,10 @@ from refineseg.predict.predictor import Precision, TorchScorer, find_device
 from refineseg.resize import Resizing
 from refineseg.segmenter import SHIPPED, Segmenter, build, load
 from refineseg.timing import (
+    OTHER_NETWORK,
+    PLAIN_EXPORT,
     Contender,
+    Row,
     class_map,
     describe_machine,
     example_images,
@@ -38,8 +51,8 @@ from refineseg.timing import (
     time_in_turns,
 )
 
-BACKENDS = ("torch",)
-"""Runtimes that can be measured here."""
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""That are measured; which runtime has which is in :data:`~refineseg.backends.opening.BACKENDS`."""
 
 NUM_CLASSES = 21
 """Of untrained networks."""
@@ -91,36 +104,6 @@ def open_model(name: str) -> Segmenter:
         return build(name, num_classes=NUM_CLASSES)
 
 
-def _default_order(segmenter: Segmenter) -> Segmenter:
-    """Let a segmenter compute in PyTorch's default memory order, which its ``forward`` does not use; changes it."""
-    for parameter in segmenter.parameters():
-        parameter.data = parameter.data.contiguous()
-    # One more copy of the normalised image, well below a hundredth of the time; what is computed stays one definition.
-    segmenter.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    return segmenter
-
-
-def torch_contenders(
-    model: str, segmenter: Segmenter, *, device: torch.device, precisions: Sequence[Precision]
-) -> list[Contender]:
-    """The plain contender, and the segmenter in each precision as it is, and rewritten for inference.
-
-    Args:
-        model: Its name.
-        segmenter: It is moved to the device.
-        device: Where.
-        precisions: ``float32``, ``bfloat16``.
-    """
-    plain = _default_order(copy.deepcopy(segmenter))
-    contenders = [Contender(model, "torch", "float32", False, True, "nchw", TorchScorer(plain, device=device))]
-    fused = copy.deepcopy(segmenter).fuse()
-    for precision in precisions:
-        for candidate, is_fused in ((segmenter, False), (fused, True)):
-            scorer = TorchScorer(candidate, device=device, precision=precision)
-            contenders.append(Contender(model, "torch", precision, is_fused, False, "nhwc", scorer))
-    return contenders
-
-
 @dataclass(frozen=True)
 class Report:
     """A finished benchmark.
@@ -164,46 +147,88 @@ def bench_model(
         model: A shipped model, a model file or a variant.
         size: ``HEIGHTxWIDTH``.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        precision: Only this one beside the plain contender, which is ``float32``.
+        precision: Only this one beside the plain contender, which is ``float32``; None: float32, bfloat16, int8.
         batch: Images at a time.
         repeats: Rounds; None: as many as fit into half a minute.
-        backend: One of :data:`BACKENDS`; None: all.
+        backend: A key of :data:`~refineseg.backends.opening.BACKENDS`; None: all that are installed.
         console: Shows progress.
 
     Raises:
         ConfigError: A wrong option.
         ModelFileError: A file that is no model.
     """
-    size_hw, known = parse_size(size), get_args(Precision)
-    if precision not in (None, *known):
-        raise ConfigError(f"expected a precision of {', '.join(known)}, got {precision!r}")
+    size_hw = parse_size(size)
+    if precision not in (None, *PRECISIONS):
+        raise ConfigError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
     if backend not in (None, *BACKENDS):
         raise ConfigError(f"expected a backend of {', '.join(BACKENDS)}, got {backend!r}")
     if batch < 1:
         raise ConfigError(f"expected a batch of at least 1 image, got {batch}")
     place = find_device(device)
     segmenter = open_model(model)
-    precisions = [p for p in known if precision in (None, p)]
-    contenders = torch_contenders(model, segmenter, device=place, precisions=precisions)
+    backends = measurable(place) if backend is None else [backend]
+    _check_measurable(backends, place, precision)
+    precisions = [p for p in PRECISIONS if precision in (None, p)]
+    runtimes = [name for name in backends if name != "torch"]
+    contenders: list[Contender] = []
+    if runtimes:  # before the segmenter is moved
+        choice = RuntimeChoice(runtimes, precisions, size_hw, batch, place)
+        try:
+            contenders = runtime_contenders(model, segmenter, choice, console=console)
+        except ConfigError as error:
+            if backend is not None:
+                raise
+            if console is not None:
+                console.print(f"left out: {', '.join(runtimes)}: {error}", highlight=False)
+    own = [p for p in get_args(Precision) if p in precisions]
+    if "torch" in backends:
+        contenders = torch_contenders(model, segmenter, device=place, precisions=own) + contenders
+    else:
+        contenders.insert(0, plain_contender(model, segmenter, device=place))
+    if backend is None:
+        contenders += other_contenders(segmenter, device=place)
     images = example_images(batch, segmenter.spec.preprocessing.in_channels, size_hw)
     rows = measure(contenders, images, repeats=repeats, console=console)
     title = f"{model}, {batch} image{'s' if batch > 1 else ''} of {size}, {rows[0].repeats} rounds"
-    table = Table("backend", "precision", "order", "fused", title=title, title_justify="left", box=box.SIMPLE)
-    for name in ("p50 ms", "p95 ms", "fastest", "times as fast", "same pixels"):
-        table.add_column(name, justify="right")
+    return Report([asdict(row) for row in rows], describe_machine(place), _speed_table(rows, title))
+
+
+def _check_measurable(backends: Sequence[str], device: torch.device, precision: str | None) -> None:
+    """Refuse a runtime that is not installed, not for the device, or without the precision."""
+    for name in backends:
+        known = BACKENDS[name]
+        if not known.is_installed:
+            raise ConfigError(f"expected an installed backend ({', '.join(measurable(device))}), got {name}")
+        if device.type not in known.devices:
+            raise ConfigError(f"expected a device of {name} ({', '.join(known.devices)}), got {device}")
+    fitting = [name for name in backends if precision in (None, *BACKENDS[name].measured_precisions)]
+    if not fitting:
+        raise ConfigError(f"expected a precision of {', '.join(backends)}, got {precision}")
+
+
+def _speed_table(rows: Sequence[Row], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for name in ("backend", "precision"):
+        table.add_column(name, no_wrap=True)
+    numbers = ("p50 ms", "p95 ms", "p99 ms", "fastest", "times\nas fast", "over\nother", "same\npixels", "cold\ns")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
+        name = row.model if row.note == OTHER_NETWORK else row.backend
+        kind = ", plain" if row.plain else ", fused" if row.fused else ""
         table.add_row(
-            f"{row.backend}{', plain' if row.plain else ''}{', fused' if row.fused else ''}",
+            f"{name}{kind}{f', {PLAIN_EXPORT}' if row.note == PLAIN_EXPORT else ''}",
             row.precision,
-            row.memory_order,
-            "yes" if row.fused else "",
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
+            f"{row.p99_ms:.1f}",
             f"{row.min_ms:.1f}",
             f"{row.speedup:.2f}",
-            f"{100 * row.agreement:.2f} %",
+            "" if row.best_other is None else f"{row.best_other:.2f}",
+            "" if row.agreement is None else f"{100 * row.agreement:.2f} %",
+            f"{row.cold_start_s:.1f}",
         )
-    return Report([asdict(row) for row in rows], describe_machine(place), table)
+    return table
 
 
 def _paper_network(encoder: nn.Module, options: DecoderOptions) -> RefineNet:
@@ -257,7 +282,7 @@ def bench_papers(
             segmenter = copy.deepcopy(template)
             segmenter.network = _paper_network(shared, options)
             names.append(name.format(encoder))
-            scorers.append(TorchScorer(_default_order(segmenter), device=place))
+            scorers.append(TorchScorer(in_default_order(segmenter), device=place))
     calls = [partial(class_map, scorer, images) for scorer in scorers]
     with memory_explained(images):
         times = time_in_turns(calls, repeats=repeats, console=console)

@@ -40,6 +40,13 @@ BUDGET_S = 30.0
 """How long the rounds may take together where their number is not given."""
 
 
+PLAIN_EXPORT = "plain export"
+"""Note of the best other way: the network as it is, in a runtime, its logits enlarged before the argmax."""
+
+OTHER_NETWORK = "another network, untrained"
+"""Note of networks of other libraries, whose masks say nothing."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way to compute class maps.
@@ -52,6 +59,8 @@ class Contender:
         plain: The released structure in PyTorch's defaults, which the others are compared with.
         memory_order: Of feature maps: ``nchw`` (PyTorch's default) or ``nhwc``.
         scorer: Computes.
+        built_s: Seconds it took to make the scorer from the model, a share of the export included.
+        note: What is compared, where it is another function or another way to run this one.
     """
 
     model: str
@@ -61,6 +70,8 @@ class Contender:
     plain: bool
     memory_order: str
     scorer: Scorer
+    built_s: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,23 @@ class Row:
         fused: Whether the network was rewritten for inference.
         plain: True for exactly one row of a run.
         memory_order: ``nchw`` or ``nhwc``.
-        agreement: Share of the pixels with the plain contender's class, 0..1. Of an untrained model it says little.
+        agreement: Share of the pixels with the plain contender's class, 0..1. Of an untrained model it says little;
+            None: another network's.
         batch: Images at a time; the times are of a whole batch.
         size: ``HEIGHTxWIDTH`` of the images.
         min_ms: Shortest time in milliseconds, the one least disturbed by others.
         p50_ms: Median time.
         p95_ms: 95 of 100 runs were faster.
+        p99_ms: 99 of 100 runs were faster; with fewer rounds near the slowest.
         speedup: Median over the rounds of plain time / own time.
         repeats: Rounds.
+        best_other: For a rewritten network in a runtime: median over the rounds of the time of the best plain export
+            (network as it is, enlarged logits, argmax) at this precision / own time. None: there is none.
+        cold_start_s: Seconds from the model in memory to its first class map, export and compilation included.
+        peak_memory_mb: How far resident memory rose during the first class map (Linux; None elsewhere). What contenders
+            before freed may be used again, so it is a lower bound.
+        threads: Of the computation.
+        note: As in :class:`Contender`.
     """
 
     model: str
@@ -90,7 +110,7 @@ class Row:
     fused: bool
     plain: bool
     memory_order: str
-    agreement: float
+    agreement: float | None
     batch: int
     size: str
     min_ms: float
@@ -98,6 +118,12 @@ class Row:
     p95_ms: float
     speedup: float
     repeats: int
+    p99_ms: float = 0.0
+    best_other: float | None = None
+    cold_start_s: float = 0.0
+    peak_memory_mb: float | None = None
+    threads: int = 0
+    note: str = ""
 
 
 def example_images(batch: int, channels: int, size_hw: tuple[int, int]) -> UInt8[Tensor, "n c h w"]:
@@ -198,11 +224,12 @@ def measure(
         raise ConfigError(f"expected exactly one plain contender, got {len(plain)} of {len(contenders)}")
     size = f"{images.shape[2]}x{images.shape[3]}"
     with memory_explained(images):
-        maps = [class_map(contender.scorer, images) for contender in contenders]
+        firsts = [_first(contender.scorer, images) for contender in contenders]
         calls = [partial(class_map, contender.scorer, images) for contender in contenders]
         times = time_in_turns(calls, repeats=repeats, console=console)
     rows = []
-    for contender, found, own in zip(contenders, maps, times, strict=True):
+    for index, (contender, first, own) in enumerate(zip(contenders, firsts, times, strict=True)):
+        same = first.classes == firsts[plain[0]].classes
         rows.append(
             Row(
                 model=contender.model,
@@ -211,7 +238,7 @@ def measure(
                 fused=contender.fused,
                 plain=contender.plain,
                 memory_order=contender.memory_order,
-                agreement=float((found == maps[plain[0]]).double().mean()),
+                agreement=None if contender.note == OTHER_NETWORK else float(same.double().mean()),
                 batch=len(images),
                 size=size,
                 min_ms=float(own.min()),
@@ -219,9 +246,58 @@ def measure(
                 p95_ms=float(np.percentile(own, 95)),
                 speedup=float(np.median(times[plain[0]] / own)),
                 repeats=times.shape[1],
+                p99_ms=float(np.percentile(own, 99)),
+                best_other=_best_other(contenders, times, index),
+                cold_start_s=contender.built_s + first.seconds,
+                peak_memory_mb=first.memory_mb,
+                threads=torch.get_num_threads(),
+                note=contender.note,
             )
         )
     return rows
+
+
+def _best_other(
+    contenders: Sequence[Contender], times: Float64[np.ndarray, "calls repeats"], index: int
+) -> float | None:
+    """How much longer the best plain export at the same precision takes; see :class:`Row`."""
+    own = contenders[index]
+    others = [
+        number for number, one in enumerate(contenders) if one.note == PLAIN_EXPORT and one.precision == own.precision
+    ]
+    if not others or not own.fused or own.backend == "torch":
+        return None
+    best = min(others, key=lambda number: float(np.median(times[number])))
+    return float(np.median(times[best] / times[index]))
+
+
+@dataclass(frozen=True)
+class _First:
+    """A first class map, how long it took, and what memory."""
+
+    classes: Tensor
+    seconds: float
+    memory_mb: float | None
+
+
+def _first(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> _First:
+    before = _resident_mb("VmRSS", reset=True)
+    begin = time.perf_counter()
+    classes = class_map(scorer, images)
+    seconds = time.perf_counter() - begin
+    peak = _resident_mb("VmHWM")
+    return _First(classes, seconds, None if before is None or peak is None else max(0.0, peak - before))
+
+
+def _resident_mb(field: str, *, reset: bool = False) -> float | None:
+    """Resident memory of this process, now or at most since the last reset; None where it cannot be told."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) / 1024
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -53,10 +53,15 @@ def bench(
         str | None, typer.Option(help="HEIGHTxWIDTH; 512x512, with --papers on a CPU 256x256.", metavar="HxW")
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; by default both.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8; by default all.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
-    backend: Annotated[str | None, typer.Option(help="torch; by default all that are installed.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="torch, openvino, onnxruntime, torch_export; by default all that are installed.")
+    ] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds; by default what half a minute holds, 5 to 50.")] = None,
+    stages: Annotated[
+        Path | None, typer.Option(help="An image or a folder: also decode, network, argmax and encode apart.")
+    ] = None,
     papers: Annotated[
         bool, typer.Option("--papers", help="RefineNet and Light-Weight RefineNet, and the steps between them.")
     ] = False,
@@ -108,21 +113,26 @@ def bench(
         if papers:
             report = bench_papers(size=size, device=device, repeats=repeats, console=console)
         else:
-            report = bench_model(
-                model,
-                size=size or "512x512",
-                device=device,
-                precision=precision,
-                batch=batch,
-                backend=backend,
-                repeats=repeats,
-                console=console,
-            )
+            options: Any = {"precision": precision, "batch": batch, "backend": backend, "repeats": repeats}
+            report = bench_model(model, size=size or "512x512", device=device, console=console, **options)
         tables().print(report.table)
         print(report.conditions)
         value = report.to_json()
+        if stages is not None:
+            value["stages"] = _bench_stages(model, stages, device, repeats)
     if json_file is not None:
         write_json(json_file, value)
+
+
+def _bench_stages(model: str, images: Path, device: str, repeats: int | None) -> Any:  # noqa: ANN401 - JSON
+    """The stages of real images, as a table on stdout and as plain values."""
+    from refineseg.benchmark import open_model
+    from refineseg.predict.predictor import find_device
+    from refineseg.stages import measure_stages, stages_table
+
+    found = measure_stages(open_model(model), images, device=find_device(device), repeats=repeats or 5)
+    tables().print(stages_table(found, images))
+    return found
 
 
 @app.command()

@@ -1,0 +1,235 @@
+"""The ways to compute a model's class maps that ``refineseg bench`` measures side by side.
+
+In: a segmenter. Out: contenders: eager PyTorch, every installed runtime with the rewritten network, the plain export in
+the same runtimes (the best other way to run the same function), and networks of segmentation-models-pytorch where that
+is installed.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from rich.console import Console
+from torch import Tensor, nn
+
+from refineseg.backends import quantisation
+from refineseg.backends.description import Description
+from refineseg.backends.graph import export_program, takes_any_size
+from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
+from refineseg.backends.opening import BACKENDS
+from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
+from refineseg.backends.torch_programs import TorchProgramScorer
+from refineseg.class_info import ClassInfo
+from refineseg.errors import ConfigError
+from refineseg.predict.torch_scorer import Precision, TorchScorer
+from refineseg.scoring import Scorer, class_map_of
+from refineseg.segmenter import Segmenter
+from refineseg.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
+
+CALIBRATION_IMAGES = 8
+"""Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""
+
+_CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
+_OTHER_NETWORKS = (("FPN", "mobilenet_v2"), ("DeepLabV3Plus", "mobilenet_v2"))
+
+
+def in_default_order(segmenter: Segmenter) -> Segmenter:
+    """Let a segmenter compute in PyTorch's default memory order, which its ``forward`` does not use; changes it."""
+    for parameter in segmenter.parameters():
+        parameter.data = parameter.data.contiguous()
+    # One more copy of the normalised image, well below a hundredth of the time; what is computed stays one definition.
+    segmenter.network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    return segmenter
+
+
+def plain_contender(model: str, segmenter: Segmenter, *, device: torch.device) -> Contender:
+    """The released structure in PyTorch's defaults."""
+    plain = in_default_order(copy.deepcopy(segmenter))
+    return Contender(model, "torch", "float32", False, True, "nchw", TorchScorer(plain, device=device))
+
+
+def torch_contenders(
+    model: str, segmenter: Segmenter, *, device: torch.device, precisions: Sequence[Precision]
+) -> list[Contender]:
+    """The plain contender, and the segmenter in each precision as it is, and rewritten for inference.
+
+    Args:
+        model: Its name.
+        segmenter: It is moved to the device.
+        device: Where.
+        precisions: ``float32``, ``bfloat16``.
+    """
+    contenders = [plain_contender(model, segmenter, device=device)]
+    begin = time.perf_counter()
+    fused = copy.deepcopy(segmenter).fuse()
+    fused_s = time.perf_counter() - begin
+    for precision in precisions:
+        for candidate, is_fused in ((segmenter, False), (fused, True)):
+            scorer = TorchScorer(candidate, device=device, precision=precision)
+            built_s = fused_s if is_fused else 0.0
+            contenders.append(Contender(model, "torch", precision, is_fused, False, "nhwc", scorer, built_s))
+    return contenders
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """Which runtimes are measured, and on what.
+
+    Args:
+        backends: Keys of :data:`~refineseg.backends.opening.BACKENDS`, without ``torch``.
+        precisions: ``float32``, ``bfloat16``, ``int8``.
+        size_hw: Height and width of the images.
+        batch: Images at a time; a program for one image has a fixed size, which is what is fastest.
+        device: Where.
+    """
+
+    backends: Sequence[str]
+    precisions: Sequence[str]
+    size_hw: tuple[int, int]
+    batch: int
+    device: torch.device
+
+    @property
+    def fixed_hw(self) -> tuple[int, int] | None:
+        """The one size a program is for; None: any."""
+        return self.size_hw if self.batch == 1 else None
+
+
+def runtime_contenders(
+    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, console: Console | None = None
+) -> list[Contender]:
+    """The rewritten network and the plain export in every runtime and precision.
+
+    Args:
+        model: Its name.
+        segmenter: On the CPU; it stays as it is.
+        choice: What is measured.
+        console: Shows what is exported, which takes a while.
+
+    Raises:
+        ConfigError: The network cannot be exported.
+        MissingExtraError: A runtime is not installed.
+    """
+    if choice.fixed_hw is None and not takes_any_size(segmenter):
+        raise ConfigError("expected --batch 1 for a model that resizes images, whose exported files are for one size")
+    contenders: list[Contender] = []
+    for rewritten in (True, False):
+        backends = [name for name in choice.backends if rewritten or name in ("onnxruntime", "openvino")]
+        if backends:
+            if console is not None:
+                what = "the rewritten network" if rewritten else "the plain export"
+                console.print(f"exporting {what}", highlight=False)
+            contenders += _of_program(model, segmenter, replace(choice, backends=backends), rewritten=rewritten)
+    return contenders
+
+
+def _of_program(model: str, segmenter: Segmenter, choice: RuntimeChoice, *, rewritten: bool) -> list[Contender]:
+    """One trace in every runtime."""
+    description = Description(segmenter.spec, ("class_map",), size_hw=choice.fixed_hw)
+    begin = time.perf_counter()
+    program = export_program(segmenter, outputs=("class_map",), size_hw=choice.fixed_hw, rewritten=rewritten)
+    traced_s = time.perf_counter() - begin
+    contenders: list[Contender] = []
+    note = "" if rewritten else PLAIN_EXPORT
+
+    def add(backend: str, precision: str, made: Callable[[], Scorer], before_s: float) -> None:
+        started = time.perf_counter()
+        scorer = made()
+        built_s = before_s + time.perf_counter() - started
+        own = f"{note}; {_CALIBRATED}".removeprefix("; ") if precision == "int8" and rewritten else note
+        order = "nhwc" if backend == "openvino" else "nchw"
+        contenders.append(Contender(model, backend, precision, rewritten, False, order, scorer, built_s, own))
+
+    if "torch_export" in choice.backends and "float32" in choice.precisions:
+        name, traced = Path("the traced program"), (program, description)
+        add("torch_export", "float32", lambda: TorchProgramScorer(name, device=choice.device, program=traced), traced_s)
+    if not {"onnxruntime", "openvino"} & set(choice.backends):
+        return contenders
+    proto = onnx_model(program, description)
+    onnx_s = time.perf_counter() - begin
+    if "onnxruntime" in choice.backends and "float32" in choice.precisions:
+        add("onnxruntime", "float32", lambda: OnnxScorer(proto.SerializeToString(), device=str(choice.device)), onnx_s)
+    if "openvino" in choice.backends:
+        converted = openvino_from_onnx(proto, description)
+        if "float32" in choice.precisions:
+            add("openvino", "float32", lambda: OpenVinoScorer(converted), onnx_s)
+        if "bfloat16" in choice.precisions:
+            add("openvino", "bfloat16", lambda: OpenVinoScorer(converted, precision="bfloat16"), onnx_s)
+        if "int8" in choice.precisions and quantisation.is_available():
+            add("openvino", "int8", lambda: _quantised(converted, description, choice), onnx_s)
+    return contenders
+
+
+def _quantised(model: Any, description: Description, choice: RuntimeChoice) -> Scorer:  # noqa: ANN401 - openvino.Model
+    channels = description.spec.preprocessing.in_channels
+    images = [image.permute(1, 2, 0).numpy() for image in example_images(CALIBRATION_IMAGES, channels, choice.size_hw)]
+    return OpenVinoScorer(quantisation.quantised(model, replace(description, precision="int8"), images))
+
+
+class OtherNetwork:
+    """A network of segmentation-models-pytorch on a device, with the same preprocessing and argmax.
+
+    Args:
+        network: Normalised images -> logits at their size.
+        like: Whose preprocessing and classes.
+        device: Where.
+    """
+
+    def __init__(self, network: nn.Module, like: Segmenter, device: torch.device) -> None:
+        self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._like, self._device = like.spec, device
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self._like.class_info
+
+    @torch.inference_mode()
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size; images are enlarged to what the network takes, multiples of 32."""
+        x = self._like.preprocessing(images.to(self._device), dtype=torch.float32)
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % 32, 0, -height % 32)).contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self._network(x)[:, :, :height, :width]
+        return scores
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+        """The likeliest class of every pixel."""
+        return class_map_of(self.logits(images))
+
+
+def other_contenders(segmenter: Segmenter, *, device: torch.device) -> list[Contender]:
+    """Real-time networks of segmentation-models-pytorch, untrained, where it is installed; else none."""
+    if importlib.util.find_spec("segmentation_models_pytorch") is None:
+        return []
+    library = importlib.import_module("segmentation_models_pytorch")
+    contenders = []
+    for architecture, encoder in _OTHER_NETWORKS:
+        network = getattr(library, architecture)(
+            encoder,
+            encoder_weights=None,
+            in_channels=segmenter.spec.preprocessing.in_channels,
+            classes=segmenter.class_info.num_classes,
+        )
+        name, scorer = f"smp {architecture} {encoder}", OtherNetwork(network, segmenter, device)
+        contenders.append(Contender(name, "torch", "float32", False, False, "nhwc", scorer, 0.0, OTHER_NETWORK))
+    return contenders
+
+
+def measurable(device: torch.device) -> list[str]:
+    """Runtimes that are installed and compute there."""
+    return [
+        name
+        for name, known in BACKENDS.items()
+        if known.is_installed and device.type in known.devices and name != "tensorrt"
+    ]
