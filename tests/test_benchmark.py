@@ -251,7 +251,7 @@ def test_our_scores_stand_in_the_cards_of_the_models():
     for scores in MEASURED_SCORES.values():
         for score in scores:
             card = (ROOT / "src" / "refineseg" / "weights" / f"{score.model}.md").read_text(encoding="utf-8")
-            assert f"**{100 * score.mean_iou:.1f} %**" in card
+            assert f"| {100 * score.mean_iou:.1f} % |" in card
             assert score.command in card
             assert shipped_models()[score.model]["variant"] == score.variant
 
@@ -572,7 +572,7 @@ def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):
         "bench", "--model", "camvid", "--size", "32x48", "--repeats", 1, "--backend", "torch", "--json", out
     )
     assert status == 0
-    assert "torch, plain" in text
+    assert "plain" in text
     content = json.loads(out.read_text())
     assert set(content) == {"rows", "machine"}
     assert sum(row["plain"] for row in content["rows"]) == 1
@@ -586,7 +586,7 @@ def test_bench_counts_without_timing(refineseg, tmp_path):
     assert json.loads(out.read_text()) == json.loads((ROOT / "src" / "refineseg" / "counts.json").read_text())
     status, _, err = refineseg("bench", "--counts", "--papers")
     assert status == 2
-    assert "expected --papers, --counts, --counts --write or none of them" in err
+    assert "expected --papers, --counts, --counts --write, --training or none of them" in err
 
 
 def test_models_lists_everything_without_building_a_network(refineseg, tmp_path, monkeypatch):
