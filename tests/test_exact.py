@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -259,8 +260,12 @@ def test_memory_that_is_not_enough_is_said():
     with META:
         segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21)
     for tile in ("auto", 4096):
-        with pytest.raises(ConfigError, match=r"expected memory for .*--memory"):
+        with pytest.raises(ConfigError, match=r"expected memory for .*--memory") as caught:
             TiledScorer(segmenter, (9000, 9000), options=TilingOptions(tile, 1_020_000_000), device=META)
+        said = re.search(r"weights, (\d+) MB in all, got 1020 MB in all", str(caught.value))
+        assert said is not None
+    enough = TilingOptions(4096, int(said[1]) * 10**6)
+    assert TiledScorer(segmenter, (9000, 9000), options=enough, device=META).tiles
 
 
 def test_wrong_sources_and_tiles():

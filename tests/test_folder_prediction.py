@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -276,6 +277,21 @@ def test_a_file_named_twice_is_predicted_once(tmp_path, monkeypatch):
     assert planned([folder / "a.jpg", folder, "in/a.jpg"], tmp_path / "out") == {"a.jpg": "a"}
     (folder / "b.jpg").symlink_to(folder / "a.jpg")
     assert planned([folder], tmp_path / "out") == {"a.jpg": "a", "b.jpg": "b"}
+    plan = make_plan(["clip.mp4", "clip.mp4"], tmp_path / "out", endings=(".png",))
+    assert plan.videos == [("clip.mp4", str(tmp_path / "out" / "clip"))]
+
+
+def test_inputs_without_images_say_why(tmp_path):
+    folder = touched(tmp_path / "in", "a.jpg")
+    for inputs, out, said in (
+        ([""], tmp_path / "out", "got an empty name"),
+        ([folder], folder, r"found none; all 1 are in .*in, where results go: choose another --out"),
+        ([tmp_path / "in"], tmp_path, "all 1 are in"),
+    ):
+        plan = make_plan(inputs, out, endings=(".png",))
+        assert plan.files == []
+        [failure] = plan.failures
+        assert re.search(said, failure)
 
 
 @pytest.mark.parametrize(

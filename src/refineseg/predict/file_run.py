@@ -181,7 +181,7 @@ class FileRun:
                     f"stopped: the disk did not take the results of {self._refused} images in a row; {left} images are "
                     "left: make room and run the same command again with --resume"
                 )
-            elif len(jobs) > 1:
+            elif len(jobs) - len(self.rasters) > 1:
                 self._summary(progress)
 
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:

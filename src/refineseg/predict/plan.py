@@ -79,6 +79,9 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
     places, plan = _Places(), Plan()
     own = os.path.realpath(out) + os.sep
     for text in inputs:
+        if not str(text):  # pathlib takes it for the current folder
+            plan.failures.append("skipped: expected an image or a folder, got an empty name; . is the current folder")
+            continue
         path = Path(text)
         if is_video(text):
             plan.videos.append((str(text), str(out / find_source(text).stem)))
@@ -95,10 +98,11 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
                 for name in names
                 if name.lower().endswith(IMAGE_SUFFIXES)
             ]
-            jobs = [job for job in jobs if not job.real.startswith(own)]
-            plan.files.extend(jobs)
-            if not jobs:
-                plan.failures.append(f"skipped: expected images in {path}, found none")
+            others = [job for job in jobs if not job.real.startswith(own)]
+            plan.files.extend(others)
+            if not others:
+                where = f"; all {len(jobs)} are in {out}, where results go: choose another --out" if jobs else ""
+                plan.failures.append(f"skipped: expected images in {path}, found none{where}")
         elif path.exists() or archives.is_file(path):
             plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
         else:
@@ -131,6 +135,7 @@ class _Places:
 def _refuse_collisions(plan: Plan, endings: Sequence[str], places: _Places) -> None:
     once = {(job.real, job.target): job for job in plan.files}  # the same file named twice is predicted once
     plan.files[:] = once.values()
+    plan.videos[:] = dict.fromkeys(plan.videos)
     sources = {job.real: job.source for job in plan.files}
     made: dict[str, str] = {}
     overwritten = []

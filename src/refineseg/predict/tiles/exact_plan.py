@@ -57,7 +57,7 @@ def make_plan(graph: Graph, *, options: TilingOptions, budget: int, result_bytes
     Args:
         graph: Of the whole image.
         options: ``tile`` says how; ``auto`` takes the tiles with the least extra arithmetic that fit.
-        budget: Bytes for maps and the result of a tile.
+        budget: Bytes for maps and the result of a tile: the memory in all without the program and the weights.
         result_bytes: What is kept of each pixel of a tile, in bytes.
 
     Raises:
@@ -67,14 +67,14 @@ def make_plan(graph: Graph, *, options: TilingOptions, budget: int, result_bytes
     if options.tile != "auto":
         tile_hw = size_hw if options.tile == "off" else (options.tile, options.tile)
         tile_hw = (min(tile_hw[0], size_hw[0]), min(tile_hw[1], size_hw[1]))
-        step, peak = _largest_step(graph, tile_hw, budget - result_bytes * math.prod(tile_hw))
+        step, peak = _largest_step(graph, tile_hw, budget, result_bytes=result_bytes, memory=options.memory_bytes)
         return _plan(graph, tile_hw, step, peak, result_bytes)
     smallest = (min(32, size_hw[0]), min(32, size_hw[1]))
     needs = int(_probe(graph, smallest, STEPS[-1]) / _SPARE) + result_bytes * math.prod(smallest)
     if needs > budget:
         raise ConfigError(
-            f"expected memory for maps of at least {needs / 1e6:.0f} MB beside the program and the weights, got "
-            f"{max(budget, 0) / 1e6:.0f} MB; give more with --memory"
+            f"expected memory for maps of at least {needs / 1e6:.0f} MB beside the program and the weights, "
+            f"{_got(needs, budget, options.memory_bytes)}; give more with --memory"
         )
     best = _Choice(math.inf, smallest, STEPS[-1], needs)
     for width in dict.fromkeys(_rounded(size_hw[1] / count, size_hw[1]) for count in _SPLITS):
@@ -113,17 +113,27 @@ def _best_of_width(graph: Graph, width: int, budget: int, result_bytes: int) -> 
     return best
 
 
-def _largest_step(graph: Graph, tile_hw: tuple[int, int], budget: int) -> tuple[int, int]:
-    peak = 0
+def _largest_step(
+    graph: Graph, tile_hw: tuple[int, int], budget: int, *, result_bytes: int, memory: int | None
+) -> tuple[int, int]:
+    needs = 0
     for step in STEPS:
         peak = _probe(graph, tile_hw, step)
-        if peak / _SPARE <= budget:
+        needs = int(peak / _SPARE) + result_bytes * math.prod(tile_hw)
+        if needs <= budget:
             return step, peak
     raise ConfigError(
-        f"expected memory for tiles of {tile_hw[0]}x{tile_hw[1]}, about {peak / _SPARE / 1e6:.0f} MB for maps beside "
-        f"the result, the program and the weights, got {max(budget, 0) / 1e6:.0f} MB; choose smaller tiles (--tile), "
-        "tile auto, or more with --memory"
+        f"expected memory for tiles of {tile_hw[0]}x{tile_hw[1]}, about {needs / 1e6:.0f} MB for maps and result "
+        f"beside the program and the weights, {_got(needs, budget, memory)}; choose smaller tiles (--tile), tile auto, "
+        "or more with --memory"
     )
+
+
+def _got(needs: int, budget: int, memory: int | None) -> str:
+    """What there is, and how much it would have to be, all together."""
+    if memory is None:
+        return f"got {max(budget, 0) / 1e6:.0f} MB"
+    return f"{math.ceil((memory - budget + needs) / 1e6)} MB in all, got {memory / 1e6:.0f} MB in all"
 
 
 def _probe(graph: Graph, tile_hw: tuple[int, int], step: int) -> int:

@@ -197,7 +197,7 @@ class FrameReader(Protocol):
 
 def scaled(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
     """An image at another size, bilinear with a filter where it shrinks."""
-    return np.asarray(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))  # writable
 
 
 def missing_frames(steps: Counter[int]) -> int:
