@@ -163,6 +163,12 @@ def test_a_stream_predicts_all_it_can_and_then_says_what_failed(tmp_path):
     assert sorted(found) == ["000.png", "001.png", "002.png"]
 
 
+def test_an_image_that_may_not_be_written_to_is_predicted():
+    image = np.asarray(Image.new("RGB", (5, 4), (9, 200, 3)))
+    assert not image.flags.writeable
+    assert (Predictor(Brightest())(image).mask == 1).all()
+
+
 def test_numbers_of_images_and_threads_below_one_are_refused():
     with pytest.raises(ConfigError, match="expected a batch size of at least 1, got 0"):
         StreamOptions(batch_size=0)

@@ -34,6 +34,6 @@ def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
 
 
 def stacked(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "n c h w"]:
-    """Checked images behind each other; a single one is not copied."""
-    pixels = np.ascontiguousarray(images[0])[None] if len(images) == 1 else np.stack(images)
+    """Checked images behind each other; a single one is copied only if it may not be written to, as torch wants."""
+    pixels = np.require(images[0], requirements=("C", "W"))[None] if len(images) == 1 else np.stack(images)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
