@@ -16,7 +16,7 @@ from refineseg.training.paper_recipes import PAPER_RECIPES
 
 
 def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
-    """CamVid from scratch, train + val, no validation: the first stage of the shipped ``camvid`` model (see its card).
+    """CamVid from scratch, train + val, no validation: the first stage of the model shipped first.
 
     Small crops of shrunk images first (a third of the time per crop), then full resolution with a cosine to zero:
     within one CPU budget the network sees about twice as many epochs as with full crops throughout. Nothing is
@@ -198,7 +198,7 @@ RECIPES: dict[str, Callable[..., TrainingConfig]] = {
 _OWN_DATA = ("folder", "coco", "labelme", "cvat", "label_studio", "yolo", "pairs")
 DEFAULT_RECIPE = {
     **dict.fromkeys(_OWN_DATA, "folder_refinenet_lw_mobilenetv2"),
-    "camvid": "camvid_refinenet_lw_mobilenetv2",
+    "camvid": "camvid_refineseg_small",
     "person_part": "person_part_refinenet_lw_resnet50",
     "nyud": "nyud_refinenet_lw_resnet50",
     "voc": "voc_refinenet_lw_resnet50",
