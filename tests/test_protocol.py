@@ -181,8 +181,7 @@ def test_two_results_of_one_protocol_are_subtracted_without_a_mark(refineseg, tm
     refineseg(*call_, "--out", tmp_path / "o", "--json", path)
     status, out, _ = refineseg(*call_, "--out", tmp_path / "o", "--against", path)
     assert status == 0
-    # what the shipped model started from is not known to its file, and that is said
-    assert "not stated: other data" in " ".join(out.split())
+    assert "equal protocol" in " ".join(out.split())
     result = read_result(path)
     result["measurement_protocol"]["other_data"] = "none"
     better = json.loads(json.dumps(result))

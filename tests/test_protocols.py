@@ -75,7 +75,7 @@ def _resize_pixels(x, size, scales):
     for axis in sorted((0, 1), key=lambda a: scales[a]):
         if scales[axis] != 1:
             moved = _resize_axis(np.moveaxis(x, axis, 0), size[axis], scales[axis])
-            x = np.moveaxis(np.clip(np.floor(moved + 0.5), 0, 255), 0, axis)
+            x = np.moveaxis(np.clip(np.floor(moved + 0.5 + 1e-9), 0, 255), 0, axis)
     return x
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_coco import fake_coco_voc
@@ -17,10 +16,13 @@ from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor
 from refineseg.training import loop, run
 from refineseg.training.config import from_json, to_json
-from refineseg.training.optim import make_optimiser
+from refineseg.training.engine import Engine
+from refineseg.training.feeding import TrainingData
+from refineseg.training.optim import set_rates
 from refineseg.training.paper_recipes import PAPER_RECIPES
 from refineseg.training.recipes import RECIPES, default_recipe, find_recipe, recipe_summary
 from refineseg.training.run import RunRequest, recipe_options
+from refineseg.training.state import RunState
 
 FAKES = {
     "voc": fake_voc,
@@ -84,10 +86,14 @@ def learn_and_measure(name, roots, *, released):
     class_info = first.class_info
     segmenter = run._new_model(config, class_info, "")
     before = {key: value.clone() for key, value in segmenter.network.decoder.classifier.state_dict().items()}
-    state = loop._State(segmenter, make_optimiser(segmenter, config), None)
-    learned = loop.TrainingData((replace(data.phases[0], dataset=two),), None, "")
-    loss, _ = loop._learn(Fabric(accelerator="cpu"), state, config, learned, 0, progress)
-    assert torch.isfinite(torch.tensor(loss))
+    engine, state = Engine(config, device="cpu", say=progress.say), RunState.new(segmenter, config)
+    learned = TrainingData((replace(data.phases[0], dataset=two),), None, "")
+    steps = loop._PhaseSteps(engine, state, config, phase, learned.phases[0], 0)
+    segmenter.train()
+    for batch in steps.feed.epoch(0):
+        set_rates(state.optimiser, phase, max(phase.warmup_epochs, 0.5))
+        loss, _ = steps.stepper(1, 1e9).step(batch)
+        assert torch.isfinite(loss)
     after = segmenter.network.decoder.classifier.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
     one = Without(data.val, {data.val.name(i) for i in range(1, len(data.val))})

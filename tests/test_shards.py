@@ -120,7 +120,10 @@ def test_training_on_shards_gives_the_same_weights(tmp_path):
     first, second = (load_file(tmp_path / name / "last.safetensors") for name in "ab")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert (tmp_path / "a" / "metrics.json").read_text() == (tmp_path / "b" / "metrics.json").read_text()
+    first, second = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "ab")
+    for result in (first, second):  # shards do not know the sizes of their images before they are read
+        result.pop("measurement_protocol")
+    assert first == second
     assert json.loads((tmp_path / "b" / "run.json").read_text())["data"] == f"folder:{tmp_path / 'shards'}"
 
 

@@ -302,7 +302,7 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             "test",
             0.513,
             SINGLE,
-            "refineseg evaluate --model camvid --data camvid:CAMVID --split test --json camvid_test.json",
+            "refineseg evaluate --model camvid --data camvid:CAMVID --split test --boundary --json camvid_test.json",
         ),
     ),
 }

@@ -196,6 +196,7 @@ def predict(
     how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
     result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:
-        write_json(json_file, {"model": model, "options": how.to_json(), **result.to_json()})
+        used = {**how.to_json(), "backend": result.backend}
+        write_json(json_file, {"model": model, "options": used, **result.to_json()})
     if result.failures:
         raise typer.Exit(1)

@@ -49,6 +49,7 @@ class FilesResult:
         total: Areas of all images; of resumed ones where a table was asked for.
         others: What became of rasters and videos, as plain values.
         proofs: Largest differences, where they were asked for.
+        backend: The runtime that predicted, where the call left it open.
     """
 
     class_info: ClassInfo
@@ -59,6 +60,7 @@ class FilesResult:
     total: Areas | None = None
     others: list[dict[str, Any]] = field(default_factory=list)
     proofs: list[dict[str, Any]] = field(default_factory=list)
+    backend: str = "torch"
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -122,6 +122,7 @@ def predict_files(
         count_resumed=files.areas is not None,
         prover=prover,
     )
+    run.result.backend = opened.backend
     for message in plan.failures:
         run.fail(message)
     identity = {
