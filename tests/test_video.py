@@ -605,6 +605,15 @@ def test_a_stream_that_falls_silent_is_ended_and_reported(tmp_path, monkeypatch)
     assert "the source stopped: nothing came for 1 s; what could be decoded is done" in result.failures[0]
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C interrupts, also where the tests run in the background and inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_live_source_properly_and_leaves_nothing_of_a_file(tmp_path):
     clip = write_clip(tmp_path / "clip.ts", moving_square(50))
 

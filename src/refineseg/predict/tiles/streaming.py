@@ -33,7 +33,7 @@ def needed_spans(graph: Graph, axis: int, span: Span) -> list[Span | None]:
         >>> from refineseg.predict.tiles.tracing import trace
         >>> graph = trace(refineseg.build("refinenet_lw_mobilenetv2", num_classes=2), (4096, 4096))
         >>> needed_spans(graph, 0, (2048, 2080))[0]
-        (1312, 2816)
+        (1259, 2838)
     """
     spans: list[Span | None] = [None] * len(graph.maps)
     spans[graph.output] = span
