@@ -343,6 +343,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="stop in time; called again, it goes on")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--small", action="store_true", help="a form for a CPU")
+    parser.add_argument("--scale", type=float, help="of all images; by default 1, with --small 0.3")
     parser.add_argument("--keep-models", action="store_true")
     return parser.parse_args(argv)
 
@@ -364,7 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.data,
         arguments.out,
         parse_seeds(arguments.seeds),
-        _SMALL_SCALE if arguments.small else 1.0,
+        arguments.scale or (_SMALL_SCALE if arguments.small else 1.0),
         None if arguments.minutes is None else begun + 60 * arguments.minutes,
         arguments.device,
         arguments.keep_models,
