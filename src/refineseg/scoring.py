@@ -44,7 +44,7 @@ def confidence_of(probabilities: Float[Tensor, "n k h w"]) -> Float[Tensor, "n h
     return probabilities.amax(dim=1)
 
 
-def class_map_of(logits: Float[Tensor, "n k h w"]) -> Int64[Tensor, "n h w"]:
+def class_map_of(logits: Float[Tensor, "n k ..."]) -> Int64[Tensor, "n ..."]:
     """Argmax over the classes; the lower index wins a tie."""
     return logits.argmax(dim=1)
 

@@ -22,7 +22,7 @@ from refineseg.backends.onnx_runtime import onnx_model
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
 """Programs kept for image sizes; each holds its own working memory."""
 
@@ -79,7 +79,7 @@ class OpenVinoScorer:
     Args:
         model: An OpenVINO (.xml) or ONNX file, or a model in memory.
         precision: ``float32``, or ``bfloat16``. Without being told, OpenVINO computes in bfloat16 where the processor
-            can; here it is always told. A quantised model computes its other layers in float32.
+            can; here it is always told. A quantised model computes its other layers in bfloat16 where it can.
         num_threads: None: as many as PyTorch uses.
 
     Raises:
@@ -91,7 +91,7 @@ class OpenVinoScorer:
         self,
         model: Any,  # noqa: ANN401 - Path, or openvino.Model
         *,
-        precision: Literal["float32", "bfloat16", "int8"] = "float32",
+        precision: Literal["float32", "bfloat16"] = "float32",
         num_threads: int | None = None,
     ) -> None:
         openvino = _openvino()
@@ -105,7 +105,7 @@ class OpenVinoScorer:
                 raise ModelFileError(f"expected an OpenVINO or ONNX file, got {self._name} ({error})") from error
         self.description = Description.from_text(_metadata(model), Path(str(self._name)))
         self._config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS["int8" if self.description.precision == "int8" else precision],
             "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }

@@ -2,7 +2,7 @@
 
 In: an OpenVINO model in memory and calibration images. Out: another one, whose convolutions have filters of 8 bits with
 a scale per channel, and 8-bit inputs with ranges that were seen on the images. The first convolution and the classifier
-stay in single precision: the one sees pixels of three channels and costs little, the other's logits are compared with
+are not quantised: the one sees pixels of three channels and costs little, the other's logits are compared with
 each other. The only door to ``nncf``.
 """
 
