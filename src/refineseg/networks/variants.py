@@ -161,6 +161,13 @@ VARIANTS: dict[str, Variant] = {
         "ours: Light-Weight RefineNet's decoder of a quarter of its width on a ResNet-18 of half its width",
         encoder_options={"channels": (32, 64, 128, 256)},
     ),
+    "refineseg_nano": Variant(
+        "resnet18",
+        replace(LIGHT_WEIGHT, level_widths=(64, 32), width=32),
+        FOUR_CASCADED,
+        "ours: Light-Weight RefineNet's decoder of an eighth of its width on a ResNet-18 of a quarter of its width",
+        encoder_options={"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8},  # 3x3s, not one 7x7
+    ),
 }
 """Every named variant; ``refinenet:<timm name>`` and ``refinenet_lw:<timm name>`` take any timm backbone besides."""
 

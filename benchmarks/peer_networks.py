@@ -1,0 +1,118 @@
+"""Networks that ``camvid_peers.py`` compares: ours, and small ones of torchvision and segmentation-models-pytorch.
+
+In: a name. Out: an untrained :class:`~refineseg.segmenter.Segmenter`, in which a peer sits as our networks do, so that
+training, measurement and export are the same for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refineseg.class_info import ClassInfo
+from refineseg.preprocessing import Preprocessing
+from refineseg.segmenter import ModelSpec, Segmenter
+
+OURS = ("refineseg_nano", "refineseg_small", "refinenet_lw_mobilenetv2")
+TORCHVISION = {"lraspp_mobilenet_v3_large": "", "deeplabv3_mobilenet_v3_large": "out"}
+"""Name -> which of the backbone's maps the classifier takes; empty: all."""
+SMP = {"FPN-mobilenet_v2": "FPN", "DeepLabV3+-mobilenet_v2": "DeepLabV3Plus"}
+"""Name -> class in segmentation-models-pytorch."""
+NETWORKS = (*OURS, *TORCHVISION, *SMP)
+
+VESSEL = "refineseg_nano"
+"""Any variant: a segmenter is built with a network, whose place a peer then takes."""
+
+
+class Levels(nn.Module):
+    """A peer's backbone, and what a segmenter must know of it.
+
+    Args:
+        body: Normalised images -> maps.
+    """
+
+    size_multiple, takes_any_size = 32, False
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401 - a list or a mapping, as the library has it
+        """Images (N, 3, H, W) -> maps."""
+        return self.body(x)
+
+
+class Head(nn.Module):
+    """What a peer computes from its maps.
+
+    Args:
+        parts: One after the other.
+        picked: Which map goes in; empty: all.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module], picked: str) -> None:
+        super().__init__()
+        self.parts, self.picked = nn.ModuleList(parts), picked
+
+    def forward(self, levels: Any) -> Tensor:  # noqa: ANN401 - as above
+        """Maps -> logits, at the network's own resolution or at that of the image."""
+        x = levels[self.picked] if self.picked else levels
+        for part in self.parts:
+            x = part(x)
+        assert isinstance(x, Tensor)
+        return x
+
+
+class Peer(nn.Module):
+    """A network of another library in the two parts that training knows: they may have rates of their own.
+
+    Args:
+        encoder: Its backbone.
+        decoder: The rest.
+    """
+
+    def __init__(self, encoder: Levels, decoder: Head) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images -> logits; a segmenter enlarges them where they are smaller."""
+        logits: Tensor = self.decoder(self.encoder(x))
+        return logits
+
+
+def is_installed(name: str) -> bool:
+    """Whether the library of a network is there."""
+    return name not in SMP or importlib.util.find_spec("segmentation_models_pytorch") is not None
+
+
+def build_peer(name: str, num_classes: int) -> Peer:
+    """A network of another library, from random weights."""
+    if name in TORCHVISION:
+        library = importlib.import_module("torchvision.models.segmentation")
+        network = getattr(library, name)(weights=None, weights_backbone=None, num_classes=num_classes)
+        return Peer(Levels(network.backbone), Head([network.classifier], TORCHVISION[name]))
+    library = importlib.import_module("segmentation_models_pytorch")
+    network = getattr(library, SMP[name])("mobilenet_v2", encoder_weights=None, classes=num_classes)
+    return Peer(Levels(network.encoder), Head([network.decoder, network.segmentation_head], ""))
+
+
+def build_model(name: str, class_info: ClassInfo, *, seed: int = 0) -> Segmenter:
+    """A new model by a name of :data:`NETWORKS` or of a variant.
+
+    A peer's segmenter says of itself that it is of :data:`VESSEL`; its model file does not load, no tensor fits.
+    """
+    torch.manual_seed(seed)
+    ours = name not in TORCHVISION and name not in SMP
+    segmenter = Segmenter(ModelSpec(name if ours else VESSEL, class_info, Preprocessing.imagenet()))
+    if not ours:
+        torch.manual_seed(seed)
+        peer = build_peer(name, class_info.num_classes).to(memory_format=torch.channels_last)
+        # what training and export ask of a network, a peer has
+        segmenter.network = peer.eval()  # type: ignore[assignment]
+    return segmenter
