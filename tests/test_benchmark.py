@@ -150,6 +150,12 @@ class Halving(nn.Module):
         return [self.conv(x)]
 
 
+def test_merged_laterals_save_what_the_papers_sizes_say():
+    counts = count("refinenet_lw_resnet50", 21)
+    # three laterals lose a 1x1 convolution of 256 to 256 channels, at strides 16, 8 and 4 of 512x512
+    assert counts.multiply_adds - counts.fused_multiply_adds == 256 * 256 * (32**2 + 64**2 + 128**2)
+
+
 def test_counts_of_a_small_network_equal_those_by_hand():
     options = replace(LIGHT_WEIGHT_MOBILE, width=8, num_links=1)
     network = RefineNet(Halving(), Cascade((4,), 2, groups=((0,),), options=options, resizing=Resizing())).eval()

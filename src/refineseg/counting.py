@@ -10,6 +10,7 @@ them). Biases, norms, activations, pooling and enlargement are not counted.
 
 from __future__ import annotations
 
+import copy
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +22,12 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
 from refineseg.images import written_beside
+from refineseg.networks.fused import merge_laterals
 from refineseg.networks.refinenet import RefineNet, count_parameters
 from refineseg.networks.variants import VARIANTS, build_network
 from refineseg.published import (
@@ -60,12 +63,14 @@ class Counts:
         multiply_adds: Of one image.
         encoder_parameters: The encoder's share.
         encoder_multiply_adds: The encoder's share.
+        fused_multiply_adds: Of the whole network after :func:`refineseg.networks.fused.fuse`.
     """
 
     parameters: int
     multiply_adds: int
     encoder_parameters: int
     encoder_multiply_adds: int
+    fused_multiply_adds: int
 
     @property
     def decoder_parameters(self) -> int:
@@ -115,21 +120,31 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Cou
     """
     if min(size_hw) < 1:
         raise ConfigError(f"expected a height and width of at least 1 pixel, got {size_hw[0]}x{size_hw[1]}")
-    encoder, decoder = network.encoder, network.decoder
+    encoder = network.encoder
     if not encoder.takes_any_size:
         multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
         size_hw = (-(-size_hw[0] // multiple) * multiple, -(-size_hw[1] // multiple) * multiple)
     image = torch.zeros(1, 3, *size_hw, device=next(network.parameters()).device)
     with torch.no_grad():
-        with FlopCounterMode(display=False) as of_encoder:
+        with FlopCounterMode(display=False) as counter:
             levels = encoder(image)
-        with FlopCounterMode(display=False) as of_decoder:
-            decoder(levels)
-    encoder_flops = int(of_encoder.get_total_flops())
-    decoder_flops = int(of_decoder.get_total_flops())
-    return Counts(  # two operations are one multiply-add
-        count_parameters(network), (encoder_flops + decoder_flops) // 2, count_parameters(encoder), encoder_flops // 2
+        of_encoder = counter.get_total_flops() // 2  # two operations are one multiply-add
+        fused = copy.deepcopy(network.decoder).eval()
+        merge_laterals(fused)
+        of_decoder, of_fused = (_multiply_adds(decoder, levels) for decoder in (network.decoder, fused))
+    return Counts(
+        count_parameters(network),
+        of_encoder + of_decoder,
+        count_parameters(encoder),
+        of_encoder,
+        of_encoder + of_fused,  # norms inside convolutions change no count
     )
+
+
+def _multiply_adds(decoder: nn.Module, levels: list[Tensor]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        decoder(levels)
+    return counter.get_total_flops() // 2
 
 
 def count_all(*, seen: Callable[[str], None] | None = None) -> dict[str, dict[int, Counts]]:
@@ -203,8 +218,9 @@ def counts_table(counts: AllCounts) -> Table:
 _MARKDOWN = """# Parameters and multiply-adds
 
 Every network of `refineseg.VARIANTS` at 512x512. A multiply-add is one multiplication and one addition of a
-convolution; biases, norms, activations, pooling and enlargement are not counted. Made by `refineseg bench --counts
---write`; the tests count again and compare.
+convolution; biases, norms, activations, pooling and enlargement are not counted. Fused is the network
+rewritten for inference (`refineseg.networks.fused`): linear convolutions in a row are one. Made by `refineseg bench
+--counts --write`; the tests count again and compare.
 
 """
 
@@ -233,13 +249,13 @@ def counts_markdown(counts: AllCounts) -> str:
     """The table as the page ``docs/counts.md``."""
     lines = [
         "| variant | parameters, 21 classes | of these, encoder | multiply-adds, 21 classes | of these, encoder "
-        "| multiply-adds, 40 classes | published | reproduced with |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+        "| the same fused | multiply-adds, 40 classes | published | reproduced with |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for variant, by_classes in counts.items():
         few, many = by_classes[21], by_classes[40]
         cells = [f"{few.parameters:,}", f"{few.encoder_parameters:,}"]
-        costs = (few.multiply_adds, few.encoder_multiply_adds, many.multiply_adds)
+        costs = (few.multiply_adds, few.encoder_multiply_adds, few.fused_multiply_adds, many.multiply_adds)
         cells += [f"{cost / 1e9:.3f} G" for cost in costs]
         name = f"`{variant}`{' *' if VARIANTS[variant].two_scale else ''}"
         lines.append(f"| {' | '.join([name, *cells, *_published(variant)])} |")

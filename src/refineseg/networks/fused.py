@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from refineseg.networks.encoders import Encoder, TwoScaleEncoder
-from refineseg.networks.refinenet import RefineNet, RefineNetBlock
+from refineseg.networks.refinenet import Cascade, RefineNet, RefineNetBlock
 from refineseg.scoring import class_map_of
 
 
@@ -43,9 +43,7 @@ def fuse(network: RefineNet) -> RefineNet:
     """
     fused = copy.deepcopy(network).eval().requires_grad_(False)
     fused.encoder = fold_norms(fused.encoder)
-    for block in fused.decoder.blocks:
-        assert isinstance(block, RefineNetBlock)
-        _merge_laterals(block)
+    merge_laterals(fused.decoder)
     return fused
 
 
@@ -125,8 +123,18 @@ def _agree(encoder: nn.Module, folded: FoldedEncoder) -> bool:
     )
 
 
-def _merge_laterals(block: RefineNetBlock) -> None:
-    """One 1x1 convolution in place of the adapting one and the fusion's, where both are 1x1 and nothing is between."""
+def merge_laterals(decoder: Cascade) -> None:
+    """One 1x1 convolution in place of the adapting one and the fusion's, where both are 1x1 and nothing is between.
+
+    Args:
+        decoder: In evaluation mode; it is changed.
+    """
+    for block in decoder.blocks:
+        assert isinstance(block, RefineNetBlock)
+        _merge_laterals_of(block)
+
+
+def _merge_laterals_of(block: RefineNetBlock) -> None:
     for index, adaptation in enumerate(block.adaptations):
         fusion = block.fusion.convs[index]
         if not isinstance(adaptation, nn.Sequential) or len(adaptation) != 1:
