@@ -154,6 +154,26 @@ def matlab_resize_images(
     return pixels.to(torch.uint8)
 
 
+def resize_twice(
+    x: Float[Tensor, "n c h w"], padded_hw: tuple[int, int], inner_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> Float[Tensor, "n c h2 w2"]:
+    """Bilinearly to the size of a network's input, cut to what of it was no padding, and to the size of the image.
+
+    What changes nothing is left out, so a network without padding has its output resized once.
+
+    Args:
+        x: Logits at the network's resolution.
+        padded_hw: Of the network's input.
+        inner_hw: Of its input without padding.
+        size_hw: Of the image.
+    """
+    if padded_hw != inner_hw:
+        x = F.interpolate(x, size=padded_hw, mode="bilinear", align_corners=False)[:, :, : inner_hw[0], : inner_hw[1]]
+    if tuple(x.shape[2:]) != size_hw:
+        x = F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
+    return x
+
+
 @dataclass(frozen=True)
 class Resizing:
     """How feature maps are brought to the size of the finest one.

@@ -10,13 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+
+_STRIP_VALUES = {"cpu": 2**20, "other": 2**26}  # of enlarged logits; what a CPU's cache holds is twice as fast
 
 
 @runtime_checkable
@@ -30,7 +34,7 @@ class Scorer(Protocol):
     def logits(self, images: UInt8[Tensor, "n c h w"], /) -> Float[Tensor, "n k h w"]:
         """Logits at image size."""
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"], /) -> Int64[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"], /) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel."""
 
 
@@ -47,6 +51,45 @@ def confidence_of(probabilities: Float[Tensor, "n k h w"]) -> Float[Tensor, "n h
 def class_map_of(logits: Float[Tensor, "n k ..."]) -> Int64[Tensor, "n ..."]:
     """Argmax over the classes; the lower index wins a tie."""
     return logits.argmax(dim=1)
+
+
+def class_map_of_enlarged(
+    logits: Float[Tensor, "n k h w"], enlarged_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> Integer[Tensor, "n h2 w2"]:
+    """Argmax of bilinearly enlarged logits, which exist a strip of rows at a time where the factor is a whole number.
+
+    Args:
+        logits: At the network's resolution.
+        enlarged_hw: Height and width they stand for; ``align_corners=False``.
+        size_hw: Height and width of the result, cut at the bottom and on the right.
+
+    Returns:
+        ``class_map_of`` of the enlarged logits; uint8, with more than 256 classes int32.
+
+    Example:
+        >>> logits = torch.randn(1, 3, 50, 60)
+        >>> large = F.interpolate(logits, size=(200, 240), mode="bilinear", align_corners=False)
+        >>> bool((class_map_of_enlarged(logits, (200, 240), (190, 233)) == class_map_of(large)[:, :190, :233]).all())
+        True
+    """
+    n, k, h, _ = logits.shape
+    (height, width), (rows, columns) = enlarged_hw, size_hw
+    dtype = torch.uint8 if k <= 256 else torch.int32
+    factor = height // h
+    if factor * h != height:
+        large = F.interpolate(logits, size=enlarged_hw, mode="bilinear", align_corners=False)
+        return class_map_of(large[:, :, :rows, :columns]).to(dtype)
+    classes = torch.empty((n, rows, columns), dtype=dtype, device=logits.device)
+    most = _STRIP_VALUES["cpu" if logits.device.type == "cpu" else "other"]
+    step = max(1, most // (n * k * factor * width))
+    for top in range(0, -(-rows // factor), step):
+        first, last = max(0, top - 1), min(h, top + step + 1)  # with the neighbours that are mixed in
+        strip = F.interpolate(
+            logits[:, :, first:last], size=((last - first) * factor, width), mode="bilinear", align_corners=False
+        )
+        begin, end, cut = top * factor, min(rows, (top + step) * factor), (top - first) * factor
+        classes[:, begin:end] = class_map_of(strip[:, :, cut : cut + end - begin, :columns])
+    return classes
 
 
 @dataclass(frozen=True)

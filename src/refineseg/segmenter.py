@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions, build_network
 from refineseg.preprocessing import Preprocessing
+from refineseg.resize import resize_twice
+from refineseg.scoring import class_map_of, class_map_of_enlarged
 
 _LOG = logging.getLogger("refineseg")
 FORMAT = 1
@@ -162,19 +164,19 @@ class Segmenter(nn.Module):
         Raises:
             ConfigError: Not ``uint8``, not four-dimensional, or other channels.
         """
-        channels = self.spec.preprocessing.in_channels
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
-            raise ConfigError(
-                f"expected uint8 pixels 0..255 of shape (N, {channels}, H, W), got {images.dtype} of shape "
-                f"{tuple(images.shape)}; images enter a Segmenter as they are, without normalisation"
-            )
         logits, inner_hw, padded_hw = self._scores(images, self.spec.preprocessing)
-        if padded_hw != inner_hw:
-            logits = F.interpolate(logits, size=padded_hw, mode="bilinear", align_corners=False)
-            logits = logits[:, :, : inner_hw[0], : inner_hw[1]]
-        if logits.shape[2:] != images.shape[2:]:
-            logits = F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
-        return logits
+        return resize_twice(logits, padded_hw, inner_hw, (images.shape[2], images.shape[3]))
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
+        """The likeliest class of every pixel, equal to the argmax of the logits, which are made a few rows at a time.
+
+        Takes and refuses what :meth:`forward` does.
+        """
+        logits, inner_hw, padded_hw = self._scores(images, self.spec.preprocessing)
+        size_hw = (images.shape[2], images.shape[3])
+        if inner_hw != size_hw:  # the image was enlarged, so the logits are resized twice
+            return class_map_of(resize_twice(logits, padded_hw, inner_hw, size_hw))
+        return class_map_of_enlarged(logits, padded_hw, size_hw)
 
     def output_logits(
         self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
@@ -198,6 +200,12 @@ class Segmenter(nn.Module):
 
     def _scores(self, images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """The network's output, and the size of its input without and with padding."""
+        channels = self.spec.preprocessing.in_channels
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
+            raise ConfigError(
+                f"expected uint8 pixels 0..255 of shape (N, {channels}, H, W), got {images.dtype} of shape "
+                f"{tuple(images.shape)}; images enter a Segmenter as they are, without normalisation"
+            )
         dtype = next(self.network.parameters()).dtype
         x = preprocessing(images, dtype=dtype).contiguous(memory_format=torch.channels_last)
         height, width = x.shape[2:]

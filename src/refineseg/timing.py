@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -177,7 +177,7 @@ def time_in_turns(
     return times
 
 
-def class_map(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+def class_map(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
     """The likeliest class of every pixel, in main memory, so that a GPU has finished."""
     return scorer.class_map(images).cpu()
 

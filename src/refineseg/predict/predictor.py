@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -175,7 +175,7 @@ class Predictor:
             if own is not None and self._crf is not None:
                 own = torch.from_numpy(dense_crf(own[0].cpu().numpy(), image, options=self._crf))[None]
                 own_classes = class_map_of(own)
-            mask = own_classes[0].cpu().numpy().astype(dtype)
+            mask = own_classes[0].cpu().numpy().astype(dtype, copy=False)
             kept = own[0].cpu().numpy() if probabilities and own is not None else None
             sure = confidence_of(own)[0].cpu().numpy() if (probabilities or confidence) and own is not None else None
             predictions.append(Prediction(image, mask, self.class_info, kept, sure))
@@ -283,7 +283,7 @@ class Predictor:
 
     def _classes_and_scores(
         self, batch: UInt8[Tensor, "n c h w"], *, scored: bool
-    ) -> tuple[Int64[Tensor, "n h w"], Float[Tensor, "n k h w"] | None]:
+    ) -> tuple[Integer[Tensor, "n h w"], Float[Tensor, "n k h w"] | None]:
         """Class maps, and probabilities where they are wanted or come along."""
         if self._scales != (1.0,) or self._flip or self._protocol.enlarged != "logits_bilinear":
             scores = self._mean_scores(batch)

@@ -10,12 +10,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 
 Precision = Literal["float32", "bfloat16"]
@@ -79,9 +78,11 @@ class TorchScorer:
         logits = self.output_logits(images).float()
         return F.interpolate(logits, size=images.shape[2:], mode="bicubic", align_corners=False)
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
-        """The likeliest class of every pixel, on the device."""
-        return class_map_of(self.logits(images))
+    @torch.inference_mode()
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
+        """The likeliest class of every pixel, on the device; see :meth:`~refineseg.segmenter.Segmenter.class_map`."""
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            return self._segmenter.class_map(images.to(self._device))
 
     @property
     def device(self) -> torch.device:
