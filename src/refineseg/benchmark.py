@@ -21,9 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from refineseg.backends import quantisation
 from refineseg.backends.opening import BACKENDS
 from refineseg.contenders import (
+    OF_SEGMENTERS,
     RuntimeChoice,
+    compiled_contenders,
     in_default_order,
     measurable,
     other_contenders,
@@ -32,7 +35,7 @@ from refineseg.contenders import (
     torch_contenders,
 )
 from refineseg.counting import Counts, count_network
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.refinenet import LIGHT_WEIGHT, REFINENET, Cascade, DecoderOptions, RefineNet
 from refineseg.networks.variants import FOUR_CASCADED, VARIANTS, build_network, find_variant
 from refineseg.predict.predictor import Precision, TorchScorer, find_device
@@ -155,6 +158,7 @@ def bench_model(
 
     Raises:
         ConfigError: A wrong option.
+        MissingExtraError: 8 bits without nncf.
         ModelFileError: A file that is no model.
     """
     size_hw = parse_size(size)
@@ -169,17 +173,13 @@ def bench_model(
     backends = measurable(place) if backend is None else [backend]
     _check_measurable(backends, place, precision)
     precisions = [p for p in PRECISIONS if precision in (None, p)]
-    runtimes = [name for name in backends if name != "torch"]
-    contenders: list[Contender] = []
-    if runtimes:  # before the segmenter is moved
-        choice = RuntimeChoice(runtimes, precisions, size_hw, batch, place)
-        try:
-            contenders = runtime_contenders(model, segmenter, choice, console=console)
-        except ConfigError as error:
-            if backend is not None:
-                raise
-            if console is not None:
-                console.print(f"left out: {', '.join(runtimes)}: {error}", highlight=False)
+    contenders = _in_runtimes(
+        model,
+        segmenter,
+        RuntimeChoice(backends, precisions, size_hw, batch, place),
+        named=backend is not None,
+        console=console,
+    )
     own = [p for p in get_args(Precision) if p in precisions]
     if "torch" in backends:
         contenders = torch_contenders(model, segmenter, device=place, precisions=own) + contenders
@@ -193,6 +193,33 @@ def bench_model(
     return Report([asdict(row) for row in rows], describe_machine(place), _speed_table(rows, title))
 
 
+def _in_runtimes(
+    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, named: bool, console: Console | None
+) -> list[Contender]:
+    """The model in every runtime but eager PyTorch; what was not named and cannot be is left out, and that is said."""
+
+    def left_out(what: str, why: object) -> None:
+        if console is not None:
+            console.print(f"left out: {what}: {why}", highlight=False, soft_wrap=True)
+
+    if "openvino" in choice.backends and "int8" in choice.precisions and not quantisation.is_available():
+        left_out("openvino int8", "nncf is not installed; install it with: pip install 'refineseg[openvino]'")
+    fitting = [name for name in choice.backends if set(choice.precisions) & set(BACKENDS[name].measured_precisions)]
+    traced = [name for name in fitting if name not in ("torch", *OF_SEGMENTERS)]
+    contenders: list[Contender] = []
+    if traced:
+        try:
+            contenders = runtime_contenders(model, segmenter, replace(choice, backends=traced), console=console)
+        except ConfigError as error:
+            if named:
+                raise
+            left_out(", ".join(traced), error)
+    chosen = replace(choice, backends=[name for name in fitting if name in OF_SEGMENTERS])
+    return contenders + compiled_contenders(
+        model, segmenter, chosen, console=console, refused=None if named else left_out
+    )
+
+
 def _check_measurable(backends: Sequence[str], device: torch.device, precision: str | None) -> None:
     """Refuse a runtime that is not installed, not for the device, or without the precision."""
     for name in backends:
@@ -201,6 +228,8 @@ def _check_measurable(backends: Sequence[str], device: torch.device, precision: 
             raise ConfigError(f"expected an installed backend ({', '.join(measurable(device))}), got {name}")
         if device.type not in known.devices:
             raise ConfigError(f"expected a device of {name} ({', '.join(known.devices)}), got {device}")
+    if precision == "int8" and "openvino" in backends and not quantisation.is_available():
+        raise MissingExtraError("nncf", extra="openvino", purpose="quantise to 8 bits")
     fitting = [name for name in backends if precision in (None, *BACKENDS[name].measured_precisions)]
     if not fitting:
         raise ConfigError(f"expected a precision of {', '.join(backends)}, got {precision}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +24,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
+from refineseg.backends.aot_inductor import ENDING, InductorScorer, write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program, takes_any_size
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
-from refineseg.backends.opening import BACKENDS
+from refineseg.backends.opening import BACKENDS, scorer_of
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
@@ -40,6 +42,9 @@ CALIBRATION_IMAGES = 8
 """Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""
 
 _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
+OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs", "torch_inductor")
+"""Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
+
 _OTHER_NETWORKS = (("FPN", "mobilenet_v2"), ("DeepLabV3Plus", "mobilenet_v2"))
 
 
@@ -176,6 +181,57 @@ def _quantised(model: Any, description: Description, choice: RuntimeChoice) -> S
     return OpenVinoScorer(quantisation.quantised(model, replace(description, precision="int8"), images))
 
 
+def compiled_contenders(
+    model: str,
+    segmenter: Segmenter,
+    choice: RuntimeChoice,
+    *,
+    console: Console | None = None,
+    refused: Callable[[str, ConfigError], None] | None = None,
+) -> list[Contender]:
+    """The rewritten network in those of :data:`OF_SEGMENTERS` that were chosen, compiled and recorded already.
+
+    Args:
+        model: Its name.
+        segmenter: On the CPU; it stays as it is.
+        choice: What is measured.
+        console: Shows what is compiled, which takes minutes.
+        refused: Told what cannot be compiled, which is then left out; None: that is an error.
+
+    Raises:
+        ConfigError: One cannot be compiled.
+    """
+    images = example_images(choice.batch, segmenter.spec.preprocessing.in_channels, choice.size_hw)
+    contenders: list[Contender] = []
+    for name in (name for name in choice.backends if name in OF_SEGMENTERS):
+        for precision in (p for p in choice.precisions if p in BACKENDS[name].precisions):
+            if console is not None:
+                console.print(f"{name}, {precision}: preparing; compilers take minutes", highlight=False)
+            begin = time.perf_counter()
+            try:
+                if name == "torch_inductor":
+                    scorer: Scorer = _ahead_of_time(segmenter, choice)
+                else:
+                    scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)
+                scorer.class_map(images)  # or it would be compiled, and fail, among the rounds
+            except ConfigError as error:
+                if refused is None:
+                    raise
+                refused(name, error)
+                break
+            built_s = time.perf_counter() - begin
+            contenders.append(Contender(model, name, precision, True, False, "nhwc", scorer, built_s))
+    return contenders
+
+
+def _ahead_of_time(segmenter: Segmenter, choice: RuntimeChoice) -> Scorer:
+    description = Description(segmenter.spec, ("class_map",), size_hw=choice.fixed_hw)
+    with tempfile.TemporaryDirectory(prefix="refineseg-") as folder:
+        path = Path(folder) / f"model{ENDING}"
+        write_package(segmenter, description, path, device=choice.device)
+        return InductorScorer(path, device=choice.device)
+
+
 class OtherNetwork:
     """A network of segmentation-models-pytorch on a device, with the same preprocessing and argmax.
 
@@ -227,9 +283,12 @@ def other_contenders(segmenter: Segmenter, *, device: torch.device) -> list[Cont
 
 
 def measurable(device: torch.device) -> list[str]:
-    """Runtimes that are installed and compute there."""
+    """Runtimes that are installed and compute there; on a CPU none that spends minutes on compiling."""
     return [
         name
         for name, known in BACKENDS.items()
-        if known.is_installed and device.type in known.devices and name != "tensorrt"
+        if known.is_installed
+        and device.type in known.devices
+        and name != "tensorrt"
+        and not (known.compiles and device.type == "cpu")
     ]

@@ -30,6 +30,18 @@ STAGES = ("decode", "preprocess", "network", "enlarge and argmax", "encode")
 _MOST_IMAGES = 8
 
 
+def stage_images(images: Path) -> Sequence[Path]:
+    """The files that are timed: one, or the first eight of a folder.
+
+    Raises:
+        ConfigError: There is no such file or folder, or no image in it.
+    """
+    paths: Sequence[Path] = [images] if images.is_file() else find_images(images)[:_MOST_IMAGES]
+    if not paths:
+        raise ConfigError(f"expected an image or a folder of images for --stages, got {images}, where there is none")
+    return paths
+
+
 def measure_stages(
     segmenter: Segmenter, images: Path, *, device: torch.device, repeats: int = 5
 ) -> list[dict[str, Any]]:
@@ -48,9 +60,9 @@ def measure_stages(
         ConfigError: No image there, or fewer than one round.
         ImageError: One cannot be read.
     """
-    paths: Sequence[Path] = [images] if images.is_file() else find_images(images)[:_MOST_IMAGES]
-    if not paths or repeats < 1:
-        raise ConfigError(f"expected at least one image in {images} and one round, got {len(paths)} and {repeats}")
+    if repeats < 1:
+        raise ConfigError(f"expected at least one image in {images} and one round, got {repeats} rounds")
+    paths = stage_images(images)
     network = copy.deepcopy(segmenter).fuse().to(device)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
     with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from refineseg.backends import quantisation
+from refineseg.backends.aot_inductor import ENDING, InductorScorer, is_package, read_package_description
+from refineseg.backends.cuda_graphs import CudaGraphScorer
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_model
+from refineseg.backends.torch_compile import CompiledScorer
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter, load
@@ -31,6 +36,7 @@ class Backend:
         suffix: Of the files it reads; empty: model files only.
         precisions: In which it computes a model file.
         devices: Where.
+        compiles: It spends a minute on compiling first, so it is used only where it is named.
     """
 
     summary: str
@@ -38,11 +44,13 @@ class Backend:
     suffix: str
     precisions: tuple[str, ...]
     devices: tuple[str, ...]
+    compiles: bool = False
 
     @property
     def measured_precisions(self) -> tuple[str, ...]:
-        """In which it is measured: OpenVINO also with a network that is quantised for that."""
-        return (*self.precisions, "int8") if self.summary == "OpenVINO" else self.precisions
+        """In which it is measured: OpenVINO also with a network that is quantised for that, where that can be done."""
+        quantises = self.summary == "OpenVINO" and quantisation.is_available()
+        return (*self.precisions, "int8") if quantises else self.precisions
 
     @property
     def is_installed(self) -> bool:
@@ -57,11 +65,18 @@ BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend("TensorRT in ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), "", ("float32",), ("cuda",)),
     "torch": Backend("PyTorch, eager", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda", "mps")),
     "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
+    "torch_compile": Backend("torch.compile", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda"), True),
+    "torch_cuda_graphs": Backend("PyTorch in CUDA graphs", ("torch",), "", ("float32", "bfloat16"), ("cuda",)),
+    "torch_inductor": Backend("AOTInductor", ("torch",), ENDING, ("float32",), ("cpu", "cuda"), True),
 }
-"""Every runtime by name; on a CPU those that stand first are faster (docs/speed.md)."""
+"""Every runtime by name; on a CPU those that stand first are faster (docs/speed.md). ``auto`` is never one after
+``torch``, which is always there."""
 
-ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
+ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer | InductorScorer
 """What scores with a file; each has a ``description``."""
+
+RuntimeScorer = ExportedScorer | CompiledScorer | CudaGraphScorer
+"""What scores in another runtime than eager PyTorch; each has a ``description``."""
 
 SUFFIXES = {backend.suffix: name for name, backend in BACKENDS.items() if backend.suffix}
 """Which runtime reads an exported file."""
@@ -107,7 +122,14 @@ def check_backend(name: str, *, precision: str, device: torch.device) -> str:
 
 def own_backend(path: Path) -> str:
     """The runtime that an exported file is for, by its ending."""
-    return SUFFIXES[path.suffix]
+    return SUFFIXES[ENDING if is_package(path) else path.suffix]
+
+
+def own_device(path: Path) -> str | None:
+    """The kind of device that a file was compiled for; None: any that its runtime knows, or no such file."""
+    if not is_package(path) or not path.is_file():
+        return None
+    return (read_package_description(path).compiled_for or {}).get("device")
 
 
 def is_exported(model: str) -> bool:
@@ -124,7 +146,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
     """A scorer of an exported file.
 
     Args:
-        path: ``.onnx``, ``.xml`` or ``.pt2``.
+        path: ``.onnx``, ``.xml``, ``.pt2`` or ``.aoti.pt2``.
         backend: ``torch`` (nothing was said) and ``auto``: the file's own; an ``.onnx`` file is also read by openvino.
         device: Where.
         precision: Of openvino: ``float32`` or ``bfloat16``; others compute as the file was exported.
@@ -143,6 +165,8 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         return OpenVinoScorer(path, precision="bfloat16" if precision == "bfloat16" else "float32")
     if name == "torch_export":
         return TorchProgramScorer(path, device=device)
+    if name == "torch_inductor":
+        return InductorScorer(path, device=device)
     return OnnxScorer(path, device="tensorrt" if name == "tensorrt" else str(device))
 
 
@@ -155,21 +179,28 @@ def read_description(path: Path) -> Description:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}")
+    if is_package(path) and path.is_file():
+        return read_package_description(path)  # also of another machine's
     return open_exported(path, backend="auto", device=torch.device("cpu"), precision="float32").description
 
 
-def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> ExportedScorer:
+def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> RuntimeScorer:
     """A segmenter in another runtime than eager PyTorch: exported in memory, which takes some seconds.
 
     Raises:
-        ConfigError: The network cannot be exported.
+        ConfigError: The network cannot be exported, or compiled here.
         MissingExtraError: The runtime is not installed.
     """
+    kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
+    if backend == "torch_compile":
+        return CompiledScorer(segmenter, device=device, precision=kind)
+    if backend == "torch_cuda_graphs":
+        return CudaGraphScorer(segmenter, device=device, precision=kind)
     description = Description(segmenter.spec)
     program = export_program(segmenter)
     if backend == "openvino":
         model = openvino_model(program, description)
-        return OpenVinoScorer(model, precision="bfloat16" if precision == "bfloat16" else "float32")
+        return OpenVinoScorer(model, precision=kind)
     place = "tensorrt" if backend == "tensorrt" else str(device)
     return OnnxScorer(onnx_model(program, description).SerializeToString(), device=place)
 
@@ -184,7 +215,7 @@ class Opened:
         source: What it was made from: a segmenter, or a file.
     """
 
-    scorer: Segmenter | ExportedScorer
+    scorer: Segmenter | RuntimeScorer
     backend: str
     source: Segmenter | Path
 
@@ -210,6 +241,8 @@ def open_model(model: str, *, backend: str = "torch", device: torch.device, prec
     segmenter = load(model)
     if name == "torch":
         return Opened(segmenter, name, segmenter)
-    if name == "torch_export":
-        raise ConfigError(f"expected an exported file (.pt2) for torch_export, got {model}; export it first")
+    if name in ("torch_export", "torch_inductor"):
+        raise ConfigError(
+            f"expected an exported file ({BACKENDS[name].suffix}) for {name}, got {model}; export it first"
+        )
     return Opened(scorer_of(segmenter, backend=name, device=device, precision=precision), name, segmenter)

@@ -33,7 +33,9 @@ def _read(path: Path) -> tuple[Any, Description]:
     try:
         traced = torch.export.load(path, extra_files=metadata)
     except Exception as error:  # zip, JSON and pickle readers each fail in their way
-        raise ModelFileError(f"expected a program of torch.export, got {path} ({error})") from error
+        raise ModelFileError(
+            f"expected a program of torch.export, got {path} ({error}); packages of AOTInductor end in .aoti.pt2"
+        ) from error
     return traced, Description.from_text(metadata[KEY], path)
 
 

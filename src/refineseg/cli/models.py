@@ -56,7 +56,11 @@ def bench(
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8; by default all.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
     backend: Annotated[
-        str | None, typer.Option(help="torch, openvino, onnxruntime, torch_export; by default all that are installed.")
+        str | None,
+        typer.Option(
+            help="torch, openvino, onnxruntime, torch_export, torch_compile, torch_cuda_graphs, torch_inductor; by "
+            "default all that are installed, on a CPU without those that compile."
+        ),
     ] = None,
     repeats: Annotated[int | None, typer.Option(help="Rounds; by default what half a minute holds, 5 to 50.")] = None,
     stages: Annotated[
@@ -109,7 +113,10 @@ def bench(
         value = counts_json(numbers)
     else:
         from refineseg.benchmark import bench_model, bench_papers
+        from refineseg.stages import stage_images
 
+        if stages is not None:
+            stage_images(stages)  # before minutes are spent
         if papers:
             report = bench_papers(size=size, device=device, repeats=repeats, console=console)
         else:

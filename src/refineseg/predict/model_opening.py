@@ -12,7 +12,15 @@ from pathlib import Path
 
 import torch
 
-from refineseg.backends.opening import BACKENDS, ExportedScorer, is_exported, open_model, own_backend, read_description
+from refineseg.backends.opening import (
+    BACKENDS,
+    RuntimeScorer,
+    is_exported,
+    open_model,
+    own_backend,
+    own_device,
+    read_description,
+)
 from refineseg.errors import ConfigError
 from refineseg.predict.torch_scorer import find_device
 from refineseg.segmenter import ModelSpec, Segmenter, load_spec
@@ -30,7 +38,7 @@ class OpenedModel:
         source: What it was made from: a segmenter, or a file.
     """
 
-    scorer: Segmenter | ExportedScorer
+    scorer: Segmenter | RuntimeScorer
     backend: str
     precision: str
     device: str
@@ -61,7 +69,10 @@ class OpenedModel:
 
 
 def _place(device: str, backend: str, model: str) -> torch.device:
-    """``auto`` is where the backend can be; a named device is kept."""
+    """``auto`` is where the backend can be, or what a file was compiled for; a named device is kept."""
+    compiled_for = own_device(Path(model))
+    if device == "auto" and compiled_for is not None:
+        return find_device(compiled_for)
     name = own_backend(Path(model)) if is_exported(model) and backend in ("torch", "auto") else backend
     known = BACKENDS.get(name)
     if device == "auto" and known is not None and known.devices == ("cpu",):

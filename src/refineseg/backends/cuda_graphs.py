@@ -1,0 +1,110 @@
+"""CUDA graphs: everything a GPU does for one image, recorded once for each shape and then started as one.
+
+In: a segmenter. Out: a :class:`~refineseg.scoring.Scorer`. For small images a GPU computes faster than Python can tell
+it what to do next; a graph is told once. Nothing is compiled.
+
+Source: PyTorch's documentation of ``torch.cuda.CUDAGraph`` (warming up on a stream of its own, fixed addresses).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from refineseg.backends.compiler import check_sizes
+from refineseg.backends.graph import Output
+from refineseg.backends.sized import SizedScorer
+from refineseg.errors import ConfigError
+from refineseg.segmenter import Segmenter
+
+RECORDED_SHAPES = 8
+"""Graphs that are kept; the one that was not used for longest makes room. Each holds its own working memory."""
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A graph and the memory it reads and writes.
+
+    Args:
+        replay: Start it.
+        images: Where it reads.
+        result: Where it writes.
+    """
+
+    replay: Callable[[], None]
+    images: Tensor
+    result: Tensor
+
+
+def record(function: Callable[[Tensor], Tensor], images: Tensor) -> Recording:
+    """Record a function of one shape.
+
+    Args:
+        function: Without anything that the host must know in between.
+        images: An example, on the GPU; it is copied.
+    """
+    own = images.clone()
+    device = own.device
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):  # libraries allocate and choose at first
+            function(own)
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    # other threads may use the GPU meanwhile: they decode and upload images
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = function(own)
+    return Recording(graph.replay, own, result)
+
+
+class CudaGraphScorer(SizedScorer):
+    """A segmenter in CUDA graphs.
+
+    Args:
+        segmenter: It is copied, and rewritten with fewer operations.
+        device: ``cuda``, ``cuda:1``, ...
+        precision: ``float32``, or ``bfloat16`` autocast.
+
+    Raises:
+        ConfigError: Another device, or a model that resizes as MATLAB does.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, *, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32"
+    ) -> None:
+        if device.type != "cuda":
+            raise ConfigError(f"expected a device of torch_cuda_graphs (cuda), got {device}; use --backend torch")
+        check_sizes("torch_cuda_graphs", segmenter)
+        super().__init__(segmenter, device=device, precision=precision)
+        self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
+        self._lock = threading.Lock()  # a graph has one input and one result
+
+    def _run(self, output: Output, images: Tensor) -> Tensor:
+        with self._lock, torch.cuda.device(self._device):
+            return super()._run(output, images).clone()
+
+    def _compute(self, output: Output, images: Tensor) -> Tensor:
+        recording = self._recording(output, images)
+        recording.images.copy_(images)
+        recording.replay()
+        return recording.result
+
+    def _recording(self, output: Output, images: Tensor) -> Recording:
+        """The graph of a shape, recorded where there is none."""
+        key = (output, *images.shape)
+        if key not in self._recordings:
+            while len(self._recordings) >= RECORDED_SHAPES:
+                torch.cuda.synchronize(self._device)  # the oldest may still be running
+                self._recordings.popitem(last=False)
+            self._recordings[key] = record(self._functions[output], images)
+        self._recordings.move_to_end(key)
+        return self._recordings[key]
