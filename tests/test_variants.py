@@ -126,6 +126,25 @@ def test_published_counts_are_met(variant, millions):
     assert round(count_parameters(on_meta(variant)) / 1e6, 3) == millions
 
 
+def test_the_nano_network_has_the_decoder_that_is_told_of_it():
+    """Four light-weight blocks of 64 and then 32 channels with two links; counted from the text, not the modules."""
+
+    def block(level, adapted, previous, width):
+        fusion = 0 if previous is None else adapted * width + previous * width
+        return level * adapted + fusion + 2 * width * width
+
+    blocks = block(128, 64, None, 64) + block(64, 32, 64, 32) + block(32, 32, 32, 32) + block(16, 32, 32, 32)
+    network = on_meta("refineseg_nano")
+    assert count_parameters(network.decoder) == blocks + conv(32, 21, bias=True)
+    small = on_meta("refineseg_small")
+    assert tuple(2 * channels for channels in network.encoder.channels) == small.encoder.channels
+    assert 4 * count_parameters(network) < count_parameters(small)
+    first = next(module for module in network.encoder.modules() if isinstance(module, torch.nn.Conv2d))
+    assert first.kernel_size == (3, 3)
+    with pytest.raises(ConfigError, match="expected ImageNet weights of 'refineseg_nano'"):
+        build_network("refineseg_nano", 21, pretrained=True)
+
+
 def test_the_segmentation_part_of_the_multi_task_network_has_its_parameters():
     depth_head = 256 + 256 * 9 + 1
     assert count_parameters(on_meta("refinenet_lw_mobilenetv2_multitask", 40)) == 3_070_057 - depth_head

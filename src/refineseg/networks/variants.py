@@ -163,9 +163,9 @@ VARIANTS: dict[str, Variant] = {
     ),
     "refineseg_nano": Variant(
         "resnet18",
-        replace(LIGHT_WEIGHT, level_widths=(64, 32), width=32),
+        replace(LIGHT_WEIGHT, level_widths=(64, 32), width=32, num_links=2),
         FOUR_CASCADED,
-        "ours: Light-Weight RefineNet's decoder of an eighth of its width on a ResNet-18 of a quarter of its width",
+        "ours: refineseg_small of half its width, with 3x3 convolutions in place of the first 7x7, and 2 links",
         encoder_options={"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8},  # 3x3s, not one 7x7
     ),
 }
