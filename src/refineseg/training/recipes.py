@@ -156,6 +156,11 @@ def camvid_refineseg_small() -> TrainingConfig:
     )
 
 
+def camvid_refineseg_nano() -> TrainingConfig:
+    """CamVid from scratch on ``refineseg_nano``: as ``camvid_refineseg_small``; not yet run at this length."""
+    return replace(camvid_refineseg_small(), recipe="camvid_refineseg_nano", variant="refineseg_nano")
+
+
 def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
     """Your own pictures: the default where no recipe is named.
 
@@ -187,6 +192,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
 RECIPES: dict[str, Callable[..., TrainingConfig]] = {
     "camvid_refinenet_lw_mobilenetv2": camvid_refinenet_lw_mobilenetv2,
     "camvid_refineseg_small": camvid_refineseg_small,
+    "camvid_refineseg_nano": camvid_refineseg_nano,
     "camvid_refinenet_lw_mobilenetv2_long": camvid_refinenet_lw_mobilenetv2_long,
     "camvid_refinenet_lw_resnet101_long": camvid_refinenet_lw_resnet101_long,
     "camvid_refinenet_lw_mobilenetv2_distilled": camvid_refinenet_lw_mobilenetv2_distilled,
