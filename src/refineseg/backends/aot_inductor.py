@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.backends.compiler import check_compiler, compiling, differences, machine_facts
@@ -164,10 +164,10 @@ class InductorScorer:
         """
         return self._run("logits", images)
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel.
 
         Raises:
             ConfigError: The file takes another size, or gives logits only.
         """
-        return self._run("class_map", images).long()
+        return self._run("class_map", images)

@@ -10,7 +10,7 @@ import copy
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from refineseg.backends.description import Description
@@ -42,8 +42,11 @@ class WholeFunction(nn.Module):
         """(N, C, H, W) uint8 -> (N, H, W) or (N, K, H, W)."""
         # Without autocast's cache: a CUDA graph would keep weights that were converted while it was recorded.
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.autocast, cache_enabled=False):
-            logits = self.segmenter(images)
-        return logits.float() if self.output == "logits" else class_map_of(logits).to(self.class_dtype)
+            if self.output == "logits":
+                return self.segmenter(images).float()  # type: ignore[no-any-return]
+            if torch.compiler.is_compiling():  # which makes enlargement and argmax one loop; strips would be many
+                return class_map_of(self.segmenter(images)).to(self.class_dtype)
+            return self.segmenter.class_map(images)
 
 
 def with_border(images: UInt8[Tensor, "n c h w"], multiple: int) -> UInt8[Tensor, "n c h2 w2"]:
@@ -115,10 +118,10 @@ class SizedScorer:
         """
         return self._run("logits", images).clone()
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel, on the device.
 
         Raises:
             ConfigError: The network cannot be compiled.
         """
-        return self._run("class_map", images).long()
+        return self._run("class_map", images).clone()
