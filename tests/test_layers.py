@@ -47,6 +47,7 @@ LAYERS = (
         "benchmark",
         "contenders",
         "stages",
+        "end_to_end",
         "acceptance",
         "exporting",
     ),

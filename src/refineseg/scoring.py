@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer, UInt8
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from refineseg import render
@@ -130,7 +131,10 @@ class Prediction:
     @property
     def areas(self) -> NDArray[np.int64]:
         """(K,) pixels of each class; together they are all pixels but the unknown ones."""
-        counts = np.bincount(self.mask.ravel(), minlength=self.class_info.num_classes)
+        if self.mask.dtype == np.uint8:  # counted as they are, without a copy of eight bytes per pixel
+            counts = np.array(Image.fromarray(self.mask).histogram())
+        else:
+            counts = np.bincount(self.mask.ravel(), minlength=self.class_info.num_classes)
         return counts[: self.class_info.num_classes].astype(np.int64)
 
     @property

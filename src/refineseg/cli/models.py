@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from refineseg.cli.app import Device, app, messages, tables, write_json
 from refineseg.errors import ConfigError
@@ -66,6 +67,9 @@ def bench(
     stages: Annotated[
         Path | None, typer.Option(help="An image or a folder: also decode, network, argmax and encode apart.")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Images/s of predict on this folder, masks only, against the network's.")
+    ] = None,
     papers: Annotated[
         bool, typer.Option("--papers", help="RefineNet and Light-Weight RefineNet, and the steps between them.")
     ] = False,
@@ -93,42 +97,86 @@ def bench(
     if (training is None) != (data is None):
         raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
     console = messages()
-    if training is not None and data is not None:
-        from refineseg.training.config import override
-        from refineseg.training.recipes import find_recipe
-        from refineseg.training.speed import bench_training
+    if folder is not None:
+        if papers or counts or training or stages is not None or size is not None or batch != 1:
+            raise ConfigError(
+                "expected --folder with none of --papers, --counts, --training, --stages, --size, --batch"
+            )
+        from refineseg.end_to_end import bench_folder
 
-        config = override(find_recipe(training), settings or [])
-        speed = bench_training(config, data, device=device, num_workers=workers, rounds=repeats, console=console)
-        tables().print(speed.table)
-        print(speed.conditions)
-        value: Any = speed.to_json()
+        chosen: Any = {"backend": backend, "precision": precision, "rounds": repeats}
+        report = bench_folder(model, folder, device=device, console=console, **chosen)
+        value: Any = _shown(report)
+    elif training is not None and data is not None:
+        options: Any = {"num_workers": workers, "rounds": repeats}
+        value = _bench_training(training, data, settings or [], device, console, options)
     elif counts:
-        from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
-
-        numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
-        tables().print(counts_table(numbers))
-        for path in write_counts(numbers) if write else ():
-            print(f"written: {path}")
-        value = counts_json(numbers)
+        value = _bench_counts(write=write)
     else:
-        from refineseg.benchmark import bench_model, bench_papers
-        from refineseg.stages import stage_images
-
-        if stages is not None:
-            stage_images(stages)  # before minutes are spent
-        if papers:
-            report = bench_papers(size=size, device=device, repeats=repeats, console=console)
-        else:
-            options: Any = {"precision": precision, "batch": batch, "backend": backend, "repeats": repeats}
-            report = bench_model(model, size=size or "512x512", device=device, console=console, **options)
-        tables().print(report.table)
-        print(report.conditions)
-        value = report.to_json()
-        if stages is not None:
-            value["stages"] = _bench_stages(model, stages, device, repeats)
+        options = {"device": device, "repeats": repeats, "console": console}
+        if not papers:
+            options |= {"model": model, "precision": precision, "batch": batch, "backend": backend}
+        value = _bench_times(size, stages, options, papers=papers)
     if json_file is not None:
         write_json(json_file, value)
+
+
+def _shown(report: Any) -> Any:  # noqa: ANN401 - a Report, which would be a heavy import; JSON
+    """A report as a table on stdout and as plain values."""
+    tables().print(report.table)
+    print(report.conditions)
+    return report.to_json()
+
+
+def _bench_times(
+    size: str | None,
+    stages: Path | None,
+    options: Any,  # noqa: ANN401 - of bench_papers or bench_model
+    *,
+    papers: bool,
+) -> Any:  # noqa: ANN401 - JSON
+    """Times in turns, and those of stages, as tables on stdout and as plain values."""
+    from refineseg.benchmark import bench_model, bench_papers
+    from refineseg.stages import stage_images
+
+    if stages is not None:
+        if papers:
+            raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
+        stage_images(stages)  # before minutes are spent
+    report = bench_papers(size=size, **options) if papers else bench_model(size=size or "512x512", **options)
+    value = _shown(report)
+    if stages is not None:
+        value["stages"] = _bench_stages(options["model"], stages, options["device"], options["repeats"])
+    return value
+
+
+def _bench_counts(*, write: bool) -> Any:  # noqa: ANN401 - JSON
+    """Parameters and multiply-adds, stored ones or counted anew, as a table on stdout and as plain values."""
+    from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
+
+    console = messages()
+    numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
+    tables().print(counts_table(numbers))
+    for path in write_counts(numbers) if write else ():
+        print(f"written: {path}")
+    return counts_json(numbers)
+
+
+def _bench_training(
+    recipe: str,
+    data: str,
+    settings: list[str],
+    device: str,
+    console: Console,
+    options: Any,  # noqa: ANN401 - of bench_training
+) -> Any:  # noqa: ANN401 - JSON
+    """Images/s of training, as a table on stdout and as plain values."""
+    from refineseg.training.config import override
+    from refineseg.training.recipes import find_recipe
+    from refineseg.training.speed import bench_training
+
+    config = override(find_recipe(recipe), settings)
+    return _shown(bench_training(config, data, device=device, console=console, **options))
 
 
 def _bench_stages(model: str, images: Path, device: str, repeats: int | None) -> Any:  # noqa: ANN401 - JSON

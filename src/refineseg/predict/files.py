@@ -20,9 +20,9 @@ from rich.console import Console
 from refineseg.errors import ConfigError, ImageError
 from refineseg.predict.areas import area_table, check_areas_path
 from refineseg.predict.file_run import FileRun, FilesResult
-from refineseg.predict.model_opening import file_digest
+from refineseg.predict.model_opening import OpenedModel, file_digest
 from refineseg.predict.outputs import Outputs
-from refineseg.predict.plan import begin_record, make_plan, now_s, remove_leftovers
+from refineseg.predict.plan import Plan, begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.job import model_digest
@@ -105,9 +105,28 @@ def predict_files(
         ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
             that another model made; nothing has been written then.
     """
-    started = now_s()
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
-    opened = options.opened(model)
+    return predict_plan(plan, out, options.opened(model), options=options, files=files, console=console)
+
+
+def predict_plan(
+    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Console
+) -> FilesResult:
+    """The same with a model that is open already.
+
+    Args:
+        plan: What is to be done; made for the endings of ``files.outputs``.
+        out: Where its results go.
+        opened: The model.
+        options: How to predict.
+        files: What to write.
+        console: For failures and progress.
+
+    Raises:
+        ConfigError: Classes that are none, or results to be resumed that another model made; nothing has been written
+            then.
+    """
+    started = now_s()
     options, class_info = replace(options, backend=opened.backend), opened.spec.class_info
     files.outputs.check(class_info)
     predictor = options.predictor(opened.scorer)
