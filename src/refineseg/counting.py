@@ -128,7 +128,7 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Cou
     with torch.no_grad():
         with FlopCounterMode(display=False) as counter:
             levels = encoder(image)
-        of_encoder = counter.get_total_flops() // 2  # two operations are one multiply-add
+        of_encoder = int(counter.get_total_flops()) // 2  # two operations are one multiply-add
         fused = copy.deepcopy(network.decoder).eval()
         merge_laterals(fused)
         of_decoder, of_fused = (_multiply_adds(decoder, levels) for decoder in (network.decoder, fused))
@@ -144,7 +144,7 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Cou
 def _multiply_adds(decoder: nn.Module, levels: list[Tensor]) -> int:
     with FlopCounterMode(display=False) as counter:
         decoder(levels)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def count_all(*, seen: Callable[[str], None] | None = None) -> dict[str, dict[int, Counts]]:
