@@ -290,11 +290,13 @@ def _table(rows: Sequence[FolderRow]) -> Table:
     first = rows[0]
     sizes = ", ".join(f"{count} of {size}" for size, count in list(first.sizes.items())[:3])
     more = ", ..." if len(first.sizes) > 3 else ""
-    title = f"{first.model}, predict --save mask of {first.images} images ({sizes}{more}), {first.rounds} rounds"
+    title = (
+        f"{first.model}, predict --save mask of {first.images} images ({sizes}{more}), {first.rounds} rounds; images/s"
+    )
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for name in ("backend", "precision"):
         table.add_column(name, no_wrap=True)
-    numbers = ("network\nimages/s", "predict\nimages/s", "ratio", "bound", "network\nCPU ms", "predict\nCPU ms")
+    numbers = ("network\nper s", "predict\nper s", "ratio", "bound", "network\nCPU ms", "predict\nCPU ms")
     for name in (*numbers, "decode\nCPU ms", "encode\nCPU ms"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
