@@ -39,6 +39,8 @@ REPEATS = (5, 50)
 BUDGET_S = 30.0
 """How long the rounds may take together where their number is not given."""
 
+REST_S = 0.02
+"""Before each timed call: longer than the threads of ONNX Runtime and OpenMP wait actively for more work."""
 
 PLAIN_EXPORT = "plain export"
 """Note of the best other way: the network as it is, in a runtime, its logits enlarged before the argmax."""
@@ -146,6 +148,9 @@ def time_in_turns(
 ) -> Float64[np.ndarray, "calls repeats"]:
     """Milliseconds of every call in every round; each round runs all, in an order that turns by one.
 
+    Before each timed call stands a rest, and the same call untimed: threads of the runtime before spin for a while, and
+    who runs one network again and again finds its weights in the caches.
+
     Args:
         calls: What to time; each must have its result ready when it returns.
         repeats: Rounds; None: as many as fit into :data:`BUDGET_S`, within :data:`REPEATS`.
@@ -165,12 +170,14 @@ def time_in_turns(
             call()
         round_s = time.perf_counter() - begin
     if repeats is None:
-        repeats = int(min(max(BUDGET_S / max(round_s, 1e-9), REPEATS[0]), REPEATS[1]))
+        repeats = int(min(max(BUDGET_S / (2 * round_s + len(calls) * REST_S), REPEATS[0]), REPEATS[1]))
     times = np.zeros((len(calls), repeats))
     with Progress(console=console, transient=True, disable=console is None) as progress:
         for turn in progress.track(range(repeats), description=f"{len(calls)} contenders in turns"):
             for step in range(len(calls)):
                 index = (turn + step) % len(calls)
+                time.sleep(REST_S)
+                calls[index]()
                 begin = time.perf_counter()
                 calls[index]()
                 times[index, turn] = 1e3 * (time.perf_counter() - begin)
