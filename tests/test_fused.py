@@ -7,7 +7,7 @@ from torch import nn
 
 import refineseg
 from refineseg.errors import ModelFileError
-from refineseg.networks.fused import FoldedEncoder, fuse
+from refineseg.networks.fused import FoldedEncoder, fuse, separate_pooling
 from refineseg.networks.variants import NetworkOptions, build_network
 
 SMALL = ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_lw_resnet18_densetorch",
@@ -97,3 +97,15 @@ def test_a_fused_segmenter_predicts_the_same_and_is_not_saved(tmp_path):
     assert (before.argmax(1) == after.argmax(1)).float().mean() > 0.9999
     with pytest.raises(ModelFileError, match=r"got one after fuse\(\)"):
         segmenter.save(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("variant", ["refinenet_lw_mobilenetv2", "refinenet_improved:resnet18"])
+def test_pooling_rows_and_then_columns_gives_the_same_bits(variant):
+    network = with_statistics(build_network(variant, 5)).eval()
+    image = torch.randn(1, 3, 64, 96).double()
+    with torch.no_grad():
+        expected = network(image)
+        separate_pooling(network.decoder)
+        assert torch.equal(network(image), expected)
+    pools = [module.kernel_size for module in network.decoder.modules() if isinstance(module, nn.MaxPool2d)]
+    assert set(pools) == {(1, 5), (5, 1)}

@@ -142,7 +142,8 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
     if options.file_format == "inductor":
         write_package(segmenter, description, path, device=find_device(options.device))
         return
-    program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw)
+    two_passes = options.file_format != "torch"
+    program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw, two_passes=two_passes)
     if options.file_format == "onnx":
         write_onnx_model(onnx_model(program, description), path)
     elif options.file_format == "openvino":

@@ -197,7 +197,7 @@ def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, preci
     if backend == "torch_cuda_graphs":
         return CudaGraphScorer(segmenter, device=device, precision=kind)
     description = Description(segmenter.spec)
-    program = export_program(segmenter)
+    program = export_program(segmenter, two_passes=True)
     if backend == "openvino":
         model = openvino_model(program, description)
         return OpenVinoScorer(model, precision=kind)
