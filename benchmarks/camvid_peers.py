@@ -185,8 +185,9 @@ def export(plan: Plan, name: str, class_info: ClassInfo) -> None:
     for form in forms_of(name):
         path = program_path(plan, name, form)
         if not path.is_file():
+            rewritten = form == "rewritten"
             program = export_program(
-                segmenter, outputs=("class_map",), size_hw=plan.size_hw, rewritten=form == "rewritten"
+                segmenter, outputs=("class_map",), size_hw=plan.size_hw, rewritten=rewritten, two_passes=rewritten
             )
             with written_beside(path) as temporary:
                 temporary.write_bytes(onnx_model(program, description).SerializeToString())

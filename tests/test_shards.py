@@ -303,7 +303,7 @@ def test_splits_join_and_sources_join_as_from_files(tmp_path):
 def test_the_command_writes_every_split_and_says_how_to_go_on(tmp_path):
     fake_voc(tmp_path / "voc")
     arguments = ["shard", f"voc:{tmp_path / 'voc'}", "--split", "train+val", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*arguments, "--megabytes", "0.005"])
+    result = CliRunner().invoke(app, [*arguments, "--megabytes", "0.006"])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == f"train: 3 samples in 2 tar files below {tmp_path / 'out'}"
     assert f"refineseg train --data voc:{tmp_path / 'out'} --out RUN" in result.stderr
