@@ -312,11 +312,18 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], plan: Plan) -> None:
         low, mean, high = min(values), statistics.mean(values), max(values)
         colour, marker = ("tab:blue", "o") if row["ours"] else ("tab:orange", "s")
         axes.errorbar(x, mean, yerr=[[mean - low], [high - mean]], color=colour, marker=marker, capsize=3)
+        side = -1 if row["ours"] else 1  # names of ours go down, of others up
         axes.annotate(
-            row["network"], (x, mean), xytext=(5, -6), textcoords="offset points", fontsize=8, rotation=-35, va="top"
+            row["network"],
+            (x, mean),
+            xytext=(5, 6 * side),
+            textcoords="offset points",
+            fontsize=8,
+            rotation=15 if side > 0 else -35,
+            va="bottom" if side > 0 else "top",
         )
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.3)
+    axes.margins(x=0.3, y=0.3)
     axes.set(
         xlabel=f"ms per {plan.size_hw[0]}x{plan.size_hw[1]} image, OpenVINO float32",
         ylabel="mIoU on the held-out drive, %",
