@@ -22,9 +22,19 @@ def free_port():
         return found.getsockname()[1]
 
 
+def forget_file_systems():
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 @contextlib.contextmanager
 def s3_server():
-    """An S3 server in a process of its own, and the environment that leads fsspec to it."""
+    """An S3 server in a process of its own, and the environment that leads fsspec to it.
+
+    fsspec keeps a file system for each kind of address, which keeps the server it was made for: those of an earlier
+    server, and in the end those of this one, are forgotten.
+    """
     for package in ("s3fs", "moto", "flask", "flask_cors"):
         if find_spec(package) is None:
             pytest.skip(f"the package {package} is absent, so there is no S3 server to test with")
@@ -51,8 +61,10 @@ def s3_server():
             time.sleep(0.05)
         else:
             pytest.fail("the S3 server did not start within 30 s")
+        forget_file_systems()
         yield server
     finally:
+        forget_file_systems()
         server.terminate()
         server.wait(timeout=10)
         for name, value in before.items():
