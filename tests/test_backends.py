@@ -387,6 +387,13 @@ def test_the_description_survives_its_file():
         Description.from_text('{"format": 1}', Path("x"))
 
 
+def largest_whole_numbers(model):
+    """Of each 8-bit filter its largest value, without the sign."""
+    constants = [operation for operation in model.get_ordered_ops() if operation.get_type_name() == "Constant"]
+    eight_bit = [constant.get_data() for constant in constants if constant.get_element_type() == openvino.Type.i8]
+    return [int(np.abs(values.astype(int)).max()) for values in eight_bit if values.ndim == 4]
+
+
 def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes, tmp_path, monkeypatch, capsys):
     """Also through the command line: acceptance of the file by its own tolerance, evaluation that names 8 bits."""
     segmenter, files = exported
@@ -399,6 +406,10 @@ def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes
     operations = [operation.get_type_name() for operation in smaller.get_ordered_ops()]
     assert operations.count("FakeQuantize") > 20
     assert "FakeQuantize" not in operations[-10:]
+    largest = largest_whole_numbers(smaller)
+    assert len(largest) > 10
+    # two products of an input of 8 bits, 0..255, and a filter's value have to fit into 16 bits on older processors
+    assert 2 * 255 * max(largest) < 2**15
     path = tmp_path / "net8.xml"
     write_openvino_model(smaller, path)
     assert path.with_suffix(".bin").stat().st_size < 0.6 * files["openvino"].with_suffix(".bin").stat().st_size

@@ -26,6 +26,8 @@ from refineseg.errors import ConfigError, MissingExtraError
 
 _TELEMETRY_OFF = "NNCF_CI"
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_HALF_RANGE = "enable"
+"""Filters of seven bits: processors without VNNI add two 8-bit products in 16 bits, which eight bits would overflow."""
 
 
 @contextlib.contextmanager
@@ -109,6 +111,7 @@ def quantised(
             preset=nncf.QuantizationPreset.MIXED,  # feature maps after sums may be negative
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=kept_in_float(model), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=_HALF_RANGE),
         )
     result.set_rt_info(description.to_text(), [KEY])
     return result
