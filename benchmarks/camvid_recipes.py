@@ -30,6 +30,7 @@ from typing import Any
 
 from rich.console import Console
 
+from refineseg.allocation import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.images import written_beside
@@ -352,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Every change with every seed, as far as the time goes; then the table."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     begun, console = time.monotonic(), Console(stderr=True)
+    keep_freed_memory()
     if arguments.teacher is not None:
         check_teacher(arguments.teacher)
     base = replace(find_recipe(arguments.base), train_split="fit", val_split=None)

@@ -14,6 +14,7 @@ LAYERS = (
     (
         "_version",
         "errors",
+        "allocation",
         "archives",
         "protocol",
         "published",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from refineseg._version import __version__
 
 if TYPE_CHECKING:
+    from refineseg.allocation import keep_freed_memory
     from refineseg.class_info import ClassInfo
     from refineseg.conversion import load_original
     from refineseg.data.datasets import DATASETS, open_dataset
@@ -35,6 +36,7 @@ _HOME = {
     "Sample": "data.sample",
     "Segmenter": "segmenter",
     "build": "segmenter",
+    "keep_freed_memory": "allocation",
     "load": "segmenter",
     "load_original": "conversion",
     "load_original_decoder": "networks.original_weights",
@@ -55,6 +57,7 @@ __all__ = [
     "Segmenter",
     "__version__",
     "build",
+    "keep_freed_memory",
     "load",
     "load_original",
     "load_original_decoder",

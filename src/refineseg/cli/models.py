@@ -97,6 +97,10 @@ def bench(
     if (training is None) != (data is None):
         raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
     console = messages()
+    if folder is not None or training is not None:  # what `predict` and `train` do, too
+        from refineseg.allocation import keep_freed_memory
+
+        keep_freed_memory()
     if folder is not None:
         if papers or counts or training or stages is not None or size is not None or batch != 1:
             raise ConfigError(

@@ -169,6 +169,7 @@ def predict(
     An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
     video <name>.mp4.
     """
+    from refineseg.allocation import keep_freed_memory
     from refineseg.predict.files import FileOptions, predict_files
     from refineseg.predict.outputs import Outputs
     from refineseg.predict.predictor import PredictorOptions
@@ -194,6 +195,8 @@ def predict(
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
     scoring = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
+    if memory is None:  # a bound that somebody gives is kept, rather than made use of
+        keep_freed_memory()
     result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:
         used = {**how.to_json(), "backend": result.backend}

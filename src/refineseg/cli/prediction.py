@@ -50,6 +50,7 @@ def evaluate(
     backend: BackendName = "torch",
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
+    from refineseg.allocation import keep_freed_memory
     from refineseg.comparison import read_result
     from refineseg.evaluation import EvaluationFiles, evaluate_to_files
     from refineseg.predict.predictor import PredictorOptions
@@ -66,6 +67,7 @@ def evaluate(
         backend=backend,
     )
     files = EvaluationFiles(out, pictures, submission)
+    keep_freed_memory()
     result = evaluate_to_files(model, data, split, options=options, files=files, console=messages(), boundary=boundary)
     _show(result, out)
     if other is not None:

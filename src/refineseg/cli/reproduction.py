@@ -28,6 +28,7 @@ def reproduce(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
+    from refineseg.allocation import keep_freed_memory
     from refineseg.predict.predictor import find_device
     from refineseg.training import reproduction
     from refineseg.training.config import override
@@ -46,6 +47,7 @@ def reproduce(
         device,
         workers,
     )
+    keep_freed_memory()
     console = messages()
     state = reproduction.reproduce(request, progress=TerminalProgress(console), console=console)
     if (out / "table.md").is_file():
