@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -18,7 +19,7 @@ import refineseg
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
 from refineseg.backends.graph import OUTPUTS, export_program
-from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
+from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
 from refineseg.backends.opening import BACKENDS, check_backend, open_exported, open_model, own_backend
 from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.backends.quantisation import quantised
@@ -109,6 +110,33 @@ def test_an_exported_file_predicts_like_the_model_file(exported):
         found = Predictor(opened.scorer)(image, probabilities=True)
         assert np.mean(found.mask == expected.mask) > 0.999
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+
+
+def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monkeypatch):
+    """ONNX Runtime and traced programs raise errors of their own, compiled code would read other memory."""
+    files = exported[1]
+    for path in files.values():
+        scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
+        with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\) for .*, got .*1, 4, 40"):
+            scorer.class_map(example_images(1, 4, (40, 50)))
+        monkeypatch.setattr(scorer, "description", replace(scorer.description, size_hw=(40, 50)))
+        with pytest.raises(ConfigError, match="expected one image at a time .* got 2; leave out --batch-size"):
+            scorer.class_map(example_images(2, 3, (40, 50)))
+        with pytest.raises(ConfigError, match="expected images of 40x50 pixels .* got 50x40"):
+            scorer.class_map(example_images(1, 3, (50, 40)))
+    traced = open_exported(files["torch"], backend="auto", device=CPU, precision="float32")
+    with pytest.raises(ConfigError, match=r"expected images of at least 33x33 pixels for .*net.pt2, got 32x90"):
+        traced.logits(example_images(1, 3, (32, 90)))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_does_not_start_is_no_cpu(exported, monkeypatch):
+    """ONNX Runtime goes on without a word; here the same, by saying that it was built for CUDA."""
+    places = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: places)
+    for device in ("cuda:1", "tensorrt"):
+        with pytest.raises(ConfigError, match=rf"expected ONNX Runtime to compute on {device}, but .*did not start"):
+            OnnxScorer(exported[1]["onnx"], device=device)
 
 
 def test_a_file_runs_where_this_package_is_not(exported, tmp_path):

@@ -118,6 +118,12 @@ class Uncompiled(SizedScorer):
         return self._functions[output](images)
 
 
+@pytest.fixture
+def no_tf32(monkeypatch):
+    """Convolutions in single precision; PyTorch's default on CUDA rounds their inputs to 10 bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def without_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
@@ -137,6 +143,28 @@ def test_images_are_bordered_and_results_cut_as_a_segmenter_does_it(segmenter, s
     assert scorer.shapes[0] == tuple(bordered.shape)
     assert isinstance(scorer, Scorer)
     assert segmenter.is_fused is False
+
+
+def test_a_program_sees_one_layout_and_one_kind_of_tensor_for_a_shape(segmenter):
+    """Both are conditions of compiled code: another one would be compiled anew, and a CUDA graph cannot take it."""
+    seen = set()
+
+    class Seen(Uncompiled):
+        def _compute(self, output, images):
+            seen.add((images.stride(), images.is_inference()))
+            return super()._compute(output, images)
+
+    scorer = Seen(segmenter, device=CPU)
+    planes = example_images(1, 3, (64, 96))
+    expected = scorer.class_map(planes)
+    pixels_together = planes.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.equal(scorer.class_map(pixels_together), expected)
+        assert torch.equal(scorer.class_map(planes.clone()), expected)
+    scorer.class_map(example_images(1, 3, (50, 90)))  # bordered to the same shape
+    assert seen == {((3 * 64 * 96, 64 * 96, 96, 1), False)}
+    with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\)"):
+        scorer.class_map(example_images(1, 4, (64, 96)))
 
 
 def test_networks_that_take_any_size_get_images_as_they_are():
@@ -478,6 +506,7 @@ def test_a_broken_compiler_is_one_sentence(segmenter, monkeypatch, tmp_path):
 
 
 @needs_cuda
+@pytest.mark.usefixtures("no_tf32")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cuda_graphs_give_the_models_classes_and_keep_few_shapes(segmenter, precision):
     cuda = torch.device("cuda")
@@ -495,6 +524,7 @@ def test_cuda_graphs_give_the_models_classes_and_keep_few_shapes(segmenter, prec
 
 
 @needs_cuda
+@pytest.mark.usefixtures("no_tf32")
 @pytest.mark.slow
 def test_compiled_code_for_cuda_gives_the_models_classes(segmenter, tmp_path):
     cuda = torch.device("cuda")

@@ -209,7 +209,13 @@ def _in_runtimes(
     contenders: list[Contender] = []
     if traced:
         try:
-            contenders = runtime_contenders(model, segmenter, replace(choice, backends=traced), console=console)
+            contenders = runtime_contenders(
+                model,
+                segmenter,
+                replace(choice, backends=traced),
+                console=console,
+                refused=None if named else left_out,
+            )
         except ConfigError as error:
             if named:
                 raise

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from refineseg.backends import quantisation
 from refineseg.backends.aot_inductor import ENDING, InductorScorer, write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program, takes_any_size
-from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
-from refineseg.backends.opening import BACKENDS, scorer_of
+from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
+from refineseg.backends.opening import BACKENDS, onnx_device, scorer_of
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
@@ -44,6 +45,10 @@ CALIBRATION_IMAGES = 8
 _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
 OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs", "torch_inductor")
 """Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
+
+_TRACED = Path("the traced program")
+Refused = Callable[[str, ConfigError], None]
+"""Told the name of a runtime and why it cannot be measured here."""
 
 _OTHER_NETWORKS = (("FPN", "mobilenet_v2"), ("DeepLabV3Plus", "mobilenet_v2"))
 
@@ -111,7 +116,12 @@ class RuntimeChoice:
 
 
 def runtime_contenders(
-    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, console: Console | None = None
+    model: str,
+    segmenter: Segmenter,
+    choice: RuntimeChoice,
+    *,
+    console: Console | None = None,
+    refused: Refused | None = None,
 ) -> list[Contender]:
     """The rewritten network and the plain export in every runtime and precision.
 
@@ -120,6 +130,7 @@ def runtime_contenders(
         segmenter: On the CPU; it stays as it is.
         choice: What is measured.
         console: Shows what is exported, which takes a while.
+        refused: Told which runtime does not start here, which is then left out; None: that is an error.
 
     Raises:
         ConfigError: The network cannot be exported.
@@ -134,11 +145,14 @@ def runtime_contenders(
             if console is not None:
                 what = "the rewritten network" if rewritten else "the plain export"
                 console.print(f"exporting {what}", highlight=False)
-            contenders += _of_program(model, segmenter, replace(choice, backends=backends), rewritten=rewritten)
+            own = replace(choice, backends=backends)
+            contenders += _of_program(model, segmenter, own, rewritten=rewritten, refused=refused)
     return contenders
 
 
-def _of_program(model: str, segmenter: Segmenter, choice: RuntimeChoice, *, rewritten: bool) -> list[Contender]:
+def _of_program(
+    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, rewritten: bool, refused: Refused | None
+) -> list[Contender]:
     """One trace in every runtime."""
     description = Description(segmenter.spec, ("class_map",), size_hw=choice.fixed_hw)
 
@@ -152,25 +166,34 @@ def _of_program(model: str, segmenter: Segmenter, choice: RuntimeChoice, *, rewr
 
     def add(backend: str, precision: str, made: Callable[[], Scorer], before_s: float) -> None:
         started = time.perf_counter()
-        scorer = made()
+        try:
+            scorer = made()
+        except ConfigError as error:
+            if refused is None:
+                raise
+            refused(backend, error)
+            return
         built_s = before_s + time.perf_counter() - started
         own = f"{note}; {_CALIBRATED}".removeprefix("; ") if precision == "int8" and rewritten else note
         order = "nhwc" if backend == "openvino" else "nchw"
         contenders.append(Contender(model, backend, precision, rewritten, False, order, scorer, built_s, own))
 
     if "torch_export" in choice.backends and "float32" in choice.precisions:
-        name = Path("the traced program")
         begin = time.perf_counter()
         own = (traced(two_passes=False), description)
         traced_s = time.perf_counter() - begin
-        add("torch_export", "float32", lambda: TorchProgramScorer(name, device=choice.device, program=own), traced_s)
-    if not {"onnxruntime", "openvino"} & set(choice.backends):
+        add(
+            "torch_export", "float32", partial(TorchProgramScorer, _TRACED, device=choice.device, program=own), traced_s
+        )
+    if not {"onnxruntime", "tensorrt", "openvino"} & set(choice.backends):
         return contenders
     begin = time.perf_counter()
     proto = onnx_model(traced(two_passes=rewritten), description)
     onnx_s = time.perf_counter() - begin
-    if "onnxruntime" in choice.backends and "float32" in choice.precisions:
-        add("onnxruntime", "float32", lambda: OnnxScorer(proto.SerializeToString(), device=str(choice.device)), onnx_s)
+    for name in ("onnxruntime", "tensorrt"):
+        if name in choice.backends and "float32" in choice.precisions:
+            place = onnx_device(name, choice.device)
+            add(name, "float32", partial(OnnxScorer, proto.SerializeToString(), device=place), onnx_s)
     if "openvino" in choice.backends:
         converted = openvino_from_onnx(proto, description)
         if "float32" in choice.precisions:
@@ -194,7 +217,7 @@ def compiled_contenders(
     choice: RuntimeChoice,
     *,
     console: Console | None = None,
-    refused: Callable[[str, ConfigError], None] | None = None,
+    refused: Refused | None = None,
 ) -> list[Contender]:
     """The rewritten network in those of :data:`OF_SEGMENTERS` that were chosen, compiled and recorded already.
 
@@ -290,12 +313,16 @@ def other_contenders(segmenter: Segmenter, *, device: torch.device) -> list[Cont
 
 
 def measurable(device: torch.device) -> list[str]:
-    """Runtimes that are installed and compute there; on a CPU none that spends minutes on compiling."""
+    """Runtimes that are installed and compute there; on a CPU none that spends minutes on compiling.
+
+    TensorRT is measured only where it is named: it is listed where its libraries need not be.
+    """
     return [
         name
         for name, known in BACKENDS.items()
         if known.is_installed
         and device.type in known.devices
         and name != "tensorrt"
+        and (name != "onnxruntime" or computes_on(device.type))
         and not (known.compiles and device.type == "cpu")
     ]

@@ -32,7 +32,7 @@ from refineseg.errors import ConfigError
 from refineseg.images import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.files import FileOptions, predict_plan
-from refineseg.predict.model_opening import OpenedModel, open_scored
+from refineseg.predict.model_opening import OpenedModel, open_scored, place_of
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import make_plan
 from refineseg.predict.predictor import PredictorOptions, find_device
@@ -122,7 +122,7 @@ class _Way:
         self._options = PredictorOptions.parse(
             device=opened.device, precision=precision, backend=opened.backend, tiling=TilingOptions()
         )
-        self._files = FileOptions(Outputs(("mask",)))
+        self._files = FileOptions(Outputs(("mask",)), batch_size=1)  # as the network alone
         self.workers = self._files.stream.num_threads
         scorer = opened.scorer
         if isinstance(scorer, Segmenter):
@@ -209,8 +209,8 @@ def _choices(model: str, backend: str | None, precision: str | None, device: tor
     if is_exported(model):
         return [(backend or "auto", precision or "float32")]
     if backend is not None:
-        known = BACKENDS[check_backend(backend, precision=precision or "float32", device=device)]
-        return [(backend, one) for one in known.precisions if precision in (None, one)]
+        name = check_backend(backend, precision=precision or "float32", device=device)
+        return [(name, one) for one in BACKENDS[name].precisions if precision in (None, one)]
     names = [name for name in _BACKENDS if name in measurable(device)]
     found = [(name, one) for name in names for one in BACKENDS[name].precisions if precision in (None, one)]
     if not found:
@@ -248,7 +248,7 @@ def bench_folder(
     rounds = ROUNDS if rounds is None else rounds
     if rounds < 1:
         raise ConfigError(f"expected at least one round, got {rounds}")
-    place = find_device(device)
+    place = place_of(device, backend or "torch", model)
     choices = _choices(model, backend, precision, place)
     images = [stacked([read_rgb(path)]) for path in paths]
     quiet, ways = Console(quiet=True), []

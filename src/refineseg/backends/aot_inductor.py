@@ -9,12 +9,14 @@ Source: PyTorch's documentation of ``torch._inductor.aoti_compile_and_package``.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def read_package_description(path: Path) -> Description:
                     f"name without {ENDING.removesuffix('.pt2')}"
                 )
             text = json.loads(archive.read(names[0])).get(KEY)
-    except (OSError, zipfile.BadZipFile, ValueError, AttributeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, AttributeError) as error:
         raise ModelFileError(f"expected a package of AOTInductor, got {path} ({error})") from error
     return Description.from_text(text, path)
 
@@ -145,14 +147,10 @@ class InductorScorer:
 
     @torch.inference_mode()
     def _run(self, output: Output, images: Tensor) -> Tensor:
-        channels = self.description.spec.preprocessing.in_channels
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
-            raise ConfigError(  # native code would read other memory
-                f"expected uint8 pixels of shape (N, {channels}, H, W), got {images.dtype} of {tuple(images.shape)}"
-            )
-        self.description.check_output(output, self._path)
-        self.description.check_size((images.shape[2], images.shape[3]), self._path)
-        results = self._call(images.to(self._device).contiguous())
+        self.description.check(output, images, self._path)
+        here = torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
+        with here:  # native code takes the stream of the device that is current
+            results = self._call(images.to(self._device).contiguous())
         found: Tensor = results[self.description.outputs.index(output)]
         return found
 

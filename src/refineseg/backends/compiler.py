@@ -38,10 +38,20 @@ def _compiler_name() -> str:
     return os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
 
 
-def why_not(device: torch.device) -> str:
-    """What compiling for a device lacks on this machine, and what to do; empty: nothing."""
+def why_not(device: torch.device, *, ahead_of_time: bool = False) -> str:
+    """What compiling for a device lacks on this machine, and what to do; empty: nothing.
+
+    Args:
+        device: For what.
+        ahead_of_time: Into a library, which on CUDA is linked with the CUDA toolkit.
+    """
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton, got none; install it: pip install triton (or the PyTorch that brings it)"
+    if device.type == "cuda" and ahead_of_time:
+        from torch.utils.cpp_extension import CUDA_HOME  # imported late: it looks for compilers
+
+        if CUDA_HOME is None:
+            return "the CUDA toolkit, got none (no nvcc on PATH, no CUDA_HOME); install it, or set CUDA_HOME"
     name = _compiler_name()
     if not name.split() or shutil.which(name.split()[0]) is None:
         return (
@@ -62,9 +72,9 @@ def check_compiler(backend: str, device: torch.device) -> None:
         device: For what.
 
     Raises:
-        ConfigError: No C++ compiler, no headers of Python, or no Triton on CUDA.
+        ConfigError: No C++ compiler, no headers of Python, or on CUDA no Triton or, ahead of time, no CUDA toolkit.
     """
-    missing = why_not(device)
+    missing = why_not(device, ahead_of_time=backend == "torch_inductor")
     if missing:
         raise ConfigError(f"expected, for --backend {backend} on {device.type}, {missing}; or use --backend torch")
 
@@ -103,7 +113,7 @@ def compiling(backend: str, variant: str) -> Iterator[None]:
         with traceable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own parts
             yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, ConfigError):
         raise
     except Exception as error:  # the compiler fails with any kind of exception
         raise ConfigError(

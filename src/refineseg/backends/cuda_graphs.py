@@ -8,7 +8,6 @@ Source: PyTorch's documentation of ``torch.cuda.CUDAGraph`` (warming up on a str
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,25 +43,24 @@ class Recording:
     result: Tensor
 
 
-def record(function: Callable[[Tensor], Tensor], images: Tensor) -> Recording:
+def record(function: Callable[[Tensor], Tensor], images: Tensor, *, stream: torch.cuda.Stream) -> Recording:
     """Record a function of one shape.
 
     Args:
         function: Without anything that the host must know in between.
         images: An example, on the GPU; it is copied.
+        stream: Of the same GPU, for warming up and recording: libraries keep working memory for each stream.
     """
     own = images.clone()
-    device = own.device
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
+    stream.wait_stream(torch.cuda.current_stream(own.device))
+    with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):  # libraries allocate and choose at first
             function(own)
-    torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     # other threads may use the GPU meanwhile: they decode and upload images
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = function(own)
+    torch.cuda.current_stream(own.device).wait_stream(stream)
     return Recording(graph.replay, own, result)
 
 
@@ -86,17 +84,14 @@ class CudaGraphScorer(SizedScorer):
         check_sizes("torch_cuda_graphs", segmenter)
         super().__init__(segmenter, device=device, precision=precision)
         self._recordings: OrderedDict[tuple[Any, ...], Recording] = OrderedDict()
-        self._lock = threading.Lock()  # a graph has one input and one result
-
-    def _run(self, output: Output, images: Tensor) -> Tensor:
-        with self._lock, torch.cuda.device(self._device):
-            return super()._run(output, images).clone()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def _compute(self, output: Output, images: Tensor) -> Tensor:
-        recording = self._recording(output, images)
-        recording.images.copy_(images)
-        recording.replay()
-        return recording.result
+        with torch.cuda.device(self._device):
+            recording = self._recording(output, images)
+            recording.images.copy_(images)
+            recording.replay()
+            return recording.result.clone()
 
     def _recording(self, output: Output, images: Tensor) -> Recording:
         """The graph of a shape, recorded where there is none."""
@@ -105,6 +100,14 @@ class CudaGraphScorer(SizedScorer):
             while len(self._recordings) >= RECORDED_SHAPES:
                 torch.cuda.synchronize(self._device)  # the oldest may still be running
                 self._recordings.popitem(last=False)
-            self._recordings[key] = record(self._functions[output], images)
+            try:
+                self._recordings[key] = record(self._functions[output], images, stream=self._stream)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # the host would have to know a value in between
+                raise ConfigError(
+                    f"expected a network that a CUDA graph can record, got {self._spec.variant} "
+                    f"({str(error).splitlines()[0][:160]}); use --backend torch"
+                ) from error
         self._recordings.move_to_end(key)
         return self._recordings[key]

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from refineseg.backends.graph import OUTPUTS, Output
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.segmenter import ModelSpec
@@ -73,27 +76,37 @@ class Description:
                 f"expected the description of a model in {path}, which is damaged ({error!r})"
             ) from error
 
-    def check_output(self, wanted: Output, path: Path | str) -> None:
-        """Refuse an output that the file does not have.
+    def check(self, wanted: Output, images: Tensor, path: Path | str) -> None:
+        """Refuse what a file cannot do: its runtime would fail in its own words, or read other memory.
+
+        Args:
+            wanted: The output that is asked for.
+            images: ``uint8`` pixels (N, C, H, W).
+            path: Names the file in the message.
 
         Raises:
-            ConfigError: It is named, with how to export it.
+            ConfigError: It does not give this output, takes other channels or another size, or one image at a time.
         """
         if wanted not in self.outputs:
             raise ConfigError(
                 f"expected a file that gives {wanted}, got {path}, which gives {' and '.join(self.outputs)}; export it "
                 f"with --outputs {','.join(OUTPUTS)}"
             )
-
-    def check_size(self, size_hw: tuple[int, int], path: Path | str) -> None:
-        """Refuse an image of another size than the one a file was exported for.
-
-        Raises:
-            ConfigError: Both sizes are named.
-        """
+        channels = self.spec.preprocessing.in_channels
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
+            raise ConfigError(
+                f"expected uint8 pixels of shape (N, {channels}, H, W) for {path}, got {images.dtype} of "
+                f"{tuple(images.shape)}"
+            )
+        size_hw = (images.shape[2], images.shape[3])
         if self.size_hw is not None and self.size_hw != size_hw:
             own, got = (f"{height}x{width}" for height, width in (self.size_hw, size_hw))
             raise ConfigError(
                 f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
                 "images, or export without --size"
+            )
+        if self.size_hw is not None and len(images) != 1:
+            raise ConfigError(
+                f"expected one image at a time for {path}, which was exported for one size, got {len(images)}; leave "
+                "out --batch-size, or export without --size"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -100,12 +100,25 @@ def read_description(path: Path) -> Description:
     return Description.from_text(next((entry.value for entry in metadata if entry.key == KEY), None), path)
 
 
+def computes_on(kind: str) -> bool:
+    """Whether the installed ONNX Runtime was built for a kind of device: ``cpu``, ``cuda``, ``tensorrt``."""
+    return _PROVIDERS.get(kind) in _onnxruntime().get_available_providers()
+
+
+def _places(kind: str, index: int) -> list[Any]:
+    """Providers in order; what TensorRT cannot do stays on the GPU."""
+    if kind == "cpu":
+        return [_PROVIDERS[kind]]
+    names = (_PROVIDERS["tensorrt"], _PROVIDERS["cuda"]) if kind == "tensorrt" else (_PROVIDERS["cuda"],)
+    return [(name, {"device_id": index}) for name in names]
+
+
 class OnnxScorer:
     """An ONNX model in ONNX Runtime.
 
     Args:
         model: A file, or a model's bytes.
-        device: ``cpu`` or ``cuda``; ``tensorrt`` for NVIDIA's compiler inside ONNX Runtime.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; ``tensorrt:1`` for NVIDIA's compiler inside ONNX Runtime.
         num_threads: On a CPU; None: as many as PyTorch uses.
 
     Raises:
@@ -116,8 +129,9 @@ class OnnxScorer:
 
     def __init__(self, model: Path | bytes, *, device: str = "cpu", num_threads: int | None = None) -> None:
         runtime = _onnxruntime()
-        provider = _PROVIDERS.get(device.partition(":")[0])
-        if provider is None or provider not in runtime.get_available_providers():
+        kind, _, index = device.partition(":")
+        provider = _PROVIDERS.get(kind)
+        if provider is None or not computes_on(kind):
             installed = ", ".join(runtime.get_available_providers())
             raise ConfigError(
                 f"expected a device of the installed ONNX Runtime ({installed}), got {device!r}; use --device cpu, or "
@@ -129,9 +143,14 @@ class OnnxScorer:
         self._name = model if isinstance(model, Path) else Path("the exported model")
         try:
             content = str(model) if isinstance(model, Path) else model
-            self._session = runtime.InferenceSession(content, options, providers=[provider])
+            self._session = runtime.InferenceSession(content, options, providers=_places(kind, int(index or 0)))
         except Exception as error:  # ONNX Runtime has exceptions of its own for every status
             raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({error})") from error
+        if provider not in self._session.get_providers():  # it goes on without a word on the CPU
+            raise ConfigError(
+                f"expected ONNX Runtime to compute on {device}, but its {provider} did not start; install the CUDA and "
+                "cuDNN that this version of onnxruntime-gpu asks for, or use --device cpu"
+            )
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.from_text(metadata.get(KEY), self._name)
         self._run_options = runtime.RunOptions()
@@ -143,8 +162,7 @@ class OnnxScorer:
         return self.description.spec.class_info
 
     def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
-        self.description.check_output(output, self._name)
-        self.description.check_size((images.shape[2], images.shape[3]), self._name)
+        self.description.check(output, images, self._name)
         feed = {INPUT: np.ascontiguousarray(images.cpu().numpy())}
         result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
         return result
@@ -157,10 +175,10 @@ class OnnxScorer:
         """
         return torch.from_numpy(self._run("logits", images))
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel.
 
         Raises:
             ConfigError: The file takes another size, or gives logits only.
         """
-        return torch.from_numpy(self._run("class_map", images)).long()
+        return torch.from_numpy(self._run("class_map", images))

@@ -167,7 +167,12 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         return TorchProgramScorer(path, device=device)
     if name == "torch_inductor":
         return InductorScorer(path, device=device)
-    return OnnxScorer(path, device="tensorrt" if name == "tensorrt" else str(device))
+    return OnnxScorer(path, device=onnx_device(name, device))
+
+
+def onnx_device(backend: str, device: torch.device) -> str:
+    """Where ONNX Runtime computes, in the words of :class:`~refineseg.backends.onnx_runtime.OnnxScorer`."""
+    return f"tensorrt:{device.index or 0}" if backend == "tensorrt" else str(device)
 
 
 def read_description(path: Path) -> Description:
@@ -184,11 +189,19 @@ def read_description(path: Path) -> Description:
     return open_exported(path, backend="auto", device=torch.device("cpu"), precision="float32").description
 
 
+def _check_takes_models(backend: str, model: str) -> None:
+    """Refuse a runtime that reads exported files only."""
+    if backend in ("torch_export", "torch_inductor"):
+        raise ConfigError(
+            f"expected an exported file ({BACKENDS[backend].suffix}) for {backend}, got {model}; export it first"
+        )
+
+
 def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, precision: str) -> RuntimeScorer:
     """A segmenter in another runtime than eager PyTorch: exported in memory, which takes some seconds.
 
     Raises:
-        ConfigError: The network cannot be exported, or compiled here.
+        ConfigError: The network cannot be exported, or compiled here, or the runtime reads files only.
         MissingExtraError: The runtime is not installed.
     """
     kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
@@ -196,13 +209,14 @@ def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, preci
         return CompiledScorer(segmenter, device=device, precision=kind)
     if backend == "torch_cuda_graphs":
         return CudaGraphScorer(segmenter, device=device, precision=kind)
+    _check_takes_models(backend, segmenter.spec.variant)
     description = Description(segmenter.spec)
     program = export_program(segmenter, two_passes=True)
     if backend == "openvino":
         model = openvino_model(program, description)
         return OpenVinoScorer(model, precision=kind)
-    place = "tensorrt" if backend == "tensorrt" else str(device)
-    return OnnxScorer(onnx_model(program, description).SerializeToString(), device=place)
+    content = onnx_model(program, description).SerializeToString()
+    return OnnxScorer(content, device=onnx_device(backend, device))
 
 
 @dataclass(frozen=True)
@@ -238,11 +252,8 @@ def open_model(model: str, *, backend: str = "torch", device: torch.device, prec
         scorer = open_exported(path, backend=backend, device=device, precision=precision)
         return Opened(scorer, file_backend(path, backend), path)
     name = check_backend(backend, precision=precision, device=device)
+    _check_takes_models(name, model)
     segmenter = load(model)
     if name == "torch":
         return Opened(segmenter, name, segmenter)
-    if name in ("torch_export", "torch_inductor"):
-        raise ConfigError(
-            f"expected an exported file ({BACKENDS[name].suffix}) for {name}, got {model}; export it first"
-        )
     return Opened(scorer_of(segmenter, backend=name, device=device, precision=precision), name, segmenter)

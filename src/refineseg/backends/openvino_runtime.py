@@ -6,6 +6,7 @@ In: a traced segmenter, or a file. Out: files, or a :class:`~refineseg.scoring.S
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +111,7 @@ class OpenVinoScorer:
         }
         self._model = model
         self._compiled: dict[tuple[Output, tuple[int, ...]], Any] = {}
+        self._lock = threading.Lock()
 
     @property
     def class_info(self) -> ClassInfo:
@@ -134,10 +136,10 @@ class OpenVinoScorer:
         return self._compiled[key]
 
     def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
-        self.description.check_output(output, str(self._name))
-        self.description.check_size((images.shape[2], images.shape[3]), str(self._name))
+        self.description.check(output, images, str(self._name))
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        with self._lock:  # a program computes one thing at a time
+            result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
         return result
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:

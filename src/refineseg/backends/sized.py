@@ -7,6 +7,7 @@ repeating their border, so that pictures of many sizes share few shapes, and cut
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Literal
 
 import torch
@@ -84,7 +85,7 @@ class SizedScorer:
         self.description = Description(segmenter.spec)
         fused = copy.deepcopy(segmenter).eval()
         fused = (fused if fused.is_fused else fused.fuse()).to(device).requires_grad_(False)
-        self._device, self._spec = device, segmenter.spec
+        self._device, self._spec, self._lock = device, segmenter.spec, threading.Lock()
         self._functions = {name: WholeFunction(fused, output=name, precision=precision).eval() for name in OUTPUTS}
         encoder = fused.network.encoder
         padded = segmenter.spec.options.padded or not encoder.takes_any_size
@@ -105,23 +106,26 @@ class SizedScorer:
         raise NotImplementedError
 
     def _run(self, output: Output, images: Tensor) -> Tensor:
+        """One at a time: a program has one input and one result, which the next call overwrites."""
+        self.description.check(output, images, self._spec.variant)
         height, width = images.shape[2:]
-        with torch.no_grad():
-            found = self._compute(output, with_border(images.to(self._device), self._multiple))
-            return found[..., :height, :width]
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            # a copy, for programs are also for one layout in memory and one kind of tensor
+            pixels = with_border(images.to(self._device), self._multiple).clone(memory_format=torch.contiguous_format)
+            return self._compute(output, pixels)[..., :height, :width].clone()
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size, on the device.
 
         Raises:
-            ConfigError: The network cannot be compiled.
+            ConfigError: Other channels, or the network cannot be compiled.
         """
-        return self._run("logits", images).clone()
+        return self._run("logits", images)
 
     def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel, on the device.
 
         Raises:
-            ConfigError: The network cannot be compiled.
+            ConfigError: Other channels, or the network cannot be compiled.
         """
-        return self._run("class_map", images).clone()
+        return self._run("class_map", images)

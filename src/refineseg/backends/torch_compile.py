@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from refineseg.backends.compiler import check_compiler, check_sizes, compiling
-from refineseg.backends.graph import Output, traceable
+from refineseg.backends.graph import Output
 from refineseg.backends.sized import SizedScorer
 from refineseg.segmenter import Segmenter
 
@@ -75,13 +75,8 @@ class CompiledScorer(SizedScorer):
         if self._device.type == "cuda":
             # what the last call gave was copied and may be overwritten
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        found: Tensor
-        if shape in known:
-            with traceable():
-                found = self._compiled[output](images)
-            return found
         limits = torch._dynamo.config.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=4 * _PROGRAMS)
         with compiling(_NAME, self._spec.variant), limits:
-            found = self._compiled[output](images)
+            found: Tensor = self._compiled[output](images)
         known.add(shape)
         return found

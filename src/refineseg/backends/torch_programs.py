@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import Output
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ModelFileError
+from refineseg.errors import ConfigError, ModelFileError
 from refineseg.images import written_beside
+
+SMALLEST_SIDE = 33
+"""Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""
 
 
 def write_torch_program(program: Any, description: Description, path: Path) -> None:  # noqa: ANN401 - ExportedProgram
@@ -52,7 +55,7 @@ class TorchProgramScorer:
     """A traced segmenter.
 
     Args:
-        path: A file of :func:`write_torch_program`. Without ``--size``, height and width from 33 up.
+        path: A file of :func:`write_torch_program`.
         device: Where to compute.
         program: What the file would hold, where it is in memory already; the path then is its name alone.
 
@@ -74,8 +77,12 @@ class TorchProgramScorer:
 
     @torch.inference_mode()
     def _run(self, output: Output, images: Tensor) -> Tensor:
-        self.description.check_output(output, self._path)
-        self.description.check_size((images.shape[2], images.shape[3]), self._path)
+        self.description.check(output, images, self._path)
+        if self.description.size_hw is None and min(images.shape[2:]) < SMALLEST_SIDE:
+            raise ConfigError(
+                f"expected images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels for {self._path}, got "
+                f"{images.shape[2]}x{images.shape[3]}; use the model file, or an .onnx file"
+            )
         results: tuple[Tensor, ...] = self._call(images.to(self._device))
         return results[self.description.outputs.index(output)]
 
@@ -87,10 +94,10 @@ class TorchProgramScorer:
         """
         return self._run("logits", images)
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel.
 
         Raises:
             ConfigError: The file takes another size, or gives logits only.
         """
-        return self._run("class_map", images).long()
+        return self._run("class_map", images)

@@ -68,7 +68,7 @@ class OpenedModel:
         return self.segmenter
 
 
-def _place(device: str, backend: str, model: str) -> torch.device:
+def place_of(device: str, backend: str, model: str) -> torch.device:
     """``auto`` is where the backend can be, or what a file was compiled for; a named device is kept."""
     compiled_for = own_device(Path(model))
     if device == "auto" and compiled_for is not None:
@@ -93,7 +93,7 @@ def open_scored(model: str, *, backend: str, device: str, precision: str) -> Ope
         ConfigError: Backend, device, precision or file do not fit each other.
         ModelFileError: No such model.
     """
-    place = _place(device, backend, model)
+    place = place_of(device, backend, model)
     opened = open_model(model, backend=backend, device=place, precision=precision)
     if isinstance(opened.scorer, Segmenter):
         return OpenedModel(opened.scorer, opened.backend, precision, device, opened.source)
