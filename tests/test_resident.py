@@ -1,5 +1,8 @@
 """Crops cut from images held on a device, against the crops that are cut from files one by one."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from skimage import data as photographs
@@ -11,6 +14,8 @@ from refineseg.data.loading import mix_seeds, training_batches
 from refineseg.data.resident import hold
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
+from refineseg.training.feeding import Feed, PhaseData, augmentation_of
+from refineseg.training.recipes import find_recipe
 from test_objective import Asking
 
 CPU = torch.device("cpu")
@@ -115,6 +120,22 @@ def test_epochs_have_the_order_of_loading_from_files():
     files = training_batches(Photographs(), augmentation, batch_size=1, seed=4, epoch=2, num_workers=0)
     assert len(mine) == len(files)
     assert [batch.names for batch in mine] == [batch.names for batch in files]
+
+
+def test_crops_that_are_drawn_beforehand_are_the_same():
+    held = hold(Photographs(), device=CPU, max_bytes=1 << 30)
+    config = replace(find_recipe("camvid_refineseg_small"), seed=4)
+    phase = replace(config.phases[0], crop_hw=(64, 96), scale=(0.5, 2.0), rotation=10.0, copy_paste=1.0, batch_size=1)
+    augmentation = augmentation_of(phase, config)
+    learned = PhaseData(Photographs(), np.ones(5, np.int64), resident=held)
+    feed = Feed(learned, phase, config, workers=0, device=CPU)
+    for prepared in (3, 7):  # the one that is asked for, and another one
+        feed.prepare(prepared)
+        found = list(feed.epoch(3))
+        for batch, expected in zip(found, held.batches(augmentation, batch_size=1, seed=4, epoch=3), strict=True):
+            assert batch.names == expected.names
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.masks, expected.masks)
 
 
 def test_data_that_do_not_fit_are_not_held():

@@ -8,7 +8,7 @@ added up too, so that the gradient is that of the whole batch. Only normalisatio
 (Online hard example mining chooses its pixels within a piece.)
 
 ``torch.compile``: in the mode of the configuration, or with ``auto`` in mode ``reduce-overhead`` (fused kernels, CUDA
-graphs) for the rest of a phase on a GPU, once an epoch has shown that it would take longer than
+graphs) for the rest of a phase on a GPU, once its second epoch has shown that it would take longer than
 :data:`COMPILE_PAYS_S`; never on a CPU, where it was slower (``docs/experiments.md``), and never where crops differ in
 size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.loading.epoch_order` leaves out
 one that is not full), so that nothing is compiled twice.
@@ -32,8 +32,11 @@ from refineseg.training.objective import LossSum, Objective
 from refineseg.training.optim import clip_gradients, hardware_has_bf16
 from refineseg.training.state import RunState
 
-COMPILE_PAYS_S = 600.0
-"""Seconds of a phase that must be left for ``compile`` = ``auto`` to compile, which takes one to two minutes."""
+COMPILE_PAYS_S = 240.0
+"""Seconds of a phase, and of the time limit, that must be left for ``compile`` = ``auto`` to compile.
+
+That takes one to two minutes; a call of ten minutes has more.
+"""
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "ALLOC_FAILED")
 """What PyTorch's allocators and libraries write into a RuntimeError when memory is short."""

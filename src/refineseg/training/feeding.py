@@ -158,6 +158,7 @@ class Feed:
         self._augmentation = augmentation_of(phase, config)
         self._resident, self._seed, self._batch_size = learned.resident, config.seed, phase.batch_size
         self._host: HostBatches | None = None
+        self._drawn: ResidentBatches | None = None
         if learned.resident is None:
             self._host = HostBatches(
                 learned.dataset,
@@ -169,10 +170,20 @@ class Feed:
                 counts=learned.counts,
             )
 
+    def prepare(self, epoch: int) -> None:
+        """Draw the crops of an epoch beforehand, while the device still works; where the host reads, nothing."""
+        if self._resident is not None:
+            self._drawn = self._resident_batches(epoch).drawn()
+
     def epoch(self, epoch: int) -> Batches:
         """The batches of an epoch (in the run, from 0); they must be read before those of another are asked for."""
         if self._host is not None:
             return self._host.epoch(epoch)
+        if self._drawn is not None and self._drawn.epoch == epoch:
+            return self._drawn
+        return self._resident_batches(epoch)
+
+    def _resident_batches(self, epoch: int) -> ResidentBatches:
         assert self._resident is not None
         return self._resident.batches(self._augmentation, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
 

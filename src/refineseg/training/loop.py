@@ -202,6 +202,8 @@ class _Run:
             loss, norm = stepper.step(batch)
             record.add(loss, norm, batch.names)
             images += len(batch.names)
+            if share == 1 and epoch_in_phase + 1 < phase.epochs:
+                self._steps.feed.prepare(state.epoch + 1)  # before the device is waited for
             if record.is_due or share == 1:
                 self._stop_on(record.read(), record.losses)
                 self._progress.step(record.mean, images / (time.monotonic() - begun), share)
@@ -255,17 +257,17 @@ class _PhaseSteps:
         self._engine, self._state, self.phase = engine, state, phase
         self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
         self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
-        self._mode, self._epoch_s = engine.mode(phase, rest_s=None), 0.0
+        self._mode, self._epochs_s = engine.mode(phase, rest_s=None), list[float]()
         self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.pad)
 
     def epoch_took(self, seconds: float) -> None:
         """Note how long learning took."""
-        self._epoch_s = seconds
+        self._epochs_s.append(seconds)
 
     def stepper(self, epochs_left: int, seconds_left: float) -> Stepper:
         """What computes the steps of the next epoch; compiled from the moment it pays."""
-        if self._mode == "off" and self._epoch_s:
-            rest_s = min(epochs_left * self._epoch_s, seconds_left)
+        if self._mode == "off" and len(self._epochs_s) > 1:  # the first one starts the device and tries algorithms
+            rest_s = min(epochs_left * min(self._epochs_s[1:]), seconds_left)
             self._mode = self._engine.mode(self.phase, rest_s=rest_s)
             if self._mode != "off":
                 self._stepper = self._engine.stepper(self._state, self._objective, self._mode)

@@ -48,11 +48,27 @@ class Hiding:
         if not 0 < self.share < 1 or self.side < 1:
             raise ConfigError(f"expected a share between 0 and 1 and a side of at least 1 pixel, got {self}")
 
-    def squares(self, count: int, size_hw: tuple[int, int], *, generator: torch.Generator) -> Bool[Tensor, "n h w"]:
-        """Which pixels of a batch are hidden; in every image the same number of squares, but for those at its edge."""
+    def squares(
+        self,
+        count: int,
+        size_hw: tuple[int, int],
+        *,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+    ) -> Bool[Tensor, "n h w"]:
+        """Which pixels of a batch are hidden; in every image the same number of squares, but for those at its edge.
+
+        Args:
+            count: Images.
+            size_hw: Of each.
+            generator: Of the host, so that the same squares are hidden everywhere.
+            device: Where the result is wanted; a GPU is not waited for. None: the host.
+        """
         rows, columns = (-(-length // self.side) for length in size_hw)
         order = torch.rand(count, rows * columns, generator=generator).argsort(dim=1).argsort(dim=1)
         hidden = (order < max(1, round(self.share * rows * columns))).reshape(count, rows, columns)
+        if device is not None and device.type == "cuda":
+            hidden = hidden.pin_memory().to(device, non_blocking=True)
         large = hidden.repeat_interleave(self.side, dim=1).repeat_interleave(self.side, dim=2)
         return large[:, : size_hw[0], : size_hw[1]]
 
@@ -61,7 +77,8 @@ def reconstruction_loss(
     segmenter: Segmenter, images: UInt8[Tensor, "n 3 h w"], hidden: Bool[Tensor, "n h w"]
 ) -> Float[Tensor, ""]:
     """Mean absolute difference of normalised pixels where they are hidden, of a model that does not see them."""
-    grey = torch.tensor(padding_pixel(3), device=images.device).round().to(torch.uint8)[None, :, None, None]
+    values = (torch.full((), round(value), dtype=torch.uint8, device=images.device) for value in padding_pixel(3))
+    grey = torch.stack(list(values))[None, :, None, None]  # filled on the device, which a copy would wait for
     filled = segmenter(torch.where(hidden[:, None], grey, images)).float()
     with torch.autocast(images.device.type, enabled=False):
         pixels = replace(segmenter.spec.preprocessing, input_scale=1.0)(images, dtype=torch.float32)
@@ -123,7 +140,8 @@ def pretrain(
             set_rates(optimiser, phase, done + (index + 1) / len(batches))
             images = batch.images.to(place, non_blocking=True)
             generator = torch.Generator().manual_seed(mix_seeds(config.seed, epoch, index, 2))
-            hidden = hiding.squares(len(images), (images.shape[2], images.shape[3]), generator=generator).to(place)
+            size_hw = (images.shape[2], images.shape[3])
+            hidden = hiding.squares(len(images), size_hw, generator=generator, device=place)
             with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
                 loss = reconstruction_loss(segmenter, images, hidden)
             optimiser.zero_grad(set_to_none=True)

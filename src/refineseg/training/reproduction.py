@@ -30,6 +30,8 @@ from refineseg.training.run import RunRequest, resume_run, start_run
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8
+_START_S = 150.0
+"""Seconds of the budget that must be left for another seed to start."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,12 @@ def reproduce(request: ReproductionRequest, *, progress: Progress, console: Cons
     begun = time.monotonic()
     _check_folder(request)
     results: list[SeedResult] = []
+    started = False
     for seed in request.seeds:
         result = _done(request, seed)
-        if result is None and not _used_up(request, begun):
+        # a seed that starts reads the data and may compile: the first may always, others need room for it
+        if result is None and not _used_up(request, begun, spare_s=_START_S if started else 0.0):
+            started = True
             progress.say(f"seed {seed}: {_state(request, seed)}")
             trained = train_within(
                 _seed_folder(request, seed),
@@ -157,8 +162,8 @@ def reproduce(request: ReproductionRequest, *, progress: Progress, console: Cons
     return state
 
 
-def _used_up(request: ReproductionRequest, begun: float) -> bool:
-    return request.minutes is not None and time.monotonic() - begun >= 60 * request.minutes
+def _used_up(request: ReproductionRequest, begun: float, *, spare_s: float = 0.0) -> bool:
+    return request.minutes is not None and time.monotonic() - begun + spare_s >= 60 * request.minutes
 
 
 def _seed_folder(request: ReproductionRequest, seed: int) -> Path:
