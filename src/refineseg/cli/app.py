@@ -55,6 +55,19 @@ def tables() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=100)
 
 
+def prepare_training(device: str) -> None:
+    """Refuse a device that is not there, and let the process keep the memory that it frees.
+
+    Raises:
+        ConfigError: No such device.
+    """
+    from refineseg.allocation import keep_freed_memory
+    from refineseg.predict.predictor import find_device
+
+    find_device(device)
+    keep_freed_memory()
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
     """Write plain values, beside and then renamed.
 

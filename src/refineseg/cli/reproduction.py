@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Device, Model, app, messages
+from refineseg.cli.app import Device, Model, app, messages, prepare_training
 from refineseg.errors import ConfigError
 
 
@@ -28,14 +28,12 @@ def reproduce(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
-    from refineseg.allocation import keep_freed_memory
-    from refineseg.predict.predictor import find_device
     from refineseg.training import reproduction
     from refineseg.training.config import override
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.recipes import find_recipe
 
-    find_device(device)
+    prepare_training(device)
     chosen = find_recipe(recipe or reproduction.find_reproduction(name).recipe)
     request = reproduction.ReproductionRequest(
         name,
@@ -47,7 +45,6 @@ def reproduce(
         device,
         workers,
     )
-    keep_freed_memory()
     console = messages()
     state = reproduction.reproduce(request, progress=TerminalProgress(console), console=console)
     if (out / "table.md").is_file():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import Device, app, messages, tables
+from refineseg.cli.app import Device, app, messages, prepare_training, tables
 from refineseg.errors import ConfigError
 
 
@@ -54,18 +54,15 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
-    from refineseg.allocation import keep_freed_memory
-    from refineseg.predict.predictor import find_device
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
 
     progress = TerminalProgress(messages())
-    find_device(device)
+    prepare_training(device)
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"expected --minutes above 0, got {minutes}")
-    keep_freed_memory()
     stop_after_s = None if minutes is None else 60 * minutes
     if resume:
         extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
