@@ -518,7 +518,7 @@ def test_wrong_options_are_told(options, message):
 
 
 def test_a_missing_model_file_is_told():
-    with pytest.raises(ModelFileError, match=r"got 'absent\.safetensors', which is neither"):
+    with pytest.raises(ModelFileError, match=r"got 'absent\.safetensors', but there is no such file"):
         open_model("absent.safetensors")
 
 

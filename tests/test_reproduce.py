@@ -112,6 +112,14 @@ def test_a_reproduction_that_was_killed_goes_on_when_it_is_called_again(refinese
     assert "of 60 epochs, the rest takes about" in out
 
 
+def test_a_call_that_trained_nothing_does_not_keep_another_recipe_out(refineseg, tmp_path):
+    for recipe in ("camvid_refineseg_small", "camvid_refineseg_nano"):
+        options = ("camvid", "--data", f"camvid:{tmp_path / 'absent'}", "--recipe", recipe, "--device", "cpu")
+        status, _, err = refineseg("reproduce", *options, "--out", tmp_path / "o")
+        assert status == 2
+        assert "absent" in err
+
+
 def test_wrong_calls_are_named(refineseg, root, tmp_path):
     for options, message in (
         (("voc", "--data", f"camvid:{root}"), "expected one of camvid to reproduce, got 'voc'"),

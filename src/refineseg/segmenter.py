@@ -324,7 +324,7 @@ def _resolve(model: str | Path) -> Path:
     if not path.is_file():
         raise ModelFileError(
             f"expected a shipped model ({', '.join(SHIPPED)}) or a .safetensors file, got {str(model)!r}, "
-            "which is neither"
+            f"{'but there is no such file' if path.suffix else 'which is neither'}"
         )
     return path
 

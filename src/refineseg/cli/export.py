@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import Model, app, messages
+from refineseg.cli.app import ModelFile, app, messages
 
 
 @app.command()
 def export(
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2, .aoti.pt2.")],
-    model: Model = "camvid",
+    model: ModelFile = "camvid",
     file_format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch or inductor.")] = "onnx",
     outputs: Annotated[str, typer.Option(help="What the file gives: class_map, logits, or both with a comma.")] = (
         "class_map"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Device, Model, app, messages, prepare_training
+from refineseg.cli.app import Device, ModelFile, app, messages, prepare_training
 from refineseg.errors import ConfigError
 
 
@@ -57,7 +57,7 @@ def reproduce(
 def card(
     data: Annotated[str, typer.Option(help="NAME:ROOT of the data that are measured.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and, without --card, for card.md.")],
-    model: Model = "camvid",
+    model: ModelFile = "camvid",
     split: Annotated[str, typer.Option(help="Which split is measured.")] = "test",
     card_file: Annotated[
         Path | None, typer.Option("--card", help="The card; what was written by hand in an existing one stays.")

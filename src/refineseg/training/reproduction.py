@@ -174,7 +174,7 @@ def _check_folder(request: ReproductionRequest) -> None:
     """Note what is reproduced, or compare with what was noted."""
     path = request.out / _DESCRIPTION
     asked = {"name": request.name, "config": {**to_json(request.config), "seed": None}}  # the seeds may grow
-    if path.is_file():
+    if path.is_file() and any(request.out.glob("seed*")):  # else nothing came of it
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
