@@ -585,6 +585,22 @@ def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):
     assert sum(row["plain"] for row in content["rows"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--write",), "expected --write with --counts, whose numbers it stores, got it alone; add --counts"),
+        (("--repeats", 0), "expected --repeats of at least 1, got 0"),
+        (("--counts", "--papers"), "got another combination"),
+        (("--device", "gpu"), "use auto, which takes what is there"),
+    ],
+)
+def test_wrong_calls_of_bench_are_refused_before_anything_is_exported(refineseg, monkeypatch, options, message):
+    monkeypatch.setattr("refineseg.benchmark.runtime_contenders", lambda *_, **__: pytest.fail("exported"))
+    status, _, err = refineseg("bench", *options)
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
 def test_bench_counts_without_timing(refineseg, tmp_path):
     out = tmp_path / "counts.json"
     status, text, _ = refineseg("bench", "--counts", "--json", out)

@@ -90,7 +90,11 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
 ) -> None:
     """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
-    if (papers and counts) or (write and not counts) or (training and (papers or counts)):
+    if write and not counts:
+        raise ConfigError("expected --write with --counts, whose numbers it stores, got it alone; add --counts")
+    if repeats is not None and repeats < 1:
+        raise ConfigError(f"expected --repeats of at least 1, got {repeats}")
+    if (papers and counts) or (training and (papers or counts)):
         raise ConfigError(
             "expected --papers, --counts, --counts --write, --training or none of them, got another combination"
         )

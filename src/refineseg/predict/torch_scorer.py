@@ -33,8 +33,8 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"expected a device of this machine (cpu{', cuda' if torch.cuda.is_available() else ''}), got {name!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"expected a device of this machine (cpu{', cuda' if torch.cuda.is_available() else ''}), got {name!r} "
+            f"({str(error).splitlines()[0][:80]}); use auto, which takes what is there"
         ) from error
     return device
 
