@@ -157,8 +157,18 @@ def camvid_refineseg_small() -> TrainingConfig:
 
 
 def camvid_refineseg_nano() -> TrainingConfig:
-    """CamVid from scratch on ``refineseg_nano``: as ``camvid_refineseg_small``; not yet run at this length."""
-    return replace(camvid_refineseg_small(), recipe="camvid_refineseg_nano", variant="refineseg_nano")
+    """CamVid from scratch on ``refineseg_nano``, train + val, no validation: the recipe of the shipped model.
+
+    As :func:`camvid_refineseg_small`, whose steps cost three times as much, for more than three times the epochs.
+    """
+    small = camvid_refineseg_small()
+    first, last = small.phases
+    return replace(
+        small,
+        recipe="camvid_refineseg_nano",
+        variant="refineseg_nano",
+        phases=(replace(first, epochs=60), replace(last, epochs=130)),
+    )
 
 
 def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
@@ -204,7 +214,7 @@ RECIPES: dict[str, Callable[..., TrainingConfig]] = {
 _OWN_DATA = ("folder", "coco", "labelme", "cvat", "label_studio", "yolo", "pairs")
 DEFAULT_RECIPE = {
     **dict.fromkeys(_OWN_DATA, "folder_refinenet_lw_mobilenetv2"),
-    "camvid": "camvid_refineseg_small",
+    "camvid": "camvid_refineseg_nano",
     "person_part": "person_part_refinenet_lw_resnet50",
     "nyud": "nyud_refinenet_lw_resnet50",
     "voc": "voc_refinenet_lw_resnet50",
