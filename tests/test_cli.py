@@ -188,7 +188,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
         ),
         (
             ["predict", "x.jpg", "--out", "o", "--model", "nope"],
-            "expected a shipped model (camvid) or a .safetensors file",
+            "expected a shipped model (camvid, camvid_small) or a .safetensors file",
         ),
         (["predict", "x.jpg", "--out", "o", "--precision", "half"], "expected a precision of float32, bfloat16"),
         (["predict", "x.jpg", "--out", "o", "--device", "tpu"], "expected a device of this machine"),

@@ -305,5 +305,16 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             "refineseg evaluate --model camvid --data camvid:CAMVID --split test --boundary --json camvid_test.json",
         ),
     ),
+    "camvid_refineseg_small": (
+        MeasuredScore(
+            "camvid",
+            "refineseg_small",
+            "camvid_small",
+            "test",
+            0.513,
+            SINGLE,
+            "refineseg evaluate --model camvid_small --data camvid:CAMVID --split test --boundary --json small_test.json",
+        ),
+    ),
 }
 """Of the shipped models, by recipe name; their cards in ``refineseg/weights`` tell more."""

@@ -38,7 +38,7 @@ _LOG = logging.getLogger("refineseg")
 FORMAT = 1
 _KEY = "refineseg"
 
-SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors"}
+SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
 """Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
 
 
