@@ -307,13 +307,13 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
     ),
     "camvid_refineseg_small": (
         MeasuredScore(
-            "camvid",
-            "refineseg_small",
             "camvid_small",
+            "refineseg_small",
+            "camvid",
             "test",
             0.513,
             SINGLE,
-            "refineseg evaluate --model camvid_small --data camvid:CAMVID --split test --boundary --json small_test.json",
+            "refineseg evaluate --model camvid_small --data camvid:CAMVID --split test --boundary --json small.json",
         ),
     ),
 }
