@@ -419,7 +419,8 @@ class TestRefusedFiles:
     @pytest.mark.parametrize("name", ["nowhere.safetensors", "no_such_model", ""])
     def test_a_missing_file_or_unknown_name(self, name):
         with pytest.raises(
-            ModelFileError, match=rf"expected a shipped model \(camvid\) or a \.safetensors file, got '{name}'"
+            ModelFileError,
+            match=rf"expected a shipped model \(camvid, camvid_small\) or a \.safetensors file, got '{name}'",
         ):
             refineseg.load(name)
 

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import resource
 import signal
 import socket
@@ -263,8 +264,10 @@ def test_a_frame_that_decodes_with_damage_is_broken_too(tmp_path):
     clip.write_bytes(content)
     result = predict_video(clip, tmp_path / "o", BrightnessPredictor(), options=VideoOptions(kinds=("mask",)))
     assert 0 < result.broken < 5
-    assert result.frames + result.broken == 40
-    assert "damaged data; the rest is done" in result.failures[0]
+    # what the encoder writes differs from processor to processor: the damage may take whole packets with it
+    lost = re.findall(r"(\d+) frames? (?:is|are) missing, of which nothing is left", " ".join(result.failures))
+    assert result.frames + result.broken + sum(map(int, lost)) == 40
+    assert any("the rest is done" in failure for failure in result.failures)
 
 
 def test_colours_come_back_as_they_were_painted(tmp_path):

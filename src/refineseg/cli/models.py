@@ -90,16 +90,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
 ) -> None:
     """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
-    if write and not counts:
-        raise ConfigError("expected --write with --counts, whose numbers it stores, got it alone; add --counts")
-    if repeats is not None and repeats < 1:
-        raise ConfigError(f"expected --repeats of at least 1, got {repeats}")
-    if (papers and counts) or (training and (papers or counts)):
-        raise ConfigError(
-            "expected --papers, --counts, --counts --write, --training or none of them, got another combination"
-        )
-    if (training is None) != (data is None):
-        raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
+    _check_bench(papers, counts, write, training, data, repeats)
     console = messages()
     if folder is not None or training is not None:  # what `predict` and `train` do, too
         from refineseg.allocation import keep_freed_memory
@@ -127,6 +118,22 @@ def bench(
         value = _bench_times(size, stages, options, papers=papers)
     if json_file is not None:
         write_json(json_file, value)
+
+
+def _check_bench(
+    papers: bool, counts: bool, write: bool, training: str | None, data: str | None, repeats: int | None
+) -> None:
+    """Refuse options that do not go together before anything is loaded."""
+    if write and not counts:
+        raise ConfigError("expected --write with --counts, whose numbers it stores, got it alone; add --counts")
+    if repeats is not None and repeats < 1:
+        raise ConfigError(f"expected --repeats of at least 1, got {repeats}")
+    if (papers and counts) or (training and (papers or counts)):
+        raise ConfigError(
+            "expected --papers, --counts, --counts --write, --training or none of them, got another combination"
+        )
+    if (training is None) != (data is None):
+        raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
 
 
 def _shown(report: Any) -> Any:  # noqa: ANN401 - a Report, which would be a heavy import; JSON

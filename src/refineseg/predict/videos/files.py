@@ -210,11 +210,13 @@ class VideoReader:
         end_s = float(self._end * self._info.time_base)
         alone = bool(self._video.duration) or len(self._container.streams) == 1
         tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * (self._info.end_s or 0))
-        lost = missing_frames(self._steps) if self._info.num_frames is None else self._info.num_frames - self._packets
+        known = self._info.num_frames
+        lost = missing_frames(self._steps) if known is None else known - self._frames
+        lost -= self.faults.broken  # those are told already
         due_s = self._info.end_s
         if due_s is not None and end_s < due_s - tolerance_s:
             self.faults.failures.append(f"expected frames up to {due_s:.2f} s, but they end at {end_s:.2f} s")
-        elif lost > 0 and not self.faults.broken:
+        elif lost > 0:
             what = "1 frame is" if lost == 1 else f"{lost} frames are"
             self.faults.failures.append(f"{what} missing, of which nothing is left")
 
