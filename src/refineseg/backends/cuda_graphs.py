@@ -91,7 +91,7 @@ class CudaGraphScorer(SizedScorer):
             recording = self._recording(output, images)
             recording.images.copy_(images)
             recording.replay()
-            return recording.result.clone()
+            return recording.result  # copied by the caller, which holds the lock
 
     def _recording(self, output: Output, images: Tensor) -> Recording:
         """The graph of a shape, recorded where there is none."""
