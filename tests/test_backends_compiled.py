@@ -39,10 +39,9 @@ from refineseg.contenders import RuntimeChoice, compiled_contenders, measurable
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 from refineseg.exporting import ExportOptions, export_file
-from refineseg.networks.refinenet import LIGHT_WEIGHT_MOBILE, Cascade, RefineNet
+from refineseg.networks.refinenet import LIGHT_WEIGHT_MOBILE, Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.resize import Resizing
 from refineseg.scoring import Scorer
 from refineseg.timing import example_images
 from test_backends import tiny

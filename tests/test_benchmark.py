@@ -35,10 +35,11 @@ from refineseg.counting import (
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.images import read_rgb, write_image
-from refineseg.networks.refinenet import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET, Cascade, RefineNet
-from refineseg.networks.variants import VARIANTS, build_network
+from refineseg.networks.building import build_network
+from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
+from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
+from refineseg.networks.variants import VARIANTS
 from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
-from refineseg.resize import Resizing
 from refineseg.segmenter import build
 from refineseg.timing import (
     OTHER_NETWORK,

@@ -7,8 +7,9 @@ from torch import nn
 
 import refineseg
 from refineseg.errors import ModelFileError
+from refineseg.networks.building import build_network
 from refineseg.networks.fused import FoldedEncoder, fuse, separate_pooling
-from refineseg.networks.variants import NetworkOptions, build_network
+from refineseg.networks.variants import NetworkOptions
 
 SMALL = ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_lw_resnet18_densetorch",
          "refinenet_lw_mobilenetv2_multitask", "refinenet_lw_nasnetmobile", "refinenet:resnet18",

@@ -15,10 +15,9 @@ import oracles
 import refineseg
 from oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.networks.building import build_network
 from refineseg.networks.original_weights import read_checkpoint, translate
-from refineseg.networks.refinenet import MultiResolutionFusion, count_parameters
-from refineseg.networks.variants import build_network
-from refineseg.resize import Resizing
+from refineseg.networks.refinenet import MultiResolutionFusion, Resizing, count_parameters
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
 

@@ -14,17 +14,15 @@ from torch import nn
 import oracles
 import refineseg
 from oracles import needs_oracles
+from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import (
-    LIGHT_WEIGHT,
-    LIGHT_WEIGHT_MOBILE,
-    REFINENET,
     Cascade,
     ChainedResidualPooling,
     MultiResolutionFusion,
     RefineNetBlock,
     ResidualConvUnit,
+    Resizing,
 )
-from refineseg.resize import Resizing
 
 FOUR_CASCADED = ((3,), (2,), (1,), (0,))
 SMALL = replace(REFINENET, level_widths=(6, 4))

@@ -14,9 +14,10 @@ import oracles
 import refineseg
 from oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.networks.refinenet import LIGHT_WEIGHT, REFINENET, Cascade, count_parameters
-from refineseg.networks.variants import VARIANTS, NetworkOptions, build_network
-from refineseg.resize import Resizing
+from refineseg.networks.building import build_network
+from refineseg.networks.families import LIGHT_WEIGHT, REFINENET
+from refineseg.networks.refinenet import Cascade, Resizing, count_parameters
+from refineseg.networks.variants import VARIANTS, NetworkOptions
 
 DECODERS = ("cascade4_orig", "cascade4_improved", "cascade2_orig", "single_orig", "twoscale7_orig")
 MODES = {"bilinear": "bilinear_ac", "matlab_gpu": "matlab_gpu", "matlab_cpu": "matlab_cpu"}

@@ -36,10 +36,11 @@ from refineseg.contenders import (
 )
 from refineseg.counting import Counts, count_network
 from refineseg.errors import ConfigError, MissingExtraError
-from refineseg.networks.refinenet import LIGHT_WEIGHT, REFINENET, Cascade, DecoderOptions, RefineNet
-from refineseg.networks.variants import FOUR_CASCADED, VARIANTS, build_network, find_variant
+from refineseg.networks.building import build_network
+from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
+from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
+from refineseg.networks.variants import FOUR_CASCADED, VARIANTS, find_variant
 from refineseg.predict.predictor import Precision, TorchScorer, find_device
-from refineseg.resize import Resizing
 from refineseg.segmenter import SHIPPED, Segmenter, build, load
 from refineseg.timing import (
     OTHER_NETWORK,

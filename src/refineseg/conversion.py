@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.networks.families import Resize
 from refineseg.networks.matconvnet import MatConvNetModel, encoder_state, read_matconvnet
 from refineseg.networks.original_weights import (
     num_pooling_links,
@@ -27,7 +28,6 @@ from refineseg.networks.original_weights import (
 )
 from refineseg.networks.variants import NetworkOptions, Variant, find_variant
 from refineseg.preprocessing import Preprocessing
-from refineseg.resize import Resize
 from refineseg.segmenter import ModelSpec, Segmenter
 
 _LOG = logging.getLogger("refineseg")

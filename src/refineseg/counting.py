@@ -27,9 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
 from refineseg.images import written_beside
+from refineseg.networks.building import build_network
 from refineseg.networks.fused import merge_laterals
 from refineseg.networks.refinenet import RefineNet, count_parameters
-from refineseg.networks.variants import VARIANTS, build_network
+from refineseg.networks.variants import VARIANTS
 from refineseg.published import (
     CODE_2020,
     MEASURED_SCORES,

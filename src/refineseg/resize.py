@@ -9,9 +9,8 @@ Sources: Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from refineseg.errors import ConfigError
 
-Resize = Literal["bilinear", "matlab_cpu", "matlab_gpu"]
 ResizeStyle = Literal["cpu", "gpu"]
 """``cpu``: each axis by its own scale; ``gpu``: both axes by the larger one, then cut at bottom and right."""
 
@@ -172,32 +170,3 @@ def resize_twice(
     if tuple(x.shape[2:]) != size_hw:
         x = F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
     return x
-
-
-@dataclass(frozen=True)
-class Resizing:
-    """How feature maps are brought to the size of the finest one.
-
-    Args:
-        mode: ``bilinear``; or bicubic as the authors' MATLAB code does it: ``matlab_cpu`` (``imresize`` to the exact
-            size), ``matlab_gpu`` (one common scale for both axes, then cut at the bottom and the right).
-        align_corners: Of ``bilinear``: True as the PyTorch ports' weights need it.
-
-    Raises:
-        ConfigError: An unknown mode.
-    """
-
-    mode: Resize = "bilinear"
-    align_corners: bool = False
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Resize):
-            raise ConfigError(f"expected resizing by {', '.join(get_args(Resize))}, got {self.mode!r}")
-
-    def __call__(self, x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
-        """``x`` at another height and width."""
-        if tuple(x.shape[2:]) == size_hw:
-            return x
-        if self.mode == "bilinear":
-            return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=self.align_corners)
-        return matlab_resize(x, size_hw, style="cpu" if self.mode == "matlab_cpu" else "gpu")

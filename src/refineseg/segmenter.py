@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.networks.building import build_network
 from refineseg.networks.fused import fuse
-from refineseg.networks.variants import NetworkOptions, build_network
+from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged

@@ -36,7 +36,7 @@ def fuse(network: RefineNet) -> RefineNet:
         A network in evaluation mode with other tensors: for inference, not for training or model files.
 
     Example:
-        >>> from refineseg.networks.variants import build_network
+        >>> from refineseg.networks.building import build_network
         >>> network = build_network("refinenet_lw_mobilenetv2", 21).eval()
         >>> image = torch.rand(1, 3, 64, 64)
         >>> bool((network(image) - fuse(network)(image)).abs().max() < 1e-4)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.networks.refinenet import REFINENET, Cascade
+from refineseg.networks.families import REFINENET, Resize
+from refineseg.networks.refinenet import Cascade, Resizing
 from refineseg.networks.variants import VARIANTS, Variant
-from refineseg.resize import Resize, Resizing
 
 _LOG = logging.getLogger("refineseg")
 _NESTED = ("state_dict", "segmenter", "model")

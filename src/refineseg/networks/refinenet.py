@@ -3,7 +3,7 @@
 In: feature maps of an encoder, finest first. Out: logits at the size of the finest map (1/4 of the image).
 
 Light-Weight RefineNet is the same blocks with other arguments (1x1 convolutions, no residual conv units), see
-:data:`REFINENET`, :data:`LIGHT_WEIGHT` and :data:`LIGHT_WEIGHT_MOBILE`.
+:mod:`refineseg.networks.families`.
 
 Sources:
     Lin, Milan, Shen, Reid: "RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation",
@@ -14,18 +14,15 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from refineseg.errors import ConfigError
-from refineseg.resize import Resizing
-
-Activation = Literal["relu", "relu6"]
-PoolingOrder = Literal["pool_conv", "conv_pool"]
+from refineseg.networks.families import Activation, DecoderOptions, PoolingOrder, Resize, check_resize
+from refineseg.resize import matlab_resize
 
 
 def same_conv(
@@ -39,6 +36,34 @@ def same_conv(
 def rectify(x: Tensor, activation: Activation) -> Tensor:
     """ReLU, or ReLU6 (``min(max(x, 0), 6)``) as the MobileNet-v2 variants use throughout."""
     return F.relu6(x) if activation == "relu6" else F.relu(x)
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How feature maps are brought to the size of the finest one.
+
+    Args:
+        mode: ``bilinear``; or bicubic as the authors' MATLAB code does it: ``matlab_cpu`` (``imresize`` to the exact
+            size), ``matlab_gpu`` (one common scale for both axes, then cut at the bottom and the right).
+        align_corners: Of ``bilinear``: True as the PyTorch ports' weights need it.
+
+    Raises:
+        ConfigError: An unknown mode.
+    """
+
+    mode: Resize = "bilinear"
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        check_resize(self.mode)
+
+    def __call__(self, x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
+        """``x`` at another height and width."""
+        if tuple(x.shape[2:]) == size_hw:
+            return x
+        if self.mode == "bilinear":
+            return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=self.align_corners)
+        return matlab_resize(x, size_hw, style="cpu" if self.mode == "matlab_cpu" else "gpu")
 
 
 class ResidualConvUnit(nn.Module):
@@ -140,89 +165,6 @@ class ChainedResidualPooling(nn.Module):
         return total
 
 
-@dataclass(frozen=True)
-class DecoderOptions:
-    """How the blocks of one network family are built.
-
-    Args:
-        kernel_size: Of every decoder convolution but the classifier's (always 3).
-        level_widths: Channels to which each level is adapted by a convolution before fusion, coarsest level first; the
-            last entry serves all further levels. Empty: levels go into the fusion as they are.
-        width: Channels of every fusion where levels are not adapted.
-        num_adaptation_units: Residual conv units on each adapted level.
-        num_output_units: Residual conv units at the end of each block. The paper's one output unit plus the two
-            adaptation units of the next block's coarse path (and "two additional before the softmax") are these three.
-        num_links: Links of each chained residual pooling.
-        activation: The rectifier in front of each pooling chain.
-        level_dropout: Dropout on the two coarsest levels (the decoder's copy of them).
-        classifier_dropout: Dropout in front of the classifier.
-        pooling_order: Pool then convolve (paper), or the "improved" convolve then pool.
-        depthwise_end: The last pooling chain weighs each channel by itself, and a depthwise 1x1 convolution with ReLU6
-            stands before the classifier (multi-task follow-up).
-    """
-
-    kernel_size: int
-    level_widths: tuple[int, ...]
-    width: int
-    num_adaptation_units: int
-    num_output_units: int
-    num_links: int
-    activation: Activation
-    level_dropout: float
-    classifier_dropout: float
-    pooling_order: PoolingOrder = "pool_conv"
-    depthwise_end: bool = False
-
-    def adapted_channels(self, rank: int) -> int | None:
-        """Width to which a level is adapted, counted from the coarsest (0); None: levels are not adapted."""
-        return self.level_widths[min(rank, len(self.level_widths) - 1)] if self.level_widths else None
-
-
-REFINENET = DecoderOptions(
-    kernel_size=3,
-    level_widths=(512, 256),
-    width=256,
-    num_adaptation_units=2,
-    num_output_units=3,
-    num_links=4,
-    activation="relu",
-    level_dropout=0.5,
-    classifier_dropout=0.5,
-)
-"""RefineNet as released (figure 2c with the widths and dropout of the released networks)."""
-
-LIGHT_WEIGHT = DecoderOptions(
-    kernel_size=1,
-    level_widths=(512, 256),
-    width=256,
-    num_adaptation_units=0,
-    num_output_units=0,
-    num_links=4,
-    activation="relu",
-    level_dropout=0.5,
-    classifier_dropout=0.0,
-)
-"""Light-Weight RefineNet: 1x1 convolutions and no residual conv units (Nekrasov et al. 2018, section 3)."""
-
-LIGHT_WEIGHT_MOBILE = DecoderOptions(
-    kernel_size=1,
-    level_widths=(),
-    width=256,
-    num_adaptation_units=0,
-    num_output_units=0,
-    num_links=4,
-    activation="relu6",
-    level_dropout=0.0,
-    classifier_dropout=0.0,
-)
-"""Light-Weight RefineNet on MobileNet-v2: levels of one stride are added after reduction, ReLU6, no dropout.
-
-DenseTorch's ResNets use these options too, unlike the ResNets of the paper's own code."""
-
-MULTI_TASK = replace(LIGHT_WEIGHT_MOBILE, depthwise_end=True)
-"""The follow-up "Real-Time Joint Semantic Segmentation and Depth Estimation" (Nekrasov et al., ICRA 2019)."""
-
-
 class RefineNetBlock(nn.Module):
     """One RefineNet block: adapt each input, fuse them, pool context, refine (section 3.2, figure 3a).
 
@@ -305,6 +247,7 @@ class Cascade(nn.Module):
 
     Example:
         >>> import torch
+        >>> from refineseg.networks.families import LIGHT_WEIGHT
         >>> cascade = Cascade((8, 16), 3, groups=((1, 0),), options=LIGHT_WEIGHT, resizing=Resizing())
         >>> cascade([torch.zeros(1, 8, 6, 6), torch.zeros(1, 16, 3, 3)]).shape
         torch.Size([1, 3, 6, 6])

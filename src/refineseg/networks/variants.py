@@ -1,6 +1,6 @@
-"""The named networks: which encoder, which cascade, from where in the papers; and ``build``.
+"""The named networks: which encoder, which cascade, from where in the papers; without torch.
 
-In: a variant's name. Out: an untrained :class:`~refineseg.networks.refinenet.RefineNet`.
+In: a variant's name. Out: a :class:`Variant`, which :mod:`refineseg.networks.building` makes a network of.
 """
 
 from __future__ import annotations
@@ -8,23 +8,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, get_args
 
 from refineseg.errors import ConfigError
-from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, SingleEncoder, TimmEncoder, TwoScaleEncoder
-from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
-from refineseg.networks.refinenet import (
+from refineseg.networks.families import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
     MULTI_TASK,
     REFINENET,
-    Cascade,
     DecoderOptions,
     PoolingOrder,
-    RefineNet,
+    Resize,
+    check_resize,
 )
-from refineseg.resize import Resize, Resizing
 
 
 @dataclass(frozen=True)
@@ -84,12 +80,7 @@ class NetworkOptions:
             raise ConfigError(f"expected width above 0 and num_links of at least 0, got {self.width}, {self.num_links}")
         if self.pooling_order not in (None, *get_args(PoolingOrder)):
             raise ConfigError(f"expected pooling_order of {get_args(PoolingOrder)}, got {self.pooling_order!r}")
-        _ = self.resizing
-
-    @property
-    def resizing(self) -> Resizing:
-        """How feature maps are enlarged."""
-        return Resizing(self.resize, self.align_corners)
+        check_resize(self.resize)
 
     def decoder(self, options: DecoderOptions) -> DecoderOptions:
         """A family's options, with what is said here in place of them."""
@@ -192,72 +183,3 @@ def find_variant(name: str) -> Variant:
         f"expected a variant, got {name!r}; near: {', '.join(near)}; or refinenet:<timm name>, "
         f"refinenet_lw:<timm name>, {', '.join(f'refinenet{suffix}:' for suffix in _FULL if suffix)}"
     )
-
-
-def _no_weights(name: str) -> ConfigError:
-    return ConfigError(
-        f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
-        "train from scratch with --no-pretrained"
-    )
-
-
-def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> SingleEncoder:
-    spec = find_variant(variant)
-    name = spec.encoder
-    if spec.encoder_options and pretrained is True:
-        raise _no_weights(variant)
-    if name not in ("mobilenetv2", "nasnetmobile"):
-        return TimmEncoder(
-            name,
-            in_channels=in_channels,
-            pretrained=pretrained,
-            encoder_options={**spec.encoder_options, **options.encoder_options},
-            caffe_strides=options.caffe_strides,
-        )
-    if options.encoder_options:
-        raise ConfigError(f"{variant} takes no encoder_options, got {dict(options.encoder_options)}; leave them out")
-    if name == "mobilenetv2":
-        return MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
-    if pretrained:
-        raise _no_weights(name)
-    return NASNetMobileEncoder(in_channels=in_channels)
-
-
-def build_network(
-    variant: str,
-    num_classes: int,
-    *,
-    in_channels: int = 3,
-    pretrained: bool | Path = False,
-    options: NetworkOptions | None = None,
-) -> RefineNet:
-    """A network, untrained but for an encoder with ImageNet weights where ``pretrained`` asks for it.
-
-    Args:
-        variant: A name :func:`find_variant` knows.
-        num_classes: Channels of the logits.
-        in_channels: Image channels.
-        pretrained: Start the encoder from timm's ImageNet weights, or from those in a local file.
-        options: What the weights ask for.
-
-    Raises:
-        ConfigError: A wrong name or option, or weights that cannot be had.
-    """
-    if num_classes < 1 or in_channels < 1:
-        raise ConfigError(f"expected num_classes and in_channels of at least 1, got {num_classes} and {in_channels}")
-    spec, options = find_variant(variant), options or NetworkOptions()
-    single = _make_encoder(variant, in_channels, pretrained, options)
-    encoder: Encoder = single
-    ranks = [*reversed(range(len(single.channels)))]
-    if spec.two_scale:
-        encoder = TwoScaleEncoder(single, _make_encoder(variant, in_channels, pretrained, options))
-        ranks *= 2
-    decoder = Cascade(
-        encoder.channels,
-        num_classes,
-        groups=spec.groups,
-        options=options.decoder(spec.options),
-        resizing=options.resizing,
-        ranks=ranks,
-    )
-    return RefineNet(encoder, decoder)
