@@ -36,11 +36,11 @@ from peer_networks import NETWORKS, build_model, is_installed
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
+from refineseg.arguments import parse_size
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.backends.openvino_runtime import OpenVinoScorer
-from refineseg.benchmark import parse_size
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.data.label_check import check_labels
@@ -58,7 +58,7 @@ from refineseg.training.loop import train
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.provenance import run_protocol
 from refineseg.training.recipes import find_recipe
-from refineseg.training.reproduction import parse_seeds
+from refineseg.training.request import parse_seeds
 
 WAYS = ("PyTorch", "OpenVINO", "ONNX Runtime")
 STEPS = ("train", "export", "time")

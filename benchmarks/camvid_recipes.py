@@ -41,7 +41,8 @@ from refineseg.segmenter import load, load_spec
 from refineseg.training.config import TrainingConfig, override, to_json
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.recipes import find_recipe
-from refineseg.training.reproduction import parse_seeds, train_within
+from refineseg.training.reproduction import train_within
+from refineseg.training.request import parse_seeds
 
 BASE = "base"
 RATES = ("phases.0.encoder_lr", "phases.0.decoder_lr")

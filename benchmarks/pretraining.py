@@ -20,7 +20,7 @@ from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.pretraining import Hiding, pretrain
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.recipes import find_recipe
-from refineseg.training.run import recipe_options
+from refineseg.training.request import recipe_options
 
 
 def main() -> None:

@@ -27,7 +27,8 @@ from refineseg.backends.torch_programs import write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.exporting import ExportOptions, accept_file, calibration_images, export_file
+from refineseg.export_options import ExportOptions
+from refineseg.exporting import accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.timing import example_images

@@ -38,8 +38,10 @@ from refineseg.benchmark import bench_model
 from refineseg.contenders import RuntimeChoice, compiled_contenders, measurable
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
-from refineseg.exporting import ExportOptions, export_file
-from refineseg.networks.refinenet import LIGHT_WEIGHT_MOBILE, Cascade, RefineNet, Resizing
+from refineseg.export_options import ExportOptions
+from refineseg.exporting import export_file
+from refineseg.networks.families import LIGHT_WEIGHT_MOBILE
+from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.scoring import Scorer

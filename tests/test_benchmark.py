@@ -17,7 +17,8 @@ from torch import nn
 
 from oracles import needs_oracles, read_json
 from refineseg import cli
-from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model, parse_size
+from refineseg.arguments import parse_size
+from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
 from refineseg.class_info import ClassInfo
 from refineseg.contenders import other_contenders, torch_contenders
 from refineseg.counting import (
@@ -617,7 +618,7 @@ def test_models_lists_everything_without_building_a_network(refineseg, tmp_path,
     def refuse(*_arguments, **_options):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr("refineseg.networks.variants.build_network", refuse)
+    monkeypatch.setattr("refineseg.networks.building.build_network", refuse)
     monkeypatch.setattr("refineseg.counting.build_network", refuse)
     monkeypatch.setattr("refineseg.segmenter.build_network", refuse)
     out = tmp_path / "models.json"

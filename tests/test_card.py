@@ -14,7 +14,7 @@ from refineseg.data.fake_scenes import fake_camvid
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.failures import WorstImages
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 from test_cli import call
 
 INFO = ClassInfo(("a", "b", "c"))

@@ -179,50 +179,6 @@ def test_probabilities_sum_to_one_and_agree_with_the_mask(refineseg, model, tmp_
     assert not (tmp_path / "out" / "a_overlay.jpg").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ["predict", "x.jpg", "--out", "o", "--save", "mask,depth"],
-            "with some of mask, overlay, probabilities, confidence, polygons, got depth",
-        ),
-        (
-            ["predict", "x.jpg", "--out", "o", "--model", "nope"],
-            "expected a shipped model (camvid, camvid_small) or a .safetensors file",
-        ),
-        (["predict", "x.jpg", "--out", "o", "--precision", "half"], "expected a precision of float32, bfloat16"),
-        (["predict", "x.jpg", "--out", "o", "--device", "tpu"], "expected a device of this machine"),
-        (["predict", "x.jpg", "--out", "o", "--tile", "large"], "expected --tile auto, off or a number of pixels"),
-        (["predict", "x.jpg", "--out", "o", "--memory", "lots"], "expected an amount of memory such as 4GB"),
-        (["predict", "x.jpg", "--out", "o", "--unknown-below", "60"], "below which pixels are unknown, got 60"),
-        (["predict", "x.jpg", "--out", "o", "--areas", "a.txt"], "expected --areas FILE ending in .csv or .json"),
-        (["predict", "x.jpg", "--out", "o", "--batch-size", "0"], "expected a batch size of at least 1, got 0"),
-        (["predict", "x.jpg", "--out", "o", "--bands", "red"], "expected --bands as whole numbers with commas"),
-        (["predict", "x.jpg", "--out", "o", "--smooth", "2"], "expected smooth between 0 and 1, got 2"),
-        (["evaluate", "--data", "cityscapes"], "expected NAME:ROOT with NAME one of voc, sbd"),
-        (["doctor", "voc:a+sbd:b"], "expected one data set here, got voc:a and sbd:b; run this for each of them"),
-        (["evaluate", "--data", "camvid:/no/such/folder"], "expected a folder after camvid:"),
-        (["train", "--data", "folder:."], "expected --out FOLDER"),
-        (["train", "--out", "o"], "expected --data NAME:ROOT"),
-        (["train", "nope", "--data", "folder:.", "--out", "o"], "expected a recipe, got 'nope'"),
-        (["train", "--data", "folder:.", "--out", "o", "--device", "cuda:7"], "expected a device of this machine"),
-        (["train", "--data", "folder:.", "--out", "o", "--set", "colour=9"], "expected colour in 0..1, got 9"),
-        (["train", "--data", "folder:.", "--out", "o", "--variant", "unet"], "expected a variant, got 'unet'"),
-        (["train", "--resume", "--out", "o", "--epochs", "3"], "a run keeps its settings"),
-        (["train", "--data", "folder:.", "--out", "o", "--config", "absent.json"], "expected a run.json as --config"),
-        (["train", "--data", "folder:.", "--out", "o", "--init", "camvid", "--variant", "x"], "expected --init alone"),
-    ],
-)
-def test_wrong_calls_end_with_one_message_and_status_two(refineseg, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    status, out, err = refineseg(*arguments)
-    assert status == 2
-    assert out == ""
-    assert message in err
-    assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_unknown_verbs_and_options_have_status_two(refineseg):
     for arguments in (["segment"], ["predict", "--colour"], ["predict"]):
         assert refineseg(*arguments)[0] == 2

@@ -17,7 +17,7 @@ from refineseg.end_to_end import bench_folder, folder_images
 from refineseg.errors import ConfigError
 from refineseg.images import read_mask, write_mask
 from refineseg.predict import streams
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 from refineseg.segmenter import build
 from refineseg.timing import example_images
 

@@ -20,12 +20,12 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import read_rgb
 from refineseg.predict import file_run, streams
-from refineseg.predict.files import FileOptions, predict_files
+from refineseg.predict.file_options import FileOptions, StreamOptions
+from refineseg.predict.files import predict_files
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
-from refineseg.predict.streams import StreamOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter, load

@@ -14,7 +14,7 @@ from refineseg.errors import ConfigError, ImageError
 from refineseg.predict.areas import Areas, area_table
 from refineseg.predict.outputs import Outputs, as_integers, write_prediction
 from refineseg.predict.predictor import Predictor
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "straße", "tree"), ((1, 2, 3), (40, 50, 60), (7, 8, 9)))
 

@@ -21,7 +21,8 @@ from refineseg.training.feeding import TrainingData
 from refineseg.training.optim import set_rates
 from refineseg.training.paper_recipes import PAPER_RECIPES
 from refineseg.training.recipes import RECIPES, default_recipe, find_recipe, recipe_summary
-from refineseg.training.run import RunRequest, recipe_options
+from refineseg.training.request import fitted, recipe_options
+from refineseg.training.run import RunRequest
 from refineseg.training.state import RunState
 
 FAKES = {
@@ -181,8 +182,8 @@ class TestData:
 
     def test_phases_without_data_can_be_left_out(self, roots):
         progress = Messages()
-        request = RunRequest(find_recipe("voc_refinenet_lw_resnet50"), f"voc:{roots['voc']}", skip_missing=True)
-        config = run._phases_with_data(request, ("voc",), progress)
+        chosen = find_recipe("voc_refinenet_lw_resnet50")
+        config = fitted(chosen, {"voc": roots["voc"]}, skip_missing=True, say=progress.say)
         assert [phase.data for phase in config.phases] == [("voc:train",)]
         assert progress.said[0] == "phase 1 is left out: no --data for coco_voc:train"
 

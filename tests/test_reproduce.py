@@ -13,8 +13,8 @@ import pytest
 
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError
-from refineseg.training.reproduction import parse_seeds
 from refineseg.training.reproduction_table import spread
+from refineseg.training.request import parse_seeds
 from test_cli import call
 
 PHASE = {

@@ -32,7 +32,7 @@ from refineseg.predict.videos import stages as video_stages
 from refineseg.predict.videos.files import VideoReader, VideoWriter
 from refineseg.predict.videos.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.videos.sources import camera_device, find_source, upright
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 
 av = pytest.importorskip("av", reason="videos need PyAV")
 CLASSES = ClassInfo(("dark", "middle", "bright"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))

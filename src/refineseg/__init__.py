@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from refineseg.networks.original_weights import load_original_decoder
     from refineseg.networks.variants import VARIANTS
     from refineseg.predict.predictor import Predictor
+    from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
-    from refineseg.scoring import Prediction
     from refineseg.segmenter import Segmenter, build, load
     from refineseg.training.recipes import RECIPES
 
@@ -29,7 +29,7 @@ _HOME = {
     "VARIANTS": "networks.variants",
     "ClassInfo": "class_info",
     "ConfusionMatrix": "metrics",
-    "Prediction": "scoring",
+    "Prediction": "prediction",
     "Predictor": "predict.predictor",
     "Preprocessing": "preprocessing",
     "RefinesegError": "errors",

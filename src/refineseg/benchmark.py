@@ -6,8 +6,6 @@ In: a model or variant, a size, a device. Out: a :class:`Report`, measured by :m
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from refineseg.arguments import parse_size
 from refineseg.backends import quantisation
-from refineseg.backends.opening import BACKENDS
+from refineseg.backends.table import BACKENDS, Precision
 from refineseg.contenders import (
     OF_SEGMENTERS,
     RuntimeChoice,
@@ -36,12 +35,13 @@ from refineseg.contenders import (
 )
 from refineseg.counting import Counts, count_network
 from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
-from refineseg.networks.variants import FOUR_CASCADED, VARIANTS, find_variant
-from refineseg.predict.predictor import Precision, TorchScorer, find_device
-from refineseg.segmenter import SHIPPED, Segmenter, build, load
+from refineseg.networks.variants import FOUR_CASCADED
+from refineseg.predict.predictor import TorchScorer, find_device
+from refineseg.segmenter import Segmenter, build, load
 from refineseg.timing import (
     OTHER_NETWORK,
     PLAIN_EXPORT,
@@ -70,22 +70,6 @@ PAPER_STEPS: tuple[tuple[str, str, DecoderOptions], ...] = (
 unit), the decoder."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """``HEIGHTxWIDTH`` -> (height, width).
-
-    Raises:
-        ConfigError: Not two numbers of at least 1 with an x between them.
-
-    Example:
-        >>> parse_size("480x640")
-        (480, 640)
-    """
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise ConfigError(f"expected a size HEIGHTxWIDTH in pixels, for instance 480x640, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
 def open_model(name: str) -> Segmenter:
     """A shipped model, a model file, or an untrained variant of 21 classes (always the same weights).
 
@@ -93,16 +77,9 @@ def open_model(name: str) -> Segmenter:
         ConfigError: None of these.
         ModelFileError: A file that is no model.
     """
-    if name in SHIPPED or Path(name).suffix == ".safetensors" or Path(name).is_file():
+    check_model_or_variant(name)
+    if name in SHIPPED or Path(name).is_file():
         return load(name)
-    try:
-        find_variant(name)
-    except ConfigError as error:
-        near = difflib.get_close_matches(name, [*SHIPPED, *VARIANTS], n=3, cutoff=0.5)
-        raise ConfigError(
-            f"expected a shipped model ({', '.join(SHIPPED)}), a .safetensors file or a variant, got {name!r}; "
-            f"{'near: ' + ', '.join(near) if near else '`refineseg models` lists them'}"
-        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build(name, num_classes=NUM_CLASSES)

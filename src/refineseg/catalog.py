@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 
+from refineseg.arguments import hint
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 
@@ -26,6 +27,7 @@ def catalog_classes(name: str) -> ClassInfo:
         ('sky', 'building', 'pole')
     """
     if name not in CATALOG:
-        raise ConfigError(f"expected classes of {', '.join(CATALOG)}, got {name!r}")
+        near = hint(name, CATALOG, listed=f"known are {', '.join(CATALOG)}")
+        raise ConfigError(f"expected a data set whose classes are known, got {name!r}; {near}")
     text = (resources.files("refineseg") / "class_tables" / f"{name}.json").read_text(encoding="utf-8")
     return ClassInfo.from_json(json.loads(text))

@@ -25,16 +25,17 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
-from refineseg.backends.aot_inductor import ENDING, InductorScorer, write_package
+from refineseg.backends.aot_inductor import InductorScorer, write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program, takes_any_size
 from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
-from refineseg.backends.opening import BACKENDS, onnx_device, scorer_of
+from refineseg.backends.opening import onnx_device, scorer_of
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
+from refineseg.backends.table import BACKENDS, ENDING, Precision
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.predict.torch_scorer import Precision, TorchScorer
+from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images

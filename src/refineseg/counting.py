@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
 from refineseg.images import written_beside
+from refineseg.model_names import SHIPPED
 from refineseg.networks.building import build_network
 from refineseg.networks.fused import merge_laterals
 from refineseg.networks.refinenet import RefineNet, count_parameters
@@ -39,7 +40,7 @@ from refineseg.published import (
     MeasuredScore,
     PublishedScore,
 )
-from refineseg.segmenter import SHIPPED, load_spec
+from refineseg.segmenter import load_spec
 
 SIZE_HW = (512, 512)
 """Image size of the table: the one at which the published numbers hold."""

@@ -25,13 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from refineseg.backends.opening import BACKENDS, check_backend, is_exported, scorer_of
+from refineseg.backends.opening import check_backend, scorer_of
+from refineseg.backends.table import BACKENDS, is_exported
 from refineseg.benchmark import Report, open_model
 from refineseg.contenders import measurable
 from refineseg.errors import ConfigError
 from refineseg.images import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
-from refineseg.predict.files import FileOptions, predict_plan
+from refineseg.predict.file_options import FileOptions
+from refineseg.predict.files import predict_plan
 from refineseg.predict.model_opening import OpenedModel, open_scored, place_of
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import make_plan
@@ -39,7 +41,8 @@ from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.scoring import Prediction, Scorer
+from refineseg.prediction import Prediction
+from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 from refineseg.timing import describe_machine
 

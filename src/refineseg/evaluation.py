@@ -30,9 +30,9 @@ from refineseg.images import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.prediction import Prediction
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
-from refineseg.scoring import Prediction
 from refineseg.submission import SUBMISSIONS, find_benchmark
 from refineseg.tally import Counts, Tally
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from refineseg.data.sample import Sample
 from refineseg.images import write_image
 from refineseg.metrics import ConfusionMatrix
+from refineseg.prediction import Prediction
 from refineseg.render import error_map, side_by_side
-from refineseg.scoring import Prediction
 
 
 @dataclass(frozen=True, order=True)

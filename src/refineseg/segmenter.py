@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.model_names import model_file
 from refineseg.networks.building import build_network
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions
@@ -38,9 +38,6 @@ from refineseg.scoring import class_map_of, class_map_of_enlarged
 _LOG = logging.getLogger("refineseg")
 FORMAT = 1
 _KEY = "refineseg"
-
-SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
-"""Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
 
 
 @dataclass(frozen=True)
@@ -317,19 +314,6 @@ def build(
     return Segmenter(spec, pretrained=pretrained)
 
 
-def _resolve(model: str | Path) -> Path:
-    """A shipped name or a path -> the file."""
-    path = Path(model)
-    if str(model) in SHIPPED and not path.suffix:
-        return Path(str(resources.files("refineseg") / "weights" / SHIPPED[str(model)]))
-    if not path.is_file():
-        raise ModelFileError(
-            f"expected a shipped model ({', '.join(SHIPPED)}) or a .safetensors file, got {str(model)!r}, "
-            f"{'but there is no such file' if path.suffix else 'which is neither'}"
-        )
-    return path
-
-
 def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -378,7 +362,7 @@ def load(model: str | Path) -> Segmenter:
     Raises:
         ModelFileError: No such model, an unknown format, or any tensor missing, unused or of another shape.
     """
-    path = _resolve(model)
+    path = model_file(model)
     spec, tensors = _read(path)
     if spec.licence:
         _LOG.warning("model %s: licence of the weights: %s", model, spec.licence)
@@ -394,4 +378,4 @@ def load(model: str | Path) -> Segmenter:
 
 def load_spec(model: str | Path) -> ModelSpec:
     """What a model file says of itself, without building the network."""
-    return _read(_resolve(model))[0]
+    return _read(model_file(model))[0]

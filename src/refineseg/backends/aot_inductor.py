@@ -26,16 +26,14 @@ from torch import Tensor
 
 from refineseg.backends.compiler import check_compiler, compiling, differences, machine_facts
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import Output, export_program
+from refineseg.backends.graph import export_program
+from refineseg.backends.table import ENDING, Output
 from refineseg.backends.torch_programs import on_device
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.segmenter import Segmenter
 
 NAME = "torch_inductor"
-ENDING = ".aoti.pt2"
-"""Of file names: a bare ``.pt2`` is a program of torch.export."""
-
 _AGAIN = "export it again here: refineseg export --format inductor"
 _METADATA = "_metadata.json"
 

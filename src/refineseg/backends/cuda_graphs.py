@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from refineseg.backends.compiler import check_sizes
-from refineseg.backends.graph import Output
 from refineseg.backends.sized import SizedScorer
+from refineseg.backends.table import Output
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 

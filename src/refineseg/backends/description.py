@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refineseg.backends.graph import OUTPUTS, Output
+from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.segmenter import ModelSpec
 

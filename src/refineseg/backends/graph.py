@@ -10,22 +10,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jaxtyping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError
 from refineseg.networks.fused import enlarged_class_map, separate_pooling
 from refineseg.networks.variants import find_variant
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
-
-Output = Literal["class_map", "logits"]
-OUTPUTS: tuple[Output, ...] = get_args(Output)
-"""What a file gives: ``class_map`` (N, H, W) uint8 (int32 above 256 classes), ``logits`` (N, K, H, W) float32."""
 
 INPUT = "images"
 """Name of the input: (N, C, H, W) uint8 pixels, RGB where there are three channels."""

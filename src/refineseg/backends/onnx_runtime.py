@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import INPUT, Output
+from refineseg.backends.graph import INPUT
+from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 from refineseg.images import written_beside

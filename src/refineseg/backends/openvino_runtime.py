@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import Output
 from refineseg.backends.onnx_runtime import onnx_model
+from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 

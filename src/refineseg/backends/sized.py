@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from refineseg.backends.description import Description
-from refineseg.backends.graph import OUTPUTS, Output
+from refineseg.backends.table import OUTPUTS, Output
 from refineseg.class_info import ClassInfo
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter

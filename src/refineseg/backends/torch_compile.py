@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from refineseg.backends.compiler import check_compiler, check_sizes, compiling
-from refineseg.backends.graph import Output
 from refineseg.backends.sized import SizedScorer
+from refineseg.backends.table import Output
 from refineseg.segmenter import Segmenter
 
 _LOG = logging.getLogger("refineseg")

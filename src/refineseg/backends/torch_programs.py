@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import Output
+from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.images import written_beside

@@ -6,7 +6,9 @@ Results go to stdout, progress and warnings to stderr.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +95,20 @@ def _version(asked: bool | None) -> None:
         raise typer.Exit
 
 
+def check_values(arguments: Sequence[str]) -> None:
+    """Whether every option that is given an empty text may have one: none may, and a path would be the current folder.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for option, value in zip(arguments, [*arguments[1:], "-"], strict=True):
+        if option.startswith("--") and (not value or re.fullmatch(r"--[a-z-]+=", option)):
+            raise ConfigError(
+                f"expected something after {option.rstrip('=')}, got an empty text; leave the option out, or say . for "
+                "the current folder"
+            )
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -100,3 +116,4 @@ def options(
     ] = None,
 ) -> None:
     """RefineNet and Light-Weight RefineNet: train, evaluate and predict semantic segmentation."""
+    check_values(sys.argv[1:])

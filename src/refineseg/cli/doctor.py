@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages, write_json
 from refineseg.errors import ConfigError
 
@@ -22,6 +23,7 @@ def doctor(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all findings there.")] = None,
 ) -> None:
     """Examine every file of a data set; exit status 1 where there are errors or warnings."""
+    from refineseg.data.datasets import parse_data
     from refineseg.doctor.examination import examine
     from refineseg.doctor.findings import printable
     from refineseg.doctor.summary import progress_bar, summary_lines
@@ -29,12 +31,12 @@ def doctor(
     console = messages()
     if out is not None and not fix:
         raise ConfigError(f"expected --out with --fix, which writes there, got --out {out} alone")
+    name, root = parse_data(data)
+    check_outputs({"--html": html, "--json": json_file}, {"--out": out})
     target = out or Path()
     if fix:
-        from refineseg.data.datasets import parse_data
         from refineseg.doctor.repair import check_target, default_target, repair
 
-        name, root = parse_data(data)
         target = out or default_target(root)
         check_target(name, root, target)
     with progress_bar(console, "examining") as report:

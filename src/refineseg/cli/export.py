@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs, check_word, parse_size
 from refineseg.cli.app import ModelFile, app, messages
+from refineseg.errors import ConfigError
 
 
 @app.command()
@@ -45,33 +49,28 @@ def export(
     drift: Annotated[float | None, typer.Option(help="Most that mIoU may change, 0..1; 0.001, of int8 0.005.")] = None,
 ) -> None:
     """Write a model for another runtime: uint8 pixels in, class map or logits out, classes and licence inside."""
-    from dataclasses import replace
-
-    from refineseg.acceptance import Tolerance
-    from refineseg.backends.opening import read_description
-    from refineseg.benchmark import parse_size
-    from refineseg.errors import ConfigError
-    from refineseg.exporting import (
-        ExportOptions,
-        accept_file,
-        calibration_images,
-        export_accepted,
-        export_file,
-        write_acceptance,
-    )
-    from refineseg.segmenter import load
-
     if check and accept is None:
         raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
-    if precision not in ("float32", "int8"):
-        raise ConfigError(f"expected --precision float32 or int8 of an exported file, got {precision!r}")
+    check_word("precision", precision, ("float32", "int8"))
     if (precision == "int8") != (calibrate is not None) and not check:
         raise ConfigError("expected --precision int8 and --calibrate NAME:ROOT together, got one of them")
-    size_hw = None if size is None else parse_size(size)
-    calibration: tuple[Any, ...] = ()
+    check_number("--images", images, least=1)
+    check_number("--agreement", agreement, least=0, most=1)
+    check_number("--drift", drift, least=0, most=1)
+    options = _options(file_format, outputs, size, device)
+    _check_files(options, out, model, precision, check=check)
+    _check_data({calibrate: calibrate_split, accept: split})
+
+    # from here on PyTorch is there
+    from refineseg.acceptance import Tolerance
+    from refineseg.backends.opening import read_description
+    from refineseg.exporting import accept_file, calibration_images, export_accepted, export_file, write_acceptance
+    from refineseg.segmenter import load
+
     if calibrate is not None and not check:
+        size_hw = options.size_hw
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
-    options = ExportOptions.parse(file_format, outputs, size_hw, calibration=calibration, device=device)
+        options = replace(options, calibration=calibration)
     segmenter = load(model)
     if accept is None:
         export_file(segmenter, out, options)
@@ -90,6 +89,42 @@ def export(
             segmenter, out, options, data=accept, split=split, tolerance=tolerance, console=messages()
         )
     _tell(found, out)
+
+
+def _options(file_format: str, outputs: str, size: str | None, device: str) -> Any:  # noqa: ANN401 - ExportOptions
+    from refineseg.export_options import ExportOptions
+
+    check_device_name(device)
+    return ExportOptions.parse(file_format, outputs, None if size is None else parse_size(size), device=device)
+
+
+def _check_files(
+    options: Any,  # noqa: ANN401 - ExportOptions
+    out: Path,
+    model: str,
+    precision: str,
+    *,
+    check: bool,
+) -> None:
+    """The model, and the file that is written, or with ``check`` read."""
+    from refineseg.model_names import model_file
+
+    if check:
+        check_input_file("--out", out, what="the exported file that is checked")
+    else:
+        options.check_path(out)
+        options.check_precision(precision)
+    model_file(model)
+    check_outputs({"--out": out})
+
+
+def _check_data(splits: Mapping[str | None, str]) -> None:
+    """Data and their splits, where they are given."""
+    from refineseg.data.datasets import open_sources
+
+    for data, split in splits.items():
+        if data is not None:
+            open_sources(data, split=split)
 
 
 def _tell(found: Any, out: Path) -> None:  # noqa: ANN401 - Acceptance, which would be a heavy import

@@ -8,6 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from refineseg.arguments import (
+    check_device_name,
+    check_input_file,
+    check_not_input,
+    check_number,
+    check_outputs,
+    check_word,
+    near_files,
+    parse_size,
+)
 from refineseg.cli.app import Device, app, messages, tables, write_json
 from refineseg.errors import ConfigError
 
@@ -27,19 +37,29 @@ def convert(
 ) -> None:
     """Turn original weights into a model file; every tensor is used exactly once, or the rest is named."""
     from refineseg.catalog import catalog_classes
-    from refineseg.conversion import VOID_FIRST, MatConvNetOptions, load_original
+    from refineseg.networks.variants import find_variant
 
     if out.suffix != ".safetensors":
         raise ConfigError(f"expected --out FILE.safetensors, got {out}")
     if void not in ("drop", "keep"):
         raise ConfigError(f"expected --void drop or keep, got {void!r}")
+    is_mat = checkpoint.suffix.lower() == ".mat"
+    if not is_mat and (void != "drop" or void_index is not None):
+        raise ConfigError("expected --void and --void-index with a .mat file only: the ports have no output for void")
+    check_number("--void-index", void_index, least=0)
+    find_variant(variant)
+    class_info = None if classes is None else catalog_classes(classes)
+    check_input_file("CHECKPOINT", checkpoint, what="a file of original weights")
+    check_outputs({"--out": out})
+    check_not_input("--out", out, [checkpoint])
+
+    # from here on PyTorch is there
+    from refineseg.conversion import VOID_FIRST, MatConvNetOptions, load_original
+
     options: MatConvNetOptions | None = None
-    if checkpoint.suffix.lower() == ".mat":
+    if is_mat:
         index = 0 if void_index is None and classes in VOID_FIRST else void_index
         options = MatConvNetOptions("keep" if void == "keep" else "drop", index)
-    elif void != "drop" or void_index is not None:
-        raise ConfigError("expected --void and --void-index with a .mat file only: the ports have no output for void")
-    class_info = None if classes is None else catalog_classes(classes)
     segmenter = load_original(checkpoint, variant=variant, class_info=class_info, matconvnet=options)
     segmenter.with_provenance({"converted_from": checkpoint.name}).save(out)
     print(f"model: {out}\nclasses: {segmenter.class_info.num_classes}\nlicence: {segmenter.spec.licence}")
@@ -91,16 +111,20 @@ def bench(
 ) -> None:
     """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
     _check_bench(papers, counts, write, training, data, repeats)
+    _check_bench_words(
+        None if papers or counts or training else model, size, device, precision, batch, backend, workers
+    )
+    _check_bench_files(stages, folder, training, data, settings or [], json_file)
+    if folder is not None and (papers or counts or training or stages is not None or size is not None or batch != 1):
+        raise ConfigError("expected --folder with none of --papers, --counts, --training, --stages, --size, --batch")
+    if stages is not None and papers:
+        raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
     console = messages()
     if folder is not None or training is not None:  # what `predict` and `train` do, too
         from refineseg.allocation import keep_freed_memory
 
         keep_freed_memory()
     if folder is not None:
-        if papers or counts or training or stages is not None or size is not None or batch != 1:
-            raise ConfigError(
-                "expected --folder with none of --papers, --counts, --training, --stages, --size, --batch"
-            )
         from refineseg.end_to_end import bench_folder
 
         chosen: Any = {"backend": backend, "precision": precision, "rounds": repeats}
@@ -136,6 +160,58 @@ def _check_bench(
         raise ConfigError("expected --training RECIPE and --data NAME:ROOT together, got one of them")
 
 
+def _check_bench_words(
+    model: str | None,
+    size: str | None,
+    device: str,
+    precision: str | None,
+    batch: int,
+    backend: str | None,
+    workers: int | None,
+) -> None:
+    """Refuse words and numbers that mean nothing, before PyTorch is imported; None: no model of its own."""
+    from refineseg.backends.table import BACKENDS, PRECISIONS
+    from refineseg.model_names import check_model_or_variant
+
+    if model is not None:
+        check_model_or_variant(model)
+    if size is not None:
+        parse_size(size)
+    if precision is not None:
+        check_word("precision", precision, (*PRECISIONS, "int8"))
+    if backend is not None:
+        check_word("backend", backend, tuple(BACKENDS))
+    check_device_name(device)
+    check_number("--batch", batch, least=1)
+    check_number("--workers", workers, least=0)
+
+
+def _check_bench_files(
+    stages: Path | None,
+    folder: Path | None,
+    training: str | None,
+    data: str | None,
+    settings: list[str],
+    json_file: Path | None,
+) -> None:
+    """Refuse files, data and recipes that are not there, before PyTorch is imported."""
+    from refineseg.data.datasets import open_sources
+    from refineseg.images import find_images
+    from refineseg.training.config import override
+    from refineseg.training.recipes import find_recipe
+
+    check_outputs({"--json": json_file})
+    for option, path in (("--stages", stages), ("--folder", folder)):
+        if path is not None and not path.exists():
+            raise ConfigError(f"expected a folder of images as {option}, but there is no {path}{near_files(path)}")
+        if path is not None and not (find_images(path) if path.is_dir() else option == "--stages"):
+            raise ConfigError(f"expected a folder of images as {option}, got {path}, where there is none")
+    if training is not None and data is not None:
+        config = override(find_recipe(training), settings)
+        if not any(phase.data for phase in config.phases):
+            open_sources(data, split=config.train_split)
+
+
 def _shown(report: Any) -> Any:  # noqa: ANN401 - a Report, which would be a heavy import; JSON
     """A report as a table on stdout and as plain values."""
     tables().print(report.table)
@@ -155,8 +231,6 @@ def _bench_times(
     from refineseg.stages import stage_images
 
     if stages is not None:
-        if papers:
-            raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
         stage_images(stages)  # before minutes are spent
     report = bench_papers(size=size, **options) if papers else bench_model(size=size or "512x512", **options)
     value = _shown(report)
@@ -212,6 +286,9 @@ def models(
     """List the shipped models, the network variants with their published scores, and the recipes."""
     from rich.table import Table
 
+    check_outputs({"--json": json_file})
+
+    # from here on PyTorch is there
     from refineseg.counting import scores_table, shipped_models, variants_json, variants_table
     from refineseg.training.recipes import RECIPES, recipe_summary
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from refineseg.arguments import check_not_input, check_outputs
 from refineseg.cli.app import (
     BackendName,
     Crf,
@@ -170,36 +171,57 @@ def predict(
     video <name>.mp4.
     """
     from refineseg.allocation import keep_freed_memory
-    from refineseg.predict.files import FileOptions, predict_files
+    from refineseg.predict.file_options import FileOptions
     from refineseg.predict.outputs import Outputs
-    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.predict.protocols import check_scoring
     from refineseg.predict.rasters.options import RasterOptions
     from refineseg.predict.tiling import TilingOptions
     from refineseg.predict.videos.options import VideoOptions
 
-    outputs = Outputs.parse(
-        save,
-        probability_format=probability_format,
-        classes=classes,
-        confidence_format=confidence_format,
-        unknown_below=unknown_below,
-        simplify=simplify,
-        smallest_area=smallest_area,
-        polygon_format=polygon_format,
-    )
+    written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
+    written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
+    outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
-    scoring = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
-    how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
+    scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
+    scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
+    check_scoring(model, **scoring)
+    plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
-    result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
+    result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
     if json_file is not None:
         used = {**how.to_json(), "backend": result.backend}
         write_json(json_file, {"model": model, "options": used, **result.to_json()})
     if result.failures:
         raise typer.Exit(1)
+
+
+def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
+    """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
+    from refineseg.predict.files import predict_plan
+    from refineseg.predict.predictor import PredictorOptions
+
+    how = PredictorOptions.parse(**options)
+    return predict_plan(plan, out, how.opened(model), options=how, files=files, console=messages()), how
+
+
+def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, Plan
+    """What is to be done; ends the call where nothing is, because no input is there."""
+    from refineseg.doctor.findings import printable
+    from refineseg.predict.plan import make_plan
+
+    tables = {"--areas": files.areas, "--json": json_file}
+    check_outputs(tables, {"--out": out})
+    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    for option, path in tables.items():
+        check_not_input(option, path, (job.real for job in plan.files))
+    if not plan.files and not plan.videos and not any(tables.values()):
+        for failure in plan.failures:
+            messages().print(printable(failure), style="red", highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    return plan

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, ModelFile, app, messages, prepare_training
-from refineseg.errors import ConfigError
 
 
 @app.command()
@@ -28,23 +28,40 @@ def reproduce(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
-    from refineseg.training import reproduction
+    from refineseg.data.datasets import open_sources, parse_sources
     from refineseg.training.config import override
-    from refineseg.training.progress import TerminalProgress
     from refineseg.training.recipes import find_recipe
+    from refineseg.training.request import (
+        ReproductionRequest,
+        check_training_data,
+        find_reproduction,
+        fitted,
+        parse_seeds,
+    )
 
-    prepare_training(device)
-    chosen = find_recipe(recipe or reproduction.find_reproduction(name).recipe)
-    request = reproduction.ReproductionRequest(
+    check_device_name(device)
+    check_number("--workers", workers, least=0)
+    known = find_reproduction(name)
+    request = ReproductionRequest(
         name,
-        override(chosen, settings or []),
+        override(find_recipe(recipe or known.recipe), settings or []),
         data,
         out,
-        reproduction.parse_seeds(seeds),
+        parse_seeds(seeds),
         minutes,
         device,
         workers,
     )
+    sources = parse_sources(data)
+    open_sources(data, split=known.split)
+    check_training_data(fitted(request.config, sources, skip_missing=False, say=lambda _: None), sources)
+    check_outputs({}, {"--out": out})
+
+    # from here on PyTorch is there
+    from refineseg.training import reproduction
+    from refineseg.training.progress import TerminalProgress
+
+    prepare_training(device)
     console = messages()
     state = reproduction.reproduce(request, progress=TerminalProgress(console), console=console)
     if (out / "table.md").is_file():
@@ -67,12 +84,20 @@ def card(
     device: Device = "auto",
 ) -> None:
     """Write a model's card: origin, numbers with their protocol, learning curves, pictures of the worst failures."""
+    from refineseg.data.datasets import open_sources
+    from refineseg.predict.protocols import check_scoring
+
+    check_number("--failures", failures, least=0)
+    check_scoring(model, device=device)
+    open_sources(data, split=split)
+    check_input_file("--history", history, what="metrics.jsonl of a run")
+    check_outputs({"--card": card_file}, {"--out": out})
+
+    # from here on PyTorch is there
     from refineseg.card import CardFiles, write_card
     from refineseg.evaluation import EvaluationFiles, evaluate_to_files
     from refineseg.predict.predictor import PredictorOptions
 
-    if failures < 0:
-        raise ConfigError(f"expected --failures of at least 0, got {failures}")
     result = evaluate_to_files(
         model,
         data,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
+from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages
 from refineseg.errors import ConfigError
 
@@ -19,12 +21,17 @@ def shard(
     megabytes: Annotated[float, typer.Option(help="Size of a tar file.")] = 256.0,
 ) -> None:
     """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
-    from refineseg.data.datasets import open_dataset, parse_data
+    from refineseg.data.datasets import open_dataset, open_sources, parse_data
     from refineseg.data.shard_writer import ShardOptions, write_shards
 
     if not 0 < megabytes < 1e6:
         raise ConfigError(f"expected --megabytes above 0 and below a million, got {megabytes}")
     name, root = parse_data(data)
+    open_sources(data, split=split)
+    if not out:
+        raise ConfigError("expected --out FOLDER or an address, got an empty text; . is the current folder")
+    if "://" not in out:
+        check_outputs({}, {"--out": Path(out)})
     console = messages()
     for part in split.split("+"):
         dataset = open_dataset(name, root, split=part)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, app, messages, prepare_training, tables
 from refineseg.errors import ConfigError
 
@@ -54,23 +56,31 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
+    if out is None:
+        raise ConfigError("expected --out FOLDER for the run, got none")
+    _check_running(out, minutes, device, workers, log or ())
+    stop_after_s = None if minutes is None else 60 * minutes
+    chosen: Any = None
+    if resume:
+        _check_resumed(
+            out, data, [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
+        )
+    else:
+        if data is None:
+            raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
+        if encoder_weights is not None and (pretrained is False or init is not None):
+            raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
+        plain = (epochs, lr, batch_size)
+        chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
+        _check_begun(chosen, data, out, init, encoder_weights, skip_missing)
+
+    # from here on PyTorch is there
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
 
     progress = TerminalProgress(messages())
     prepare_training(device)
-    if out is None:
-        raise ConfigError("expected --out FOLDER for the run, got none")
-    if minutes is not None and not minutes > 0:
-        raise ConfigError(f"expected --minutes above 0, got {minutes}")
-    stop_after_s = None if minutes is None else 60 * minutes
     if resume:
-        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
-        if any(option is not None and option != [] for option in extra):
-            raise ConfigError(
-                "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
-                "settings"
-            )
         resume_run(
             out,
             data=data,
@@ -80,17 +90,60 @@ def train(
             log=log or (),
             stop_after_s=stop_after_s,
         )
-    else:
-        if data is None:
-            raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
-        if encoder_weights is not None and (pretrained is False or init is not None):
-            raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
-        plain = (epochs, lr, batch_size)
-        chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
+    elif data is not None:
         logs = tuple(log or ())
         request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s)
         start_run(request, out, progress=progress)
     _show_result(out)
+
+
+def _check_running(out: Path, minutes: float | None, device: str, workers: int | None, log: Sequence[str]) -> None:
+    """What new and resumed runs have in common."""
+    from refineseg.training.request import check_logs
+
+    check_number("--minutes", minutes, above=0)
+    check_number("--workers", workers, least=0)
+    check_device_name(device)
+    check_logs(log)
+    check_outputs({}, {"--out": out})
+
+
+def _check_resumed(out: Path, data: str | None, others: Sequence[object]) -> None:
+    """A run to go on with, and none of the options that only a new one takes."""
+    from refineseg.data.datasets import parse_sources
+    from refineseg.training.request import check_training_data, read_run
+
+    if any(option is not None and option != [] for option in others):
+        raise ConfigError(
+            "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
+            "settings"
+        )
+    description, config = read_run(out)
+    check_training_data(config, parse_sources(data or str(description["data"])))
+
+
+def _check_begun(
+    config: Any,  # noqa: ANN401 - TrainingConfig
+    data: str,
+    out: Path,
+    init: str | None,
+    encoder_weights: Path | None,
+    skip_missing: bool,
+) -> None:
+    """What a new run begins with: its folder, its data, the models it reads."""
+    from refineseg.data.datasets import parse_sources
+    from refineseg.model_names import model_file
+    from refineseg.networks.variants import find_variant
+    from refineseg.training.request import check_new_run, check_training_data, fitted
+
+    find_variant(config.variant)
+    check_new_run(out)
+    check_input_file("--encoder-weights", encoder_weights, what="a file of ImageNet weights")
+    for model in (init, config.teacher):
+        if model is not None:
+            model_file(model)
+    sources = parse_sources(data)
+    check_training_data(fitted(config, sources, skip_missing=skip_missing, say=lambda _: None), sources)
 
 
 def _training_config(
@@ -110,7 +163,7 @@ def _training_config(
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
     from refineseg.training.recipes import default_recipe, find_recipe
-    from refineseg.training.run import recipe_options
+    from refineseg.training.request import recipe_options
 
     if recipe is not None and path is not None:
         raise ConfigError(f"expected a recipe or --config, got both ({recipe} and {path})")
@@ -122,6 +175,7 @@ def _training_config(
         )
     name = next(iter(parse_sources(data)))
     if path is not None:
+        check_input_file("--config", path, what="the run.json of a run")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refineseg.archives import is_file, is_folder
+from refineseg.arguments import hint, near_files
 from refineseg.data.ade20k import open_ade20k
 from refineseg.data.camvid import drive_of, open_camvid
 from refineseg.data.cityscapes import open_cityscapes
@@ -165,17 +166,32 @@ def parse_data(data: str) -> tuple[str, Path]:
         raise ConfigError(f"expected one data set here, got {' and '.join(_joined(data))}; run this for each of them")
     name, colon, root = data.partition(":")
     if not colon or name not in DATASETS:
-        raise ConfigError(f"expected NAME:ROOT with NAME one of {', '.join(DATASETS)}, got {data!r}")
+        raise ConfigError(f"expected NAME:ROOT, for instance folder:pictures, got {data!r}; {_meant(data)}")
+    if not root:
+        raise ConfigError(f"expected a folder after {name}:, got none; {name}:. is the current folder")
     path, files = open_root(root), DATASETS[name].files
     if not path.is_dir() and not (files and (is_folder(path) or (path.suffix.lower() in files and is_file(path)))):
         allowed = f" or a file {', '.join(files)}" if files else ""
-        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}")
+        near = "" if path.exists() else near_files(path)
+        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}{near}")
     if name == "shards" or is_sharded(path):
         source = sharded_data(path)
         if name not in ("shards", source) or source not in DATASETS:
             raise DatasetError(f"expected shards of {name} in {path}, got those of {source}; say {source}:{path}")
         return source, path
     return name, path
+
+
+def _meant(data: str) -> str:
+    """What was probably meant by something that is not ``NAME:ROOT`` with a known name."""
+    name, colon, root = data.partition(":")
+    if data and (is_folder(Path(data)) or is_file(Path(data))):
+        return f"for your own pictures say folder:{data}"
+    if not colon and name in DATASETS:
+        return f"say where it lies: {name}:FOLDER"
+    if colon and root.startswith("//"):
+        return f"say what lies there: folder:{data}"
+    return hint(name, DATASETS, listed="`refineseg datasets` lists the names")
 
 
 def data_splits(name: str, root: Path) -> tuple[str, ...] | None:

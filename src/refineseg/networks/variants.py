@@ -5,11 +5,11 @@ In: a variant's name. Out: a :class:`Variant`, which :mod:`refineseg.networks.bu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from refineseg.arguments import hint
 from refineseg.errors import ConfigError
 from refineseg.networks.families import (
     LIGHT_WEIGHT,
@@ -178,8 +178,7 @@ def find_variant(name: str) -> Variant:
     if colon and backbone and family != suffix and suffix in _FULL:
         options, groups, source = _FULL[suffix]
         return Variant(backbone, options, groups, f"{source}, encoder by timm", two_scale=suffix.startswith("_2scale"))
-    near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.5) or list(VARIANTS)
     raise ConfigError(
-        f"expected a variant, got {name!r}; near: {', '.join(near)}; or refinenet:<timm name>, "
-        f"refinenet_lw:<timm name>, {', '.join(f'refinenet{suffix}:' for suffix in _FULL if suffix)}"
+        f"expected a variant, got {name!r}; {hint(name, VARIANTS, listed='`refineseg models` lists them')}; or any "
+        "timm backbone: refinenet_lw:NAME, refinenet:NAME"
     )

@@ -21,14 +21,15 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError, RefinesegError
 from refineseg.images import mask_values
 from refineseg.predict.areas import Areas, AreaTable
+from refineseg.predict.file_options import StreamOptions
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import Job, is_done
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.progress import Advance, duration
 from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.headers import is_raster
-from refineseg.predict.streams import Item, StreamOptions, file_threads, predicted
-from refineseg.scoring import Prediction
+from refineseg.predict.streams import Item, file_threads, predicted
+from refineseg.prediction import Prediction
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written

@@ -11,75 +11,23 @@ memory. The result of a file depends on that file alone; lines and rows stand in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from refineseg.errors import ConfigError, ImageError
-from refineseg.predict.areas import area_table, check_areas_path
+from refineseg.errors import ImageError
+from refineseg.predict.areas import area_table
+from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
 from refineseg.predict.model_opening import OpenedModel, file_digest
-from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import Plan, begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.job import model_digest
-from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.single_inputs import SingleInputs
-from refineseg.predict.streams import StreamOptions
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.videos.options import VideoOptions
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """What to write of every file, and how to go about it.
-
-    Args:
-        outputs: Kinds of results.
-        areas: One table of all areas, ending in ``.csv`` or ``.json``; None: none.
-        resume: Leave out files whose results are there already, made by the same model and options. None: images are
-            predicted anew, but rasters that were broken off are continued.
-        batch_size: Images of one size that the network sees together; None: chosen.
-        workers: Threads that read and write; None: chosen.
-        rasters: How rasters are read and written; of ``resume`` the one above holds.
-        videos: How videos are read and written.
-        prove: Check a random piece of each image that is cut against the prediction of the whole.
-
-    Raises:
-        ConfigError: A wrong ending of the table, or a table of resumed results without masks to count.
-    """
-
-    outputs: Outputs = field(default_factory=Outputs)
-    areas: Path | None = None
-    resume: bool | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    rasters: RasterOptions = field(default_factory=RasterOptions)
-    videos: VideoOptions = field(default_factory=VideoOptions)
-    prove: bool = False
-
-    def __post_init__(self) -> None:
-        if self.areas is not None:
-            check_areas_path(self.areas)
-            if self.resume and "mask" not in self.outputs.kinds:
-                raise ConfigError(
-                    "expected masks among the results (--save mask) to count the areas of those that are resumed; "
-                    "add mask, or leave out --areas or --resume"
-                )
-        StreamOptions(batch_size=self.batch_size, workers=self.workers)  # which refuses numbers below 1
-
-    @property
-    def stream(self) -> StreamOptions:
-        """How image files go through the network."""
-        return StreamOptions(
-            batch_size=self.batch_size,
-            workers=self.workers,
-            probabilities=self.outputs.needs_probabilities,
-            confidence=self.outputs.needs_confidence,
-        )
 
 
 def predict_files(

@@ -12,15 +12,8 @@ from pathlib import Path
 
 import torch
 
-from refineseg.backends.opening import (
-    BACKENDS,
-    RuntimeScorer,
-    is_exported,
-    open_model,
-    own_backend,
-    own_device,
-    read_description,
-)
+from refineseg.backends.opening import RuntimeScorer, open_model, own_device, read_description
+from refineseg.backends.table import BACKENDS, is_exported, own_backend
 from refineseg.errors import ConfigError
 from refineseg.predict.torch_scorer import find_device
 from refineseg.segmenter import ModelSpec, Segmenter, load_spec

@@ -1,7 +1,7 @@
 """One image in, one Prediction out.
 
 In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a device). Out:
-:class:`~refineseg.scoring.Prediction`. Training, evaluation and the command line predict through here.
+:class:`~refineseg.prediction.Prediction`. Training, evaluation and the command line predict through here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.backends.opening import check_name
+from refineseg.arguments import check_word
+from refineseg.backends.table import PRECISIONS, Precision, check_name
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.networks.variants import find_variant
@@ -38,10 +39,11 @@ from refineseg.predict.raster import RasterResult, predict_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiles.cutting import Cutter
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.torch_scorer import Precision, TorchScorer, find_device
+from refineseg.predict.torch_scorer import TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
-from refineseg.scoring import Prediction, Scorer, class_map_of, confidence_of, probabilities_of
+from refineseg.prediction import Prediction
+from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 
 __all__ = ["Precision", "Predictor", "PredictorOptions", "TorchScorer", "find_device"]
@@ -88,8 +90,7 @@ class Predictor:
     ) -> None:
         self._scales, self._flip, self._crf = check_scales(scales), flip, crf
         self._protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
-        if flip and self._protocol.is_authors:
-            raise ConfigError(f"expected no mirror images with the protocol {self._protocol.name}, which has none")
+        self._protocol.check_flip(flip)
         if isinstance(model, Segmenter):
             self._scorer: Scorer = TorchScorer(model, device=find_device(device), precision=precision)
         else:
@@ -218,7 +219,8 @@ class Predictor:
             ...         print(path.name, prediction.mask.shape)
             a.png (20, 30)
         """
-        from refineseg.predict.streams import StreamOptions, predictions
+        from refineseg.predict.file_options import StreamOptions
+        from refineseg.predict.streams import predictions
 
         options = StreamOptions(batch_size, workers, probabilities, confidence)
         return predictions(paths, self, options=options, failed=failed)
@@ -358,12 +360,10 @@ class PredictorOptions:
         Raises:
             ConfigError: An unknown word, wrong scales, or an enlargement that is not the protocol's.
         """
-        for known in get_args(Precision):
-            if precision == known:
-                chosen = find_protocol(protocol, enlargement=enlargement)
-                refined = CrfOptions() if crf else None
-                return cls(device, known, parse_scales(scales), flip, chosen, refined, tiling, check_name(backend))
-        raise ConfigError(f"expected a precision of {', '.join(get_args(Precision))}, got {precision!r}")
+        check_word("precision", precision, PRECISIONS)
+        kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+        chosen, refined = find_protocol(protocol, enlargement=enlargement), CrfOptions() if crf else None
+        return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, check_name(backend))
 
     def open(self, model: str) -> Predictor:
         """A predictor of a shipped model, a model file or an exported file."""

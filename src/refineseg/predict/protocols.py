@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from refineseg.arguments import check_device_name, check_word
+from refineseg.backends.table import (
+    PRECISIONS,
+    check_fits,
+    check_installed,
+    check_name,
+    check_reads,
+    check_takes_models,
+    is_exported,
+)
 from refineseg.errors import ConfigError
+from refineseg.model_names import model_file
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]
 
@@ -60,6 +72,17 @@ class ScoringProtocol:
         """Whether it is the RefineNet authors' procedure, which fuses scales in its own way and never flips."""
         return self.enlarged == "log_probabilities_cubic"
 
+    def check_flip(self, flip: bool) -> None:
+        """Whether mirror images can be averaged.
+
+        Raises:
+            ConfigError: The protocol has none.
+        """
+        if flip and self.is_authors:
+            raise ConfigError(
+                f"expected no mirror images with the protocol {self.name}, which has none; leave --flip out"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
@@ -92,14 +115,54 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
 DEFAULT_PROTOCOL = "light_weight"
 
 
+def check_scoring(
+    model: str,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    scales: str = "1",
+    flip: bool = False,
+    protocol: str = DEFAULT_PROTOCOL,
+    enlargement: float | None = None,
+    backend: str = "torch",
+) -> None:
+    """Everything that can be said of how to predict before PyTorch is there; see ``PredictorOptions.parse``.
+
+    Raises:
+        ConfigError: An unknown word, wrong scales, or options that do not fit each other or the model.
+        MissingExtraError: The runtime is not installed.
+        ModelFileError: No such model.
+    """
+    check_word("precision", precision, PRECISIONS)
+    found = find_protocol(protocol, enlargement=enlargement)
+    found.check_flip(flip)
+    parse_scales(scales)
+    check_name(backend)
+    check_device_name(device)
+    if is_exported(model):
+        name = check_reads(Path(model), backend)
+    else:
+        name = backend
+        check_takes_models(name, model)
+        model_file(model)
+    if name == "auto":
+        return
+    check_fits(name, precision=precision, device=device)
+    check_installed(name, for_file=is_exported(model))
+    if name != "torch" and found.enlarged != "logits_bilinear":
+        raise ConfigError(
+            f"expected --backend torch and a model file with the protocol {protocol}, which needs the network's output "
+            f"before its enlargement, got {name}; leave one of the two out"
+        )
+
+
 def find_protocol(name: str, *, enlargement: float | None = None) -> ScoringProtocol:
     """A protocol by name, with another enlargement where one is given.
 
     Raises:
         ConfigError: No such protocol, or an enlargement it does not take.
     """
-    if name not in PROTOCOLS:
-        raise ConfigError(f"expected a protocol of {', '.join(PROTOCOLS)}, got {name!r}")
+    check_word("protocol", name, tuple(PROTOCOLS))
     return PROTOCOLS[name] if enlargement is None else replace(PROTOCOLS[name], enlargement=enlargement)
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.predict.areas import Areas
@@ -45,7 +46,6 @@ from refineseg.predict.rasters.task import RasterTask, check_paths
 from refineseg.predict.rasters.tiles import TileScorer, tile_layers
 from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
-from refineseg.predict.torch_scorer import Precision
 from refineseg.predict.vectors import VectorOptions
 from refineseg.segmenter import Segmenter
 

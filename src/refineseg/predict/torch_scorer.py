@@ -6,18 +6,16 @@ and tests of speed score images with.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from refineseg.arguments import check_device_name
+from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
-
-Precision = Literal["float32", "bfloat16"]
 
 
 def find_device(name: str) -> torch.device:
@@ -26,6 +24,7 @@ def find_device(name: str) -> torch.device:
     Raises:
         ConfigError: No such device on this machine.
     """
+    check_device_name(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -14,8 +14,7 @@ import torch
 
 from refineseg.errors import CheckpointError
 from refineseg.images import written_beside
-
-FILE_NAME = "checkpoint.pt"
+from refineseg.training.request import CHECKPOINT
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -24,7 +23,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: The disk is full or read-only; the checkpoint before is untouched.
     """
-    path = folder / FILE_NAME
+    path = folder / CHECKPOINT
     try:
         with written_beside(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
@@ -42,7 +41,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: The file is damaged.
     """
-    path = folder / FILE_NAME
+    path = folder / CHECKPOINT
     if not path.is_file():
         return None
     try:

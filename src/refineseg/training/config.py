@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from refineseg.arguments import hint
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import NetworkOptions
 
@@ -65,7 +67,8 @@ class Phase:
         _require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
         _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)
         _require(0 < self.scale[0] <= self.scale[1], "phase.scale as (smallest, largest) above 0", self.scale)
-        _require(self.encoder_lr >= 0 and self.decoder_lr >= 0, "learning rates of at least 0", self)
+        rates = (self.encoder_lr, self.decoder_lr)
+        _require(all(0 <= rate < math.inf for rate in rates), "learning rates of at least 0", rates)
         _require(self.pad or self.batch_size == 1, "phase.batch_size 1 where crops shrink (pad false)", self.batch_size)
         _require(self.scale_step is None or self.scale_step > 0, "phase.scale_step above 0", self.scale_step)
         low, high = self.short_side or (1, 1)
@@ -238,6 +241,8 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
     elif origin is Mapping and isinstance(value, Mapping):
         return dict(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"expected {where} to be a finite number, got {value}")
         return float(value)
     elif kind in (int, str, bool) and type(value) is kind:
         return value
@@ -249,7 +254,8 @@ def _from_mapping(cls: Any, value: Mapping[str, Any], where: str) -> Any:  # noq
     kinds = typing.get_type_hints(cls)
     unknown = [key for key in value if key not in kinds]
     if unknown:
-        raise ConfigError(f"expected only {', '.join(kinds)} in {where}, got {', '.join(unknown)}")
+        near = hint(unknown[0], kinds, listed=f"its keys are those of `refineseg train --set`, {len(kinds)} in all")
+        raise ConfigError(f"expected only known keys in {where}, got {', '.join(map(str, unknown[:3]))}; {near}")
     try:
         return cls(**{key: _convert(item, kinds[key], f"{where}.{key}") for key, item in value.items()})
     except TypeError as error:
@@ -264,6 +270,14 @@ def from_json(value: Mapping[str, Any]) -> TrainingConfig:
     """
     config: TrainingConfig = _from_mapping(TrainingConfig, value, "config")
     return config
+
+
+def _keys(value: object, prefix: str = "") -> Iterator[str]:
+    """Every key that :func:`override` takes, dotted."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield f"{prefix}{key}"
+        yield from _keys(item, f"{prefix}{key}.")
 
 
 def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
@@ -294,9 +308,8 @@ def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
         except (KeyError, IndexError, ValueError, TypeError):
             known = False
         if not equals or not known:
-            raise ConfigError(
-                f"expected --set KEY=VALUE with a key of the config, got {setting!r}; keys: {', '.join(plain)}, "
-                f"phases.N.{{{','.join(plain['phases'][0])}}}"
-            )
+            listed = "the run.json of any run shows them all"
+            wrong = hint(key, _keys(plain), listed=listed) if not known else f"write --set {key}=VALUE"
+            raise ConfigError(f"expected --set KEY=VALUE with a key of the config, got {setting!r}; {wrong}")
         place[int(last) if isinstance(place, list) else last] = value
     return from_json(plain)

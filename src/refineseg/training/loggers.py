@@ -20,12 +20,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.render import side_by_side
 from refineseg.training.measuring import Measured
+from refineseg.training.request import check_logs
 
-LOGGERS = ("tensorboard", "mlflow", "mlflow:URI")
-"""What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
 EXPERIMENT = "refineseg"
 SEND_EVERY_S = 5.0
 """Entries are sent together, so that short epochs do not wait for a server."""
@@ -175,27 +173,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
         yield name, json.dumps(value)
 
 
-def check_logs(names: Sequence[str]) -> None:
-    """Whether these loggers can be had, before anything is computed.
-
-    Raises:
-        ConfigError: No such logger.
-        MissingExtraError: Its package is not installed.
-    """
-    for name in names:
-        kind, _, uri = name.partition(":")
-        if kind not in LOGGERS or (uri and kind != "mlflow"):
-            raise ConfigError(f"expected --log {', '.join(LOGGERS)}, got {name!r}")
-        try:
-            if kind == "mlflow":
-                import mlflow  # noqa: F401
-            else:
-                import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            package = "mlflow-skinny" if kind == "mlflow" else "tensorboard"
-            raise MissingExtraError(package, extra=kind, purpose=f"log to {kind}") from error
-
-
 class _Steady:
     """A logger that may fail: opened and sent to when it can be, with what waits."""
 
@@ -254,7 +231,7 @@ class Loggers:
         """Those that were asked for.
 
         Args:
-            names: Of :data:`LOGGERS`.
+            names: Of :data:`~refineseg.training.request.LOGGERS`.
             folder: Of the run.
             config: As plain values.
             done: Epochs that are complete.

@@ -22,7 +22,7 @@ from refineseg.data.sample import Dataset, Sample
 from refineseg.evaluation import evaluate
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.predictor import Predictor, TorchScorer
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 from refineseg.segmenter import Segmenter
 
 PICTURES = 3

@@ -5,11 +5,11 @@ A recipe is named ``<data set>_<variant>``, with a suffix where a data set has s
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from refineseg.arguments import hint
 from refineseg.errors import ConfigError
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.paper_recipes import PAPER_RECIPES
@@ -237,8 +237,9 @@ def find_recipe(name: str, *, released: bool = False) -> TrainingConfig:
         ConfigError: No such recipe (the message names the near ones), or ``released`` for one not of the papers.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
-        raise ConfigError(f"expected a recipe, got {name!r}; near: {', '.join(near)}")
+        raise ConfigError(
+            f"expected a recipe, got {name!r}; {hint(name, RECIPES, listed='`refineseg models` lists them')}"
+        )
     if released and name not in PAPER_RECIPES:
         raise ConfigError(f"expected a recipe of the papers with --released, got {name}; leave --released out")
     return RECIPES[name](released=True) if released else RECIPES[name]()

@@ -17,8 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from refineseg.card import CardFiles, write_card
-from refineseg.data.datasets import parse_sources
-from refineseg.errors import CheckpointError, ConfigError, ModelFileError
+from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.images import written_beside
 from refineseg.predict.predictor import PredictorOptions
@@ -26,89 +25,13 @@ from refineseg.segmenter import load_spec
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary
+from refineseg.training.request import ReproductionRequest, find_reproduction
 from refineseg.training.run import RunRequest, resume_run, start_run
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8
 _START_S = 150.0
 """Seconds of the budget that must be left for another seed to start."""
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """What is reproduced on a data set.
-
-    Args:
-        recipe: By default.
-        split: That is measured.
-    """
-
-    recipe: str
-    split: str
-
-
-REPRODUCTIONS: dict[str, Reproduction] = {
-    "camvid": Reproduction("camvid_refinenet_lw_mobilenetv2_long", "test"),
-}
-"""Data sets whose table ``refineseg reproduce`` makes."""
-
-
-def find_reproduction(name: str) -> Reproduction:
-    """What is reproduced on a data set.
-
-    Raises:
-        ConfigError: Another data set.
-    """
-    if name not in REPRODUCTIONS:
-        raise ConfigError(f"expected one of {', '.join(REPRODUCTIONS)} to reproduce, got {name!r}")
-    return REPRODUCTIONS[name]
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0,1,2`` as seeds.
-
-    Raises:
-        ConfigError: Something else, none, or one twice.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise ConfigError(f"expected --seeds as different numbers from 0 with commas, for instance 0,1,2, got {text!r}")
-    return tuple(int(part) for part in parts)
-
-
-@dataclass(frozen=True)
-class ReproductionRequest:
-    """What the user asks for.
-
-    Args:
-        name: A key of :data:`REPRODUCTIONS`.
-        config: The recipe; its seed is replaced by each of ``seeds``.
-        data: ``NAME:ROOT`` of that data set.
-        out: Folder for everything.
-        seeds: In the order in which they are trained.
-        minutes: Budget of this call; None: until all is done.
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        num_workers: Reading processes; None: chosen.
-
-    Raises:
-        ConfigError: Other data, or a budget that is not above 0.
-    """
-
-    name: str
-    config: TrainingConfig
-    data: str
-    out: Path
-    seeds: tuple[int, ...]
-    minutes: float | None = None
-    device: str = "auto"
-    num_workers: int | None = None
-
-    def __post_init__(self) -> None:
-        found = tuple(parse_sources(self.data))
-        if found != (self.name,):
-            raise ConfigError(f"expected --data {self.name}:ROOT to reproduce {self.name}, got {self.data}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"expected --minutes above 0, got {self.minutes:g}")
 
 
 @dataclass(frozen=True)

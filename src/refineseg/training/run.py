@@ -16,7 +16,7 @@ import torch
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, data_splits, open_dataset, parse_sources
+from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
@@ -24,15 +24,15 @@ from refineseg.images import written_beside
 from refineseg.preprocessing import Preprocessing
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
-from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
-from refineseg.training.config import TrainingConfig, from_json, to_json
+from refineseg.training.checkpoint import load_checkpoint
+from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import PhaseData, TrainingData
-from refineseg.training.loggers import check_logs
 from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
+from refineseg.training.request import CHECKPOINT, check_logs, check_new_run, fitted, read_run
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,9 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     """
     begun = time.monotonic()
     check_logs(request.log)
-    if (folder / "run.json").exists() or (folder / FILE_NAME).exists():
-        raise CheckpointError(
-            f"expected a folder without a run, got {folder}; "
-            f"go on with it by --resume --out {folder}, or choose another"
-        )
+    check_new_run(folder)
     sources = parse_sources(request.data)
-    config = _phases_with_data(request, tuple(sources), progress)
-    name, root = next(iter(sources.items()))
-    splits = data_splits(name, root)
-    if splits is not None and config.val_split == "val" and "val" not in splits:
-        progress.say("no val split: training without validation (the last model is the result)")
-        config = replace(config, val_split=None)
+    config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
     data = _open(sources, config, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
@@ -146,23 +137,16 @@ def resume_run(
         CheckpointError: There is no run in the folder, or it is damaged.
     """
     begun = time.monotonic()
-    path = folder / "run.json"
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        config = from_json(description["config"])
-        data = data or str(description["data"])
-        started_from, init = str(description["started_from"]), description["init"]
-        log = tuple(dict.fromkeys((*description.get("log", ()), *log)))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"expected a run to resume in {folder}, but there is no {path.name}") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
+    description, config = read_run(folder)
+    data = data or str(description["data"])
+    started_from, init = str(description["started_from"]), description["init"]
+    log = tuple(dict.fromkeys((*description.get("log", ()), *log)))
     check_logs(log)
     sources = parse_sources(data)
     opened = _open(sources, config, progress)
     class_info = opened.phases[0].dataset.class_info
     licence = _licence(sources, config, class_info)
-    if (folder / FILE_NAME).exists():  # the weights come from there
+    if (folder / CHECKPOINT).exists():  # the weights come from there
         segmenter = _new_model(config, class_info, licence)
     else:
         progress.say("no epoch was complete: starting from the beginning")
@@ -208,31 +192,6 @@ def _note_protocol(segmenter: Segmenter, config: TrainingConfig, names: tuple[st
         teacher=None if config.teacher is None else Learned.from_provenance(load_spec(config.teacher).provenance),
     )
     segmenter.with_provenance({"protocol": protocol})
-
-
-def _phases_with_data(request: RunRequest, names: tuple[str, ...], progress: Progress) -> TrainingConfig:
-    """The configuration, without the phases whose data sets are not given where that was asked for.
-
-    Raises:
-        ConfigError: A phase needs data that are not given, or no phase is left.
-    """
-    phases, wanted = [], {}
-    for number, phase in enumerate(request.config.phases, 1):
-        missing = [part for part in phase.data if part.partition(":")[0] not in names]
-        if not missing:
-            phases.append(phase)
-        elif request.skip_missing:
-            progress.say(f"phase {number} is left out: no --data for {', '.join(missing)}")
-        else:
-            wanted[number] = missing
-    if wanted:
-        told = ", ".join(f"{' and '.join(parts)} (phase {number})" for number, parts in wanted.items())
-        more = dict.fromkeys(part.partition(":")[0] for parts in wanted.values() for part in parts)
-        raise ConfigError(
-            f"expected data for {told} of {request.config.recipe} too, got {', '.join(names)} only; join them as "
-            f"--data {'+'.join(f'{name}:ROOT' for name in (*names, *more))}, or say --skip-missing"
-        )
-    return replace(request.config, phases=tuple(phases))
 
 
 def _licence(sources: Mapping[str, Path], config: TrainingConfig, class_info: ClassInfo) -> str:
@@ -364,31 +323,3 @@ def fine_tune(source: Segmenter, class_info: ClassInfo, progress: Progress) -> S
         + (f"not loaded, made anew: {', '.join(left)}" if left else "nothing is made anew, the classes are the same")
     )
     return segmenter
-
-
-def recipe_options(
-    config: TrainingConfig, *, epochs: int | None, lr: float | None, batch_size: int | None
-) -> TrainingConfig:
-    """Apply the plain options ``--epochs --lr --batch-size``.
-
-    The learning rate is the decoder's; the encoder's keeps its ratio to it.
-
-    Raises:
-        ConfigError: ``epochs`` for a recipe of several phases.
-    """
-    phases: Sequence[Any] = config.phases
-    if epochs is not None:
-        if len(phases) > 1:
-            raise ConfigError(
-                f"expected --epochs for a recipe of one phase, but {config.recipe} has {len(phases)}; "
-                "use --set phases.0.epochs=N --set phases.1.epochs=N"
-            )
-        phases = [replace(phases[0], epochs=epochs, warmup_epochs=min(phases[0].warmup_epochs, epochs / 2))]
-    if lr is not None:
-        phases = [
-            replace(p, decoder_lr=lr, encoder_lr=lr * (p.encoder_lr / p.decoder_lr if p.decoder_lr else 1))
-            for p in phases
-        ]
-    if batch_size is not None:
-        phases = [replace(p, batch_size=batch_size) for p in phases]
-    return replace(config, phases=tuple(phases))

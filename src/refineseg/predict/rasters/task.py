@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from refineseg._version import __version__
+from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.outputs import Outputs
@@ -20,7 +21,6 @@ from refineseg.predict.rasters.job import file_facts, model_digest
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.tiles import Layers
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.torch_scorer import Precision
 from refineseg.predict.vectors import VectorOptions
 from refineseg.segmenter import Segmenter
 

@@ -1,6 +1,6 @@
 """Images that are too large to be predicted whole: predicted in tiles, into one prediction.
 
-In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.scoring.Prediction` of the whole image.
+In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.prediction.Prediction` of the whole.
 What a tile needs is in memory, and of the results the mask, and probabilities only where they are asked for.
 """
 
@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 from refineseg.predict.exact import TiledScorer, fits_whole
 from refineseg.predict.tiling import ArraySource, TilingOptions
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.scoring import Prediction, class_map_of, confidence_of, probabilities_of
+from refineseg.prediction import Prediction
+from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 
 
 class Cutter:

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from refineseg.errors import ConfigError
-from refineseg.predict.videos.smoothing import CUT_ABOVE, STATIC_BELOW
 
 VideoKind = Literal["overlay", "mask"]
+
+STATIC_BELOW = 10.0
+"""Grey levels (of 255) that a static pixel may change by from one frame to the next: above the noise of cameras."""
+
+CUT_ABOVE = 30.0
+"""Mean change of all pixels, in grey levels, above which two frames belong to different scenes."""
 
 
 @dataclass(frozen=True)

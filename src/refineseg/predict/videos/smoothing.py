@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from refineseg.predict.videos.options import CUT_ABOVE, STATIC_BELOW
 from refineseg.scoring import class_map_of
-
-STATIC_BELOW = 10.0
-"""Grey levels (of 255) that a static pixel may change by from one frame to the next: above the noise of cameras."""
-
-CUT_ABOVE = 30.0
-"""Mean change of all pixels, in grey levels, above which two frames belong to different scenes."""
 
 
 def grey_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from refineseg.predict.videos.options import VideoOptions
 from refineseg.predict.videos.overlay import FramePainter
 from refineseg.predict.videos.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.videos.sources import Frame, FrameReader, SoundPacket
-from refineseg.scoring import Prediction
+from refineseg.prediction import Prediction
 
 _MOST_WAITING = 10_000  # pieces of sound, some minutes; a video whose pictures start later loses older sound
 

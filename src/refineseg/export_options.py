@@ -1,0 +1,95 @@
+"""What ``refineseg export`` is asked to write; without torch.
+
+In: words of the command line. Out: a frozen :class:`ExportOptions`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refineseg.backends.table import ENDING, OUTPUTS, Output
+from refineseg.errors import ConfigError
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "inductor": ENDING}
+"""Formats, and the ending of their files."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Args:
+        file_format: A key of :data:`FORMATS`.
+        outputs: What the file gives.
+        size_hw: The one size it is for; None: any.
+        calibration: With ``int8`` alone: images for the ranges of feature maps, (H, W, C) uint8.
+        device: With ``inductor`` alone: what the file is compiled for, ``cpu``, ``cuda``, ...
+
+    Raises:
+        ConfigError: An unknown format or output, calibration images with a format that has no 8 bits, or a device with
+            one that is compiled for none.
+    """
+
+    file_format: str
+    outputs: tuple[Output, ...] = ("class_map",)
+    size_hw: tuple[int, int] | None = None
+    calibration: tuple[NDArray[np.uint8], ...] = ()
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self.check_precision("int8" if self.calibration else "float32")
+        if self.file_format not in FORMATS:
+            raise ConfigError(f"expected --format {', '.join(FORMATS)}, got {self.file_format!r}")
+        if self.device != "cpu" and self.file_format != "inductor":
+            raise ConfigError(
+                f"expected --device {self.device} with --format inductor, got {self.file_format}, whose files are for "
+                "no device in particular; leave it out"
+            )
+        if not self.outputs or len(set(self.outputs)) != len(self.outputs):
+            raise ConfigError(f"expected different --outputs of {', '.join(OUTPUTS)}, got {self.outputs}")
+
+    @classmethod
+    def parse(
+        cls,
+        file_format: str,
+        outputs: str,
+        size_hw: tuple[int, int] | None,
+        *,
+        calibration: tuple[NDArray[np.uint8], ...] = (),
+        device: str = "cpu",
+    ) -> ExportOptions:
+        """From the words of the command line.
+
+        Raises:
+            ConfigError: An unknown format or output.
+        """
+        names = [name.strip() for name in outputs.split(",")]
+        unknown = [name for name in names if name not in OUTPUTS]
+        if unknown:
+            raise ConfigError(f"expected --outputs of {', '.join(OUTPUTS)}, got {', '.join(unknown)}")
+        chosen = tuple(known for name in names for known in OUTPUTS if known == name)
+        return cls(file_format, chosen, size_hw, calibration, device)
+
+    def check_precision(self, precision: str) -> None:
+        """Whether the format has a precision.
+
+        Raises:
+            ConfigError: It has no 8 bits.
+        """
+        if precision == "int8" and self.file_format != "openvino":
+            raise ConfigError(f"expected --format openvino with --precision int8, got {self.file_format}")
+
+    def check_path(self, path: Path) -> None:
+        """Whether a file's name has the ending of the format.
+
+        Raises:
+            ConfigError: It has another.
+        """
+        if (ENDING if path.name.endswith(ENDING) else path.suffix) != FORMATS[self.file_format]:
+            raise ConfigError(
+                f"expected a file name ending in {FORMATS[self.file_format]} for {self.file_format}, got {path}"
+            )

@@ -1,0 +1,81 @@
+"""Which file a model's name stands for, without opening it.
+
+In: a shipped name or a path. Out: the path, or an error that says what is there instead.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from refineseg.arguments import hint, near_files, nearest
+from refineseg.errors import ConfigError, ModelFileError
+from refineseg.networks.variants import VARIANTS, find_variant
+
+SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
+"""Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
+
+_ORIGINAL = (".pth", ".pth.tar", ".pt", ".tar", ".ckpt", ".mat", ".pkl", ".pickle", ".npz", ".caffemodel")
+"""Endings of weights that other programs write; `refineseg convert` reads those of the papers' networks."""
+
+
+def model_file(model: str | Path) -> Path:
+    """A shipped name or a path -> the file.
+
+    Raises:
+        ModelFileError: There is no such model; the message names near ones, or the command that makes one.
+    """
+    path, text = Path(model), str(model)
+    if text in SHIPPED and not path.suffix:
+        return Path(str(resources.files("refineseg") / "weights" / SHIPPED[text]))
+    original = text.lower().endswith(_ORIGINAL)
+    try:
+        if path.is_file() and not original:
+            return path
+        is_folder = bool(text) and path.is_dir()
+    except (OSError, ValueError):  # no name that a file can have
+        is_folder = False
+    raise ModelFileError(
+        f"expected a shipped model ({', '.join(SHIPPED)}) or a .safetensors file, got {text!r}, "
+        f"{_what_to_do(path, text, original=original, is_folder=is_folder)}"
+    )
+
+
+def check_model_or_variant(name: str) -> None:
+    """Whether a name stands for a model, or for a network that can be built untrained.
+
+    Raises:
+        ConfigError: It is neither.
+        ModelFileError: It is the name of a file that is no model.
+    """
+    path = Path(name)
+    if name in SHIPPED or path.suffix == ".safetensors" or path.exists() or name.lower().endswith(_ORIGINAL):
+        model_file(name)
+        return
+    try:
+        find_variant(name)
+    except ConfigError as error:
+        near = hint(name, [*SHIPPED, *VARIANTS], listed="`refineseg models` lists them")
+        raise ConfigError(
+            f"expected a shipped model ({', '.join(SHIPPED)}), a .safetensors file or a variant, got {name!r}; {near}"
+        ) from error
+
+
+def _what_to_do(path: Path, text: str, *, original: bool, is_folder: bool) -> str:
+    """What stands there instead, and what makes a model of it."""
+    if original:
+        stem = path.with_name(path.name.split(".")[0] or path.name)
+        there = "weights of another program" if path.is_file() else "where there is no file"
+        return f"{there}; make a model of them first: refineseg convert {text} --variant NAME --out {stem}.safetensors"
+    if is_folder:
+        inside = [path / name for name in ("best.safetensors", "last.safetensors") if (path / name).is_file()]
+        return f"which is a folder; name {inside[0] if inside else 'a model file in it'}"
+    if text in VARIANTS:
+        return (
+            "which is a network without weights; train it (refineseg train --variant), or convert original weights "
+            "(refineseg convert)"
+        )
+    if path.suffix:
+        return f"but there is no such file{near_files(path, endings=('.safetensors',))}"
+    near = nearest(text, SHIPPED)
+    return f"which is neither{'; near: ' + ', '.join(near) if near else ''}"

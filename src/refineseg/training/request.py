@@ -1,0 +1,251 @@
+"""What can be checked of a call that trains before PyTorch is there: loggers, plain options, folders, seeds.
+
+In: words of the command line. Out: values, or an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from refineseg.data.datasets import data_splits, open_dataset, parse_sources
+from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
+from refineseg.training.config import TrainingConfig, from_json
+
+CHECKPOINT = "checkpoint.pt"
+"""Name of the checkpoint in the folder of a run."""
+
+LOGGERS = ("tensorboard", "mlflow", "mlflow:URI")
+"""What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
+
+
+def check_logs(names: Sequence[str]) -> None:
+    """Whether these loggers can be had, before anything is computed.
+
+    Raises:
+        ConfigError: No such logger.
+        MissingExtraError: Its package is not installed.
+    """
+    for name in names:
+        kind, _, uri = name.partition(":")
+        if kind not in LOGGERS or (uri and kind != "mlflow"):
+            raise ConfigError(f"expected --log {', '.join(LOGGERS)}, got {name!r}")
+        if importlib.util.find_spec(kind) is None:
+            package = "mlflow-skinny" if kind == "mlflow" else "tensorboard"
+            raise MissingExtraError(package, extra=kind, purpose=f"log to {kind}")
+
+
+def check_new_run(folder: Path) -> None:
+    """Whether a folder holds no run yet.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    if (folder / "run.json").exists() or (folder / CHECKPOINT).exists():
+        raise CheckpointError(
+            f"expected a folder without a run, got {folder}; "
+            f"go on with it by --resume --out {folder}, or choose another"
+        )
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
+    """What the ``run.json`` of a run says: all of it, and its configuration.
+
+    Raises:
+        CheckpointError: There is no run in the folder, or its description is damaged.
+        ConfigError: The configuration is not one of this version.
+    """
+    path = folder / "run.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        needed = {name: description[name] for name in ("data", "started_from", "init")}
+        return {**description, **needed}, from_json(description["config"])
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"expected a run to resume in {folder}, but there is no {path.name}; give the folder of the run"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
+
+
+def fitted(
+    config: TrainingConfig, sources: Mapping[str, Path], *, skip_missing: bool, say: Callable[[str], None]
+) -> TrainingConfig:
+    """The configuration for the data that are given.
+
+    Without validation where there is no such split, and, where that was asked for, without the phases whose data sets
+    are not given.
+
+    Args:
+        config: What was chosen.
+        sources: Name of each data set -> its root.
+        skip_missing: Leave phases out, and do not refuse.
+        say: Takes what is left out.
+
+    Raises:
+        ConfigError: A phase needs data that are not given.
+    """
+    config = _phases_with_data(config, tuple(sources), skip_missing=skip_missing, say=say)
+    name, root = next(iter(sources.items()))
+    splits = data_splits(name, root)
+    if splits is not None and config.val_split == "val" and "val" not in splits:
+        say("no val split: training without validation (the last model is the result)")
+        return replace(config, val_split=None)
+    return config
+
+
+def check_training_data(config: TrainingConfig, sources: Mapping[str, Path]) -> None:
+    """Open everything that a fitted configuration learns from and is measured on, and let go of it.
+
+    Raises:
+        ConfigError: A phase needs data that are not given.
+        DatasetError: A missing folder, split or file.
+    """
+    parts = [part for phase in config.phases for part in phase.data or _all(config.train_split, sources)]
+    if config.val_split is not None:
+        parts.append(f"{next(iter(sources))}:{config.val_split}")
+    for part in dict.fromkeys(parts):
+        name, _, split = part.partition(":")
+        if name not in sources:
+            raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
+        open_dataset(name, sources[name], split=split)
+
+
+def _all(split: str, sources: Mapping[str, Path]) -> tuple[str, ...]:
+    return tuple(f"{name}:{split}" for name in sources)
+
+
+def _phases_with_data(
+    config: TrainingConfig, names: tuple[str, ...], *, skip_missing: bool, say: Callable[[str], None]
+) -> TrainingConfig:
+    """The configuration, without the phases whose data sets are not given where that was asked for.
+
+    Raises:
+        ConfigError: A phase needs data that are not given, or no phase is left.
+    """
+    phases, wanted = [], {}
+    for number, phase in enumerate(config.phases, 1):
+        missing = [part for part in phase.data if part.partition(":")[0] not in names]
+        if not missing:
+            phases.append(phase)
+        elif skip_missing:
+            say(f"phase {number} is left out: no --data for {', '.join(missing)}")
+        else:
+            wanted[number] = missing
+    if wanted:
+        told = ", ".join(f"{' and '.join(parts)} (phase {number})" for number, parts in wanted.items())
+        more = dict.fromkeys(part.partition(":")[0] for parts in wanted.values() for part in parts)
+        raise ConfigError(
+            f"expected data for {told} of {config.recipe} too, got {', '.join(names)} only; join them as "
+            f"--data {'+'.join(f'{name}:ROOT' for name in (*names, *more))}, or say --skip-missing"
+        )
+    return replace(config, phases=tuple(phases))
+
+
+def recipe_options(
+    config: TrainingConfig, *, epochs: int | None, lr: float | None, batch_size: int | None
+) -> TrainingConfig:
+    """Apply the plain options ``--epochs --lr --batch-size``.
+
+    The learning rate is the decoder's; the encoder's keeps its ratio to it.
+
+    Raises:
+        ConfigError: ``epochs`` for a recipe of several phases.
+    """
+    phases: Sequence[Any] = config.phases
+    if epochs is not None:
+        if len(phases) > 1:
+            raise ConfigError(
+                f"expected --epochs for a recipe of one phase, but {config.recipe} has {len(phases)}; "
+                "use --set phases.0.epochs=N --set phases.1.epochs=N"
+            )
+        phases = [replace(phases[0], epochs=epochs, warmup_epochs=min(phases[0].warmup_epochs, epochs / 2))]
+    if lr is not None:
+        phases = [
+            replace(p, decoder_lr=lr, encoder_lr=lr * (p.encoder_lr / p.decoder_lr if p.decoder_lr else 1))
+            for p in phases
+        ]
+    if batch_size is not None:
+        phases = [replace(p, batch_size=batch_size) for p in phases]
+    return replace(config, phases=tuple(phases))
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What is reproduced on a data set.
+
+    Args:
+        recipe: By default.
+        split: That is measured.
+    """
+
+    recipe: str
+    split: str
+
+
+REPRODUCTIONS: dict[str, Reproduction] = {
+    "camvid": Reproduction("camvid_refinenet_lw_mobilenetv2_long", "test"),
+}
+"""Data sets whose table ``refineseg reproduce`` makes."""
+
+
+def find_reproduction(name: str) -> Reproduction:
+    """What is reproduced on a data set.
+
+    Raises:
+        ConfigError: Another data set.
+    """
+    if name not in REPRODUCTIONS:
+        raise ConfigError(f"expected one of {', '.join(REPRODUCTIONS)} to reproduce, got {name!r}; name that one")
+    return REPRODUCTIONS[name]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2`` as seeds.
+
+    Raises:
+        ConfigError: Something else, none, or one twice.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"expected --seeds as different numbers from 0 with commas, for instance 0,1,2, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class ReproductionRequest:
+    """What the user asks for.
+
+    Args:
+        name: A key of :data:`REPRODUCTIONS`.
+        config: The recipe; its seed is replaced by each of ``seeds``.
+        data: ``NAME:ROOT`` of that data set.
+        out: Folder for everything.
+        seeds: In the order in which they are trained.
+        minutes: Budget of this call; None: until all is done.
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        num_workers: Reading processes; None: chosen.
+
+    Raises:
+        ConfigError: Other data, or a budget that is not above 0.
+    """
+
+    name: str
+    config: TrainingConfig
+    data: str
+    out: Path
+    seeds: tuple[int, ...]
+    minutes: float | None = None
+    device: str = "auto"
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        found = tuple(parse_sources(self.data))
+        if found != (self.name,):
+            raise ConfigError(f"expected --data {self.name}:ROOT to reproduce {self.name}, got {self.data}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"expected --minutes above 0, got {self.minutes:g}")
