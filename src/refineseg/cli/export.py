@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +58,7 @@ def export(
     check_number("--drift", drift, least=0, most=1)
     options = _options(file_format, outputs, size, device)
     _check_files(options, out, model, precision, check=check)
-    _check_data({calibrate: calibrate_split, accept: split})
+    _check_data((calibrate, calibrate_split), (accept, split))
 
     # from here on PyTorch is there
     from refineseg.acceptance import Tolerance
@@ -118,11 +117,11 @@ def _check_files(
     check_outputs({"--out": out})
 
 
-def _check_data(splits: Mapping[str | None, str]) -> None:
+def _check_data(*parts: tuple[str | None, str]) -> None:
     """Data and their splits, where they are given."""
     from refineseg.data.datasets import open_sources
 
-    for data, split in splits.items():
+    for data, split in parts:
         if data is not None:
             open_sources(data, split=split)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from refineseg.allocation import keep_freed_memory
 from refineseg.arguments import check_not_input, check_outputs
 from refineseg.cli.app import (
     BackendName,
@@ -170,10 +171,16 @@ def predict(
     An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
     video <name>.mp4.
     """
-    from refineseg.allocation import keep_freed_memory
+    from refineseg.predict.protocols import check_scoring
+
+    scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
+    scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
+    check_scoring(model, **scoring)
+    check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
+
+    # from here on NumPy is there
     from refineseg.predict.file_options import FileOptions
     from refineseg.predict.outputs import Outputs
-    from refineseg.predict.protocols import check_scoring
     from refineseg.predict.rasters.options import RasterOptions
     from refineseg.predict.tiling import TilingOptions
     from refineseg.predict.videos.options import VideoOptions
@@ -187,9 +194,6 @@ def predict(
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
-    scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
-    scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
-    check_scoring(model, **scoring)
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
@@ -216,7 +220,6 @@ def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> A
     from refineseg.predict.plan import make_plan
 
     tables = {"--areas": files.areas, "--json": json_file}
-    check_outputs(tables, {"--out": out})
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
     for option, path in tables.items():
         check_not_input(option, path, (job.real for job in plan.files))

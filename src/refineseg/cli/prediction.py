@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from refineseg.allocation import keep_freed_memory
 from refineseg.arguments import check_input_file, check_number, check_outputs
 from refineseg.cli.app import (
     BackendName,
@@ -51,22 +52,24 @@ def evaluate(
     backend: BackendName = "torch",
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
-    from refineseg.allocation import keep_freed_memory
-    from refineseg.comparison import read_result
-    from refineseg.data.datasets import open_sources, parse_sources
     from refineseg.predict.protocols import check_scoring
-    from refineseg.submission import find_benchmark
 
-    check_number("--pictures", pictures, least=0)
-    check_input_file("--against", against, what="a result of `refineseg evaluate --json`")
-    other = None if against is None else read_result(against)
     scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
     check_scoring(model, **scoring)
+    check_number("--pictures", pictures, least=0)
+    check_input_file("--against", against, what="a result of `refineseg evaluate --json`")
+    check_outputs({"--json": json_file}, {"--out": out, "--submission": submission})
+
+    # from here on NumPy is there
+    from refineseg.comparison import read_result
+    from refineseg.data.datasets import open_sources, parse_sources
+    from refineseg.submission import find_benchmark
+
+    other = None if against is None else read_result(against)
     if submission is not None:
         find_benchmark(next(iter(parse_sources(data))))
     open_sources(data, split=split)
-    check_outputs({"--json": json_file}, {"--out": out, "--submission": submission})
 
     # from here on PyTorch is there
     from refineseg.evaluation import EvaluationFiles, evaluate_to_files
