@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from refineseg.errors import ConfigError
-from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, SingleEncoder, TimmEncoder, TwoScaleEncoder
-from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
+from refineseg.networks.encoder_table import EncoderEntry, EncoderRequest, find_encoder, make_encoder, no_weights
+from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
@@ -24,6 +24,7 @@ from refineseg.networks.refinenet import (
     PoolingOrder,
     RefineNet,
 )
+from refineseg.preprocessing import Preprocessing
 from refineseg.resize import Resize, Resizing
 
 
@@ -32,7 +33,7 @@ class Variant:
     """A network of the papers by name.
 
     Args:
-        encoder: ``mobilenetv2``, ``nasnetmobile``, or a timm name.
+        encoder: A key of :data:`~refineseg.networks.encoder_table.ENCODERS`, or a timm name.
         options: The decoder family.
         groups: Levels of each block, coarsest block first, as indices of the encoder's maps (finest first; those of the
             second encoder follow those of the first).
@@ -154,6 +155,15 @@ VARIANTS: dict[str, Variant] = {
     "refinenet_lw_mobilenetv2_multitask": Variant(
         "mobilenetv2", MULTI_TASK, SIX_LEVELS, "Nekrasov et al. 2019, segmentation head", original_align_corners=False
     ),
+    **{
+        f"refineseg_lite{number}": Variant(
+            f"lite{number}",
+            replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),
+            FOUR_CASCADED,
+            f"ours: Light-Weight RefineNet's decoder of a quarter of its width on EfficientNet-Lite{number}",
+        )
+        for number in (0, 1, 2)
+    },
     "refineseg_small": Variant(
         "resnet18",
         replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),
@@ -194,33 +204,30 @@ def find_variant(name: str) -> Variant:
     )
 
 
-def _no_weights(name: str) -> ConfigError:
-    return ConfigError(
-        f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
-        "train from scratch with --no-pretrained"
-    )
+def encoder_of(variant: str) -> EncoderEntry:
+    """The row of a variant's encoder in the table of encoders.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    return find_encoder(find_variant(variant).encoder)
 
 
-def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> SingleEncoder:
+def preprocessing_of(variant: str, in_channels: int = 3) -> Preprocessing:
+    """What a variant's ImageNet weights ask of the pixels.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    return encoder_of(variant).preprocessing(in_channels)
+
+
+def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> Encoder:
     spec = find_variant(variant)
-    name = spec.encoder
     if spec.encoder_options and pretrained is True:
-        raise _no_weights(variant)
-    if name not in ("mobilenetv2", "nasnetmobile"):
-        return TimmEncoder(
-            name,
-            in_channels=in_channels,
-            pretrained=pretrained,
-            encoder_options={**spec.encoder_options, **options.encoder_options},
-            caffe_strides=options.caffe_strides,
-        )
-    if options.encoder_options:
-        raise ConfigError(f"{variant} takes no encoder_options, got {dict(options.encoder_options)}; leave them out")
-    if name == "mobilenetv2":
-        return MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
-    if pretrained:
-        raise _no_weights(name)
-    return NASNetMobileEncoder(in_channels=in_channels)
+        raise no_weights(variant)
+    encoder_options = {**spec.encoder_options, **options.encoder_options}
+    return make_encoder(EncoderRequest(spec.encoder, in_channels, pretrained, encoder_options, options.caffe_strides))
 
 
 def build_network(
@@ -237,7 +244,7 @@ def build_network(
         variant: A name :func:`find_variant` knows.
         num_classes: Channels of the logits.
         in_channels: Image channels.
-        pretrained: Start the encoder from timm's ImageNet weights, or from those in a local file.
+        pretrained: Start the encoder from ImageNet weights, or from those in a local file.
         options: What the weights ask for.
 
     Raises:

@@ -138,6 +138,7 @@ def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
         rotation=phase.rotation,
         copy_paste=phase.copy_paste,
         class_balance=phase.class_balance,
+        white_balance=config.white_balance,
     )
 
 

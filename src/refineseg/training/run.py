@@ -19,9 +19,9 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS, data_splits, open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
-from refineseg.errors import CheckpointError, ConfigError, DatasetError
+from refineseg.errors import CheckpointError, ConfigError, DatasetError, WeightsUnavailableError
 from refineseg.images import written_beside
-from refineseg.preprocessing import Preprocessing
+from refineseg.networks.variants import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
 from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
@@ -294,7 +294,7 @@ def _new_model(
     spec = ModelSpec(
         config.variant,
         class_info,
-        replace(Preprocessing.imagenet(), input_scale=config.input_scale),
+        replace(preprocessing_of(config.variant), input_scale=config.input_scale),
         config.network,
         licence=licence,
     )
@@ -322,19 +322,21 @@ def _make_model(
         segmenter = _new_model(config, class_info, licence, pretrained=request.encoder_weights)
         segmenter.with_provenance({"started_from": f"ImageNet weights in {request.encoder_weights.name}"})
         return segmenter, replace(config, pretrained="yes")
+    source = encoder_of(config.variant)
     if pretrained:
-        progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
+        if source.weights is None:  # a network may have to answer, which takes a while
+            progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
         try:
             segmenter = _new_model(config, class_info, licence, pretrained=True)
-        except ConfigError as error:
-            if config.pretrained == "yes" or "cannot be had" not in str(error):
+        except WeightsUnavailableError as error:
+            if config.pretrained == "yes":
                 raise
             progress.say(f"training from scratch: no ImageNet weights for {config.variant} ({_reason(error)})")
             pretrained = False
     if not pretrained:
         torch.manual_seed(config.seed)
         segmenter = _new_model(config, class_info, licence)
-    segmenter.with_provenance({"started_from": "ImageNet weights of timm" if pretrained else "scratch"})
+    segmenter.with_provenance({"started_from": f"ImageNet weights of {source.source}" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
 
 
