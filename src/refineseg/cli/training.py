@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,10 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Stop in time, at the end of an epoch; --resume goes on later.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time for the whole call, such as 5m: the schedule is fitted into it and ends at rate zero."),
+    ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(help="Beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
@@ -54,6 +59,8 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
+    begun = time.monotonic()  # before the heavy imports
+    from refineseg.training.budget import Budget, parse_duration
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
 
@@ -64,8 +71,10 @@ def train(
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"expected --minutes above 0, got {minutes}")
     stop_after_s = None if minutes is None else 60 * minutes
+    if budget is not None and (minutes is not None or epochs is not None):
+        raise ConfigError("expected --budget alone: it sets the number of epochs; leave --epochs and --minutes out")
     if resume:
-        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
+        extra = [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, budget, settings]
         if any(option is not None and option != [] for option in extra):
             raise ConfigError(
                 "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
@@ -88,7 +97,10 @@ def train(
         plain = (epochs, lr, batch_size)
         chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
         logs = tuple(log or ())
-        request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s)
+        time_there_is = None if budget is None else Budget(parse_duration(budget), begun)
+        request = RunRequest(
+            chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s, time_there_is
+        )
         start_run(request, out, progress=progress)
     _show_result(out)
 

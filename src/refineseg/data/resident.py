@@ -54,13 +54,16 @@ class ResidentData:
     ignore_index: int
     counts: NDArray[np.int64]
 
-    def batches(self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int) -> ResidentBatches:
+    def batches(
+        self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, steps: int | None = None
+    ) -> ResidentBatches:
         """The batches of one epoch, in the order that loading from files has."""
         order = epoch_order(
             len(self.names),
             batch_size=batch_size,
             seed=seed,
             epoch=epoch,
+            steps=steps,
             counts=self.counts,
             class_balance=augmentation.class_balance,
         )

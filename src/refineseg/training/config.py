@@ -40,6 +40,7 @@ class Phase:
         decoder_lr: Learning rate of the decoder.
         schedule: How the rates fall to 0 over the phase: ``cosine``, ``poly`` ((1 - t) ** 0.9), or ``constant`` (not).
         warmup_epochs: Linear rise from 0 at the start, in epochs.
+        epoch_steps: Steps of each epoch, which go through the images again and again; None: one pass over them.
     """
 
     epochs: int
@@ -59,8 +60,10 @@ class Phase:
     copy_paste: float = 0.0
     class_balance: float = 0.0
     data: tuple[str, ...] = ()
+    epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
+        _require(self.epoch_steps is None or self.epoch_steps >= 1, "phase.epoch_steps of at least 1", self.epoch_steps)
         _require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
         _require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
         _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)

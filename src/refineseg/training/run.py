@@ -24,6 +24,7 @@ from refineseg.images import written_beside
 from refineseg.networks.variants import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
+from refineseg.training.budget import Budget, fit_to_budget
 from refineseg.training.checkpoint import FILE_NAME, load_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.distillation import check_teacher
@@ -49,6 +50,7 @@ class RunRequest:
         skip_missing: Leave out phases whose data are not given, and not refuse the run.
         log: Where numbers go beside ``metrics.jsonl``, see :mod:`refineseg.training.loggers`.
         stop_after_s: Stop after the last epoch that ends within so many seconds; None: after the last epoch.
+        budget: Time to fit the schedule into; None: the configuration's lengths.
     """
 
     config: TrainingConfig
@@ -60,6 +62,7 @@ class RunRequest:
     skip_missing: bool = False
     log: tuple[str, ...] = ()
     stop_after_s: float | None = None
+    budget: Budget | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -88,6 +91,16 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     data = _open(sources, config, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
+    if request.budget is not None:
+        config = fit_to_budget(
+            segmenter,
+            config,
+            data,
+            request.budget,
+            device=request.device,
+            num_workers=request.num_workers,
+            progress=progress,
+        )
     description: dict[str, Any] = {
         "version": __version__,
         "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
