@@ -18,11 +18,12 @@ from rich.console import Console
 import refineseg
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
-from refineseg.backends.graph import OUTPUTS, export_program
+from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
-from refineseg.backends.opening import BACKENDS, check_backend, open_exported, open_model, own_backend
+from refineseg.backends.opening import check_backend, open_exported, open_model
 from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.backends.quantisation import quantised
+from refineseg.backends.table import BACKENDS, OUTPUTS, own_backend
 from refineseg.backends.torch_programs import write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid

@@ -19,20 +19,17 @@ from refineseg.backends.aot_inductor import InductorScorer, is_package, read_pac
 from refineseg.backends.compiler import compiling, differences, machine_facts, why_not
 from refineseg.backends.cuda_graphs import RECORDED_SHAPES, CudaGraphScorer
 from refineseg.backends.description import Description
-from refineseg.backends.graph import OUTPUTS
 from refineseg.backends.opening import (
-    BACKENDS,
     check_backend,
     fastest,
-    is_exported,
     open_exported,
     open_model,
-    own_backend,
     own_device,
     read_description,
     scorer_of,
 )
 from refineseg.backends.sized import SizedScorer, with_border
+from refineseg.backends.table import BACKENDS, OUTPUTS, is_exported, own_backend
 from refineseg.backends.torch_compile import COMPILED_SHAPES, CompiledScorer
 from refineseg.benchmark import bench_model
 from refineseg.contenders import RuntimeChoice, compiled_contenders, measurable

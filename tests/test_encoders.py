@@ -9,8 +9,8 @@ from torch import nn
 
 import refineseg
 from refineseg.errors import ConfigError
-from refineseg.networks import encoders
-from refineseg.networks.encoders import MobileNetV2Encoder, TimmEncoder
+from refineseg.networks import timm_encoders as encoders
+from refineseg.networks.timm_encoders import MobileNetV2Encoder, TimmEncoder
 
 FAMILIES = {
     "resnet18": (64, 128, 256, 512),

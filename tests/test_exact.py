@@ -78,7 +78,8 @@ VARIANTS = [
     ("refinenet_2scale8:resnet10t", {"width": 0.125, "padded": False}),
     ("refinenet_lw_nasnetmobile", {"width": 0.125}),
     ("refinenet_lw:convnext_atto", {"width": 0.125}),
-    ("refinenet_lw:tf_efficientnet_lite0", {"width": 0.125}),
+    ("refineseg_lite0", {"width": 0.125, "preprocessing": Preprocessing.tensorflow()}),
+    ("refineseg_lite1", {"width": 0.125, "padded": False}),
 ]
 
 

@@ -15,8 +15,9 @@ from conftest import SHARED
 from refineseg.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_nyud, fake_nyud_mat
+from refineseg.data.file_lists import packaged_table
 from refineseg.data.label_check import check_labels
-from refineseg.data.nyud import open_nyud
+from refineseg.data.nyud import held_out_names, open_nyud
 from refineseg.errors import DatasetError, LabelError, MissingExtraError
 
 REAL = SHARED / "samples" / "nyudv2"
@@ -181,7 +182,7 @@ def test_a_file_with_its_axes_the_other_way_round_is_refused(tmp_path):
 
 
 def test_wrong_roots_splits_and_lists_are_named(tmp_path):
-    with pytest.raises(DatasetError, match="expected an NYUDv2 split of train, test, val, got 'valid'"):
+    with pytest.raises(DatasetError, match="expected an NYUDv2 split of train, test, val, fit, held_out, got 'valid'"):
         open_nyud(tmp_path, "valid")
     with pytest.raises(DatasetError, match=r"expected NYUDv2 in .*: nyu_depth_v2_labeled\.mat, or train\.nyu, got no"):
         open_nyud(tmp_path, "train")
@@ -222,3 +223,16 @@ def test_the_tables_of_the_package_are_the_official_ones(tmp_path):
     splits, own = scipy.io.loadmat(META / "splits.mat"), json.loads((PACKAGE / "split_lists/nyud.json").read_text())
     assert sorted(splits["trainNdxs"].ravel().tolist()) == own["train"]
     assert sorted(splits["testNdxs"].ravel().tolist()) == own["test"]
+
+
+def test_rooms_are_held_out_whole():
+    """On the official list: about a hundred frames, and no run of consecutive numbers on both sides."""
+    numbers = packaged_table("split_lists", "nyud")["train"]
+    names = [f"{number:06d}" for number in numbers]
+    held_out = held_out_names(names)
+    assert 90 <= len(held_out) <= 110
+    for number in numbers:
+        if number + 1 in numbers:
+            assert (f"{number:06d}" in held_out) == (f"{number + 1:06d}" in held_out)
+    with pytest.raises(DatasetError, match="expected frame numbers in the names"):
+        held_out_names(["kitchen"])

@@ -9,6 +9,10 @@ class ConfigError(RefinesegError):
     """A wrong option, recipe, class table or combination of them."""
 
 
+class WeightsUnavailableError(ConfigError):
+    """ImageNet weights that cannot be had here; training may go on from scratch."""
+
+
 class ImageError(RefinesegError):
     """An image or mask file that cannot be read as one."""
 

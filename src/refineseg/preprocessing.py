@@ -1,14 +1,15 @@
 """Pixels to network input. The only file that knows normalisation constants.
 
 In: ``uint8`` images, 0..255. Out: float images, ``(pixel - mean) / std`` per channel, enlarged where the weights were
-trained so. The numbers belong to the weights: networks that start from the ImageNet weights of torchvision or timm use
-:meth:`Preprocessing.imagenet`, those of RefineNet's authors :meth:`Preprocessing.matconvnet`.
+trained so. The numbers belong to the weights: most ImageNet weights of torchvision and timm ask for
+:meth:`Preprocessing.imagenet`, EfficientNet-Lite's for :meth:`Preprocessing.tensorflow`, those of RefineNet's authors
+for :meth:`Preprocessing.matconvnet`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,27 @@ class Preprocessing:
         if in_channels == 3:
             return cls(mean, std)
         return cls((sum(mean) / 3,) * in_channels, (sum(std) / 3,) * in_channels)
+
+    @classmethod
+    def tensorflow(cls, in_channels: int = 3) -> Preprocessing:
+        """What weights trained in TensorFlow expect: pixels in -1..1.
+
+        Source: the EfficientNet-Lite code; timm has the same numbers.
+        """
+        return cls((127.5,) * in_channels, (127.5,) * in_channels)
+
+    @classmethod
+    def unit_range(cls, mean: Sequence[float], std: Sequence[float], in_channels: int = 3) -> Preprocessing:
+        """From statistics of pixels in 0..1, as timm states them; their average for images of other channels.
+
+        Example:
+            >>> Preprocessing.unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == Preprocessing.imagenet()
+            True
+        """
+        mean, std = (tuple(round(255 * value, 6) for value in values) for values in (mean, std))
+        if in_channels == len(mean):
+            return cls(mean, std)
+        return cls((sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels)
 
     @classmethod
     def matconvnet(cls, *, input_scale: float = 1.2) -> Preprocessing:

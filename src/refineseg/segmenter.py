@@ -28,7 +28,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.model_names import model_file
-from refineseg.networks.building import build_network
+from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
@@ -308,7 +308,7 @@ def build(
         class_info = ClassInfo.generic(num_classes)
     elif num_classes not in (None, class_info.num_classes):
         raise ConfigError(f"expected num_classes to fit class_info ({class_info.num_classes}), got {num_classes}")
-    preprocessing = Preprocessing.imagenet(in_channels)
+    preprocessing = preprocessing_of(variant, in_channels)
     options = NetworkOptions(align_corners, padded=not align_corners, encoder_options=encoder_options or {})
     spec = ModelSpec(variant, class_info, preprocessing, options)
     return Segmenter(spec, pretrained=pretrained)

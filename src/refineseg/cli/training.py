@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,10 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Stop in time, at the end of an epoch; --resume goes on later.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time for the whole call, such as 5m: the schedule is fitted into it and ends at rate zero."),
+    ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(help="Beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
@@ -56,15 +61,16 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
+    begun = time.monotonic()  # before the heavy imports
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
     _check_running(out, minutes, device, workers, log or ())
     stop_after_s = None if minutes is None else 60 * minutes
     chosen: Any = None
+    time_there_is = _budget(budget, begun, others=(minutes, epochs))
     if resume:
-        _check_resumed(
-            out, data, [recipe, config, variant, init, epochs, lr, batch_size, pretrained, encoder_weights, settings]
-        )
+        others = (recipe, config, variant, init, epochs, lr, batch_size, budget, pretrained, encoder_weights, settings)
+        _check_resumed(out, data, others)
     else:
         if data is None:
             raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
@@ -92,9 +98,22 @@ def train(
         )
     elif data is not None:
         logs = tuple(log or ())
-        request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s)
+        request = RunRequest(
+            chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s, time_there_is
+        )
         start_run(request, out, progress=progress)
     _show_result(out)
+
+
+def _budget(text: str | None, begun: float, *, others: Sequence[object]) -> Any:  # noqa: ANN401 - Budget or None
+    """The time there is, since the call began."""
+    from refineseg.training.request import Budget, parse_duration
+
+    if text is None:
+        return None
+    if any(other is not None for other in others):
+        raise ConfigError("expected --budget alone: it sets the number of epochs; leave --epochs and --minutes out")
+    return Budget(parse_duration(text), begun)
 
 
 def _check_running(out: Path, minutes: float | None, device: str, workers: int | None, log: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def augment(
     donated = donate(draw[9], draw[10]) if donate is not None and augmentation.pastes(draw) else None
     if donated is not None:
         image, mask = _pasted(image, mask, donated, augmentation, draw, ignore_index)
-    if augmentation.colour:
+    if augmentation.recolours:
         factors = torch.tensor([augmentation.colours(draw)])
         image = recoloured(image[None].float(), factors)[0].round_().clamp_(0, 255).to(torch.uint8)
     return image.contiguous(), mask.long()
@@ -149,27 +149,30 @@ def _holding(pixel: tuple[int, int], placed: Placed, *, in_middle: bool) -> Plac
     return replace(placed, top=top, left=left)
 
 
-def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 3"]) -> Float[Tensor, "n c h w"]:
-    """Change brightness, contrast (around the mean grey) and saturation in one pass; the result is not clamped.
+def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 5"]) -> Float[Tensor, "n c h w"]:
+    """Change brightness, contrast (around the mean grey), saturation and white balance in one pass; nothing is clamped.
 
     Args:
-        images: 0..255; images that are not RGB have no saturation.
-        factors: Of brightness, contrast and saturation; 1 changes nothing.
+        images: 0..255; images that are not RGB have no saturation and no white balance.
+        factors: Of brightness, contrast, saturation, red and blue; 1 changes nothing.
     """
     channels = images.shape[1]
     shares = _GREY if channels == 3 else (1 / channels,) * channels
     weights = torch.cat([images.new_full((1,), share) for share in shares])  # a tensor of numbers would wait for a GPU
-    brightness, contrast, saturation = factors.unbind(1)
+    brightness, contrast, saturation, red, blue = factors.unbind(1)
+    gains = torch.stack([red, torch.ones_like(red), blue], dim=1)
     if channels != 3:
-        saturation = torch.ones_like(saturation)
+        saturation, gains = torch.ones_like(saturation), torch.ones(1, 1, device=images.device)
     # x -> saturation * x + (1 - saturation) * grey(x), scaled by brightness and contrast: one matrix for each image
     mixed = saturation[:, None, None] * torch.eye(channels, device=images.device) + (
         (1 - saturation)[:, None, None] * weights.expand(channels, channels)
     )
-    matrices = (brightness * contrast)[:, None, None] * mixed
+    matrices = (brightness * contrast)[:, None, None] * mixed * gains[:, :, None]
     grey = (images.mean((2, 3)) * weights).sum(1)
     offsets = ((1 - contrast) * brightness * grey)[:, None, None]
-    return torch.baddbmm(offsets.expand(-1, channels, 1), matrices, images.flatten(2)).reshape(images.shape)
+    return torch.baddbmm(offsets.expand(-1, channels, 1) * gains[:, :, None], matrices, images.flatten(2)).reshape(
+        images.shape
+    )
 
 
 def _pixel_of_a_class(mask: Tensor, ignore_index: int, class_draw: float, pixel_draw: float) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from refineseg.data.balance import Donors, balanced_samples, image_counts
 from refineseg.data.sample import Dataset, Sample
 
 _READ_AHEAD = 64
+_PASSES_APART = 1 << 20
 
 
 def read_samples(dataset: Dataset) -> Iterator[Sample]:
@@ -145,28 +146,38 @@ def epoch_order(
     batch_size: int,
     seed: int,
     epoch: int,
+    steps: int | None = None,
     counts: Int64[np.ndarray, "n k"] | None = None,
     class_balance: float = 0.0,
 ) -> list[list[int]]:
     """Sample indices of every batch of an epoch, shuffled; a last batch that is not full is left out.
 
-    A data set smaller than a batch is one batch of all its samples.
+    A data set smaller than a batch is one batch of all its samples. With ``steps``, epochs follow each other through
+    one row of such passes: an epoch may end within a pass, or hold several.
 
     Args:
         num_samples: Of the data set.
         batch_size: Samples per batch.
         seed: Of the run.
         epoch: Number of the epoch in the run.
+        steps: Batches of an epoch; None: one pass.
         counts: Pixels of each class in each image, needed with ``class_balance``.
         class_balance: Share of the epoch drawn by classes; then ``i + n`` stands for sample ``i`` once more.
     """
-    generator = torch.Generator().manual_seed(mix_seeds(seed, epoch))
-    if class_balance and counts is not None:
-        order = balanced_samples(counts, class_balance, generator=generator)
-    else:
-        order = torch.randperm(num_samples, generator=generator).tolist()
     size = min(batch_size, num_samples)
-    return [order[i : i + size] for i in range(0, num_samples - size + 1, size)]
+    in_a_pass = num_samples // size
+    first = epoch * (in_a_pass if steps is None else steps)
+    batches: list[list[int]] = []
+    for place in range(first // in_a_pass, (first + (steps or in_a_pass) - 1) // in_a_pass + 1):
+        generator = torch.Generator().manual_seed(mix_seeds(seed, place))
+        if class_balance and counts is not None:
+            order = balanced_samples(counts, class_balance, generator=generator)
+        else:
+            order = torch.randperm(num_samples, generator=generator).tolist()
+        again = (place - first // in_a_pass) * num_samples * _PASSES_APART  # a sample of a later pass is cut anew
+        batches += [[index + again for index in order[i * size : (i + 1) * size]] for i in range(in_a_pass)]
+    start = first % in_a_pass
+    return batches[start : start + (steps or in_a_pass)]
 
 
 def _collate(items: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
@@ -204,6 +215,7 @@ class HostBatches:
         pinned: Whether batches lie in memory that a GPU can read by itself.
         counts: Pixels of each class in each image, where the augmentation asks for classes; None: they are counted,
             which reads every mask.
+        steps: Batches of an epoch; None: one pass.
     """
 
     def __init__(
@@ -216,12 +228,13 @@ class HostBatches:
         num_workers: int,
         pinned: bool = False,
         counts: Int64[np.ndarray, "n k"] | None = None,
+        steps: int | None = None,
     ) -> None:
         if counts is None and (augmentation.copy_paste or augmentation.class_balance):
             counts = image_counts(dataset)
         donors = Donors(counts) if augmentation.copy_paste and counts is not None else None
         self._num_samples, self._augmentation, self._counts = len(dataset), augmentation, counts
-        self._batch_size, self._seed, self._order = batch_size, seed, _Order()
+        self._batch_size, self._seed, self._steps, self._order = batch_size, seed, steps, _Order()
         self._loader: DataLoader[Batch] = DataLoader(
             _Crops(dataset, augmentation, seed, donors),  # type: ignore[arg-type]
             batch_sampler=self._order,
@@ -240,6 +253,7 @@ class HostBatches:
             batch_size=self._batch_size,
             seed=self._seed,
             epoch=epoch,
+            steps=self._steps,
             counts=self._counts,
             class_balance=self._augmentation.class_balance,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from refineseg.data.file_lists import (
     subfolders,
 )
 from refineseg.data.matlab import load_mat, open_hdf5
+from refineseg.data.sample import Without
 from refineseg.data.sources import SourceDataset, mapped_labels
 from refineseg.errors import DatasetError
 from refineseg.images import IMAGE_SUFFIXES, first_names, mask_values, read_image_size, read_mask, read_rgb
@@ -43,7 +45,44 @@ _PROBED = 24  # masks read first for the encoding; one of 40 classes or void is 
 _WHERE = f"{MAT_NAME} from cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
 
 
-def open_nyud(root: Path, split: str) -> SourceDataset:
+CHOICE_SPLITS = ("fit", "held_out")
+"""Splits of ``train``, for choices that must not be made on the test split."""
+_EVERY_RUN, _FIRST_RUN = 7, 2  # 18 of 123 runs, 99 of 795 frames
+
+
+def held_out_names(names: Sequence[str]) -> frozenset[str]:
+    """The training frames of ``held_out``: every seventh run of consecutive frame numbers, from the third on.
+
+    Frames of one run show one room, so a run is held out as a whole.
+
+    Args:
+        names: Names of all training frames, which end in their numbers.
+
+    Raises:
+        DatasetError: A name without a number.
+
+    Example:
+        >>> sorted(held_out_names(["000003", "000004", "000006", "000009", "000010", "000012"]))
+        ['000009', '000010']
+    """
+    found = {name: re.search(r"(\d+)$", name) for name in names}
+    unnumbered = [name for name, number in found.items() if number is None]
+    if unnumbered:
+        raise DatasetError(
+            f"expected frame numbers in the names of NYUDv2's training images for the splits "
+            f"{' and '.join(CHOICE_SPLITS)}, got {first_names(unnumbered)}; use train and test"
+        )
+    numbers = sorted((int(number[1]), name) for name, number in found.items() if number is not None)
+    run, before, held_out = -1, None, set()
+    for number, name in numbers:
+        run += before is None or number != before + 1
+        before = number
+        if run % _EVERY_RUN == _FIRST_RUN:
+            held_out.add(name)
+    return frozenset(held_out)
+
+
+def open_nyud(root: Path, split: str) -> SourceDataset | Without:
     """One split of NYU Depth V2, frames without their white border (468 rows, 625 columns).
 
     * The official file: ``ROOT/nyu_depth_v2_labeled.mat``; its 894 raw labels become the 40 classes. The split is that
@@ -56,7 +95,8 @@ def open_nyud(root: Path, split: str) -> SourceDataset:
 
     Args:
         root: The folder.
-        split: ``train`` (795 frames) or ``test`` (654), which may also be called ``val``.
+        split: ``train`` (795 frames) or ``test`` (654), which may also be called ``val``. For choices, ``train`` is
+            divided by rooms: ``held_out`` (99 frames) and ``fit`` (696), see :func:`held_out_names`.
 
     Raises:
         DatasetError: No such split or files, or masks that do not tell their encoding.
@@ -64,8 +104,15 @@ def open_nyud(root: Path, split: str) -> SourceDataset:
 
     Source: classMapping40.mat for the classes; the lists of Light-Weight RefineNet for the layout of images.
     """
+    if split in CHOICE_SPLITS:
+        train = open_nyud(root, "train")
+        names = frozenset(train.name(index) for index in range(len(train)))
+        held_out = held_out_names(sorted(names))
+        return Without(train, held_out if split == "fit" else names - held_out)
     if split not in _LISTS:
-        raise DatasetError(f"expected an NYUDv2 split of {', '.join(_LISTS)}, got {split!r}; join splits with '+'")
+        raise DatasetError(
+            f"expected an NYUDv2 split of {', '.join((*_LISTS, *CHOICE_SPLITS))}, got {split!r}; join splits with '+'"
+        )
     if (root / MAT_NAME).is_file():
         return _open_mat(root, split)
     listed = {name: _listed(root, name) for name in ("train", "val", "test")}

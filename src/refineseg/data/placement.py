@@ -5,6 +5,7 @@ In: random numbers and sizes. Out: places in an image, the same wherever the pix
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,11 @@ from torch import Tensor
 
 _NUM_DRAWS = 7
 _NUM_FURTHER_DRAWS = 6
+_NUM_CAST_DRAWS = 2
+
+
+Colours = tuple[float, float, float, float, float]
+"""Factors of brightness, contrast, saturation, red and blue; 1 changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Augmentation:
         scale: Smallest and largest factor by which the image is resized before cropping, drawn uniformly.
         flip: Mirror left and right half of the time.
         colour: Largest relative change of brightness, contrast and saturation, 0..1.
+        white_balance: Largest factor, as a natural logarithm, by which red and blue change against green, 0..1.
         scale_step: Draw only the smallest factor plus multiples of this; None: any factor.
         short_side: Images are brought to a shorter side in this range before the random factor; None: not.
         smallest_side: The factor is raised until the shorter side has this many pixels.
@@ -49,12 +56,15 @@ class Augmentation:
     rotation: float = 0.0
     copy_paste: float = 0.0
     class_balance: float = 0.0
+    white_balance: float = 0.0
 
     def draw(self, generator: torch.Generator) -> list[float]:
-        """The random numbers, 0..1, of one crop; rotation and pasting take theirs after those of all crops."""
+        """The random numbers, 0..1, of one crop; rotation, pasting and white balance take theirs last."""
         draw: list[float] = torch.rand(_NUM_DRAWS, generator=generator).tolist()
-        if self.rotation or self.copy_paste:
+        if self.rotation or self.copy_paste or self.white_balance:
             draw += torch.rand(_NUM_FURTHER_DRAWS, generator=generator, dtype=torch.float64).tolist()
+        if self.white_balance:
+            draw += torch.rand(_NUM_CAST_DRAWS, generator=generator).tolist()
         return draw
 
     def factor(self, draw: float, size_hw: tuple[int, int]) -> float:
@@ -70,10 +80,18 @@ class Augmentation:
             factor *= min(max(short, self.short_side[0]), self.short_side[1]) / short
         return max(factor, self.smallest_side / short)
 
-    def colours(self, draw: Sequence[float]) -> tuple[float, float, float]:
-        """Factors of brightness, contrast and saturation."""
+    @property
+    def recolours(self) -> bool:
+        """Whether anything changes the colours."""
+        return bool(self.colour or self.white_balance)
+
+    def colours(self, draw: Sequence[float]) -> Colours:
+        """Factors of brightness, contrast, saturation, red and blue."""
         brightness, contrast, saturation = (1 + self.colour * (2 * value - 1) for value in draw[4:7])
-        return brightness, contrast, saturation
+        if not self.white_balance:
+            return brightness, contrast, saturation, 1.0, 1.0
+        red, blue = (math.exp(self.white_balance * (2 * value - 1)) for value in draw[-_NUM_CAST_DRAWS:])
+        return brightness, contrast, saturation, red, blue
 
     def resized(self, draw: float, size_hw: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image after the resize."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from refineseg.data.augment import padding_pixel, recoloured
 from refineseg.data.balance import Donors, count_classes
 from refineseg.data.loading import Batch, epoch_order, mix_seeds, read_samples
-from refineseg.data.placement import Augmentation, Placed, corners, turned_sources
+from refineseg.data.placement import Augmentation, Colours, Placed, corners, turned_sources
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError
 
@@ -54,13 +54,16 @@ class ResidentData:
     ignore_index: int
     counts: NDArray[np.int64]
 
-    def batches(self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int) -> ResidentBatches:
+    def batches(
+        self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, steps: int | None = None
+    ) -> ResidentBatches:
         """The batches of one epoch, in the order that loading from files has."""
         order = epoch_order(
             len(self.names),
             batch_size=batch_size,
             seed=seed,
             epoch=epoch,
+            steps=steps,
             counts=self.counts,
             class_balance=augmentation.class_balance,
         )
@@ -81,7 +84,7 @@ class ResidentData:
             masks[targets] = torch.where(pasted, labels, masks[targets])
             inside[targets] |= pasted
         if plan.coloured:
-            factors = [plan.crops.column(name) for name in ("brightness", "contrast", "saturation")]
+            factors = [plan.crops.column(name) for name in ("brightness", "contrast", "saturation", "red", "blue")]
             images = recoloured(images, torch.stack(factors, dim=1).float())
         for channel, value in enumerate(padding_pixel(3)):  # numbers, not a tensor, which would wait for the device
             images[:, channel].masked_fill_(~inside, value)
@@ -145,7 +148,7 @@ class ResidentData:
 _COLUMNS = (
     *("index", "target", "order", "size_height", "size_width", "resized_height", "resized_width"),
     *("crop_height", "crop_width", "start_height", "start_width", "flip", "degrees", "class", "rank"),
-    *("brightness", "contrast", "saturation"),
+    *("brightness", "contrast", "saturation", "red", "blue"),
 )
 
 
@@ -243,7 +246,7 @@ class ResidentBatches:
             crops = _Crops(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
             given_crops = _Crops(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
             names = tuple(data.names[index % len(data.names)] for index in indices)
-            yield _Plan(crops, given_crops if num_given else None, crop_hw, bool(wanted.colour), names)
+            yield _Plan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
             done = end
 
     def _drawn(self, index: int, target: int, donors: Donors | None) -> tuple[list[float], list[float] | None]:
@@ -263,12 +266,10 @@ class ResidentBatches:
         if donor is None:
             return row, None
         given = wanted.place_donor(draw, data.sizes_hw[donor[0]], placed.crop_hw)
-        return row, _row(donor[0], target, given, donor[1:], (1.0, 1.0, 1.0))
+        return row, _row(donor[0], target, given, donor[1:], (1.0,) * 5)
 
 
-def _row(
-    index: int, target: int, placed: Placed, anchor: tuple[int, int], colours: tuple[float, float, float]
-) -> list[float]:
+def _row(index: int, target: int, placed: Placed, anchor: tuple[int, int], colours: Colours) -> list[float]:
     """A crop as a row of the table; ``order`` comes later."""
     sides = (*placed.size_hw, *placed.resized_hw, *placed.crop_hw, placed.top, placed.left)
     values = (index, target, math.nan, *sides, placed.flip, placed.degrees, *anchor, *colours)

@@ -8,39 +8,37 @@ from __future__ import annotations
 from pathlib import Path
 
 from refineseg.errors import ConfigError
-from refineseg.networks.encoders import Encoder, MobileNetV2Encoder, SingleEncoder, TimmEncoder, TwoScaleEncoder
-from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
+from refineseg.networks.encoder_table import EncoderEntry, EncoderRequest, find_encoder, make_encoder, no_weights
+from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import NetworkOptions, find_variant
+from refineseg.preprocessing import Preprocessing
 
 
-def _no_weights(name: str) -> ConfigError:
-    return ConfigError(
-        f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
-        "train from scratch with --no-pretrained"
-    )
+def encoder_of(variant: str) -> EncoderEntry:
+    """The row of a variant's encoder in the table of encoders.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    return find_encoder(find_variant(variant).encoder)
 
 
-def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> SingleEncoder:
+def preprocessing_of(variant: str, in_channels: int = 3) -> Preprocessing:
+    """What a variant's ImageNet weights ask of the pixels.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    return encoder_of(variant).preprocessing(in_channels)
+
+
+def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> Encoder:
     spec = find_variant(variant)
-    name = spec.encoder
     if spec.encoder_options and pretrained is True:
-        raise _no_weights(variant)
-    if name not in ("mobilenetv2", "nasnetmobile"):
-        return TimmEncoder(
-            name,
-            in_channels=in_channels,
-            pretrained=pretrained,
-            encoder_options={**spec.encoder_options, **options.encoder_options},
-            caffe_strides=options.caffe_strides,
-        )
-    if options.encoder_options:
-        raise ConfigError(f"{variant} takes no encoder_options, got {dict(options.encoder_options)}; leave them out")
-    if name == "mobilenetv2":
-        return MobileNetV2Encoder(in_channels=in_channels, pretrained=pretrained)
-    if pretrained:
-        raise _no_weights(name)
-    return NASNetMobileEncoder(in_channels=in_channels)
+        raise no_weights(variant)
+    encoder_options = {**spec.encoder_options, **options.encoder_options}
+    return make_encoder(EncoderRequest(spec.encoder, in_channels, pretrained, encoder_options, options.caffe_strides))
 
 
 def build_network(
@@ -57,7 +55,7 @@ def build_network(
         variant: A name :func:`~refineseg.networks.variants.find_variant` knows.
         num_classes: Channels of the logits.
         in_channels: Image channels.
-        pretrained: Start the encoder from timm's ImageNet weights, or from those in a local file.
+        pretrained: Start the encoder from ImageNet weights, or from those in a local file.
         options: What the weights ask for.
 
     Raises:

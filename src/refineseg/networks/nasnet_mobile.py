@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from refineseg.networks.encoders import Encoder
+
 _STEM_FILTERS = 32
 _FILTERS = 1056 // 24  # the last cell gives six branches at four times the filters of the first one
 _STAGES = (
@@ -159,7 +161,7 @@ class ReductionCell(nn.Module):
         return torch.cat([x2, x3, x4, x5], dim=1)
 
 
-class NASNetMobileEncoder(nn.Module):
+class NASNetMobileEncoder(Encoder):
     """NASNet-A Mobile without its classifier: 4,232,978 parameters, four levels, trained from scratch.
 
     The levels are the last outputs at each stride, as the cells hand them on, without a rectifier: the first reduction

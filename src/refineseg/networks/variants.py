@@ -28,7 +28,7 @@ class Variant:
     """A network of the papers by name.
 
     Args:
-        encoder: ``mobilenetv2``, ``nasnetmobile``, or a timm name.
+        encoder: A key of :data:`~refineseg.networks.encoder_table.ENCODERS`, or a timm name.
         options: The decoder family.
         groups: Levels of each block, coarsest block first, as indices of the encoder's maps (finest first; those of the
             second encoder follow those of the first).
@@ -145,6 +145,15 @@ VARIANTS: dict[str, Variant] = {
     "refinenet_lw_mobilenetv2_multitask": Variant(
         "mobilenetv2", MULTI_TASK, SIX_LEVELS, "Nekrasov et al. 2019, segmentation head", original_align_corners=False
     ),
+    **{
+        f"refineseg_lite{number}": Variant(
+            f"lite{number}",
+            replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),
+            FOUR_CASCADED,
+            f"ours: Light-Weight RefineNet's decoder of a quarter of its width on EfficientNet-Lite{number}",
+        )
+        for number in (0, 1, 2)
+    },
     "refineseg_small": Variant(
         "resnet18",
         replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),

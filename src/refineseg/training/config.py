@@ -42,6 +42,7 @@ class Phase:
         decoder_lr: Learning rate of the decoder.
         schedule: How the rates fall to 0 over the phase: ``cosine``, ``poly`` ((1 - t) ** 0.9), or ``constant`` (not).
         warmup_epochs: Linear rise from 0 at the start, in epochs.
+        epoch_steps: Steps of each epoch, which go through the images again and again; None: one pass over them.
     """
 
     epochs: int
@@ -61,8 +62,10 @@ class Phase:
     copy_paste: float = 0.0
     class_balance: float = 0.0
     data: tuple[str, ...] = ()
+    epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
+        _require(self.epoch_steps is None or self.epoch_steps >= 1, "phase.epoch_steps of at least 1", self.epoch_steps)
         _require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
         _require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
         _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)
@@ -111,6 +114,7 @@ class TrainingConfig:
         teacher_temperature: Both models' logits are divided by it.
         flip: Mirror half of the crops.
         colour: Largest relative change of brightness, contrast, saturation.
+        white_balance: Largest natural logarithm of the factors of red and blue: 0.2 changes them by up to a fifth.
         ema_decay: Of the average of the weights, which is what is measured and saved; None: off.
         clip_norm: Largest gradient norm; None: off.
         pretrained: Start the encoder from ImageNet weights; ``auto``: if they can be had.
@@ -159,6 +163,7 @@ class TrainingConfig:
     teacher_temperature: float = 1.0
     flip: bool = True
     colour: float = 0.3
+    white_balance: float = 0.0
     ema_decay: float | None = 0.999
     clip_norm: float | None = 10.0
     pretrained: Literal["auto", "yes", "no"] = "auto"
@@ -194,6 +199,7 @@ class TrainingConfig:
         _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)
         _require(self.checkpoint_every_s >= 0, "checkpoint_every_s of at least 0", self.checkpoint_every_s)
         _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
+        _require(0 <= self.white_balance <= 1, "white_balance in 0..1", self.white_balance)
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 
     @property

@@ -138,6 +138,7 @@ def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
         rotation=phase.rotation,
         copy_paste=phase.copy_paste,
         class_balance=phase.class_balance,
+        white_balance=config.white_balance,
     )
 
 
@@ -156,7 +157,7 @@ class Feed:
         self, learned: PhaseData, phase: Phase, config: TrainingConfig, *, workers: int, device: torch.device
     ) -> None:
         self._augmentation = augmentation_of(phase, config)
-        self._resident, self._seed, self._batch_size = learned.resident, config.seed, phase.batch_size
+        self._resident, self._seed, self._phase = learned.resident, config.seed, phase
         self._host: HostBatches | None = None
         self._drawn: ResidentBatches | None = None
         if learned.resident is None:
@@ -168,6 +169,7 @@ class Feed:
                 num_workers=workers,
                 pinned=device.type == "cuda",
                 counts=learned.counts,
+                steps=phase.epoch_steps,
             )
 
     def prepare(self, epoch: int) -> None:
@@ -185,7 +187,10 @@ class Feed:
 
     def _resident_batches(self, epoch: int) -> ResidentBatches:
         assert self._resident is not None
-        return self._resident.batches(self._augmentation, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
+        phase = self._phase
+        return self._resident.batches(
+            self._augmentation, batch_size=phase.batch_size, seed=self._seed, epoch=epoch, steps=phase.epoch_steps
+        )
 
 
 def default_workers(device: torch.device) -> int:

@@ -23,8 +23,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.augment import padding_pixel
 from refineseg.data.loading import mix_seeds
 from refineseg.errors import ConfigError
+from refineseg.networks.building import preprocessing_of
 from refineseg.predict.predictor import find_device
-from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import Feed, TrainingData, default_workers, held
@@ -119,7 +119,7 @@ def pretrain(
     phases = (replace(p, crop_centre="uniform", copy_paste=0.0, class_balance=0.0) for p in config.phases)
     config = replace(config, phases=tuple(phases))
     torch.manual_seed(config.seed)
-    preprocessing = replace(Preprocessing.imagenet(), input_scale=config.input_scale)
+    preprocessing = replace(preprocessing_of(config.variant), input_scale=config.input_scale)
     spec = ModelSpec(config.variant, ClassInfo(("red", "green", "blue")), preprocessing, config.network)
     segmenter = Segmenter(spec).to(place).train()
     optimiser = make_optimiser(segmenter, config)

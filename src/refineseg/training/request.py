@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from refineseg.training.config import TrainingConfig, from_json
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in the folder of a run."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 LOGGERS = ("tensorboard", "mlflow", "mlflow:URI")
 """What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
@@ -249,3 +253,38 @@ class ReproductionRequest:
             raise ConfigError(f"expected --data {self.name}:ROOT to reproduce {self.name}, got {self.data}")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"expected --minutes above 0, got {self.minutes:g}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a whole run may take.
+
+    Args:
+        seconds: Time of the whole call, with what happened before.
+        begun: Clock (``time.monotonic``) at which the call began.
+    """
+
+    seconds: float
+    begun: float
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left."""
+        return self.seconds - (time.monotonic() - self.begun)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from a number with a unit.
+
+    Raises:
+        ConfigError: Another form, or not above 0.
+
+    Example:
+        >>> parse_duration("5m"), parse_duration("1.5h")
+        (300.0, 5400.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not seconds > 0:
+        raise ConfigError(f"expected a duration such as 90s, 5m or 1.5h, got {text!r}")
+    return seconds

@@ -19,11 +19,12 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
-from refineseg.errors import CheckpointError, ConfigError, DatasetError
+from refineseg.errors import CheckpointError, ConfigError, DatasetError, WeightsUnavailableError
 from refineseg.images import written_beside
-from refineseg.preprocessing import Preprocessing
+from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
+from refineseg.training.budget import fit_to_budget
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.distillation import check_teacher
@@ -32,7 +33,7 @@ from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
-from refineseg.training.request import CHECKPOINT, check_logs, check_new_run, fitted, read_run
+from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RunRequest:
         skip_missing: Leave out phases whose data are not given, and not refuse the run.
         log: Where numbers go beside ``metrics.jsonl``, see :mod:`refineseg.training.loggers`.
         stop_after_s: Stop after the last epoch that ends within so many seconds; None: after the last epoch.
+        budget: Time to fit the schedule into; None: the configuration's lengths.
     """
 
     config: TrainingConfig
@@ -60,6 +62,7 @@ class RunRequest:
     skip_missing: bool = False
     log: tuple[str, ...] = ()
     stop_after_s: float | None = None
+    budget: Budget | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -79,6 +82,16 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     data = _open(sources, config, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
+    if request.budget is not None:
+        config = fit_to_budget(
+            segmenter,
+            config,
+            data,
+            request.budget,
+            device=request.device,
+            num_workers=request.num_workers,
+            progress=progress,
+        )
     description: dict[str, Any] = {
         "version": __version__,
         "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
@@ -253,7 +266,7 @@ def _new_model(
     spec = ModelSpec(
         config.variant,
         class_info,
-        replace(Preprocessing.imagenet(), input_scale=config.input_scale),
+        replace(preprocessing_of(config.variant), input_scale=config.input_scale),
         config.network,
         licence=licence,
     )
@@ -281,19 +294,21 @@ def _make_model(
         segmenter = _new_model(config, class_info, licence, pretrained=request.encoder_weights)
         segmenter.with_provenance({"started_from": f"ImageNet weights in {request.encoder_weights.name}"})
         return segmenter, replace(config, pretrained="yes")
+    source = encoder_of(config.variant)
     if pretrained:
-        progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
+        if source.weights is None:  # a network may have to answer, which takes a while
+            progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
         try:
             segmenter = _new_model(config, class_info, licence, pretrained=True)
-        except ConfigError as error:
-            if config.pretrained == "yes" or "cannot be had" not in str(error):
+        except WeightsUnavailableError as error:
+            if config.pretrained == "yes":
                 raise
             progress.say(f"training from scratch: no ImageNet weights for {config.variant} ({_reason(error)})")
             pretrained = False
     if not pretrained:
         torch.manual_seed(config.seed)
         segmenter = _new_model(config, class_info, licence)
-    segmenter.with_provenance({"started_from": "ImageNet weights of timm" if pretrained else "scratch"})
+    segmenter.with_provenance({"started_from": f"ImageNet weights of {source.source}" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
 
 

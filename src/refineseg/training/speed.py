@@ -22,8 +22,8 @@ from refineseg.benchmark import Report
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.sample import Concatenation
 from refineseg.errors import ConfigError
+from refineseg.networks.building import preprocessing_of
 from refineseg.networks.variants import find_variant
-from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter
 from refineseg.timing import describe_machine
 from refineseg.training.config import TrainingConfig
@@ -121,7 +121,7 @@ def bench_training(
     if workers == 0:
         whole = whole.cached(config.cache_mib << 20)
     torch.manual_seed(config.seed)
-    spec = ModelSpec(config.variant, dataset.class_info, Preprocessing.imagenet(), config.network)
+    spec = ModelSpec(config.variant, dataset.class_info, preprocessing_of(config.variant), config.network)
     segmenter = Segmenter(spec)
     engine.place(segmenter)
     state = RunState.new(segmenter, config)

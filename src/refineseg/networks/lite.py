@@ -1,0 +1,208 @@
+"""EfficientNet-Lite as an encoder: normalised images to feature maps at strides 4, 8, 16, 32.
+
+In: images (N, C, H, W), ``(pixel - 127.5) / 127.5``. Out: four maps, finest first. There are convolutions,
+normalisation and ReLU6 and no global operation, so exact tiles hold and 8-bit files stay close.
+
+The module is our own, because importing timm takes longer than predicting a photograph; timm's
+``tf_efficientnet_lite0`` to ``2`` are its oracle (``tests/test_lite.py``). What the ImageNet weights ask for is part of
+it: normalisation with an epsilon of 1e-3, and TensorFlow's padding, which puts the odd pixel at the bottom and the
+right where a map shrinks.
+
+Source: EfficientNet-Lite in the TensorFlow TPU repository (Tan and Le, ICML 2019, scaled without the first and the last
+stage).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from refineseg.errors import ModelFileError
+from refineseg.networks.encoders import Encoder
+
+_EPSILON, _MOMENTUM = 1e-3, 0.01  # of TensorFlow's batch normalisation, whose momentum is 1 - 0.01
+
+
+class _Stage(NamedTuple):
+    """Blocks of one resolution: number in Lite0, kernel, stride of the first block, expansion, channels in Lite0."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+_STEM_CHANNELS = 32
+_LEVELS = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16, 32
+
+
+@dataclass(frozen=True)
+class LiteSize:
+    """How an EfficientNet-Lite is scaled.
+
+    Args:
+        width: Factor on channels, rounded to multiples of 8.
+        depth: Factor on the blocks of the stages between the first and the last.
+    """
+
+    width: float
+    depth: float
+
+    def channels(self, channels: int) -> int:
+        """Channels of a stage, from those of Lite0; rounding never takes more than a tenth away."""
+        scaled = channels * self.width
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+LITE_SIZES = {"lite0": LiteSize(1.0, 1.0), "lite1": LiteSize(1.0, 1.1), "lite2": LiteSize(1.1, 1.2)}
+"""Name -> size of the encoders of this module."""
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's ``SAME``: ceil(size / stride) outputs, an odd pixel of padding comes last.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel_size: Side of the filters, odd.
+        stride: 1 or 2.
+        groups: As in :class:`torch.nn.Conv2d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, groups: int = 1) -> None:
+        padding = kernel_size // 2 if stride == 1 else 0
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=False
+        )
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
+        """Maps (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
+        if self.stride == (2, 2):
+            rows, columns = (self.kernel_size[0] - 2 + side % 2 for side in x.shape[2:])  # in all, for both sides
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return super().forward(x)
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = SameConv2d(in_channels, out_channels, kernel, stride=stride, groups=groups)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps=_EPSILON, momentum=_MOMENTUM))
+
+
+class InvertedResidual(nn.Module):
+    """Expand by 1x1, filter each channel alone, project by 1x1 without activation; added to its input where it fits.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel: Side of the filters of single channels.
+        stride: Of those filters.
+        expansion: Factor between; 1: there is no first 1x1 convolution.
+
+    Source: Sandler et al., CVPR 2018, figure 4d.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = in_channels * expansion
+        layers: list[nn.Module] = [] if expansion == 1 else [_conv_norm(in_channels, inner, 1), nn.ReLU6()]
+        layers += [_conv_norm(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6()]
+        self.layers = nn.Sequential(*layers, _conv_norm(inner, out_channels, 1))
+        self.adds = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
+        """Maps (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
+        filtered: Tensor = self.layers(x)
+        return filtered + x if self.adds else filtered
+
+
+class LiteEncoder(Encoder):
+    """EfficientNet-Lite without its classifier: four levels at strides 4, 8, 16, 32, of images of any size.
+
+    Args:
+        name: ``lite0``, ``lite1`` or ``lite2``; a key of :data:`LITE_SIZES`.
+        in_channels: Image channels.
+
+    Example:
+        >>> import torch
+        >>> [tuple(level.shape[1:]) for level in LiteEncoder("lite0")(torch.zeros(1, 3, 33, 64))]
+        [(24, 9, 16), (40, 5, 8), (112, 3, 4), (320, 2, 2)]
+    """
+
+    strides = (4, 8, 16, 32)
+    size_multiple = 32
+    takes_any_size = True
+
+    def __init__(self, name: str, *, in_channels: int = 3) -> None:
+        super().__init__()
+        size = LITE_SIZES[name]
+        channels = _STEM_CHANNELS  # neither the stem nor the number of blocks of the outer stages is scaled
+        self.stem = nn.Sequential(_conv_norm(in_channels, channels, 3, stride=2), nn.ReLU6())
+        self.stages = nn.ModuleList()
+        widths = []
+        for index, stage in enumerate(_STAGES):
+            outer = index in (0, len(_STAGES) - 1)
+            blocks: list[nn.Module] = []
+            for block in range(stage.blocks if outer else math.ceil(stage.blocks * size.depth)):
+                out_channels, stride = size.channels(stage.channels), 1 if block else stage.stride
+                blocks.append(
+                    InvertedResidual(
+                        channels, out_channels, kernel=stage.kernel, stride=stride, expansion=stage.expansion
+                    )
+                )
+                channels = out_channels
+            self.stages.append(nn.Sequential(*blocks))
+            widths.append(channels)
+        self.channels = tuple(widths[index] for index in _LEVELS)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> list[Tensor]:
+        """Normalised images (N, C, H, W) -> levels (N, C_i, ceil(H / stride_i), ceil(W / stride_i)), finest first."""
+        x = self.stem(x)
+        levels = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in _LEVELS:
+                levels.append(x)
+        return levels
+
+    def load_in_order(self, state: Mapping[str, Tensor], path: Path) -> None:
+        """Load a whole EfficientNet-Lite of other names by the order of its tensors, which is that of the layers.
+
+        Args:
+            state: Tensors of the whole network; its last 1x1 convolution and its classifier are left out.
+            path: The file they come from, for messages.
+
+        Raises:
+            ModelFileError: Too few tensors, or one of another shape than its place has.
+        """
+        own = {name: tensor for name, tensor in self.state_dict().items() if not name.endswith("num_batches_tracked")}
+        given = [(name, tensor) for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+        for (name, place), (source, tensor) in zip(own.items(), given, strict=False):
+            if place.shape != tensor.shape:
+                raise ModelFileError(
+                    f"expected {source} in {path} of shape {tuple(place.shape)} for {name}, got {tuple(tensor.shape)}; "
+                    "give the file of this encoder, for images of three channels"
+                )
+        if len(given) < len(own):
+            raise ModelFileError(
+                f"expected at least {len(own)} tensors in {path}, got {len(given)}; give the file of this encoder"
+            )
+        tensors = {name: tensor for name, (_, tensor) in zip(own, given, strict=False)}
+        self.load_state_dict(tensors, strict=False)  # without the numbers of batches, which nothing uses

@@ -1,0 +1,80 @@
+"""A schedule is fitted into a time, recorded in steps, and ends at rate zero; epochs of steps go on through passes."""
+
+import json
+
+import pytest
+
+from conftest import write_folder
+from refineseg.data.loading import epoch_order
+from refineseg.errors import ConfigError
+from refineseg.training.budget import _fitted
+from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.request import parse_duration
+from test_cli import call
+
+BUDGET = ["--budget", "90s"]
+SMALL = ["--variant", "refineseg_nano", "--no-pretrained", "--set", "phases.0.crop_hw=[64,64]", "--workers", "0"]
+
+
+def test_epochs_of_steps_are_one_row_of_passes():
+    """Every pass holds every sample once, wherever epochs end; a sample of a second pass has a number of its own."""
+    row = [batch for epoch in range(10) for batch in epoch_order(7, batch_size=2, seed=3, epoch=epoch, steps=4)]
+    assert len(row) == 40
+    for first in range(0, 39, 3):
+        samples = [index % 7 for batch in row[first : first + 3] for index in batch]
+        assert len(set(samples)) == len(samples)
+    within = [index for batch in epoch_order(7, batch_size=2, seed=3, epoch=0, steps=9) for index in batch]
+    assert len(set(within)) == len(within) == 18
+
+
+def test_an_epoch_without_steps_is_one_pass_as_ever():
+    passes = [epoch_order(5, batch_size=2, seed=1, epoch=epoch) for epoch in range(3)]
+    assert passes == [epoch_order(5, batch_size=2, seed=1, epoch=epoch, steps=2) for epoch in range(3)]
+
+
+@pytest.mark.parametrize("text", ["5", "m", "0s", "-3m", "5 minutes", "infs", "1e3s"])
+def test_a_duration_needs_a_unit(text):
+    with pytest.raises(ConfigError, match="expected a duration such as 90s, 5m or 1.5h, got"):
+        parse_duration(text)
+
+
+@pytest.mark.slow
+def test_a_run_is_fitted_into_its_budget(tmp_path, monkeypatch, capsys):
+    root = write_folder(tmp_path / "pictures", splits={"train": 9, "val": 2})
+    out = tmp_path / "run"
+    status, _, told = call(monkeypatch, capsys, "train", "--data", f"folder:{root}", "--out", out, *BUDGET, *SMALL)
+    assert status == 0
+    assert "budget of 90 s: " in told
+    phase = json.loads((out / "run.json").read_text())["config"]["phases"][0]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert phase["epoch_steps"] >= 1
+    assert len(lines) == phase["epochs"] <= 10
+    assert lines[-1]["decoder_lr"] == pytest.approx(0.0, abs=1e-12)
+    assert call(monkeypatch, capsys, "train", "--resume", "--out", out)[0] == 0  # complete; nothing is measured anew
+    assert json.loads((out / "run.json").read_text())["config"]["phases"][0] == phase
+
+
+def test_the_time_is_filled_and_shared_out_as_the_phases_were():
+    """One second a step, then two: a third of the time for as many steps as in the other two thirds."""
+    phase = Phase(4, (64, 64), (1.0, 1.0), 8, 1e-3, 1e-3, warmup_epochs=1.0)
+    config = TrainingConfig("r", "refineseg_nano", (phase, phase), ema_decay=0.999)
+    found = _fitted(config, [80, 80], [1.0, 2.0], 600.0, 10)
+    steps = [phase.epochs * phase.epoch_steps for phase in found.phases]
+    assert sum(step * seconds for step, seconds in zip(steps, (1.0, 2.0), strict=True)) == pytest.approx(600, abs=30)
+    assert steps[0] == pytest.approx(steps[1], abs=10)
+    assert found.num_epochs <= 10
+    assert found.phases[0].warmup_epochs / found.phases[0].epochs == pytest.approx(0.25)
+    assert 1 / (1 - found.ema_decay) == pytest.approx(0.1 * sum(steps), rel=0.05)
+
+
+def test_a_budget_without_a_step_is_refused():
+    config = TrainingConfig("r", "refineseg_nano", (Phase(4, (64, 64), (1.0, 1.0), 8, 1e-3, 1e-3),))
+    assert _fitted(config, [80], [10.0], 9.0, 10) is None
+    assert _fitted(config, [80], [10.0], -5.0, 10) is None
+
+
+def test_a_budget_refuses_what_contradicts_it(tmp_path, monkeypatch, capsys):
+    options = ["train", "--data", "folder:x", "--out", tmp_path, *BUDGET, "--epochs", "3"]
+    status, _, told = call(monkeypatch, capsys, *options)
+    assert status == 2
+    assert "expected --budget alone" in told
