@@ -64,8 +64,8 @@ def train(
     begun = time.monotonic()  # before the heavy imports
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
-    _check_running(out, minutes, device, workers, log or ())
-    stop_after_s = None if minutes is None else 60 * minutes
+    logs, most_s = tuple(log or ()), None if minutes is None else 60 * minutes
+    _check_running(out, minutes, device, workers, logs)
     chosen: Any = None
     time_there_is = _budget(budget, begun, others=(minutes, epochs))
     if resume:
@@ -87,19 +87,10 @@ def train(
     progress = TerminalProgress(messages())
     prepare_training(device)
     if resume:
-        resume_run(
-            out,
-            data=data,
-            device=device,
-            num_workers=workers,
-            progress=progress,
-            log=log or (),
-            stop_after_s=stop_after_s,
-        )
+        resume_run(out, data=data, device=device, num_workers=workers, progress=progress, log=logs, stop_after_s=most_s)
     elif data is not None:
-        logs = tuple(log or ())
         request = RunRequest(
-            chosen, data, init, device, workers, encoder_weights, skip_missing, logs, stop_after_s, time_there_is
+            chosen, data, init, device, workers, encoder_weights, skip_missing, logs, most_s, time_there_is
         )
         start_run(request, out, progress=progress)
     _show_result(out)
