@@ -8,6 +8,7 @@ Source: https://docs.ultralytics.com/datasets/segment/
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -167,28 +168,28 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
-    """The mask of one label file.
+def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
+    """The polygons of one label file.
 
     Raises:
         DatasetError: A line that is no class with a polygon.
         LabelError: A class number that ``names`` does not have.
     """
-    canvas = Canvas(size_hw, background=0, void=classes.class_info.ignore_index)
+    canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="polygons")
     for number, line in enumerate(drawing.text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         where = f"{drawing.labels}, line {number}"
-        points = _points(words[1:], where)
+        points = _points(words[1:], where) * np.array(size_hw[::-1])
         label = words[0].removesuffix(".0")
         if label not in classes.index_of:
             raise LabelError(
                 f"{where}: expected a class 0..{len(classes.index_of) - 1} of {classes.listed_in}, got {words[0]!r}; "
                 "correct it, or add its name"
             )
-        canvas.add(inside_polygon(points * np.array(size_hw[::-1]), size_hw), classes.index_of[label])
-    return canvas.mask
+        canvas.add(partial(inside_polygon, points, size_hw), classes.index_of[label], where, points=points)
+    return canvas
 
 
 def _points(words: list[str], where: str) -> NDArray[np.float64]:
