@@ -198,15 +198,13 @@ def _read(path: Path) -> _Content:
         raise DatasetError(
             f"expected COCO JSON with images, annotations and categories in {path}, got {error!r}; export it again"
         ) from error
-    grouping = {i for i, name in categories.items() if i not in used and _names_a_group(i, name, groups)}
+    groups_named = Counter(groups.values())
+    grouping = {  # supercategory of another
+        i for i, name in categories.items() if i not in used and groups_named[name] > (groups[i] == name)
+    }
     _check(path, images, annotations, categories, used, grouping)
     kept = {i: name for i, name in categories.items() if i not in grouping}
     return _Content(images, annotations, kept, frozenset(used), crowds)
-
-
-def _names_a_group(category: Id, name: str, groups: dict[Id, str]) -> bool:
-    """Whether other categories have this one as their supercategory."""
-    return any(group == name for other, group in groups.items() if other != category)
 
 
 def _check(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.left_out import LeftOut, left_out, summed
 from refineseg.errors import DatasetError
 from refineseg.images import read_image_size, read_mask, read_rgb
 
@@ -184,6 +185,10 @@ class Concatenation:
         """The notes of all parts, each once."""
         return tuple(dict.fromkeys(note for part in self._parts for note in part.notes))
 
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects of all parts that cover no pixel of their class."""
+        return summed(record for part in self._parts for record in left_out(part))
+
     def _locate(self, index: int) -> tuple[Dataset, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -242,6 +247,10 @@ class Without:
     def class_info(self) -> ClassInfo:
         """The classes of the masks."""
         return self._dataset.class_info
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects of the whole data set that cover no pixel of their class."""
+        return left_out(self._dataset)
 
     @property
     def notes(self) -> tuple[str, ...]:
