@@ -66,10 +66,8 @@ def open_cvat(root: Path, split: str) -> PairDataset:
     images: dict[str, Path] = {}
     for name in _in(root / _IMAGES):
         stem = PurePosixPath(name).with_suffix("").as_posix()
-        if (
-            name.lower().endswith(IMAGE_SUFFIXES)
-            and images.setdefault(stem, root / _IMAGES / name).name != Path(name).name
-        ):
+        path = root / _IMAGES / name
+        if name.lower().endswith(IMAGE_SUFFIXES) and images.setdefault(stem, path) != path:
             raise DatasetError(
                 f"expected one image for each mask in {root / _IMAGES}, got {images[stem].name} and {name}; keep one"
             )

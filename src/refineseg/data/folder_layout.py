@@ -2,9 +2,10 @@
 
 In: the root. Out: the splits, their folders, and :class:`Partners`.
 
-Three layouts are read: ``images/SPLIT`` with ``masks/SPLIT``, ``SPLIT/images`` with ``SPLIT/masks``, and ``images`` with
-``masks`` without splits, which is ``train``. The folders may have other names (``Training_Images``, ``leftImg8bit``;
-``Ground_Truth``, ``gtFine``), where exactly one says that it holds images and exactly one that it holds masks.
+Three layouts are read: ``images/SPLIT`` with ``masks/SPLIT``, ``SPLIT/images`` with ``SPLIT/masks``, and ``images``
+with ``masks`` without splits, which is ``train``. The folders may have other names (``Training_Images``,
+``leftImg8bit``; ``Ground_Truth``, ``gtFine``), where exactly one says that it holds images and exactly one that it
+holds masks.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ imports pycocotools, which defines what COCO's polygons cover.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -101,7 +101,7 @@ def painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) 
     return inside
 
 
-def outline_points(polygons: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def outline_points(polygons: Any) -> NDArray[np.float64]:  # noqa: ANN401 - whatever the file holds
     """The points of COCO's polygons that enclose something: those of at least three points.
 
     Args:

@@ -136,8 +136,8 @@ def recognise(root: Path) -> tuple[str, Path]:
     2. Masks: ``images/SPLIT`` and ``masks/SPLIT`` (or ``labels``, ``annotations``), or ``SPLIT/images`` and
        ``SPLIT/masks``, with image files in both. Annotation files of other forms beside them are not read.
     3. Exactly one of: CVAT (``SegmentationClass`` and ``labelmap.txt`` or ``ImageSets/Segmentation``), YOLO (one YAML
-       file, or ``classes.txt``, and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and ``annotations``),
-       Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
+       file, or ``classes.txt``, and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and
+       ``annotations``), Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
     4. Pairs: a list whose first line names two image files.
     5. Masks under other names, or without splits (:mod:`refineseg.data.folder_layout`).
     6. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
@@ -169,8 +169,9 @@ def recognise(root: Path) -> tuple[str, Path]:
             return "pairs", candidate
         if has_layout(candidate, usual=False):
             return "masks", candidate
-    if folder_splits(root):
-        return "masks", root
+    for candidate in _candidates(root):
+        if folder_splits(candidate):
+            return "masks", candidate
     raise DatasetError(_unknown(root))
 
 
@@ -222,9 +223,8 @@ def _cvat(root: Path, files: tuple[str, ...]) -> bool:
 
 
 def _yolo(root: Path, files: tuple[str, ...]) -> bool:
-    return is_bare_yolo(root) or (
-        yolo_file(root) is not None and any("labels" in n.split("/")[:-1] and n.endswith(".txt") for n in files)
-    )
+    labelled = any("labels" in n.split("/")[:-1] and n.endswith(".txt") for n in files)
+    return labelled and (yolo_file(root) is not None or is_bare_yolo(root))
 
 
 def _coco(root: Path, files: tuple[str, ...]) -> bool:

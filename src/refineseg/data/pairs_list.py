@@ -184,9 +184,7 @@ def _pairs(lists: dict[str, list[Line]], folder: Path, split: str) -> tuple[File
             f"{first_names(absent)}; correct the list"
         )
     twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
-    twice += (
-        [str(path) for path, count in Counter(pair.image for pair in pairs).items() if count > 1] if not twice else []
-    )
+    twice = twice or [str(path) for path, count in Counter(pair.image for pair in pairs).items() if count > 1]
     if twice:
         raise DatasetError(f"expected every image once in the lists of {split}, got again: {first_names(twice)}")
     return tuple(pairs)

@@ -147,9 +147,21 @@ class PairDataset:
         return read_mask(path, table=self.table, ignore_index=self.class_info.ignore_index)
 
 
+def same_shape(mask_hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
+    """Whether a mask is its image smaller or larger: the same shape but for a pixel of rounding.
+
+    Example:
+        >>> same_shape((454, 551), (1055, 1280)), same_shape((454, 551), (1055, 1055))
+        (True, False)
+    """
+    height, width = image_hw
+    return abs(mask_hw[0] * width - mask_hw[1] * height) <= max(height, width)
+
+
 def _check_size(pair: FilePair, image_hw: tuple[int, int], mask_hw: tuple[int, int]) -> None:
     if image_hw != mask_hw:
         turned = "; the image is rotated by EXIF, rotate its pixels" if image_hw == mask_hw[::-1] else ""
+        turned = turned or ("; `refineseg doctor --fix` scales it" if same_shape(mask_hw, image_hw) else "")
         raise DatasetError(
             f"{pair.mask}: expected a mask of the image's size {image_hw[0]}x{image_hw[1]} (height x width), got "
             f"{mask_hw[0]}x{mask_hw[1]}{turned}"

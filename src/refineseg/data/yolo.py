@@ -43,7 +43,7 @@ def yolo_file(root: Path) -> Path | None:
 
 
 def is_bare_yolo(root: Path) -> bool:
-    """Whether a folder is YOLO without its YAML file, as Label Studio writes it: ``images``, ``labels``, ``classes.txt``."""
+    """Whether a folder is YOLO without its YAML file: ``images``, ``labels``, ``classes.txt`` (Label Studio)."""
     if not all(is_folder(root / name) for name in ("images", "labels")) or not is_file(root / _CLASSES):
         return False
     return any(name.endswith(".txt") for name in list_files(root / "labels"))

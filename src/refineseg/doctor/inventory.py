@@ -199,7 +199,7 @@ def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
         count = sum(map(len, found.images.values()))
         return [], [Fault("unlabelled_split", split, f"{count} images and no folder of masks", whole=True)]
     faults = [
-        Fault("missing_image", relative_name(path, root), f"no image for it in {split}") for path in found.orphans
+        Fault("missing_image", relative_name(path, root), f"no image {path.stem} in {split}") for path in found.orphans
     ]
     cases = []
     for key, paths in found.images.items():
