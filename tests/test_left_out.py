@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels, check_learnable
+from refineseg.data.label_check import check_learnable
 from refineseg.data.left_out import LeftOut, left_out
 from refineseg.doctor.examination import examine
 from refineseg.errors import DatasetError, LabelError
@@ -305,7 +305,7 @@ def test_the_doctor_names_lost_objects_as_a_finding(tmp_path):
 def test_one_class_is_refused_with_the_objects_that_were_lost(tmp_path):
     dataset = open_dataset("coco", _coco(tmp_path, [[], []]), split="train")
     with pytest.raises(LabelError) as caught:
-        check_learnable(dataset, check_labels(dataset))
+        check_learnable(dataset)
     assert str(caught.value) == (
         "expected pixels of more than one class in the 1 training masks, got only 'background' (1728 pixels): there is "
         "nothing to learn from one class; label the others, or correct the masks or the list of classes\n"

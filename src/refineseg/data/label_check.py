@@ -125,16 +125,19 @@ def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None 
     return counts
 
 
-def check_learnable(dataset: Dataset, counts: NDArray[np.int64]) -> None:
-    """A training set needs pixels of two classes: of one alone the loss is 0 and nothing is learned.
+def check_learnable(dataset: Dataset) -> NDArray[np.int64]:
+    """A training set also needs pixels of two classes: of one alone the loss is 0 and nothing is learned.
 
     Args:
-        dataset: Where the masks come from.
-        counts: Of :func:`check_labels`.
+        dataset: As for :func:`check_labels`.
+
+    Returns:
+        Pixels of each class, (K,) int64.
 
     Raises:
-        LabelError: All labelled pixels are of one class; with the objects that cover no pixel, if there are any.
+        LabelError: As :func:`check_labels`; or all labelled pixels are of one class; with the objects that cover no pixel, if there are any.
     """
+    counts = check_labels(dataset)
     present = np.flatnonzero(counts)
     if len(present) < 2:
         only = ", ".join(f"{dataset.class_info.names[i]!r} ({counts[i]} pixels)" for i in present) or "none"
@@ -143,6 +146,7 @@ def check_learnable(dataset: Dataset, counts: NDArray[np.int64]) -> None:
             "nothing to learn from one class; label the others, or correct the masks or the list of classes"
             + _lost_objects(dataset)
         )
+    return counts
 
 
 def _lost_objects(dataset: Dataset) -> str:

@@ -108,6 +108,8 @@ def _numbered(text: str) -> list[tuple[int, str]]:
 
 def _header(line: str) -> dict[int, int] | None:
     """Which column of a table with a header is the image, the mask and the split: 0, 1 and 2."""
+    if _names_an_image(line):
+        return None
     cells = next((cells for cells in _divided(line) if len(cells) > 1), [])
     columns = {_TITLES[title]: number for number, cell in enumerate(cells) if (title := cell.lower()) in _TITLES}
     return columns if columns.keys() >= {0, 1} else None

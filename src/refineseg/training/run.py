@@ -31,7 +31,7 @@ from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loggers import check_logs
 from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
-from refineseg.training.progress import Progress
+from refineseg.training.progress import Progress, say_notes
 from refineseg.training.provenance import learned_before, run_protocol
 
 
@@ -261,7 +261,7 @@ def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progres
     if val_set is not None:
         check_labels(val_set)
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
-        _say_notes([val_set], progress)
+        say_notes([val_set], progress)
     chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
     described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
     return TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
@@ -288,16 +288,9 @@ def _open_phase(
     if not len(joined):
         raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); checking every label")
-    counts = check_labels(joined)
-    check_learnable(joined, counts)
-    _say_notes(given, progress)
+    counts = check_learnable(joined)
+    say_notes(given, progress)
     return PhaseData(joined, counts)
-
-
-def _say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
-    """What the readers say of the files, and which objects cover no pixel."""
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
-        progress.say(f"note: {note}")
 
 
 def _new_model(
