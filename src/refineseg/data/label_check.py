@@ -135,7 +135,8 @@ def check_learnable(dataset: Dataset) -> NDArray[np.int64]:
         Pixels of each class, (K,) int64.
 
     Raises:
-        LabelError: As :func:`check_labels`; or all labelled pixels are of one class; with the objects that cover no pixel, if there are any.
+        LabelError: As :func:`check_labels`; or all labelled pixels are of one class, with the objects that cover no
+            pixel, if there are any.
     """
     counts = check_labels(dataset)
     present = np.flatnonzero(counts)
