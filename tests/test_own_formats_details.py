@@ -343,7 +343,9 @@ def test_cvat_named_lists_are_splits_and_images_without_a_mask_are_left_out(tmp_
     (lists / "train.txt").write_text("scene_0\nscene_9\n")
     (lists / "val.txt").write_text('"scene_1"\n')
     dataset = open_dataset("folder", root, split="train")
-    assert dataset.notes == ("train: 1 of 2 images have no mask: not labelled, left out",)
+    assert dataset.notes[0] == "train: 1 of 2 images have no mask: not labelled, left out"
+    assert dataset.notes[1].startswith("1 masks cover no pixel, because no list in ")
+    assert dataset.notes[1].endswith(" names them (the first: scene_2)")
     assert open_dataset("cvat", root, split="val").name(0) == "scene_1"
 
 
