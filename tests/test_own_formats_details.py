@@ -108,10 +108,11 @@ def test_coco_classes_are_in_order_of_their_ids_and_images_without_annotations_a
     assert not np.any(_mask(dataset, 1))
 
 
-def test_coco_small_objects_are_on_top_equal_ones_in_order_and_crowds_are_void(tmp_path):
+def test_coco_small_objects_are_on_top_equal_ones_in_order_and_crowds_are_objects(tmp_path):
     boxes = [_box(3, 0, 0, 1, 1), _box(7, 0, 0, 3, 2), _box(3, 4, 0, 6, 1), _box(7, 5, 0, 6, 2)]
     dataset = open_dataset("coco", _coco(tmp_path, [*boxes, _box(3, 2, 1, 6, 3, iscrowd=1)]), split="train")
-    assert _mask(dataset) == [[1, 2, 2, 0, 1, 2], [2, 2, 255, 255, 255, 255], [0, 0, 255, 255, 255, 255], [0] * 6]
+    assert _mask(dataset) == [[1, 2, 2, 0, 1, 2], [2, 2, 2, 1, 1, 2], [0, 0, 1, 1, 1, 1], [0] * 6]
+    assert dataset.notes == ("train: 1 annotations with iscrowd are painted as their class, like all others",)
 
 
 def test_coco_a_category_called_background_is_the_background(tmp_path):
@@ -342,7 +343,9 @@ def test_cvat_named_lists_are_splits_and_images_without_a_mask_are_left_out(tmp_
     (lists / "train.txt").write_text("scene_0\nscene_9\n")
     (lists / "val.txt").write_text('"scene_1"\n')
     dataset = open_dataset("folder", root, split="train")
-    assert dataset.notes == ("train: 1 of 2 images have no mask: not labelled, left out",)
+    assert dataset.notes[0] == "train: 1 of 2 images have no mask: not labelled, left out"
+    assert dataset.notes[1].startswith("1 masks cover no pixel, because no list in ")
+    assert dataset.notes[1].endswith(" names them (the first: scene_2)")
     assert open_dataset("cvat", root, split="val").name(0) == "scene_1"
 
 
@@ -478,7 +481,7 @@ def test_label_studio_ellipses_are_painted_and_turned_results_are_refused(tmp_pa
 
     dataset = put(ellipse)
     assert (dataset.read_mask(0) > 0).sum() == pytest.approx(math.pi * 12 * 9, rel=0.02)
-    with pytest.raises(DatasetError, match=r"expected ellipselabels of Label Studio on scene_0\.png, .*turned by 30"):
+    with pytest.raises(DatasetError, match=r"expected ellipse of Label Studio on scene_0\.png, .*turned by 30"):
         put(ellipse | {"rotation": 30}).read_mask(0)
     with pytest.raises(DatasetError, match=r"an image turned by 90 degrees; turn its pixels"):
         put(ellipse, image_rotation=90).read_mask(0)

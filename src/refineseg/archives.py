@@ -141,15 +141,28 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 text of a file, also inside a zip file; a byte order mark is left out.
+    """Text of a file, also inside a zip file: UTF-8, or UTF-16 with a byte order mark, which is left out.
 
     Raises:
-        DatasetError: It cannot be read, or is no UTF-8.
+        DatasetError: It cannot be read, or is neither.
     """
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return decoded(read_bytes(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"expected a UTF-8 text file, got {path}: {error}") from error
+
+
+def decoded(content: bytes) -> str:
+    """UTF-8 text, or UTF-16 with a byte order mark, as some programs of Windows write it.
+
+    Raises:
+        UnicodeDecodeError: It is neither.
+
+    Example:
+        >>> decoded("a".encode("utf-16")), decoded("a".encode("utf-8-sig"))
+        ('a', 'a')
+    """
+    return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
 
 
 def openable(path: Path) -> Path | io.BytesIO:

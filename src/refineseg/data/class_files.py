@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import is_file, read_bytes
+from refineseg.archives import decoded, is_file, read_bytes
 from refineseg.class_info import ClassInfo, Colour, LabelTable, voc_palette
 from refineseg.errors import ConfigError
 
@@ -85,7 +85,7 @@ def _listed(root: Path, file_names: Sequence[str]) -> tuple[list[_Entry], int | 
     if path is None:
         return None
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = decoded(read_bytes(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"expected a UTF-8 text file, got {path}: {error}") from error
     if path.suffix == ".json":

@@ -12,16 +12,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from numpy.typing import NDArray
 
 from refineseg.archives import is_folder, list_files, locate, read_text
 from refineseg.data.json_files import json_elements
-from refineseg.data.outlines import Canvas, painted, rle_tools
-from refineseg.data.own_classes import BACKGROUND_NAMES, NamedClasses, named_classes
+from refineseg.data.left_out import FRACTIONS, NO_OUTLINE
+from refineseg.data.outlines import Canvas, looks_like_fractions, outline_points, painted, rle_tools
+from refineseg.data.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
@@ -85,7 +83,10 @@ def open_coco(root: Path, split: str) -> SourceDataset:
     * Classes: ``background`` (pixels of no object), then the categories of the training file by ascending id. Those
       that only name a group (``supercategory`` of others, without annotations; Roboflow writes one) are left out.
     * Small objects are painted over large ones; of equal areas the later annotation is on top. Crowds (``iscrowd``)
-      are void, whatever else is there. Images without annotations are all background.
+      are objects like others, because annotation programs mark every brush stroke so; how many is noted. Images without
+      annotations are all background.
+    * Annotations without an outline (a box or key points alone, two points), with fractions for pixels, outside the
+      image or wholly under others are counted (:mod:`refineseg.data.left_out`).
 
     Coordinates refer to upright images (see :class:`~refineseg.data.painting.PaintedSource`).
 
@@ -101,7 +102,7 @@ def open_coco(root: Path, split: str) -> SourceDataset:
     rle_tools()  # to miss it now and not at the first sample
     content = _read(files[split])
     classes = _classes(files.get("train", files[split]))
-    labels = {category: _label(name) for category, name in content.categories.items()}
+    labels = content.categories
     unknown = sorted({labels[i] for i in content.used} - classes.index_of.keys())
     if unknown:
         raise DatasetError(
@@ -116,7 +117,9 @@ def open_coco(root: Path, split: str) -> SourceDataset:
     if not drawings:
         raise DatasetError(f"expected images in {files[split]}, got none; export it again")
     by_id = {str(i): classes.index_of[labels[i]] for i in content.used}
-    return painted_dataset(drawings, NamedClasses(classes.class_info, by_id, files[split].name), paint_coco)
+    note = f"{split}: {content.crowds} annotations with iscrowd are painted as their class, like all others"
+    named = NamedClasses(classes.class_info, by_id, files[split].name)
+    return painted_dataset(drawings, named, paint_coco, notes=(note,) if content.crowds else ())
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
@@ -126,30 +129,32 @@ def coco_splits(root: Path) -> tuple[str, ...]:
     return (*usual, *sorted(files.keys() - set(usual)))
 
 
-def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
-    """The mask of one image.
+def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
+    """The objects of one image.
 
     Raises:
         DatasetError: An annotation that is no polygon or run-length code of the image's size.
     """
-    void = classes.class_info.ignore_index
-    canvas, crowds = Canvas(size_hw, background=0, void=void), []
+    canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="annotations")
     for annotation in json.loads(drawing.text):
+        where = f"annotation {annotation.get('id')} on {drawing.image.name} in {drawing.labels.name}"
         try:
-            inside = painted(annotation["segmentation"], size_hw)
-            if annotation.get("iscrowd"):
-                crowds.append(inside)
+            outline = annotation.get("segmentation")
+            points = None if outline and isinstance(outline, dict) else outline_points(outline or ())
+            if points is not None and not len(points):
+                canvas.leave_out(NO_OUTLINE, where)
+            elif points is not None and looks_like_fractions(points):
+                canvas.leave_out(FRACTIONS, where)
             else:
-                canvas.add(inside, classes.index_of[str(annotation["category_id"])])
+                value = classes.index_of[str(annotation["category_id"])]
+                canvas.add(partial(painted, outline, size_hw), value, where, points=points)
         except UNPAINTABLE as error:
             what = (
                 f"polygons or run lengths for {size_hw[0]}x{size_hw[1]} pixels (height x width) in annotation "
                 f"{annotation.get('id')}"
             )
             raise damaged(drawing, what, error) from error
-    for inside in crowds:
-        canvas.cover(inside, void)
-    return canvas.mask
+    return canvas
 
 
 @dataclass(frozen=True)
@@ -159,8 +164,8 @@ class _Content:
     images: list[tuple[Id, str, tuple[int, int]]]
     annotations: dict[Id, list[str]]
     categories: dict[Id, str]
-    groups: frozenset[str]
     used: frozenset[Id]
+    crowds: int
 
     def text(self, image: Id) -> str:
         return f"[{','.join(self.annotations.get(image, ()))}]"
@@ -170,25 +175,36 @@ def _read(path: Path) -> _Content:
     images: list[tuple[Id, str, tuple[int, int]]] = []
     annotations: dict[Id, list[str]] = {}
     categories: dict[Id, str] = {}
-    groups: set[str] = set()
+    groups: dict[Id, str] = {}
     used: set[Id] = set()
+    crowds = 0
     try:
         for key, value, text in json_elements(read_text(path)):
             if key == "images":
                 images.append((value["id"], str(value["file_name"]), (int(value["height"]), int(value["width"]))))
             elif key == "categories":
-                categories[value["id"]] = str(value["name"])
-                if value.get("supercategory") != value["name"]:
-                    groups.add(str(value.get("supercategory")))
+                name = tidy(str(value["name"]))
+                if categories.setdefault(value["id"], name) != name:
+                    raise DatasetError(
+                        f"expected every category id once in {path}, got {value['id']} for {categories[value['id']]!r} "
+                        f"and {name!r}; export it again"
+                    )
+                groups[value["id"]] = tidy(str(value.get("supercategory")))
             elif key == "annotations":
                 annotations.setdefault(value["image_id"], []).append(text)
                 used.add(value["category_id"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                crowds += bool(value.get("iscrowd"))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
             f"expected COCO JSON with images, annotations and categories in {path}, got {error!r}; export it again"
         ) from error
-    _check(path, images, annotations, categories, used)
-    return _Content(images, annotations, categories, frozenset(groups), frozenset(used))
+    groups_named = Counter(groups.values())
+    grouping = {  # supercategory of another
+        i for i, name in categories.items() if i not in used and groups_named[name] > (groups[i] == name)
+    }
+    _check(path, images, annotations, categories, used, grouping)
+    kept = {i: name for i, name in categories.items() if i not in grouping}
+    return _Content(images, annotations, kept, frozenset(used), crowds)
 
 
 def _check(
@@ -197,6 +213,7 @@ def _check(
     annotations: dict[Id, list[str]],
     categories: dict[Id, str],
     used: set[Id],
+    grouping: set[Id],
 ) -> None:
     """Ids must refer to something."""
     if not categories:
@@ -214,7 +231,8 @@ def _check(
             f"{first_names(sorted(stray))}; export it again"
         )
     twice = [str(image) for image, count in Counter(image for image, _, _ in images).items() if count > 1]
-    twice += [name for name, count in Counter(map(_label, categories.values())).items() if count > 1]
+    kept = [name for i, name in categories.items() if i not in grouping]
+    twice += [name for name, count in Counter(kept).items() if count > 1]
     if twice:
         raise DatasetError(f"expected image ids and category names once in {path}, got again: {first_names(twice)}")
 
@@ -230,11 +248,7 @@ def _read_classes(path: Path, _changed_ns: int, _size: int) -> NamedClasses:
     """The classes of the training file: a split may lack some categories, but never has others."""
     content = _read(path)
     by_id = sorted(content.categories.items(), key=lambda item: (isinstance(item[0], str), item[0]))
-    return named_classes([_label(name) for i, name in by_id if i in content.used or name not in content.groups])
-
-
-def _label(name: str) -> str:
-    return BACKGROUND_NAMES[0] if name in BACKGROUND_NAMES else name
+    return named_classes([name for _, name in by_id])
 
 
 def _sample_name(file_name: str) -> str:
@@ -254,6 +268,9 @@ def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -
         for short in (False, True):  # some programs write the path on their own machine
             wanted = [name.name if short else name.as_posix() for name in names]
             absent = [name for name in wanted if name not in there]
+            shared = [name for name, count in Counter(wanted).items() if count > 1]
+            if short and shared and len(set(names)) == len(names):
+                continue  # images of one name in several folders: the file could be any of them
             if not absent:
                 return [folder / name for name in wanted]
             if best is None or len(absent) < best[0]:

@@ -14,6 +14,8 @@ from refineseg.archives import is_file, is_folder, list_files, read_text
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import read_class_file
+from refineseg.data.left_out import LeftOut
+from refineseg.data.own_classes import alike
 from refineseg.data.painting import unknown_split
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
@@ -60,12 +62,15 @@ def open_cvat(root: Path, split: str) -> PairDataset:
     listing = root / _LISTS / f"{split if is_file(root / _LISTS / f'{split}.txt') else _DEFAULT}.txt"
     names = list(masks)
     if is_file(listing):
-        names = [line.strip().strip('"') for line in read_text(listing).splitlines() if line.strip()]
-    images = {
-        PurePosixPath(name).with_suffix("").as_posix(): root / _IMAGES / name
-        for name in _in(root / _IMAGES)
-        if name.lower().endswith(IMAGE_SUFFIXES)
-    }
+        names = _names(listing)
+    images: dict[str, Path] = {}
+    for name in _in(root / _IMAGES):
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        path = root / _IMAGES / name
+        if name.lower().endswith(IMAGE_SUFFIXES) and images.setdefault(stem, path) != path:
+            raise DatasetError(
+                f"expected one image for each mask in {root / _IMAGES}, got {images[stem].name} and {name}; keep one"
+            )
     labelled = [name for name in names if name in masks]
     absent = [name for name in labelled if name not in images]
     if absent or not labelled:
@@ -76,9 +81,22 @@ def open_cvat(root: Path, split: str) -> PairDataset:
             else f"expected masks in {root / _MASKS} of the images in {listing}, got none; export it again"
         )
     left_out = len(names) - len(labelled)
-    note = f"{split}: {left_out} of {len(names)} images have no mask: not labelled, left out"
+    notes = [f"{split}: {left_out} of {len(names)} images have no mask: not labelled, left out"] if left_out else []
+    unlisted = sorted(masks.keys() - _listed(root)) if is_file(listing) else []
+    if unlisted:
+        notes.append(str(LeftOut("masks", f"no list in {root / _LISTS} names them", unlisted[0], len(unlisted))))
     pairs = tuple(FilePair(images[name], masks[name], name) for name in labelled)
-    return PairDataset(pairs, *_classes(root), (note,) if left_out else ())
+    class_info, table = _classes(root)
+    return PairDataset(pairs, class_info, table, (*notes, *alike(class_info.names)))
+
+
+def _names(listing: Path) -> list[str]:
+    return [line.strip().strip('"') for line in read_text(listing).splitlines() if line.strip()]
+
+
+def _listed(root: Path) -> set[str]:
+    """The names in all lists."""
+    return {name for split in _lists(root) for name in _names(root / _LISTS / f"{split}.txt")}
 
 
 def _in(folder: Path) -> tuple[str, ...]:

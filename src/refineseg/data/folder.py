@@ -2,71 +2,31 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from refineseg.archives import is_folder, subfolders
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import read_class_file
+from refineseg.data.folder_layout import folder_splits, partners, split_folders
 from refineseg.data.label_check import read_all
+from refineseg.data.own_classes import alike
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
-from refineseg.images import IMAGE_SUFFIXES, find_images, first_names, mask_values
+from refineseg.images import IMAGE_SUFFIXES, first_names, mask_values
 from refineseg.label_messages import value_ranges
 
-MASK_FOLDERS = ("masks", "labels", "annotations")
-"""Names of the folder beside ``images``; of several, the first that has the split is read."""
-
-_MASK_ENDINGS = ("_mask", "_label", "_labels")
-_SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
-_USUAL_SPLITS = ("train", "val", "test")
 _SHOWN = 10
 _MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0..255: so many classes must be listed
-_LAYOUTS = "images/SPLIT and masks/SPLIT, or SPLIT/images and SPLIT/masks (SPLIT: train, val, ...)"
-
-
-def folder_splits(root: Path) -> tuple[str, ...]:
-    """The splits of a folder data set: train, val and test first, then others by name.
-
-    A split counts as soon as it has images or masks, so that one whose masks are missing is an error when it is opened,
-    and not a split less.
-
-    Raises:
-        DatasetError: The root is no folder.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as root:
-        ...     for name in ("images/val", "masks/val", "images/train", "masks/train"):
-        ...         Path(root, name).mkdir(parents=True)
-        ...     folder_splits(Path(root))
-        ('train', 'val')
-    """
-    if not is_folder(root):
-        raise DatasetError(f"expected the folder of a data set, got {root}, which is {_what(root)}")
-    images_first = {split for name in ("images", *MASK_FOLDERS) for split in subfolders(root / name)}
-    split_first = {
-        split for split in subfolders(root) for name in ("images", *MASK_FOLDERS) if is_folder(root / split / name)
-    }
-    split_first -= {"images", *MASK_FOLDERS}
-    both = sorted(images_first & split_first)
-    if both:
-        raise DatasetError(
-            f"expected one layout in {root}, got images/{both[0]} and {both[0]}/images (or their masks); remove one"
-        )
-    splits = images_first | split_first
-    return (*(s for s in _USUAL_SPLITS if s in splits), *sorted(splits - set(_USUAL_SPLITS)))
 
 
 def open_folder(root: Path, split: str) -> PairDataset:
     """One split of your own data.
 
-    Two layouts are read: ``ROOT/images/SPLIT`` with ``ROOT/masks/SPLIT``, and ``ROOT/SPLIT/images`` with
-    ``ROOT/SPLIT/masks``; ``labels`` or ``annotations`` may stand for ``masks``. Subfolders are allowed. The mask of
+    The layouts are those of :mod:`refineseg.data.folder_layout`: ``ROOT/images/SPLIT`` with ``ROOT/masks/SPLIT``,
+    ``ROOT/SPLIT/images`` with ``ROOT/SPLIT/masks``, or both without splits. Subfolders are allowed. The mask of
     ``images/train/a/b.jpg`` is ``masks/train/a/b.png`` (``.png`` before other lossless kinds), or ``b_mask.png``,
-    ``b_label.png``, ``b_labels.png``.
+    ``b_label.png``, ``b_labels.png``; an image may be called ``b_image.jpg``.
 
     Masks are grey or palette images of values (8 or 16 bits), or RGB images of colours. What these mean stands in
     ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt`` (:func:`~refineseg.data.class_files.read_class_file`).
@@ -85,7 +45,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
     pairs = _pairs(root, split)
     listed = read_class_file(root)
     if listed is not None:
-        return PairDataset(pairs, *listed)
+        return PairDataset(pairs, *listed, alike(listed[0].names))
     if "train" not in folder_splits(root):
         raise DatasetError(
             f"expected classes.json in {root}, or a split 'train' whose masks tell the number of classes, got neither: "
@@ -100,84 +60,27 @@ def open_folder(root: Path, split: str) -> PairDataset:
     return PairDataset(pairs, class_info, table, (note,))
 
 
-def _what(path: Path) -> str:
-    return "a file" if path.is_file() else "not there"
-
-
-def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
-    """The folders of images and masks of a split, both of them there."""
-    splits = folder_splits(root)
-    if not splits:
-        raise DatasetError(f"expected {_LAYOUTS} in {root}, {_found_instead(root)}")
-    if split not in splits:
-        inner = [root / name for name in subfolders(root) if split in folder_splits(root / name)]
-        meant = f"; it is one level down: give {inner[0]}" if inner else ""
-        raise DatasetError(f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}{meant}")
-    split_first = any(is_folder(root / split / name) for name in ("images", *MASK_FOLDERS))
-    images, *masks = (root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS))
-    masks = [folder for folder in masks if is_folder(folder)]
-    if not is_folder(images):
-        raise DatasetError(f"expected the images of {masks[0]} in {images}, but there is no such folder")
-    if not masks:
-        expected = images.parent / "masks" if split_first else root / "masks" / split
-        raise DatasetError(
-            f"expected the masks of {images} in {expected}, but there is no such folder; add the masks "
-            "(unlabelled images need no data set: use predict)"
-        )
-    return images, masks[0]
-
-
-def _found_instead(root: Path) -> str:
-    inside, above = subfolders(root), root.resolve().parent
-    siblings = folder_splits(above)
-    if root.resolve().name in siblings and set(siblings) & set(_USUAL_SPLITS):
-        return f"got one split of such a data set; give {above}"
-    if "images" in inside and find_images(root / "images"):
-        return "got images directly in images; move them, and their masks, into images/train and masks/train"
-    inner = [name for name in inside if folder_splits(root / name)]
-    if inner:
-        return f"got one in {inner[0]}: give {root / inner[0]}"
-    return f"got the folders {first_names(inside)}" if inside else "got no folders; give the folder above them"
-
-
 def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:
     """Every image with its mask, sorted by path."""
-    image_folder, mask_folder = _split_folders(root, split)
-    images = _by_key(find_images(image_folder), image_folder)
-    if not images:
+    image_folder, mask_folder = split_folders(root, split)
+    found = partners(image_folder, mask_folder)
+    if not found.images:
         raise DatasetError(f"expected images in {image_folder}, got none; endings read: {', '.join(IMAGE_SUFFIXES)}")
-    doubled = [" and ".join(path.name for path in paths) for paths in images.values() if len(paths) > 1]
+    doubled = [" and ".join(path.name for path in paths) for paths in found.images.values() if len(paths) > 1]
     if doubled:
         raise DatasetError(
             f"expected one image of each name in {image_folder}, got {len(doubled)} names twice: "
             f"{first_names(doubled)}; rename or remove one of each"
         )
-    masks: dict[str, list[Path]] = {}
-    orphans: list[Path] = []
-    for key, paths in _by_key(find_images(mask_folder), mask_folder).items():
-        keys = (key, *(key.removesuffix(ending) for ending in _MASK_ENDINGS if key.endswith(ending)))
-        owner = next((candidate for candidate in keys if candidate in images), None)
-        if owner is None:
-            orphans += paths
-        else:  # of one name, .png goes first; another name for the same image is a second mask
-            masks.setdefault(owner, []).append(min(paths, key=lambda path: _SUFFIX_ORDER.index(path.suffix.lower())))
-    _check_partners([paths[0] for key, paths in images.items() if key not in masks], orphans, image_folder, mask_folder)
-    ambiguous = [" and ".join(path.name for path in paths) for paths in masks.values() if len(paths) > 1]
+    lonely = [paths[0] for key, paths in found.images.items() if key not in found.masks]
+    _check_partners(lonely, found.orphans, image_folder, mask_folder)
+    ambiguous = [" and ".join(path.name for path in paths) for paths in found.masks.values() if len(paths) > 1]
     if ambiguous:
         raise DatasetError(
             f"expected one mask for each image in {mask_folder}, got several for {len(ambiguous)}: "
             f"{first_names(ambiguous)}; keep one of each"
         )
-    return tuple(FilePair(paths[0], masks[key][0], key) for key, paths in images.items())
-
-
-def _by_key(paths: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
-    """Files by their path in the folder without the ending, in one Unicode form: archives from a Mac have another."""
-    found: dict[str, list[Path]] = {}
-    for path in paths:
-        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        found.setdefault(key, []).append(path)
-    return found
+    return tuple(FilePair(paths[0], found.masks[key][0], key) for key, paths in found.images.items())
 
 
 def _check_partners(lonely: Sequence[Path], orphans: Sequence[Path], image_folder: Path, mask_folder: Path) -> None:
@@ -218,7 +121,7 @@ def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, Lab
     if classes != list(range(len(classes))) or not 2 <= len(classes) <= _MOST_UNNAMED:
         raise LabelError(
             f"expected the values 0..K-1 (and 255 for void) in the {len(paths)} training masks, because {root} has no "
-            f"classes.json, {_other_values(counts)}{_where_beyond(paths, found)}"
+            f"classes.json, {_other_values(counts, root)}{_where_beyond(paths, found)}"
         )
     class_info = ClassInfo.generic(len(classes))
     table = {value: value for value in classes} | {255: class_info.ignore_index}
@@ -243,7 +146,7 @@ def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> str
     return f"; or correct the {masks} values beyond 0..{first_hole - 1}:{shown}{more}"
 
 
-def _other_values(counts: Counter[int]) -> str:
+def _other_values(counts: Counter[int], root: Path) -> str:
     """What the values of the training masks are instead of 0..K-1, and what to write."""
     values = sorted(set(counts) - {255})
     got = f"got {value_ranges(counts)}"
@@ -251,7 +154,8 @@ def _other_values(counts: Counter[int]) -> str:
         return (
             f"got 0 ({counts[0]} pixels) and 255 ({counts[255]} pixels): 255 is void, so only one class would be left; "
             "write 1 instead of 255, or keep the masks and write classes.json: "
-            '{"classes": [{"id": 0, "name": "background"}, {"id": 255, "name": "object"}]}'
+            '{"classes": [{"id": 0, "name": "background"}, {"id": 255, "name": "object"}]}, or let `refineseg doctor '
+            f"folder:{root} --fix` write a repaired copy"
         )
     if len(values) < 2:
         return f"{got}: fewer than two classes, there is nothing to learn; label more"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import read_bytes
+from refineseg.archives import decoded, read_bytes
 from refineseg.errors import DatasetError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -24,7 +24,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         DatasetError: It cannot be read, or is no JSON.
     """
     try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
+        return json.loads(decoded(read_bytes(path)))
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"expected JSON in {path}, got {error}; export or save it again") from error
 

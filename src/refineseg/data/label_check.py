@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.left_out import left_out
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError, ImageError, LabelError
 from refineseg.label_messages import value_ranges
@@ -113,11 +114,41 @@ def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None 
         raise LabelError(
             f"expected labelled pixels, got none in {len(dataset)} masks"
             + (f": all {void} pixels are void" if void else "")
+            + _lost_objects(dataset)
         )
     if num_classes > 1 and void and not counts[1:].any():
         raise LabelError(
             f"expected pixels of more than one class, got only {dataset.class_info.names[0]!r} "
             f"({int(counts[0])} pixels) and void ({void} pixels) in {len(dataset)} masks; if these are masks of 0 and "
-            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json'
+            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json' + _lost_objects(dataset)
         )
     return counts
+
+
+def check_learnable(dataset: Dataset) -> NDArray[np.int64]:
+    """A training set also needs pixels of two classes: of one alone the loss is 0 and nothing is learned.
+
+    Args:
+        dataset: As for :func:`check_labels`.
+
+    Returns:
+        Pixels of each class, (K,) int64.
+
+    Raises:
+        LabelError: As :func:`check_labels`; or all labelled pixels are of one class, with the objects that cover no
+            pixel, if there are any.
+    """
+    counts = check_labels(dataset)
+    present = np.flatnonzero(counts)
+    if len(present) < 2:
+        only = ", ".join(f"{dataset.class_info.names[i]!r} ({counts[i]} pixels)" for i in present) or "none"
+        raise LabelError(
+            f"expected pixels of more than one class in the {len(dataset)} training masks, got only {only}: there is "
+            "nothing to learn from one class; label the others, or correct the masks or the list of classes"
+            + _lost_objects(dataset)
+        )
+    return counts
+
+
+def _lost_objects(dataset: Dataset) -> str:
+    return "".join(f"\n  {record}" for record in left_out(dataset))

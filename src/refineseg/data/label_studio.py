@@ -1,4 +1,4 @@
-"""Label Studio: brushes, polygons, rectangles and ellipses from its JSON, or brushes from its folder of PNG.
+"""Label Studio: brushes, bitmasks and outlines from its JSON, or brushes from its folder of PNG.
 
 In: the JSON export (also the short one, "JSON-MIN") or ``task-1-annotation-2-by-3-tag-NAME-0.png``, with the images.
 Out: samples whose masks are painted when they are read.
@@ -10,29 +10,40 @@ Source: Label Studio's documented export formats and label-studio-converter; for
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from refineseg.archives import is_folder, list_files, read_text
 from refineseg.data.json_files import list_elements
 from refineseg.data.label_studio_rle import brush_pixels
+from refineseg.data.left_out import NO_AREA, NO_LABEL
 from refineseg.data.outlines import Canvas, inside_polygon
-from refineseg.data.own_classes import BACKGROUND_NAMES, VOID_NAMES, NamedClasses, classes_beside, named_classes
+from refineseg.data.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.images import IMAGE_SUFFIXES, first_names, read_rgb
 
-KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
-"""Results that are painted; others (choices, key points, text) are not areas."""
-
+_SHAPES = {  # a part of the value that tells the kind of a region -> the kind; the first that is there
+    "rle": "brush",
+    "imageDataURL": "bitmask",
+    "vertices": "vector",
+    "points": "polygon",
+    "radiusX": "ellipse",
+    "height": "rectangle",
+    "x": "key point",
+}
+_GEOMETRY = (*_SHAPES, *("y", "width", "radiusY", "rotation", "closed"))
 _PNG = re.compile(r"task-(\d+)-annotation-(\d+)-(?:by-.*?-)?(?:tag-(.+)|[^-]+-(.+?))-\d+\.png$")
 _NO_TASKS = ("classes.json", "remap.json")
 _CORNERS = 72  # of the polygon that stands for an ellipse
@@ -48,7 +59,9 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
     * Images lie anywhere in ROOT, under their name in the task, with or without the eight characters that an upload
       adds in front.
     * Classes: those of a class file in ROOT, else the sorted labels; ``background`` is class 0. Small areas are painted
-      over large ones.
+      over large ones. Labels may stand in a tag of their own (``Labels``).
+    * Brushes, bitmasks, polygons, rectangles, ellipses and closed vectors are painted. Key points, open or curved
+      vectors and regions without a label are counted (:mod:`refineseg.data.left_out`).
 
     Args:
         root: The folder, a zip file, or the JSON file.
@@ -65,8 +78,8 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
     drawings, notes = _from_json(listing, base, there) if listing else _from_pngs(base, there)
     classes = classes_beside(base)
     if classes is None:
-        labels = {label for drawing in drawings for result in json.loads(drawing.text) for label in result["labels"]}
-        classes = named_classes(sorted(labels.difference(BACKGROUND_NAMES, VOID_NAMES)))
+        regions = (region for drawing in drawings for region in json.loads(drawing.text))
+        classes = named_classes(sorted({tidy(str(label)) for region in regions for label in region["labels"]}))
     return painted_dataset(drawings, classes, paint_label_studio, notes=notes)
 
 
@@ -162,7 +175,8 @@ def _plain(text: str) -> str:
 def _annotation(task: dict[str, Any]) -> tuple[list[dict[str, Any]] | None, int]:
     """The results that count, and how many annotations there are; None where the task is not labelled."""
     if "annotations" not in task and "completions" not in task:  # JSON-MIN: the results of one annotation, by tag
-        results = [{"value": item} | item for value in task.values() if isinstance(value, list) for item in value]
+        items = [item for value in task.values() if isinstance(value, list) for item in value]
+        results = [{"value": item} | item for item in items if isinstance(item, dict)]
         return (results, 1) if results else (None, 0)
     everything = task["annotations"] if "annotations" in task else task["completions"]
     listed = [annotation for annotation in everything if not annotation.get("was_cancelled")]
@@ -173,21 +187,31 @@ def _annotation(task: dict[str, Any]) -> tuple[list[dict[str, Any]] | None, int]
 
 
 def _slim(results: list[dict[str, Any]]) -> str:
-    """What is painted, as JSON; run lengths as base64, a third of the list of numbers."""
-    kept = []
-    for result in results:
-        value = result["value"]
-        kind = next((kind for kind in KINDS if kind in value), None)
-        if kind is None:
+    """The regions, as JSON; run lengths as base64, a third of the list of numbers.
+
+    A region is one result, or several of one ``id``: its shape may stand in one and its labels in another. Of the short
+    export, which has no ids, results of one shape are one region. Results without a shape (choices, text, relations)
+    are no regions.
+    """
+    regions: dict[str, dict[str, Any]] = {}
+    for number, result in enumerate(results):
+        value = result.get("value")
+        if not isinstance(value, dict):
             continue
-        entry = {"kind": kind, "labels": value[kind], "rotation": result.get("image_rotation", 0)}
-        entry["size_hw"] = [result["original_height"], result["original_width"]]
-        if kind == "brushlabels":
-            entry["rle"] = base64.b64encode(bytes(value["rle"])).decode("ascii")
-        else:
-            entry["value"] = {k: v for k, v in value.items() if k != kind}
-        kept.append(entry)
-    return json.dumps(kept)
+        shape = {key: value[key] for key in _GEOMETRY if key in value}
+        listed = [v for key, v in value.items() if key.endswith("labels") and isinstance(v, list)]
+        if not shape and not listed:
+            continue
+        name = str(result.get("id") or (json.dumps(shape, sort_keys=True) if shape else number))
+        region = regions.setdefault(name, {"kind": "label", "labels": [], "id": result.get("id", number)})
+        region["labels"] += [label for labels in listed for label in labels if label not in region["labels"]]
+        if shape and region["kind"] == "label":
+            region |= {"kind": next(kind for part, kind in _SHAPES.items() if part in shape), "value": shape}
+            region |= {"rotation": result.get("image_rotation", 0)}
+            region["size_hw"] = [result["original_height"], result["original_width"]]
+            if "rle" in shape:
+                shape["rle"] = base64.b64encode(bytes(shape["rle"])).decode("ascii")
+    return json.dumps(list(regions.values()))
 
 
 def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
@@ -223,52 +247,94 @@ def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple
     return tuple(drawings), (note,) if several else ()
 
 
-def paint_label_studio(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
-    """The mask of one task.
+def paint_label_studio(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
+    """The regions of one task.
 
     Raises:
         DatasetError: A result that cannot be painted, for another size, or turned.
         LabelError: A label is no class.
     """
-    canvas = Canvas(size_hw, background=0, void=classes.class_info.ignore_index)
-    where = f"{drawing.labels}, task of {drawing.image.name}"
+    canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="regions")
     for result in json.loads(drawing.text):
+        where = f"{drawing.labels}, task of {drawing.image.name}"
+        named = f"{where}, region {result.get('id', '')}".rstrip()
+        kind = result["kind"]
         try:
+            reason = _why_not(result)
+            if reason:
+                canvas.leave_out(reason, named, kind=f"{kind} regions")
+                continue
             if result.get("rotation"):
                 raise ValueError(f"an image turned by {result['rotation']} degrees; turn its pixels instead")
             stated = result.get("size_hw")
             if stated is not None:
                 check_size(drawing, (int(stated[0]), int(stated[1])), size_hw)
-            inside, labels = _inside(result, size_hw), result["labels"]
+            points = None
+            if kind in ("polygon", "vector", "ellipse", "rectangle"):
+                points = np.array(list(_corners(result))).reshape(-1, 2) * np.array(size_hw[::-1]) / 100
+            for label in result["labels"]:
+                value = classes.index(str(label), where=where)
+                canvas.add(partial(_inside, result, points, size_hw), value, named, points=points)
         except UNPAINTABLE as error:
-            raise damaged(drawing, f"{result.get('kind')} of Label Studio", error) from error
-        for label in labels:
-            canvas.add(inside, classes.index(str(label), where=where))
-    return canvas.mask
+            raise damaged(drawing, f"{kind} of Label Studio", error) from error
+    return canvas
 
 
-def _inside(result: dict[str, Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of one result; its coordinates are percent of the image."""
+def _why_not(result: dict[str, Any]) -> str:
+    """Why a region cannot be painted; empty where it can."""
+    kind, value = result["kind"], result.get("value", {})
+    if not result["labels"]:
+        return NO_LABEL
+    if kind in ("key point", "label") or (kind == "polygon" and len(value["points"]) < 3):
+        return NO_AREA
+    if kind == "vector":
+        curved = any(vertex.get("isBezier") for vertex in value["vertices"])
+        return "they are curves; draw polygons or brushes" if curved else "" if value.get("closed") else NO_AREA
+    return ""
+
+
+def _inside(result: dict[str, Any], points: NDArray[np.float64] | None, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of one result."""
+    if points is not None:
+        return inside_polygon(points, size_hw)
     if result["kind"] == "png":
         path = Path(result["path"])
         inside: NDArray[np.bool_] = read_rgb(path).max(axis=2) > 0
         if inside.shape != size_hw:
             raise ValueError(f"{path.name} of {inside.shape[0]}x{inside.shape[1]} pixels")
         return inside
-    if result["kind"] == "brushlabels":
-        return brush_pixels(base64.b64decode(result["rle"]), size_hw)
-    return inside_polygon(np.array(list(_corners(result))) * np.array(size_hw[::-1]) / 100, size_hw)
+    if result["kind"] == "bitmask":
+        return _bitmask(result["value"]["imageDataURL"], size_hw)
+    return brush_pixels(base64.b64decode(result["value"]["rle"]), size_hw)
+
+
+def _bitmask(url: str, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """What is painted in a PNG of a data URL: the program paints black on nothing."""
+    head, _, text = url.partition(",")
+    if not head.startswith("data:image/png"):
+        raise ValueError(f"a bitmask that begins with {url[:20]!r} in place of data:image/png;base64")
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as image:
+        if image.size != size_hw[::-1]:
+            raise ValueError(f"a bitmask of {image.size[1]}x{image.size[0]} pixels")
+        alpha = image.convert("RGBA").getchannel("A")
+        opaque = alpha.getextrema() == (255, 255)
+        painted: NDArray[np.bool_] = np.asarray(image.convert("L") if opaque else alpha) > 0
+        return painted
 
 
 def _corners(result: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    """The outline, in percent of the image."""
     value = result["value"]
-    if result["kind"] == "polygonlabels":
+    if result["kind"] == "polygon":
         yield from ((float(x), float(y)) for x, y in value["points"])
+        return
+    if result["kind"] == "vector":
+        yield from ((float(vertex["x"]), float(vertex["y"])) for vertex in value["vertices"])
         return
     if value.get("rotation"):
         raise ValueError(f"a shape turned by {value['rotation']} degrees; draw a polygon instead")
     x, y = float(value["x"]), float(value["y"])
-    if result["kind"] == "rectanglelabels":
+    if result["kind"] == "rectangle":
         right, bottom = x + float(value["width"]), y + float(value["height"])
         yield from ((x, y), (right, y), (right, bottom), (x, bottom))
     else:

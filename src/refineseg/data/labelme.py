@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,8 +22,9 @@ from refineseg.archives import list_files
 from refineseg.data.class_files import CLASS_FILES
 from refineseg.data.json_files import read_json
 from refineseg.data.label_check import read_all
-from refineseg.data.outlines import check_near
-from refineseg.data.own_classes import BACKGROUND_NAMES, VOID_NAMES, NamedClasses, classes_beside, named_classes
+from refineseg.data.left_out import FRACTIONS
+from refineseg.data.outlines import Canvas, check_near, looks_like_fractions
+from refineseg.data.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
@@ -32,6 +34,11 @@ _CLASS_FILES = (*CLASS_FILES, "labels.txt")
 _NO_LABELS = ("classes.json", "remap.json")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LINE_WIDTH, _POINT_RADIUS = 10, 5  # Source: labelme.utils.shape_to_mask
+_FEWEST = {
+    **{"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "points": 1, "mask": 2},
+    **{"rotation": 4, "oriented_rectangle": 4},  # corners of a turned rectangle, of programs that save labelme's JSON
+}
+"""Points that a shape has at least."""
 
 
 def labelme_files(root: Path) -> dict[str, tuple[str, ...]]:
@@ -64,8 +71,9 @@ def open_labelme(root: Path, split: str) -> SourceDataset:
     * Classes: those of ``classes.json``, ``labelmap.txt``, ``classes.txt`` or ``labels.txt`` in ROOT, else the sorted
       labels of all files of all splits (which must all be read for that). ``background`` is class 0: pixels of no shape
       and those labelled ``_background_``; ``__ignore__`` is void.
-    * Polygons, rectangles, circles and masks are drawn as labelme's own export draws them: in the order of the file,
-      later ones on top, edges included; lines are 10 pixels wide and points have a radius of 5.
+    * Polygons, rectangles (two corners or all, in any order), circles and masks are drawn as labelme's own export draws
+      them: in the order of the file, later ones on top, edges included; lines are 10 pixels wide and points have a
+      radius of 5. Shapes outside the image or wholly under later ones are counted.
 
     Raises:
         DatasetError: No such split or files, or other JSON than labelme's.
@@ -139,12 +147,11 @@ def _classes_of(paths: Sequence[Path]) -> NamedClasses:
 
     def labels(index: int) -> set[str]:
         try:
-            return {shape["label"] for shape in _content(paths[index])["shapes"]}
-        except (KeyError, TypeError) as error:
+            return {tidy(_label(shape)) for shape in _content(paths[index])["shapes"]}
+        except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{paths[index]}: expected shapes with a label, got others ({error!r})") from error
 
-    found = {str(label) for labels_of_file in read_all(labels, len(paths)) for label in labels_of_file}
-    return named_classes(sorted(found.difference(BACKGROUND_NAMES, VOID_NAMES)))
+    return named_classes(sorted(set().union(*read_all(labels, len(paths)))))
 
 
 def embedded_image(drawing: Drawing) -> bytes | None:
@@ -161,8 +168,8 @@ def embedded_image(drawing: Drawing) -> bytes | None:
         raise DatasetError(f"{drawing.labels}: expected an image as base64 in imageData, got {error}") from error
 
 
-def paint_labelme(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
-    """The mask of one JSON file.
+def paint_labelme(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
+    """The shapes of one JSON file.
 
     Raises:
         DatasetError: The file states another size, or holds a shape that is none of labelme's.
@@ -172,45 +179,59 @@ def paint_labelme(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClas
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if isinstance(height, int) and isinstance(width, int):
         check_size(drawing, (height, width), size_hw)
-    void = classes.class_info.ignore_index
-    mask: NDArray[Any] = np.zeros(size_hw, np.uint8 if void <= 255 else np.uint16)
+    canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="shapes", in_order=True)
     for number, shape in enumerate(content["shapes"]):
+        where = f"{drawing.labels}, shape {number}"
         try:
-            inside, label = _inside(shape, size_hw, drawing.labels), shape["label"]
+            points = np.array(shape["points"], np.float64).reshape(-1, 2)
+            value = classes.index(_label(shape), where=where)
+            if looks_like_fractions(points):
+                canvas.leave_out(FRACTIONS, where)
+            else:
+                canvas.add(partial(_inside, shape, points, size_hw, drawing.labels), value, where, points=points)
         except UNPAINTABLE as error:
             raise damaged(drawing, f"a shape of labelme as number {number}", error) from error
-        mask[inside] = classes.index(str(label), where=f"{drawing.labels}, shape {number}")
-    return mask
+    return canvas
 
 
-def _inside(shape: dict[str, Any], size_hw: tuple[int, int], path: Path) -> NDArray[np.bool_]:
+def _label(shape: dict[str, Any]) -> str:
+    label = shape["label"]
+    if label is None or not str(label).strip():
+        raise ValueError("a shape without a label")
+    return str(label)
+
+
+def _inside(
+    shape: dict[str, Any], points: NDArray[np.float64], size_hw: tuple[int, int], path: Path
+) -> NDArray[np.bool_]:
     """The pixels of one shape; ``(H, W)``."""
     kind = shape.get("shape_type") or "polygon"  # files of version 3 have none
-    points = np.array(shape["points"], np.float64).reshape(-1, 2)
     check_near(points, size_hw)
-    fewest = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "points": 1, "mask": 2}
-    if kind not in fewest:
+    if kind not in _FEWEST:
         raise ValueError(f"a shape of type {kind!r}")
-    if len(points) < fewest[kind]:
+    if len(points) < _FEWEST[kind]:
         raise ValueError(f"a {kind} of {len(points)} points")
     if kind == "mask":
         return _placed(shape["mask"], points, size_hw, path)
     image = Image.new("1", size_hw[::-1])
     draw = ImageDraw.Draw(image)
     xy = [(x, y) for x, y in points.tolist()]
-    (x0, y0), (x1, y1) = points[0].tolist(), points[-1].tolist()
-    if kind == "polygon":
-        draw.polygon(xy, outline=1, fill=1)
-    elif kind == "rectangle":
-        draw.rectangle([min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)], outline=1, fill=1)
+    low, high = points.min(axis=0), points.max(axis=0)
+    if kind == "rectangle" and ((points == low) | (points == high)).all():  # two corners, or all in any order
+        draw.rectangle([*low.tolist(), *high.tolist()], outline=1, fill=1)
     elif kind == "circle":
+        if len(points) > 2:
+            raise ValueError(f"a circle of {len(points)} points in place of its centre and a point of its edge")
+        (x0, y0), (x1, y1) = xy
         radius = math.hypot(x1 - x0, y1 - y0)
         draw.ellipse([x0 - radius, y0 - radius, x0 + radius, y0 + radius], outline=1, fill=1)
     elif kind in ("line", "linestrip"):
         draw.line(xy, fill=1, width=_LINE_WIDTH)
-    else:
+    elif kind in ("point", "points"):
         for x, y in xy:
             draw.ellipse([x - _POINT_RADIUS, y - _POINT_RADIUS, x + _POINT_RADIUS, y + _POINT_RADIUS], fill=1)
+    else:
+        draw.polygon(xy, outline=1, fill=1)
     return np.array(image, np.bool_)
 
 

@@ -6,12 +6,14 @@ imports pycocotools, which defines what COCO's polygons cover.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL, LeftOut, summed
 from refineseg.errors import MissingExtraError
 
 _REACH = 1000  # pixels
@@ -99,6 +101,24 @@ def painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) 
     return inside
 
 
+def outline_points(polygons: Any) -> NDArray[np.float64]:  # noqa: ANN401 - whatever the file holds
+    """The points of COCO's polygons that enclose something: those of at least three points.
+
+    Args:
+        polygons: Each as ``x, y, x, y, ...``.
+
+    Returns:
+        ``(N, 2)``; empty where none does.
+
+    Raises:
+        ValueError: An odd number of coordinates, or no numbers; other things than lists raise TypeError.
+    """
+    if isinstance(polygons, str):
+        raise TypeError("text for polygons")
+    found = [np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons if len(polygon) >= 6]
+    return np.concatenate(found) if found else np.zeros((0, 2))
+
+
 def check_near(points: NDArray[np.float64], size_hw: tuple[int, int]) -> None:
     """Coordinates far outside the image are damage, and would cost memory by their distance.
 
@@ -148,38 +168,92 @@ def inside_polygon(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDA
 
 
 class Canvas:
-    """A mask on which objects are painted, small ones over large ones, whatever their order.
+    """A mask on which objects are painted, small ones over large ones, and a record of those that are not seen.
 
     Args:
         size_hw: Height and width.
-        background: Class of pixels that no object covers.
-        void: Value of pixels without a class; 65535 makes the mask 16 bits wide.
+        void: Value of pixels without a class; 65535 makes the mask 16 bits wide. Pixels of no object are class 0.
+        kind: What the objects are, for the record.
+        in_order: Later objects lie over earlier ones, whatever their size.
 
     Example:
-        >>> canvas = Canvas((1, 3), background=0, void=255)
-        >>> canvas.add(np.array([[True, False, False]]), 2)
-        >>> canvas.add(np.array([[True, True, False]]), 1)
-        >>> canvas.mask.tolist()
-        [[2, 1, 0]]
+        >>> canvas = Canvas((1, 3), void=255, kind="boxes")
+        >>> canvas.add(lambda: np.array([[True, False, False]]), 2, "box 1")
+        >>> canvas.add(lambda: np.array([[True, True, False]]), 1, "box 2")
+        >>> canvas.add(lambda: np.array([[True, False, False]]), 3, "box 3")
+        >>> canvas.mask.tolist(), [str(record) for record in canvas.left_out()]
+        ([[3, 1, 0]], ['1 boxes cover no pixel, because others are painted over them (the first: box 1)'])
     """
 
-    def __init__(self, size_hw: tuple[int, int], *, background: int, void: int) -> None:
-        self.mask: NDArray[Any] = np.full(size_hw, background, np.uint8 if void <= 255 else np.uint16)
+    def __init__(self, size_hw: tuple[int, int], *, void: int, kind: str, in_order: bool = False) -> None:
+        self.mask: NDArray[Any] = np.zeros(size_hw, np.uint8 if void <= 255 else np.uint16)
+        self._in_order, self._kind = in_order, kind
         self._areas = np.full(size_hw, size_hw[0] * size_hw[1] + 1, np.int64)
+        self._top = np.full(size_hw, -1, np.int32)  # number of the object that is seen
+        self._objects: list[tuple[Callable[[], NDArray[np.bool_]], int, str]] = []
+        self._left_out: list[LeftOut] = []
 
-    def add(self, inside: NDArray[np.bool_], value: int) -> None:
+    def add(
+        self, draw: Callable[[], NDArray[np.bool_]], value: int, where: str, *, points: NDArray[Any] | None = None
+    ) -> None:
         """Paint an object over all larger ones; of equal ones the last is on top.
 
         Args:
-            inside: ``(H, W)``.
+            draw: Gives its pixels, ``(H, W)``. It is asked again where the object is not seen in the end.
             value: Its class, or void.
+            where: Its file and number, for the record.
+            points: ``(N, 2)`` x and y of its outline, to tell why it has no pixel.
         """
+        inside = draw()
         area = np.count_nonzero(inside)
-        on_top = inside & (area <= self._areas)
+        if not area:
+            self.leave_out(_why_empty(points, self.mask.shape), where)
+            return
+        on_top = inside if self._in_order else inside & (area <= self._areas)
         self.mask[on_top] = value
         self._areas[on_top] = area
+        self._top[on_top] = len(self._objects)
+        self._objects.append((draw, value, where))
 
-    def cover(self, inside: NDArray[np.bool_], value: int) -> None:
-        """Paint over everything painted so far and later."""
-        self.mask[inside] = value
-        self._areas[inside] = -1
+    def leave_out(self, reason: str, where: str, *, kind: str = "") -> None:
+        """Record an object that is not painted.
+
+        Args:
+            reason: As in :class:`~refineseg.data.left_out.LeftOut`.
+            where: Its file and number.
+            kind: What it is, where it is none of the canvas's kind.
+        """
+        self._left_out.append(LeftOut(kind or self._kind, reason, where))
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects that cover no pixel of their class, once everything is painted."""
+        seen = np.bincount(self._top[self._top >= 0], minlength=len(self._objects))
+        covered = [self._objects[number] for number in np.flatnonzero(seen == 0)]
+        lost = [
+            LeftOut(self._kind, COVERED, where)
+            for draw, value, where in covered
+            if not (self.mask[draw()] == value).any()  # under others of its own class it is lost to nobody
+        ]
+        return summed([*self._left_out, *lost])
+
+
+def looks_like_fractions(points: NDArray[Any]) -> bool:
+    """Whether coordinates are fractions of the image's size where pixels are expected.
+
+    Args:
+        points: ``(N, 2)``.
+
+    Example:
+        >>> looks_like_fractions(np.array([[0.1, 0.2], [1, 0.2]])), looks_like_fractions(np.array([[0, 0], [1, 1]]))
+        (True, False)
+    """
+    if len(points) < 2:
+        return False
+    return bool(((points >= 0) & (points <= 1)).all() and (points % 1 != 0).any())
+
+
+def _why_empty(points: NDArray[Any] | None, size_hw: tuple[int, ...]) -> str:
+    if points is None or not len(points):
+        return NO_AREA
+    outside = (points.max(axis=0) <= 0).any() or (points.min(axis=0) >= np.array(size_hw[::-1])).any()
+    return OUTSIDE if outside else TOO_SMALL

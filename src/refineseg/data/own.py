@@ -13,19 +13,21 @@ from pathlib import Path, PurePosixPath
 from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
 from refineseg.data.coco import coco_files, coco_splits, open_coco
 from refineseg.data.cvat import cvat_splits, open_cvat
-from refineseg.data.folder import MASK_FOLDERS, folder_splits, open_folder
+from refineseg.data.folder import open_folder
+from refineseg.data.folder_layout import folder_splits, has_layout
 from refineseg.data.label_studio import is_brush_png, open_label_studio
 from refineseg.data.labelme import labelme_splits, open_labelme
 from refineseg.data.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
 from refineseg.data.remap import read_remap, remapped
 from refineseg.data.sample import Dataset
-from refineseg.data.yolo import open_yolo, yolo_file, yolo_splits
+from refineseg.data.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.images import IMAGE_SUFFIXES
 
 _SNIFFED = 8  # JSON files looked into
 _HEAD = 2048  # characters of a JSON file that tell its kind
 _COCO_NAMES = ("instances_", "_annotations.coco")
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
+_CVAT_XML = "; CVAT's annotations.xml is not read: export as 'segmentation mask 1.1' or 'COCO 1.0'"
 _NO_LABELS = ("classes.json", "remap.json")
 
 
@@ -134,10 +136,11 @@ def recognise(root: Path) -> tuple[str, Path]:
     2. Masks: ``images/SPLIT`` and ``masks/SPLIT`` (or ``labels``, ``annotations``), or ``SPLIT/images`` and
        ``SPLIT/masks``, with image files in both. Annotation files of other forms beside them are not read.
     3. Exactly one of: CVAT (``SegmentationClass`` and ``labelmap.txt`` or ``ImageSets/Segmentation``), YOLO (one YAML
-       file and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and ``annotations``),
-       Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
+       file, or ``classes.txt``, and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and
+       ``annotations``), Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
     4. Pairs: a list whose first line names two image files.
-    5. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
+    5. Masks under other names, or without splits (:mod:`refineseg.data.folder_layout`).
+    6. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
 
     In a zip file, a single folder that holds everything may surround all this.
 
@@ -153,7 +156,7 @@ def recognise(root: Path) -> tuple[str, Path]:
         raise DatasetError(f"expected a folder, zip file, list or annotation file, got {root}, which is not there")
     for candidate in _candidates(root):
         files = list_files(candidate)
-        if _has_masks(files):
+        if has_layout(candidate, usual=True):
             return "masks", candidate
         found = [name for name, fits in _RULES.items() if fits(candidate, files)]
         if len(found) > 1:
@@ -164,8 +167,11 @@ def recognise(root: Path) -> tuple[str, Path]:
             return found[0], candidate
         if _pairs(candidate, files):
             return "pairs", candidate
-    if folder_splits(root):
-        return "masks", root
+        if has_layout(candidate, usual=False):
+            return "masks", candidate
+    for candidate in _candidates(root):
+        if folder_splits(candidate):
+            return "masks", candidate
     raise DatasetError(_unknown(root))
 
 
@@ -177,12 +183,20 @@ def _opened(name: str, root: Path, split: str) -> Dataset:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """The root, and in a zip file what a single folder holds."""
+    """The root, and in a zip file what a single folder holds.
+
+    A folder that holds everything is no part of the data, unless it is called like a split.
+    """
     found = [root]
     while locate(root) is not None and len(inner := subfolders(root)) == 1:
+        beside = [name for name in list_files(root) if "/" not in name and not _says_nothing(name)]
         root = root / inner[0]
-        found.append(root)
+        found = [root] if not beside and inner[0].lower() not in _SPLIT_NAMES else [*found, root]
     return found
+
+
+def _says_nothing(name: str) -> bool:
+    return name.lower().startswith(("readme", "license", "licence")) or name.lower().endswith((".md", ".pdf"))
 
 
 def _unwrapped(root: Path, name: str) -> Path:
@@ -203,24 +217,14 @@ def _of_file(path: Path) -> str:
     raise DatasetError(f"expected a folder, .zip, .json, .yaml or a list .txt, got {path}")
 
 
-def _has_masks(files: tuple[str, ...]) -> bool:
-    found: dict[tuple[str, bool], set[str]] = {}
-    for name in files:
-        parts = name.split("/")
-        if len(parts) >= 3 and name.lower().endswith(IMAGE_SUFFIXES):
-            for kind, split in ((parts[0], parts[1]), (parts[1], parts[0])):
-                if kind in ("images", *MASK_FOLDERS):
-                    found.setdefault((split, kind == parts[0]), set()).add("images" if kind == "images" else "masks")
-    return any(len(kinds) == 2 for kinds in found.values())
-
-
 def _cvat(root: Path, files: tuple[str, ...]) -> bool:
     masks = any(name.startswith("SegmentationClass/") for name in files)
     return masks and ("labelmap.txt" in files or is_folder(root / "ImageSets" / "Segmentation"))
 
 
 def _yolo(root: Path, files: tuple[str, ...]) -> bool:
-    return yolo_file(root) is not None and any("labels" in n.split("/")[:-1] and n.endswith(".txt") for n in files)
+    labelled = any("labels" in n.split("/")[:-1] and n.endswith(".txt") for n in files)
+    return labelled and (yolo_file(root) is not None or is_bare_yolo(root))
 
 
 def _coco(root: Path, files: tuple[str, ...]) -> bool:
@@ -285,6 +289,7 @@ def _unknown(root: Path) -> str:
     )
     advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
     inner = [name for name in subfolders(root) if _fits(root / name)]
+    advice += _CVAT_XML if any(PurePosixPath(name).name == "annotations.xml" for name in files) else ""
     advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
     layouts = "".join(f"\n  {own.layout}" for own in FORMATS.values())
     return (
@@ -294,7 +299,7 @@ def _unknown(root: Path) -> str:
 
 def _fits(root: Path) -> bool:
     files = list_files(root)
-    return _has_masks(files) or any(fits(root, files) for fits in _RULES.values()) or _pairs(root, files)
+    return has_layout(root, usual=False) or any(fits(root, files) for fits in _RULES.values()) or _pairs(root, files)
 
 
 def root_endings(name: str) -> tuple[str, ...]:

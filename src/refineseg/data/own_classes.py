@@ -6,6 +6,9 @@ In: the names a format lists, or the class file beside it. Out: :class:`NamedCla
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +45,7 @@ class NamedClasses:
         Raises:
             LabelError: It is no class; with the file, the label, and names like it.
         """
-        index = self.index_of.get(label)
+        index = self.index_of.get(tidy(label))
         if index is None:
             names = self.class_info.names
             listed = f"list it in {self.listed_in}, or correct it" if self.listed_in else "correct it"
@@ -50,6 +53,40 @@ class NamedClasses:
                 f"{where}: expected one of {len(names)} classes, got {label!r}{near(label, names)}; {listed}"
             )
         return index
+
+
+def tidy(label: str) -> str:
+    """A label as the class it names: blanks around it and doubled ones do not count, nor how an accent is written.
+
+    The names of the background and of void count in capitals, too.
+
+    Example:
+        >>> tidy(" red  car "), tidy("Background"), tidy("__IGNORE__")
+        ('red car', 'background', '__ignore__')
+    """
+    plain = " ".join(unicodedata.normalize("NFC", label).split())
+    lower = plain.lower()
+    if lower in BACKGROUND_NAMES:
+        return BACKGROUND
+    return lower if lower in VOID_NAMES else plain
+
+
+def alike(names: Sequence[str]) -> tuple[str, ...]:
+    """One note where names differ by capitals, blanks, hyphens or underscores only; else none.
+
+    Example:
+        >>> print(*alike(["car", "sky", "Car"]))
+        the classes 'car' and 'Car' differ by capitals or blanks only; remap.json can make them one: {"Car": "car"}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
+    return tuple(
+        f"the classes {' and '.join(map(repr, group))} differ by capitals or blanks only; remap.json can make them "
+        f"one: {json.dumps(dict.fromkeys(group[1:], group[0]), ensure_ascii=False)}"
+        for group in groups.values()
+        if len(group) > 1
+    )
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -78,12 +115,12 @@ def named_classes(names: Sequence[str], *, listed_in: str = "", void_names: Sequ
         >>> named_classes(["tree", "_background_", "__ignore__"]).index_of["tree"]
         1
     """
-    unlabelled = (*VOID_NAMES, *void_names)
-    classes = [name for name in dict.fromkeys(names) if name not in BACKGROUND_NAMES and name not in unlabelled]
+    unlabelled = (*VOID_NAMES, *map(tidy, void_names))
+    classes = [name for name in dict.fromkeys(map(tidy, names)) if name != BACKGROUND and name not in unlabelled]
     void = 255 if len(classes) < 255 else 65535
     class_info = ClassInfo((BACKGROUND, *classes), ignore_index=void)
     index_of = {name: index for index, name in enumerate(class_info.names)}
-    index_of |= dict.fromkeys(BACKGROUND_NAMES, 0) | dict.fromkeys(unlabelled, void)
+    index_of |= dict.fromkeys(unlabelled, void)
     return NamedClasses(class_info, index_of, listed_in)
 
 
@@ -101,6 +138,6 @@ def classes_beside(root: Path, *, file_names: Sequence[str] = CLASS_FILES) -> Na
     colours, void_names, file_name = listed
     classes = named_classes(list(colours), listed_in=file_name, void_names=void_names)
     info = classes.class_info
-    own = {BACKGROUND if name in BACKGROUND_NAMES else name: colour for name, colour in colours.items()}
+    own = {tidy(name): colour for name, colour in colours.items()}
     palette = tuple(own.get(name) or spare for name, spare in zip(info.names, info.palette, strict=True))
     return NamedClasses(ClassInfo(info.names, palette, info.ignore_index), classes.index_of, file_name)

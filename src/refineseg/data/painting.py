@@ -6,6 +6,8 @@ In: image files, each with its annotations as text, and a function that paints t
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.own_classes import NamedClasses
+from refineseg.data.label_check import read_all
+from refineseg.data.left_out import LeftOut, summed
+from refineseg.data.outlines import Canvas
+from refineseg.data.own_classes import NamedClasses, alike
 from refineseg.data.sources import SourceDataset
-from refineseg.errors import DatasetError
+from refineseg.errors import DatasetError, ImageError
 from refineseg.images import first_names, read_image_size, read_rgb
 
 
@@ -39,8 +44,9 @@ class Drawing:
     size_hw: tuple[int, int] | None = None
 
 
-Paint = Callable[[Drawing, tuple[int, int], NamedClasses], NDArray[Any]]
-"""A drawing, the image's height and width, and the classes -> the mask. A function of a module, for other processes."""
+Paint = Callable[[Drawing, tuple[int, int], NamedClasses], Canvas]
+"""A drawing, the image's height and width, and the classes -> what is painted. A function of a module, for other
+processes."""
 
 Content = Callable[[Drawing], bytes | None]
 """A drawing -> its image's bytes where they do not lie in the image file."""
@@ -58,12 +64,15 @@ class PaintedSource:
         classes: What labels mean.
         paint: Paints one mask.
         content: Finds images that lie in the annotations; None: they are files.
+        strays: Objects that belong to no image.
     """
 
     drawings: tuple[Drawing, ...] = field(repr=False)
     classes: NamedClasses
     paint: Paint
     content: Content | None = None
+    strays: tuple[LeftOut, ...] = ()
+    _painted: dict[int, tuple[LeftOut, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """``(H, W, 3)`` uint8 RGB."""
@@ -84,7 +93,23 @@ class PaintedSource:
         """
         drawing, size_hw = self.drawings[index], self.image_hw(index)
         check_size(drawing, drawing.size_hw, size_hw)
-        return self.paint(drawing, size_hw, self.classes)
+        canvas = self.paint(drawing, size_hw, self.classes)
+        self._painted[index] = canvas.left_out()
+        return canvas.mask
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects that cover no pixel of their class; masks that were not painted yet are painted for it.
+
+        A mask that cannot be painted tells nothing here: it is an error where it is read.
+        """
+        unseen = [index for index in range(len(self.drawings)) if index not in self._painted]
+        read_all(lambda number: self._tried(unseen[number]), len(unseen))
+        records = (record for index in range(len(self.drawings)) for record in self._painted.get(index, ()))
+        return summed((*self.strays, *records))
+
+    def _tried(self, index: int) -> None:
+        with contextlib.suppress(DatasetError, ImageError):
+            self.mask(index)
 
     def _content(self, drawing: Drawing) -> bytes | None:
         return None if self.content is None else self.content(drawing)
@@ -124,11 +149,12 @@ def painted_dataset(
     *,
     notes: tuple[str, ...] = (),
     content: Content | None = None,
+    strays: tuple[LeftOut, ...] = (),
 ) -> SourceDataset:
-    """A data set of drawings; their names must differ.
+    """A data set of drawings; their names and their images must differ.
 
     Raises:
-        DatasetError: Two have one name.
+        DatasetError: Two have one name, or one image.
     """
     names = tuple(drawing.name for drawing in drawings)
     seen: set[str] = set()
@@ -138,7 +164,16 @@ def painted_dataset(
             f"expected every image once in {drawings[0].labels}, got {len(twice)} again: {first_names(twice)}; "
             "remove one of each"
         )
-    return SourceDataset(names, PaintedSource(drawings, classes, paint, content), classes.class_info, notes)
+    owners: dict[str, str] = {}
+    for drawing in drawings:
+        other = owners.setdefault(os.path.normpath(drawing.image), drawing.name)
+        if other != drawing.name:
+            raise DatasetError(
+                f"expected an image file for each entry of {drawing.labels}, got {drawing.image} for {other} and for "
+                f"{drawing.name}; copy the images under their own folders"
+            )
+    source = PaintedSource(drawings, classes, paint, content, strays)
+    return SourceDataset(names, source, classes.class_info, (*notes, *alike(classes.class_info.names)))
 
 
 def unknown_split(split: str, splits: tuple[str, ...], root: Path, advice: str = "") -> DatasetError:

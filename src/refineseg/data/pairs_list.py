@@ -5,20 +5,29 @@ In: ``LIST.txt``, or a folder of lists, one per split. Out: pairs of files.
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from refineseg.archives import is_file, is_folder, list_files, locate, read_text
 from refineseg.data.class_files import read_class_file
 from refineseg.data.folder import count_classes
+from refineseg.data.own_classes import alike
 from refineseg.data.painting import unknown_split
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
 from refineseg.images import IMAGE_SUFFIXES, first_names
 
-LIST_SUFFIXES = (".txt", ".tsv", ".lst")
-_NO_LISTS = ("classes.txt", "labelmap.txt", "labels.txt", "readme.txt")
+LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".csv")
+_NO_LISTS = ("classes.txt", "labelmap.txt", "labels.txt", "readme.txt", "remap.csv")
+_TITLES = {  # words of a header -> column
+    **dict.fromkeys(("image", "images", "img", "photo", "picture", "file", "filename", "image_path"), 0),
+    **dict.fromkeys(("mask", "masks", "label", "labels", "annotation", "gt", "mask_path", "label_path"), 1),
+    **dict.fromkeys(("split", "set", "subset"), 2),
+}
 _USUAL = ("train", "val", "test")
 
 Line = tuple[str, str, str]
@@ -28,9 +37,10 @@ Line = tuple[str, str, str]
 def open_pairs(root: Path, split: str) -> PairDataset:
     """One split of a list of pairs.
 
-    * ``pairs:LIST.txt``: on each line an image and a mask, relative to the list's folder, separated by a tab (so that
-      names may hold spaces) or by spaces; a third word is the split. Without any split everything is ``train``. Lines
-      that begin with ``#`` are comments.
+    * ``pairs:LIST.txt``: on each line an image and a mask, relative to the list's folder, separated by a tab, comma,
+      semicolon or spaces; a third word is the split. Names that hold spaces may be quoted, and need not where only one
+      reading gives two names of images. Without any split everything is ``train``. Lines that begin with ``#`` are
+      comments. The first line may be a header; with ``image`` and ``mask`` in it, columns may be in any order and more.
     * ``pairs:ROOT``: a folder or zip file with one list per split, ``train.txt``, ``val.txt``, ...; or with one list.
     * Masks and classes are as in a folder data set: a class file beside the list, else values 0..K-1 and 255.
 
@@ -46,7 +56,7 @@ def open_pairs(root: Path, split: str) -> PairDataset:
     pairs = _pairs(lists, folder, split)
     listed = read_class_file(folder)
     if listed is not None:
-        return PairDataset(pairs, *listed)
+        return PairDataset(pairs, *listed, alike(listed[0].names))
     training = pairs if split == "train" or "train" not in splits else _pairs(lists, folder, "train")
     class_info, table = count_classes(training, folder)
     note = f"{class_info.num_classes} classes, counted in {len(training)} masks; write {folder / 'classes.json'}"
@@ -65,13 +75,13 @@ def pairs_splits(root: Path) -> tuple[str, ...]:
 
 
 def is_pairs_list(path: Path) -> bool:
-    """True for a text file whose first line names an image and another image file."""
+    """True for a text file whose first line, or the one after a header, names an image and another image file."""
     try:
-        lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+        numbered = _numbered(read_text(path))
     except DatasetError:
         return False
-    words = _words(lines[0]) if lines else []
-    return len(words) in (2, 3) and all(word.lower().endswith(IMAGE_SUFFIXES) for word in words[:2])
+    header = _header(numbered[0][1]) if numbered else None
+    return any(_words(line, header) is not None for _, line in numbered[:2])
 
 
 def _lists(root: Path) -> dict[str, list[Line]]:
@@ -90,22 +100,65 @@ def _lists(root: Path) -> dict[str, list[Line]]:
     return {PurePosixPath(name).stem: _lines(root / name) for name in names}
 
 
-def _words(line: str) -> list[str]:
-    return [word.strip() for word in line.split("\t") if word.strip()] if "\t" in line else line.split()
+def _numbered(text: str) -> list[tuple[int, str]]:
+    """The lines that are neither empty nor comments, with their numbers."""
+    lines = enumerate(text.splitlines(), start=1)
+    return [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+
+
+def _header(line: str) -> dict[int, int] | None:
+    """Which column of a table with a header is the image, the mask and the split: 0, 1 and 2."""
+    if _names_an_image(line):
+        return None
+    cells = next((cells for cells in _divided(line) if len(cells) > 1), [])
+    columns = {_TITLES[title]: number for number, cell in enumerate(cells) if (title := cell.lower()) in _TITLES}
+    return columns if columns.keys() >= {0, 1} else None
+
+
+def _divided(line: str) -> Iterator[list[str]]:
+    """A line by each separator in turn; what is quoted is one word."""
+    for quote in "\"'":
+        for separator in "\t,; ":
+            reader = csv.reader([line], delimiter=separator, quotechar=quote, skipinitialspace=True)
+            cells = [cell.strip() for cell in next(reader, [])]
+            yield cells if separator in ",;" else [cell for cell in cells if cell]
+
+
+def _words(line: str, header: dict[int, int] | None) -> Line | None:
+    """Image, mask and split of a line; None where it is not clear which they are."""
+    for cells in _divided(line):
+        if header is not None and len(cells) > max(header.values()):
+            cells = [cells[header[column]] for column in sorted(header)]
+        if len(cells) in (2, 3) and _are_images(cells[:2]):
+            return cells[0], cells[1], cells[2] if len(cells) == 3 else ""
+    spaces = [match.span() for match in re.finditer(r"\s+", line.strip())]
+    found: list[Line] = []
+    for start, end in spaces:  # names with spaces that nothing sets apart
+        image, rest = line.strip()[:start], line.strip()[end:]
+        mask, _, split = rest.rpartition(" ")
+        found += [(image, rest, "")] * _are_images((image, rest))
+        found += [(image, mask.strip(), split)] * _are_images((image, mask.strip()))
+    return found[0] if len(found) == 1 else None
+
+
+def _are_images(words: Sequence[str]) -> bool:
+    return all(word.lower().endswith(IMAGE_SUFFIXES) for word in words)
 
 
 def _lines(path: Path) -> list[Line]:
     found: list[Line] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        words = _words(line)
-        if len(words) not in (2, 3):
+    numbered = _numbered(read_text(path))
+    header = _header(numbered[0][1]) if numbered else None
+    if numbered and (header is not None or (len(numbered) > 1 and not _names_an_image(numbered[0][1]))):
+        numbered = numbered[1:]
+    for number, line in numbered:
+        words = _words(line, header)
+        if words is None:
             raise DatasetError(
-                f"{path}, line {number}: expected 'image mask' or 'image mask split', got {len(words)} words: "
-                f"{line[:80]!r}; separate names that hold spaces by a tab"
+                f"{path}, line {number}: expected 'image mask' or 'image mask split', got {len(line.split())} words: "
+                f"{line[:80]!r}; separate names that hold spaces by a tab, or quote them"
             )
-        found.append((words[0], words[1], words[2] if len(words) == 3 else ""))
+        found.append(words)
     if not found:
         raise DatasetError(f"expected 'image mask' on each line of {path}, got no line")
     with_split = sum(bool(split) for _, _, split in found)
@@ -114,6 +167,10 @@ def _lines(path: Path) -> list[Line]:
             f"expected a split on every line of {path} or on none, got {with_split} on {len(found)} lines; add others"
         )
     return found
+
+
+def _names_an_image(line: str) -> bool:
+    return any(suffix in line.lower() for suffix in IMAGE_SUFFIXES)
 
 
 def _pairs(lists: dict[str, list[Line]], folder: Path, split: str) -> tuple[FilePair, ...]:
@@ -129,6 +186,7 @@ def _pairs(lists: dict[str, list[Line]], folder: Path, split: str) -> tuple[File
             f"{first_names(absent)}; correct the list"
         )
     twice = [name for name, count in Counter(pair.name for pair in pairs).items() if count > 1]
+    twice = twice or [str(path) for path, count in Counter(pair.image for pair in pairs).items() if count > 1]
     if twice:
         raise DatasetError(f"expected every image once in the lists of {split}, got again: {first_names(twice)}")
     return tuple(pairs)

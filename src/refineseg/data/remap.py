@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from refineseg.archives import is_file, read_text
 from refineseg.class_info import ClassInfo
 from refineseg.data.json_files import read_json
+from refineseg.data.left_out import LeftOut, left_out
 from refineseg.data.own_classes import near
 from refineseg.data.sample import Dataset, Sample
 from refineseg.errors import ConfigError, DatasetError
@@ -93,6 +94,10 @@ class Remapped:
     def notes(self) -> tuple[str, ...]:
         """The notes of the data set, and what was done."""
         return (*self.dataset.notes, self.note)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects that cover no pixel of their class."""
+        return left_out(self.dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.left_out import LeftOut, left_out, summed
 from refineseg.errors import DatasetError
 from refineseg.images import read_image_size, read_mask, read_rgb
 
@@ -146,9 +147,21 @@ class PairDataset:
         return read_mask(path, table=self.table, ignore_index=self.class_info.ignore_index)
 
 
+def same_shape(mask_hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
+    """Whether a mask is its image smaller or larger: the same shape but for a pixel of rounding.
+
+    Example:
+        >>> same_shape((454, 551), (1055, 1280)), same_shape((454, 551), (1055, 1055))
+        (True, False)
+    """
+    height, width = image_hw
+    return abs(mask_hw[0] * width - mask_hw[1] * height) <= max(height, width)
+
+
 def _check_size(pair: FilePair, image_hw: tuple[int, int], mask_hw: tuple[int, int]) -> None:
     if image_hw != mask_hw:
         turned = "; the image is rotated by EXIF, rotate its pixels" if image_hw == mask_hw[::-1] else ""
+        turned = turned or ("; `refineseg doctor --fix` scales it" if same_shape(mask_hw, image_hw) else "")
         raise DatasetError(
             f"{pair.mask}: expected a mask of the image's size {image_hw[0]}x{image_hw[1]} (height x width), got "
             f"{mask_hw[0]}x{mask_hw[1]}{turned}"
@@ -183,6 +196,10 @@ class Concatenation:
     def notes(self) -> tuple[str, ...]:
         """The notes of all parts, each once."""
         return tuple(dict.fromkeys(note for part in self._parts for note in part.notes))
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects of all parts that cover no pixel of their class."""
+        return summed(record for part in self._parts for record in left_out(part))
 
     def _locate(self, index: int) -> tuple[Dataset, int]:
         if not 0 <= index < len(self):
@@ -242,6 +259,10 @@ class Without:
     def class_info(self) -> ClassInfo:
         """The classes of the masks."""
         return self._dataset.class_info
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects of the whole data set that cover no pixel of their class."""
+        return left_out(self._dataset)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
+from refineseg.data.left_out import LeftOut, left_out
 from refineseg.data.sample import Sample, image_file
 from refineseg.errors import DatasetError, LabelError
 from refineseg.label_messages import value_ranges
@@ -40,13 +41,22 @@ class SourceDataset:
         names: One per sample.
         source: Reads them.
         class_info: The classes.
-        notes: Facts to print beside results.
+        facts: Notes of the reader.
     """
 
     names: tuple[str, ...]
     source: SampleSource
     class_info: ClassInfo
-    notes: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The reader's notes, and the objects that cover no pixel, for which all masks not read yet are read."""
+        return (*self.facts, *map(str, self.left_out()))
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The objects that cover no pixel of their class."""
+        return left_out(self.source)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -8,6 +8,7 @@ Source: https://docs.ultralytics.com/datasets/segment/
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,15 +16,17 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from refineseg.archives import is_file, is_folder, list_files, locate, read_text
+from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
+from refineseg.data.left_out import NO_IMAGE, LeftOut
 from refineseg.data.outlines import Canvas, inside_polygon
-from refineseg.data.own_classes import NamedClasses, named_classes
+from refineseg.data.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images import find_images, first_names
 
 _SPLITS = ("train", "val", "test")
+_CLASSES = "classes.txt"
 _MOST_CHARACTERS = 1 << 20  # a data.yaml has some kilobytes
 _SLACK = 0.01  # rounding of programs beside the image's edge
 _BOX = 5
@@ -37,6 +40,13 @@ def yolo_file(root: Path) -> Path | None:
     usual = [name for name in found if PurePosixPath(name).stem == "data"]
     chosen = usual or found
     return root / chosen[0] if len(chosen) == 1 else None
+
+
+def is_bare_yolo(root: Path) -> bool:
+    """Whether a folder is YOLO without its YAML file: ``images``, ``labels``, ``classes.txt`` (Label Studio)."""
+    if not all(is_folder(root / name) for name in ("images", "labels")) or not is_file(root / _CLASSES):
+        return False
+    return any(name.endswith(".txt") for name in list_files(root / "labels"))
 
 
 def yolo_splits(root: Path) -> tuple[str, ...]:
@@ -55,6 +65,8 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
     * Images: the folder, list of folders, or ``.txt`` of images that ``data.yaml`` names for the split, relative to its
       ``path``, else to the file itself. Labels: the same path with the last ``images`` replaced by ``labels``, and
       ``.txt``. An image without a label file is all background, as in training with Ultralytics.
+    * Without a YAML file, ``images``, ``labels`` and the names in ``classes.txt`` (Label Studio's export); the splits
+      are the folders ``train``, ``val``, ``test`` in ``images``, else everything is ``train``.
     * Classes: ``background``, then ``names`` in order.
     * A pixel belongs to a polygon if its centre does; small objects are painted over large ones.
 
@@ -84,11 +96,31 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
             "none; put the folder labels beside images"
         )
     note = f"{split}: {without} of {len(images)} images have no label file: all background"
-    return painted_dataset(tuple(drawings), classes, paint_yolo, notes=(note,) if without else ())
+    strays = _strays({drawing.labels for drawing in drawings})
+    return painted_dataset(tuple(drawings), classes, paint_yolo, notes=(note,) if without else (), strays=strays)
+
+
+def _strays(labels: set[Path]) -> tuple[LeftOut, ...]:
+    """The polygons in label files without an image, in the folders of those with one."""
+    lost: dict[Path, int] = {}
+    for folder in sorted({path.parent for path in labels if is_folder(path.parent)}):
+        images = {path.stem for path in find_images(_counterpart(folder, "labels", "images"))}
+        for name in list_files(folder):
+            path = folder / name
+            if path.suffix != ".txt" or path in labels or path.stem in images or path.parent != folder:
+                continue
+            if path.name != _CLASSES and not path.name.lower().startswith("readme"):
+                lost[path] = sum(bool(line.strip()) for line in read_text(path).splitlines())
+    return (LeftOut("polygons", NO_IMAGE, str(next(iter(lost))), sum(lost.values())),) if any(lost.values()) else ()
 
 
 def _content(root: Path) -> tuple[Path, dict[str, Any]]:
     path = yolo_file(root)
+    if path is None and is_folder(root) and is_bare_yolo(root):
+        names = [line.strip() for line in read_text(root / _CLASSES).splitlines() if line.strip()]
+        folders = [name for name in subfolders(root / "images") if name in _SPLITS]
+        places = {name: f"images/{name}" for name in folders} or {"train": "images"}
+        return root / _CLASSES, {"names": names, **places}
     if path is None:
         raise DatasetError(f"expected one data.yaml in {root}, got none or several; name the file: yolo:FILE.yaml")
     text = read_text(path)
@@ -101,6 +133,8 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
         raise DatasetError(
             f"expected names, and train or val, in {path}, got no names; for instance names: [car, tree]"
         )
+    if content.get("kpt_shape"):
+        raise DatasetError(f"expected polygons, got key points (kpt_shape in {path}); export as segmentation")
     return path, content
 
 
@@ -110,11 +144,11 @@ def _classes(path: Path, content: dict[str, Any]) -> NamedClasses:
     if sorted(numbered, key=str) != sorted(range(len(numbered)), key=str):
         raise DatasetError(f"expected names numbered 0..{len(numbered) - 1} in {path}, got {list(numbered)[:10]}")
     listed = [str(numbered[i]) for i in range(len(numbered))]
-    if len(set(listed)) < len(listed):
+    if len(set(map(tidy, listed))) < len(listed):
         raise DatasetError(f"expected every name once in {path}, got {listed}; rename one")
     classes = named_classes(listed)
     return NamedClasses(
-        classes.class_info, {str(i): classes.index_of[name] for i, name in enumerate(listed)}, path.name
+        classes.class_info, {str(i): classes.index_of[tidy(name)] for i, name in enumerate(listed)}, path.name
     )
 
 
@@ -160,35 +194,40 @@ def _listed(line: str, listing: Path, base: Path) -> Path:
 
 
 def _label_file(image: Path) -> Path:
-    parts = list(image.parts)
-    places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    return _counterpart(image.parent, "images", "labels") / f"{image.stem}.txt"
+
+
+def _counterpart(folder: Path, old: str, new: str) -> Path:
+    """The folder whose last part of one name has another."""
+    parts = list(folder.parts)
+    places = [i for i, part in enumerate(parts) if part == old]
     if places:
-        parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+        parts[places[-1]] = new
+    return Path(*parts)
 
 
-def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> NDArray[Any]:
-    """The mask of one label file.
+def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
+    """The polygons of one label file.
 
     Raises:
         DatasetError: A line that is no class with a polygon.
         LabelError: A class number that ``names`` does not have.
     """
-    canvas = Canvas(size_hw, background=0, void=classes.class_info.ignore_index)
+    canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="polygons")
     for number, line in enumerate(drawing.text.splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         where = f"{drawing.labels}, line {number}"
-        points = _points(words[1:], where)
+        points = _points(words[1:], where) * np.array(size_hw[::-1])
         label = words[0].removesuffix(".0")
         if label not in classes.index_of:
             raise LabelError(
                 f"{where}: expected a class 0..{len(classes.index_of) - 1} of {classes.listed_in}, got {words[0]!r}; "
                 "correct it, or add its name"
             )
-        canvas.add(inside_polygon(points * np.array(size_hw[::-1]), size_hw), classes.index_of[label])
-    return canvas.mask
+        canvas.add(partial(inside_polygon, points, size_hw), classes.index_of[label], where, points=points)
+    return canvas
 
 
 def _points(words: list[str], where: str) -> NDArray[np.float64]:

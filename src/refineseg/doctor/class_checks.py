@@ -56,7 +56,7 @@ class ClassCounts:
 
 
 def class_findings(counts: ClassCounts, *, declared: bool) -> list[Finding]:
-    """Absent and rare classes.
+    """A class alone, absent and rare classes.
 
     Args:
         counts: Of all splits.
@@ -66,6 +66,9 @@ def class_findings(counts: ClassCounts, *, declared: bool) -> list[Finding]:
     if not total.any():
         return []
     findings = []
+    if np.count_nonzero(training) == 1:
+        only = {names[i]: f"all {training[i]} labelled pixels" for i in np.flatnonzero(training)}
+        findings.append(Finding("one_class", (), 1, KINDS["one_class"].action, only))
     empty = {names[i]: "no pixel in any split" for i in np.flatnonzero(total == 0)} if declared else {}
     if empty:
         findings.append(Finding("empty_class", (), len(empty), KINDS["empty_class"].action, empty))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from refineseg.class_info import LabelTable
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.label_check import read_all
+from refineseg.data.left_out import left_out
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
 from refineseg.doctor.expected import Expected, class_counts, inferred
@@ -98,8 +99,9 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     with warnings.catch_warnings():  # around all threads: the filters belong to the process
         warnings.filterwarnings("ignore", module=r"PIL\.")
         facts = read_all(lambda index: inspect(cases[index]), len(cases), report=report)
+    inventory, lost = _told_by_readers(inventory)
     expected = _expected(inventory, facts)
-    faults = [*inventory.faults]
+    faults = [*inventory.faults, *lost]
     if expected.fault is not None:
         faults.append(expected.fault)
     for case, found in zip(cases, facts, strict=True):
@@ -113,6 +115,17 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     if inventory.own_masks and all(finding.severity != "error" for finding in findings):
         findings += grouped(_refusals(inventory))
     return Examination(data, inventory, expected, tuple(facts), tuple(faults), in_order(findings), counts)
+
+
+def _told_by_readers(inventory: Inventory) -> tuple[Inventory, list[Fault]]:
+    """The notes of the readers, and the objects that cover no pixel, as faults and not as notes."""
+    notes, faults = list(inventory.notes), []
+    for split, dataset in inventory.readers.items():
+        records = left_out(dataset)
+        said = {str(record) for record in records}
+        notes += [note for note in dataset.notes if note not in said]
+        faults += [Fault("lost_objects", f"{split}, {record.first}", str(record), whole=True) for record in records]
+    return replace(inventory, notes=tuple(dict.fromkeys(notes))), faults
 
 
 def _expected(inventory: Inventory, facts: Sequence[CaseFacts]) -> Expected:
@@ -165,7 +178,10 @@ def _image_findings(cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[F
 def _refusals(inventory: Inventory) -> list[Fault]:
     """What the reader still refuses where no check found an error, so that no error means: it opens."""
     faults = []
+    unlabelled = {fault.file for fault in inventory.faults if fault.kind == "unlabelled_split"}
     for split in inventory.splits:
+        if split in unlabelled:
+            continue
         try:
             open_dataset("folder", inventory.root, split=split)
         except (DatasetError, ImageError, ConfigError) as error:

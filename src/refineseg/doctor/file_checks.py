@@ -5,6 +5,7 @@ In: the facts of a case. Out: faults.
 
 from __future__ import annotations
 
+from refineseg.data.sample import same_shape
 from refineseg.doctor.findings import Fault
 from refineseg.doctor.inspection import CaseFacts
 from refineseg.doctor.inventory import Case
@@ -29,7 +30,8 @@ def file_faults(case: Case, facts: CaseFacts) -> list[Fault]:
         if image.orientation != 1 and mask.hw == image.stored_hw:
             faults.append(Fault("rotated_image", case.shown_image, f"EXIF orientation {image.orientation}: {sizes}"))
         else:
-            faults.append(Fault("size_mismatch", case.shown_mask, sizes))
+            action = "scale the mask to the size of the image (--fix does)" if same_shape(mask.hw, image.hw) else ""
+            faults.append(Fault("size_mismatch", case.shown_mask, sizes, action))
     elif facts.fits_stored:
         detail = f"EXIF orientation {image.orientation}: the mask fits the pixels as they are stored"
         faults.append(Fault("rotated_image", case.shown_image, detail))

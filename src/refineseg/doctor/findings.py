@@ -73,8 +73,21 @@ KINDS: dict[str, Kind] = {
         "masks of so many values that they are photographs, or were resized smoothly",
         "export the mask again, resized with nearest neighbour, as PNG",
     ),
+    "one_class": Kind(
+        "error",
+        "training masks of one class alone, of which nothing can be learned",
+        "label the other classes, or correct the masks or the list of classes",
+    ),
+    "lost_objects": Kind(
+        "warning",
+        "objects of the annotation files that cover no pixel of their class",
+        "draw or export them as areas inside the image, or remove them",
+    ),
     "void_mask": Kind("warning", "masks without any labelled pixel", "label the image or remove the pair"),
     "empty_mask": Kind("note", "masks of the first class alone", "make sure that nothing else is in the image"),
+    "unlabelled_split": Kind(
+        "note", "splits of images alone, which are not measured", "add masks, or give the images to predict"
+    ),
     "sixteen_bit_image": Kind(
         "warning",
         "images of 16 bits, which are read from their full range",

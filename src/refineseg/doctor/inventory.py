@@ -5,24 +5,19 @@ In: the root folder. Out: an :class:`Inventory` of cases (an image with its mask
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.archives import is_file, is_folder
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import CLASS_FILES, read_class_file
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.folder import MASK_FOLDERS, folder_splits
+from refineseg.data.folder_layout import existing_folders, folder_splits, partners
 from refineseg.data.own import recognise
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.doctor.findings import Fault
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
-from refineseg.images import IMAGE_SUFFIXES, find_images
-
-_MASK_ENDINGS = ("_mask", "_label", "_labels")
-_SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
 
 _SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "camvid": (("train", "val", "test"), ()),
@@ -72,6 +67,7 @@ class Inventory:
         class_info: The classes, where a file or the reader tells them.
         table: How mask files write them.
         notes: Facts about the files.
+        readers: Data set of each split, where a reader gives the cases: its notes are asked for once all is read.
     """
 
     root: Path
@@ -83,6 +79,7 @@ class Inventory:
     class_info: ClassInfo | None = None
     table: LabelTable | None = None
     notes: tuple[str, ...] = ()
+    readers: Mapping[str, Dataset] = field(default_factory=dict)
 
 
 def take_inventory(name: str, root: Path) -> Inventory:
@@ -137,7 +134,6 @@ def _read_inventory(name: str, root: Path) -> Inventory:
                 notes.append(f"{split} was not examined: {error}")
             continue
         cases += _cases_of(opened[split], split, base)
-        notes += opened[split].notes
     first = next(iter(opened.values()), None)
     return Inventory(
         base,
@@ -148,7 +144,8 @@ def _read_inventory(name: str, root: Path) -> Inventory:
         tuple(faults),
         None if first is None else first.class_info,
         first.table if isinstance(first, PairDataset) else None,
-        tuple(dict.fromkeys(notes)),
+        tuple(notes),
+        opened,
     )
 
 
@@ -196,40 +193,22 @@ def _folder_inventory(root: Path) -> Inventory:
 
 def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
     """Pairs of a split by the rules of :func:`~refineseg.data.folder.open_folder`, and what has no partner."""
-    split_first = any(is_folder(root / split / name) for name in ("images", *MASK_FOLDERS))
-    folders = [root / split / name if split_first else root / name / split for name in ("images", *MASK_FOLDERS)]
-    image_folder, mask_folders = folders[0], [folder for folder in folders[1:] if is_folder(folder)]
-    images = _by_key(image_folder)
-    masks: dict[str, list[Path]] = {}
-    faults: list[Fault] = []
-    for key, paths in _by_key(mask_folders[0]).items() if mask_folders else ():
-        keys = (key, *(key.removesuffix(ending) for ending in _MASK_ENDINGS if key.endswith(ending)))
-        owner = next((candidate for candidate in keys if candidate in images), None)
-        if owner is None:
-            faults += [Fault("missing_image", relative_name(p, root), f"no image {key} in {split}") for p in paths]
-        else:
-            masks.setdefault(owner, []).append(min(paths, key=lambda path: _SUFFIX_ORDER.index(path.suffix.lower())))
+    image_folder, mask_folder = existing_folders(root, split)
+    found = partners(image_folder, mask_folder)
+    if found.images and mask_folder is None and split == "test":
+        count = sum(map(len, found.images.values()))
+        return [], [Fault("unlabelled_split", split, f"{count} images and no folder of masks", whole=True)]
+    faults = [
+        Fault("missing_image", relative_name(path, root), f"no image {path.stem} in {split}") for path in found.orphans
+    ]
     cases = []
-    for key, paths in images.items():
-        for twins in (paths, masks.get(key, [])):
+    for key, paths in found.images.items():
+        for twins in (paths, found.masks.get(key, [])):
             if len(twins) > 1:
                 names = [relative_name(path, root) for path in twins]
                 faults += [Fault("ambiguous_name", name, f"one of {len(names)} for {key}") for name in names]
-        mask = masks[key][0] if key in masks else None
+        mask = found.masks[key][0] if key in found.masks else None
         if mask is None:
             faults.append(Fault("missing_mask", relative_name(paths[0], root), f"no mask {key} in {split}"))
         cases.append(_case(split, key, paths[0], mask, root))
     return cases, faults
-
-
-def _by_key(folder: Path) -> dict[str, list[Path]]:
-    """Files by their path in the folder without the ending, in one Unicode form."""
-    found: dict[str, list[Path]] = {}
-    for path in _listed(folder):
-        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        found.setdefault(key, []).append(path)
-    return found
-
-
-def _listed(folder: Path) -> Sequence[Path]:
-    return find_images(folder) if is_folder(folder) else ()

@@ -24,6 +24,7 @@ from refineseg.data.label_check import check_labels, read_all
 from refineseg.data.own import recognise
 from refineseg.data.remap import FILE_NAMES as REMAP_FILES
 from refineseg.data.remote import is_remote
+from refineseg.data.sample import same_shape
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.expected import Expected
 from refineseg.doctor.findings import KINDS, Fault
@@ -198,7 +199,9 @@ class _Plan:
         kinds = {fault.kind for fault in faults} - _UNCHANGED
         values = _mask_table(facts.mask, faults, kinds, self.expected)
         hopeless = kinds - _BY_VALUES - {"rotated_image", "sixteen_bit_image", "jpeg_mask"}
-        hopeless |= kinds & (_BY_VALUES | {"jpeg_mask"}) if values is None else set()
+        if same_shape(facts.mask.hw, facts.image.hw) and not facts.mask.problem:
+            hopeless -= {"size_mismatch"}
+        hopeless |= kinds & (_BY_VALUES | {"jpeg_mask", "size_mismatch"}) if values is None else set()
         if hopeless:
             return _Written(
                 0, (), {fault.file: KINDS[fault.kind].meaning for fault in faults if fault.kind in hopeless}
@@ -211,8 +214,12 @@ class _Plan:
             if values is not None and kinds - {"sixteen_bit_image"}:
                 mask = _jpeg_values(case.mask, values) if "jpeg_mask" in kinds else _values(case.mask, values)
                 mask_file = masks / f"{case.name}.png"
-                _write_grey(mask_file, upright(mask, turn))
+                mask = upright(mask, turn)
                 done = _what_was_done(values, facts.mask, turn)
+                if "size_mismatch" in kinds:
+                    mask = _scaled(mask, facts.image.hw)
+                    done = ", ".join(filter(None, (done, f"scaled to {facts.image.hw[0]}x{facts.image.hw[1]}")))
+                _write_grey(mask_file, mask)
                 kind = next(iter(sorted(kinds - {"sixteen_bit_image", "rotated_image"})), "rotated_image")
                 changes.append(Change(case.shown_mask, relative_name(mask_file, self.out), kind, done))
             else:
@@ -304,6 +311,15 @@ def _jpeg_values(path: Path, table: LabelTable) -> NDArray[Any]:
 
 def _values(path: Path, table: LabelTable) -> NDArray[Any]:
     return read_mask(path, table=table, ignore_index=0)
+
+
+def _scaled(mask: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """Nearest neighbour: each pixel gets the value of the mask's pixel that holds its centre."""
+    rows, columns = (
+        ((2 * np.arange(size) + 1) * old // (2 * size)) for size, old in zip(size_hw, mask.shape, strict=True)
+    )
+    scaled: NDArray[Any] = mask[np.ix_(rows, columns)]
+    return scaled
 
 
 def _write_grey(path: Path, mask: NDArray[Any]) -> None:

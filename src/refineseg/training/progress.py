@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from refineseg.data.sample import Dataset
 from refineseg.training.config import TrainingConfig
 
 
@@ -30,6 +31,12 @@ class Progress(Protocol):
 
     def stop(self) -> None:
         """The run ends."""
+
+
+def say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
+    """What the readers say of the files, and which objects cover no pixel: once every mask has been read."""
+    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+        progress.say(f"note: {note}")
 
 
 class TerminalProgress:

@@ -17,7 +17,7 @@ import torch
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
-from refineseg.data.label_check import check_labels
+from refineseg.data.label_check import check_labels, check_learnable
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError, WeightsUnavailableError
 from refineseg.images import written_beside
@@ -31,7 +31,7 @@ from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
-from refineseg.training.progress import Progress
+from refineseg.training.progress import Progress, say_notes
 from refineseg.training.provenance import learned_before, run_protocol
 from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
 
@@ -233,6 +233,7 @@ def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progres
     if val_set is not None:
         check_labels(val_set)
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
+        say_notes([val_set], progress)
     chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
     described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
     return TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
@@ -243,6 +244,7 @@ def _open_phase(
 ) -> PhaseData:
     """The training data of a phase, without the images it is measured on."""
     opened: list[Dataset] = []
+    given: list[Dataset] = []
     for part in parts:
         name, _, split = part.partition(":")
         if name not in sources:
@@ -253,11 +255,14 @@ def _open_phase(
         if kept.dropped:
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")
         opened.append(kept if kept.dropped else dataset)
+        given.append(dataset)
     joined = opened[0] if len(opened) == 1 else Concatenation(opened)
     if not len(joined):
         raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); checking every label")
-    return PhaseData(joined, check_labels(joined))
+    counts = check_learnable(joined)
+    say_notes(given, progress)
+    return PhaseData(joined, counts)
 
 
 def _new_model(

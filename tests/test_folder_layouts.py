@@ -1,0 +1,163 @@
+"""Own data as people have them: other names, no splits, lists of any kind, and zip files around them."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import SHARED
+from refineseg.data.datasets import open_dataset
+from refineseg.data.folder import _pairs, open_folder
+from refineseg.data.label_check import check_labels
+from refineseg.data.own import own_splits, recognise
+from refineseg.doctor.examination import examine
+from refineseg.doctor.repair import repair
+from refineseg.errors import DatasetError, LabelError
+
+HW = (12, 16)
+MASK = np.tile(np.arange(2, dtype=np.uint8), (HW[0], HW[1] // 2))
+
+
+def _pair(root, image, mask, *, values=MASK):
+    for name, pixels in ((image, np.full((*HW, 3), 90, np.uint8)), (mask, values)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "splits"),
+    [
+        ("images/a.png", "masks/a.png", ("train",)),
+        ("images/sub/../a.png", "labels/a_label.png", ("train",)),
+        ("Training_Images/a.png", "Ground_Truth/a.png", ("train",)),
+        ("JPEGImages/a.png", "seg/a.png", ("train",)),
+        ("leftImg8bit/train/7/a_image.png", "gtFine/train/7/a_label.png", ("train",)),
+        ("leftImg8bit/val/7/a_image.png", "gtFine/val/7/a_label.png", ("val",)),
+        ("train/img/a.png", "train/gt/a.png", ("train",)),
+        ("images/autumn/a.png", "masks/autumn/a.png", ("autumn",)),
+    ],
+)
+def test_folders_of_other_names_and_without_splits_are_read(tmp_path, image, mask, splits):
+    (tmp_path / "images" / "sub").mkdir(parents=True) if ".." in image else None
+    root = _pair(tmp_path, image, mask)
+    (root / "classes.txt").write_text("road\ntree\n")
+    (root / "preview").mkdir()
+    assert recognise(root) == ("masks", root)
+    assert own_splits(root) == splits
+    np.testing.assert_array_equal(open_dataset("folder", root, split=splits[0]).read_mask(0), MASK)
+
+
+def test_folders_of_two_possible_masks_are_not_guessed(tmp_path):
+    root = _pair(tmp_path, "Pictures/a.png", "Mask_A/a.png")
+    _pair(root, "Pictures/a.png", "Mask_B/a.png")
+    with pytest.raises(DatasetError, match=r"expected data in one of the forms below .* Mask_A \(1 files\), Mask_B"):
+        open_dataset("folder", root, split="train")
+
+
+@pytest.mark.parametrize("inside", ["my_pictures", "a/b/c"])
+@pytest.mark.parametrize("layout", ["images/train/x.png masks/train/x.png", "train/images/x.png train/masks/x.png"])
+def test_folders_around_a_layout_in_a_zip_file_do_not_count(tmp_path, inside, layout):
+    _pair(tmp_path / "d", *layout.split())
+    path = tmp_path / "my.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__MACOSX/my_pictures/._x.png", b"")
+        archive.writestr("README.txt", b"")
+        archive.writestr(f"{inside}/classes.txt", "road\ntree\n")
+        for name in layout.split():
+            archive.write(tmp_path / "d" / name, f"{inside}/{name}")
+    assert own_splits(path) == ("train",)
+    dataset = open_dataset("folder", path, split="train")
+    assert dataset.class_info.names == ("road", "tree")
+    np.testing.assert_array_equal(dataset.read_mask(0), MASK)
+
+
+def test_a_zip_file_of_one_split_keeps_its_split(tmp_path):
+    _pair(tmp_path / "d", "x.png", "y.png")
+    with zipfile.ZipFile(tmp_path / "my.zip", "w") as archive:
+        for name, kind in (("x.png", "images"), ("y.png", "masks")):
+            archive.write(tmp_path / "d" / name, f"val/{kind}/city/x.png")
+    assert own_splits(tmp_path / "my.zip") == ("val",)
+
+
+# ---------------------------------------------------------------------------------------------------------------- lists
+
+LISTS = {
+    "spaces in names": "my photo 1.png my mask 1.png\nmy photo 2.png my mask 2.png\n",
+    "spaces and a split": "my photo 1.png my mask 1.png train\nmy photo 2.png my mask 2.png train\n",
+    "quoted": '"my photo 1.png" "my mask 1.png"\n"my photo 2.png" "my mask 2.png"\n',
+    "single quotes": "'my photo 1.png' 'my mask 1.png'\n'my photo 2.png' 'my mask 2.png'\n",
+    "commas": "my photo 1.png,my mask 1.png\nmy photo 2.png, my mask 2.png\n",
+    "semicolons": "my photo 1.png;my mask 1.png\nmy photo 2.png;my mask 2.png\n",
+    "a header": "image,mask\nmy photo 1.png,my mask 1.png\nmy photo 2.png,my mask 2.png\n",
+    "other columns": (
+        'id,Mask,split,Image\n1,my mask 1.png,train,my photo 1.png\n2,"my mask 2.png",train,my photo 2.png\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+def test_lists_are_read_however_they_are_written(tmp_path, kind, encoding, ending):
+    for number in (1, 2):
+        _pair(tmp_path, f"my photo {number}.png", f"my mask {number}.png")
+    (tmp_path / "classes.txt").write_text("road\ntree\n", encoding=encoding)
+    (tmp_path / f"list.{ending}").write_text(LISTS[kind], encoding=encoding)
+    for root in (tmp_path, tmp_path / f"list.{ending}"):
+        dataset = open_dataset("folder", root, split="train")
+        assert [pair.mask.name for pair in dataset.pairs] == ["my mask 1.png", "my mask 2.png"]
+
+
+def test_a_line_that_can_be_read_in_two_ways_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png b.png c.png d.png\n")
+    with pytest.raises(DatasetError, match=r"line 1: expected 'image mask' .*; separate .* by a tab, or quote them"):
+        open_dataset("pairs", tmp_path / "list.txt", split="train")
+
+
+# ----------------------------------------------------------------------------------------------------- data of people
+
+
+def test_masks_of_another_size_name_the_command_and_the_copy_is_right(tmp_path):
+    small = np.kron([[0, 255], [255, 0]], np.ones((3, 4))).astype(np.uint8)  # half the size of the image
+    root = _pair(tmp_path / "people", "Training_Images/a.png", "Ground_Truth/a.png", values=small)
+    with pytest.raises(LabelError, match=rf"let `refineseg doctor folder:{root} --fix` write a repaired copy"):
+        open_folder(root, "train")
+    examination = examine(f"folder:{root}")
+    assert {"binary_mask", "size_mismatch"} <= {finding.kind for finding in examination.findings}
+    repair(examination, tmp_path / "repaired")
+    copy = open_folder(tmp_path / "repaired", "train")
+    np.testing.assert_array_equal(copy.read_mask(0), np.kron([[0, 1], [1, 0]], np.ones((6, 8))))
+    (root / "classes.json").write_text(json.dumps({"classes": [{"name": "a"}, {"name": "b", "id": 255}]}))
+    with pytest.raises(
+        DatasetError, match=r"of the image's size 12x16 .*, got 6x8; `refineseg doctor --fix` scales it"
+    ):
+        check_labels(open_folder(root, "train"))
+
+
+def test_a_mask_of_another_shape_is_not_scaled(tmp_path):
+    root = _pair(tmp_path / "d", "images/train/a.png", "masks/train/a.png", values=MASK[:6])
+    _pair(root, "images/train/b.png", "masks/train/b.png")
+    report = repair(examine(f"folder:{root}"), tmp_path / "repaired")
+    assert list(report.left_out) == ["masks/train/a.png"]
+
+
+def test_a_test_split_of_images_alone_is_a_note(tmp_path):
+    root = _pair(tmp_path, "images/train/a.png", "masks/train/a.png")
+    _pair(root, "images/test/b.png", "b.png")
+    [finding] = [f for f in examine(f"folder:{root}").findings if f.kind in ("unlabelled_split", "missing_mask")]
+    assert (finding.kind, dict(finding.details)) == ("unlabelled_split", {"test": "1 images and no folder of masks"})
+
+
+@pytest.mark.skipif(not (SHARED / "idd_lite").is_dir(), reason="IDD-Lite is not here")
+def test_idd_lite_is_read_as_it_lies():
+    root = SHARED / "idd_lite"
+    assert recognise(root) == ("masks", root)
+    assert own_splits(root) == ("train", "val", "test")
+    pairs = _pairs(root, "val")
+    assert len(pairs) == 204
+    assert all(
+        pair.image.name.removesuffix("_image.jpg") == pair.mask.name.removesuffix("_label.png") for pair in pairs
+    )
