@@ -12,12 +12,12 @@ from pathlib import Path
 
 from refineseg.archives import is_file, is_folder
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.checks.kinds import Fault
 from refineseg.data.class_files import CLASS_FILES, read_class_file
 from refineseg.data.datasets import DATASETS, open_dataset
 from refineseg.data.folder import MASK_FOLDERS, folder_splits
 from refineseg.data.own import recognise
 from refineseg.data.sample import Dataset, PairDataset
-from refineseg.doctor.findings import Fault
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.images import IMAGE_SUFFIXES, find_images
 
