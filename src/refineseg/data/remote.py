@@ -32,7 +32,9 @@ INDEX_NAME = "index.json"
 """Describes shards, in their root and in the folder of each split."""
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
-_HEADER_BYTES = 16384
+HEADER_BYTES = 16384
+"""Of a remote file, to learn what it is without fetching it."""
+
 _MIRRORS: dict[str, tuple[Mirror, str]] = {}
 """Local folder -> its mirror and the address of the folder, of all remote folders this process has opened."""
 
@@ -122,7 +124,7 @@ class RemotePath(PosixPath):
         """The first 16 KiB of a larger file whose content is not here; None: read it whole."""
         found = self._mirror()
         size = None if found is None else found[0].size_of(self._local())
-        return None if size is None or size <= _HEADER_BYTES else self.read_part(0, _HEADER_BYTES)
+        return None if size is None or size <= HEADER_BYTES else self.read_part(0, HEADER_BYTES)
 
 
 def _reopened(url: str, options: CacheOptions, shown: str, inside: str) -> RemotePath:

@@ -137,10 +137,11 @@ def inspect_pair(image: Path | None, mask: Path | None, *, decode: bool) -> Case
         found = glance_at_image(image)
     labels = None if mask is None else inspect_mask(mask)
     fits_stored = False
-    if found and labels and image and mask and not (found.problem or labels.problem):
-        if found.orientation != 1 and labels.hw == found.hw:
-            pixels = read_rgb(image) if pixels is None else pixels
-            fits_stored = _fits_stored(pixels, found, mask)
+    sound = found and labels and not (found.problem or labels.problem)
+    if sound and image and mask and found and labels and found.orientation != 1 and labels.hw == found.hw:
+        if pixels is None:  # only turned images are worth the time
+            found, pixels = inspect_image(image)
+        fits_stored = pixels is not None and _fits_stored(pixels, found, mask)
     return CaseFacts(found, labels, fits_stored)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: the fixed vocabulary of the doctor, and which of it training and evaluation refuse.
+"""What can be wrong with a data set: the fixed vocabulary, and what is fatal to training and evaluation.
 
 In: nothing but the definitions. Out: :data:`KINDS`, :data:`FATAL`, and :class:`Fault`, one thing wrong with one file.
 """
@@ -105,6 +105,44 @@ KINDS: dict[str, Kind] = {
     ),
 }
 """Every kind of finding, the most fatal first."""
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """What training and evaluation do about a kind of severity error, before anything is written.
+
+    Args:
+        found_by: ``opening``: the reader refuses the data set; ``file``: :mod:`refineseg.data.checks.files`; ``mask``:
+            :mod:`refineseg.data.checks.masks`; ``splits``: images are compared across splits.
+        outcome: ``refused``; ``read``: the reader reads what is meant, or refuses; ``told``: a warning.
+    """
+
+    found_by: Literal["opening", "file", "mask", "splits"]
+    outcome: Literal["refused", "read", "told"] = "refused"
+
+
+FATAL: dict[str, Fatal] = {
+    "refused": Fatal("opening"),
+    "bad_class_file": Fatal("opening"),
+    "missing_class_file": Fatal("opening"),
+    "missing_mask": Fatal("opening"),
+    "missing_image": Fatal("opening"),
+    "ambiguous_name": Fatal("opening"),
+    "unreadable_image": Fatal("file"),
+    "unreadable_mask": Fatal("file"),
+    "size_mismatch": Fatal("file"),
+    "rotated_image": Fatal("file"),
+    "jpeg_mask": Fatal("mask"),
+    "rgb_mask": Fatal("mask", "read"),
+    "palette_mask": Fatal("mask"),
+    "binary_mask": Fatal("mask"),
+    "off_by_one": Fatal("mask"),
+    "unknown_values": Fatal("mask"),
+    "unknown_colours": Fatal("mask"),
+    "smoothed_mask": Fatal("mask"),
+    "duplicate_across_splits": Fatal("splits", "told"),
+}
+"""Every kind of severity error: the doctor, training and evaluation share this list and its checks."""
 
 
 @dataclass(frozen=True)
