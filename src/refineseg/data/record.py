@@ -6,6 +6,8 @@ the marks of its two files, which do not depend on where they lie or when they w
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +51,11 @@ class DataRecord:
             return cls(ClassInfo.from_json(value["classes"]), value["rules"], samples)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"expected classes, rules and samples in a record of data, got {error!r}") from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
     def differences(self, now: DataRecord) -> list[str]:
         """What is different now, in words; empty: nothing."""
