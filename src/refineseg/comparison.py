@@ -118,7 +118,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected a result of `refineseg evaluate --json`, got {path}: {error}") from error
     if not isinstance(value, dict) or "mean_iou" not in value or not isinstance(value.get(KEY), dict):
         raise ConfigError(

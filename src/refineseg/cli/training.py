@@ -124,7 +124,7 @@ def _training_config(
     if path is not None:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error
         config = from_json(content.get("config", content) if isinstance(content, dict) else {})
     else:

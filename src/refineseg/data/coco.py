@@ -183,9 +183,9 @@ def _read(path: Path) -> _Content:
             elif key == "annotations":
                 annotations.setdefault(value["image_id"], []).append(text)
                 used.add(value["category_id"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
-            f"expected COCO JSON with images, annotations and categories in {path}, got {error!r}; export it again"
+            f"expected COCO JSON with images, annotations and categories in {path}, got {error!r:.200}; export it again"
         ) from error
     _check(path, images, annotations, categories, used)
     return _Content(images, annotations, categories, frozenset(groups), frozenset(used))

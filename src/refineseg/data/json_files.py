@@ -13,6 +13,7 @@ from typing import Any
 
 from refineseg.archives import read_bytes
 from refineseg.errors import DatasetError
+from refineseg.foreign_text import ELEMENT_DECODER, check_depth, parse_json
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -24,8 +25,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         DatasetError: It cannot be read, or is no JSON.
     """
     try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_bytes(path).decode("utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise DatasetError(f"expected JSON in {path}, got {error}; export or save it again") from error
 
 
@@ -39,14 +40,16 @@ def list_elements(text: str) -> Iterator[Any]:
         >>> list(list_elements(' [{"a": 1}, 2] '))
         [{'a': 1}, 2]
     """
-    decode = json.JSONDecoder().raw_decode
+    decode = ELEMENT_DECODER.raw_decode
     at = _past_space(text, 0)
     if text[at : at + 1] != "[":
         raise json.JSONDecodeError("expected '['", text, at)
     at = _past_space(text, at + 1)
     while text[at : at + 1] != "]":
-        value, at = decode(text, at)
+        value, end = decode(text, at)
+        check_depth(text[at:end])
         yield value
+        at = end
         at = _past_space(text, at)
         if text[at : at + 1] == ",":
             at = _past_space(text, at + 1)
@@ -67,7 +70,7 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
     Raises:
         ValueError: The text is not a JSON object, or ends too early.
     """
-    decode = json.JSONDecoder().raw_decode
+    decode = ELEMENT_DECODER.raw_decode
 
     def space(at: int) -> int:
         return _past_space(text, at)
@@ -85,6 +88,7 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
             at = space(at + 1)
             while text[at : at + 1] != "]":
                 value, end = decode(text, at)
+                check_depth(text[at:end])
                 yield key, value, text[at:end]
                 at = space(end)
                 if text[at : at + 1] != "]":

@@ -8,7 +8,6 @@ h5py and ``open`` work without knowing of it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -27,6 +26,7 @@ from refineseg.data.remote_access import (
     without_secrets,
 )
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.foreign_text import parse_json
 
 INDEX_NAME = "index.json"
 """Describes shards, in their root and in the folder of each split."""
@@ -224,9 +224,10 @@ def _shards_listing(url: str) -> dict[str, RemoteFile]:
     """The files of shards, from their index files."""
 
     def read(name: str) -> Any:  # noqa: ANN401 - JSON
+        check_names({name: None}, url)
         content = remote_call("read", remote_address(url, name), lambda fs, address: fs.cat_file(address))
         files[name.removeprefix("./")] = RemoteFile(len(content), "")
-        return json.loads(content)
+        return parse_json(content.decode("utf-8"))
 
     files: dict[str, RemoteFile] = {}
     try:
@@ -240,7 +241,7 @@ def _shards_listing(url: str) -> dict[str, RemoteFile]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"expected the index of shards in {url}/{INDEX_NAME}, got another file ({error!r})"
+            f"expected the index of shards in {url}/{INDEX_NAME}, got another file ({error!r:.200})"
         ) from error
     check_names(files, url)
     return files

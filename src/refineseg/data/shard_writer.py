@@ -34,6 +34,7 @@ from refineseg.data.remote_access import remote_address, remote_call
 from refineseg.data.sample import Dataset, Sample, image_file
 from refineseg.data.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
 from refineseg.errors import DatasetError, ImageError
+from refineseg.foreign_text import parse_json
 from refineseg.images import read_rgb, write_mask, written_beside
 
 UNFINISHED_NAME = "unfinished.json"
@@ -117,7 +118,7 @@ def write_shards(
         target.write(f"{options.split}/{UNFINISHED_NAME}", index)
     del index["request"]
     target.write(f"{options.split}/{INDEX_NAME}", index)
-    root = json.loads(target.read(INDEX_NAME) or "null") or {
+    root = parse_json((target.read(INDEX_NAME) or b"null").decode()) or {
         "format": FORMAT,
         "version": VERSION,
         "source": options.name,
@@ -150,7 +151,7 @@ def _check_root(target: _Target, options: ShardOptions) -> None:
     if text is None:
         return
     try:
-        index = json.loads(text)
+        index = parse_json(text.decode())
         found = index["source"] if index["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError):
         found = None
@@ -180,7 +181,7 @@ def _begun(target: _Target, request: dict[str, Any], split: str) -> dict[str, An
     if text is None:
         return None
     try:
-        index: dict[str, Any] = json.loads(text)
+        index: dict[str, Any] = parse_json(text.decode())
         begun = dict(index["request"])
         same = {"data_mark": request["data_mark"], **begun} == request  # earlier versions did not note the files
     except (ValueError, KeyError, TypeError):

@@ -212,7 +212,7 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
     return identity if isinstance(identity, dict) else None

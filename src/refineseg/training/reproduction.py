@@ -191,7 +191,7 @@ def _check_folder(request: ReproductionRequest) -> None:
     if path.is_file() and any(request.out.glob("seed*")):  # else nothing came of it
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"expected what is reproduced in {path}, which is damaged ({error})") from error
         if noted != asked:
             raise CheckpointError(
@@ -318,7 +318,7 @@ def _done(request: ReproductionRequest, seed: int) -> SeedResult | None:
         return None
     try:
         return SeedResult(seed, json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"expected a result in {path}, which is damaged ({error}); remove it") from error
 
 

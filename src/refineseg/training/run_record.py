@@ -118,12 +118,12 @@ def check_record(folder: Path, now: RunRecord, progress: Progress) -> None:
         if not learned:
             progress.say(f"note: since the run was begun, {'; '.join(found)}; it had learned nothing yet")
     if found and learned:
-        listed = "".join(f"\n  {text}" for text in found)
         last = folder / "last.safetensors"
         raise CheckpointError(
-            f"expected to go on in {folder} with what the run learned from, but:{listed}\n"
+            f"expected to go on in {folder} with what the run learned from, but:",
+            *(f"  {text}" for text in found),
             "put that back, or begin another run with what there is now, from the weights so far: "
-            f"refineseg train --data NAME:ROOT --init {last} --out ANOTHER_FOLDER"
+            f"refineseg train --data NAME:ROOT --init {last} --out ANOTHER_FOLDER",
         )
     try:
         now.write(folder)

@@ -73,19 +73,12 @@ class RunState:
                 f"expected the checkpoint in {folder} to be of this configuration, but they differ; "
                 "resume without other options, or train into another folder"
             )
-        try:
-            self.segmenter.network.load_state_dict(checkpoint["network"])
-            self.optimiser.load_state_dict(checkpoint["optimiser"])
-            if self.average is not None:
-                self.average.load_state_dict(checkpoint["average"])
-            self.epoch = self.saved_epoch = checkpoint["epoch"]
-            self.history = checkpoint["history"]
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"expected a checkpoint in {folder} of the network {config.variant} with "
-                f"{self.segmenter.class_info.num_classes} classes, which it does not fit ({str(error)[:200]}); resume "
-                "with the same data, or train into another folder"
-            ) from error
+        self.segmenter.network.load_state_dict(checkpoint["network"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+        self.epoch = self.saved_epoch = checkpoint["epoch"]
+        self.history = checkpoint["history"]
         self.micro_batch = checkpoint.get("micro_batch", config.micro_batch)
         rewrite_metrics(folder, self.history)
 

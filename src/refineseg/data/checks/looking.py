@@ -141,4 +141,4 @@ def refuse_fatal(looks: Sequence[Look]) -> None:
         "`refineseg doctor NAME:ROOT` names all of them; with --fix it writes a repaired copy of your own data",
     ]
     kind = LabelError if any(FATAL[fault.kind].found_by == "mask" for fault in fatal) else DatasetError
-    raise kind("\n".join(lines))
+    raise kind(*lines)
