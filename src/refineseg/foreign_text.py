@@ -33,8 +33,7 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text[:40])
 
 
-ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number)
-"""For one element of a large file after the other: NaN and Infinity are refused; numbers that overflow are infinite."""
+_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 def check_depth(text: str) -> None:
@@ -57,6 +56,20 @@ def _depth(text: str) -> int:
     codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     steps = _STEPS.take(codes[_STEPS.take(codes) != 0])
     return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
+
+
+def parse_element(text: str, at: int) -> tuple[Any, int]:
+    """One value of a large JSON text and where it ends; a number that overflows is infinite.
+
+    Raises:
+        ValueError: As :func:`parse_json`.
+    """
+    try:
+        value, end = _ELEMENT_DECODER.raw_decode(text, at)
+    except RecursionError as error:
+        raise ValueError("values nested in each other hundreds of times") from error
+    check_depth(text[at:end])
+    return value, end
 
 
 def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds

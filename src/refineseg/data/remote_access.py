@@ -25,7 +25,17 @@ _LOCAL = ("file", "local")
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
 _EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
-_VERSION_KEYS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated", "mtime", "created")
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "generation",
+    "md5Hash",
+    "LastModified",
+    "Last-Modified",
+    "updated",
+    "mtime",
+    "created",
+)
 
 
 def without_secrets(text: str) -> str:
@@ -134,6 +144,21 @@ class RemoteFile:
     version: str
 
 
+def remote_facts(url: str) -> RemoteFile:
+    """Bytes and version of one file, as far as its server tells.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        DatasetError: Access is refused, or the network fails for longer.
+    """
+    info = remote_call("read", url, lambda fs, address: fs.info(address))
+    return RemoteFile(None if info.get("size") is None else int(info["size"]), _version(info))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
+
+
 def remote_address(url: str, name: str) -> str:
     """Address of a file below a remote folder; on a web server, names are quoted.
 
@@ -168,9 +193,8 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
     for address, info in found.items():
         name = address.rstrip("/") if address.rstrip("/") == base else address[len(base) + 1 :]
         if not address.endswith("/"):  # some tools mark folders by empty objects
-            version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
             size = info.get("size")
-            files["" if name == base else name] = RemoteFile(None if size is None else int(size), version)
+            files["" if name == base else name] = RemoteFile(None if size is None else int(size), _version(info))
     if not files:
         raise DatasetError(f"expected files below {url}, got none; check the bucket's and the folder's name")
     check_names(files, url)

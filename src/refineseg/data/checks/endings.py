@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,9 +24,55 @@ _ENDS = {
     "GIF": b"\x3b",
     "JPEG2000": b"\xff\xd9",
 }
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_TURNING = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts in which an orientation may stand
+_PLAUSIBLE = 200  # pixels for each byte
 _STRIPS = {273: 279, 324: 325}  # TIFF: tags of offsets, and of the byte counts of what lies there
 _TYPES = {3: "H", 4: "I", 16: "Q"}
 _MOST_STRIPS = 1 << 20
+
+
+@dataclass(frozen=True)
+class PngOutline:
+    """What the chunks of a PNG file say without being unpacked.
+
+    Args:
+        hw: Height and width as stored.
+        is_turned: It may hold an orientation; only such a file must be asked how it is shown.
+    """
+
+    hw: tuple[int, int]
+    is_turned: bool
+
+
+def png_outline(path: Path) -> PngOutline | None:
+    """The outline of a PNG file that is whole; None for other files. Pillow would unpack all of it to look for EXIF.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if locate(path) is not None:
+        return None
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(33)
+        if start[:16] != _PNG_START or len(start) < 33 or zlib.crc32(start[12:29]) != int.from_bytes(start[29:]):
+            return None
+        width, height = struct.unpack(">II", start[16:24])
+        if not width or not height or height * width > _PLAUSIBLE * size:  # a bomb, or flat: to be looked at properly
+            return None
+        is_turned = False
+        while len(head := file.read(8)) == 8:
+            length, name = int.from_bytes(head[:4]), head[4:]
+            if name == b"IEND":
+                return PngOutline((height, width), is_turned) if file.tell() + 4 == size else None
+            end = file.tell() + length + 4
+            is_turned |= name == b"eXIf" or (name in _PNG_TEXTS and file.read(21).startswith(_PNG_TURNING))
+            if end > size:
+                return None
+            file.seek(end)
+    return None
 
 
 def ends_as_it_should(path: Path, kind: str) -> bool:

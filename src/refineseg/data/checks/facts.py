@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.archives import openable
-from refineseg.data.checks.endings import ends_as_it_should
+from refineseg.data.checks.endings import ends_as_it_should, png_outline
 from refineseg.errors import DatasetError, ImageError
 from refineseg.images import HeaderReadable, mask_values, read_image_size, read_rgb
 
@@ -151,9 +151,13 @@ def glance_at_image(path: Path) -> ImageFacts:
     A file in a remote folder is not fetched for this: only its header is looked at.
     """
     try:
-        hw = read_image_size(path)
         if isinstance(path, HeaderReadable):
+            hw = read_image_size(path)
             return ImageFacts("", hw, hw)
+        outline = png_outline(path)
+        if outline is not None and not outline.is_turned:
+            return ImageFacts("", outline.hw, outline.hw)
+        hw = read_image_size(path)
         header = read_header(path)
         if header.mode in _RANGE_UNKNOWN or not ends_as_it_should(path, header.format):
             read_rgb(path)
@@ -167,7 +171,9 @@ def glance_at_image(path: Path) -> ImageFacts:
 def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
     """The facts of an image file, and its pixels for further looks."""
     try:
-        pixels, header = read_rgb(path), read_header(path)
+        pixels = read_rgb(path)
+        outline = None if isinstance(path, HeaderReadable) else png_outline(path)
+        header = read_header(path, is_upright=outline is not None and not outline.is_turned)
     except (ImageError, DatasetError) as error:
         return ImageFacts(str(error)), None
     except _UNREADABLE as error:
@@ -191,11 +197,16 @@ def _shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
 
 
-def read_header(path: Path) -> Header:
-    """What a file says of itself; the file must have been read before, so that it is known to be an image."""
+def read_header(path: Path, *, is_upright: bool = False) -> Header:
+    """What a file says of itself; it must be known to be an image already.
+
+    Args:
+        path: The file.
+        is_upright: Do not look for an orientation, for which Pillow unpacks a whole PNG file.
+    """
     with Image.open(openable(path)) as image:
         width, height = image.size
-        orientation = image.getexif().get(_ORIENTATION, 1) if image.format != "TIFF" else 1  # Pillow turns TIFF itself
+        orientation = image.getexif().get(_ORIENTATION, 1) if not is_upright and image.format != "TIFF" else 1
         stored = str(image.tile[0][3]) if image.tile else ""
         return Header(
             str(image.format),
@@ -218,7 +229,10 @@ def _largest(path: Path) -> int:
 def inspect_mask(path: Path) -> MaskFacts:
     """The facts of a mask file."""
     try:
-        hw, header = read_image_size(path), read_header(path)
+        outline = None if isinstance(path, HeaderReadable) else png_outline(path)
+        known = outline is not None and not outline.is_turned
+        hw = outline.hw if outline is not None and known else read_image_size(path)
+        header = read_header(path, is_upright=True)
         if header.format in ("JPEG", "MPO"):
             counts, distinct = _colour_counts(read_rgb(path))
             return MaskFacts(form="jpeg", hw=hw, counts=counts, distinct=distinct)
