@@ -121,7 +121,9 @@ def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = 
     """
     num_classes = dataset.class_info.num_classes
     looks = read_all(lambda index: look(dataset, index), len(dataset), report=report)
-    totals = np.sum([one.counts for one in looks], axis=0, dtype=np.int64) if looks else np.zeros(num_classes + 1)
+    totals = np.zeros(num_classes + 1, np.int64)
+    for one in looks:
+        totals += one.counts
     counts, void = totals[:-1], int(totals[-1])
     if not counts.any():
         raise LabelError(
