@@ -77,7 +77,7 @@ def test_unreadable_files_and_wrong_sizes_are_told_beside_wrong_labels(tmp_path)
         check_labels(dataset)
     assert not isinstance(unreadable.value, LabelError)
     lines = str(unreadable.value).splitlines()
-    assert lines[0] == "3 of 5 masks cannot be used:"
+    assert lines[0] == "3 of 5 images or masks cannot be used:"
     assert "01.png, which is empty (0 bytes)" in lines[1]
     assert "02.png: expected a mask of the image's size 3x4 (height x width), got 3x3" in lines[2]
     assert "there is no " in lines[3]

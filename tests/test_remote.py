@@ -1,6 +1,7 @@
 """Data sets in remote folders: the same samples as on the disk, lazily, within a budget, whatever happens meanwhile."""
 
 import contextlib
+import http.server
 import json
 import os
 import pickle
@@ -435,3 +436,74 @@ def test_a_remote_path_behaves_as_a_path_and_prints_as_its_address(tmp_path):
     assert json.dumps({"data": f"folder:{root.resolve()}"}) == json.dumps({"data": f"folder:{url}"})
     with pytest.raises(ImageError, match=r"expected an image file, but there is no file://.*/no\.png"):
         read_rgb(root / "no.png")
+
+
+@contextlib.contextmanager
+def redirecting_server(target):
+    """A web server that sends every request to ``target`` + path, but serves ``/here/``."""
+
+    class Redirecting(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            if self.path.startswith("/here/"):
+                self.send_response(200)
+                self.send_header("Content-Length", "5")
+                self.end_headers()
+                self.wfile.write(b"a.txt" if self.path.endswith("files.txt") else b"local")
+                return
+            self.send_response(302)
+            self.send_header("Location", target + self.path)
+            self.end_headers()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+def test_a_redirect_to_another_server_or_scheme_is_refused_and_the_other_is_never_asked(tmp_path):
+    secret = listed(files_of(tmp_path / "web", [10]))
+    with web_server(secret) as (other, state):
+        for target in (other, other.replace("127.0.0.1", "localhost"), "file:///etc", "ftp://127.0.0.1"):
+            with redirecting_server(target) as url, pytest.raises(DatasetError) as error:
+                open_root(url)
+            assert "from its own server, but that sends to another host, port or scheme" in str(error.value)
+        assert state["requests"] == 0
+
+
+def test_a_redirect_on_the_same_server_is_followed(tmp_path):
+    with redirecting_server("/here") as url:
+        assert (open_root(f"{url}/data") / "a.txt").read_bytes() == b"local"
+
+
+def test_a_link_that_leads_out_of_a_file_address_is_refused(tmp_path):
+    root = files_of(tmp_path / "root", [10])
+    (tmp_path / "secret.txt").write_text("secret")
+    assert open_root(f"file://{root}").is_dir()
+    forget_remotes()
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(DatasetError, match=r"to lie in it, but .*link\.txt is a link to .*secret\.txt; copy that file"):
+        open_root(f"file://{root}")
+
+
+def test_a_web_file_that_changed_is_brought_anew_although_the_list_tells_no_sizes(tmp_path):
+    source = listed(files_of(tmp_path / "web", [10]))
+    name = next(path.name for path in source.iterdir() if path.name != "files.txt")
+    with web_server(source) as (url, state):
+        assert (open_root(url) / name).read_bytes() == (source / name).read_bytes()
+        forget_remotes()
+        asked = state["requests"]
+        assert len((open_root(url) / name).read_bytes()) == 10
+        assert state["requests"] == asked + 1  # the list alone
+        for content in (b"0123456789", b"longer than before"):
+            (source / name).write_bytes(content)
+            os.utime(source / name, (time.time() + len(content),) * 2)  # the server tells whole seconds
+            forget_remotes()
+            assert (open_root(url) / name).read_bytes() == content

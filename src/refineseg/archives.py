@@ -27,6 +27,9 @@ from refineseg.errors import DatasetError
 MOST_BYTES = 1 << 30
 """Largest single file read, unpacked: one gibibyte, some 350 megapixels of RGB or a JSON of a million outlines."""
 
+_MARKED_WHOLE = 1 << 20  # bytes of a file whose mark sums up all of them; of a larger one three pieces are enough
+_MARKED_PIECE = 1 << 18
+
 _PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _ENCRYPTED = 0x1
 _DEFLATED = 8
@@ -174,6 +177,37 @@ def openable(path: Path) -> Path | io.BytesIO:
     """
     located = locate(path)
     return path if located is None or not located[1] else io.BytesIO(read_bytes(path))
+
+
+def file_mark(path: Path, *, whole: bool = False) -> str:
+    """By what a file, also inside a zip file, is known again: its length and a checksum of its content.
+
+    Args:
+        path: The file.
+        whole: Sum up all of a large file, and not only its beginning, middle and end.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It cannot be read.
+        DatasetError: The zip file cannot be used.
+    """
+    located = locate(path)
+    if located is not None and located[1]:
+        member = _index(located[0]).members.get(located[1])
+        if member is None:
+            raise FileNotFoundError(f"no {located[1]} in {located[0]}")
+        return f"{member.size}-{member.crc:08x}"
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        crc = 0
+        if whole or size <= _MARKED_WHOLE:
+            while block := file.read(_MARKED_WHOLE):
+                crc = zlib.crc32(block, crc)
+        else:
+            for start in (0, (size - _MARKED_PIECE) // 2, size - _MARKED_PIECE):
+                file.seek(start)
+                crc = zlib.crc32(file.read(_MARKED_PIECE), crc)
+    return f"{size}-{crc:08x}"
 
 
 def _walk(folder: str, start: str, above: frozenset[str]) -> Iterator[str]:

@@ -121,7 +121,7 @@ def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
         return []
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected the metrics.jsonl of a run, got {path}: {error}") from error
 
 

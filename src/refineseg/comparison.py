@@ -118,7 +118,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected a result of `refineseg evaluate --json`, got {path}: {error}") from error
     if not isinstance(value, dict) or "mean_iou" not in value or not isinstance(value.get(KEY), dict):
         raise ConfigError(
@@ -140,7 +140,11 @@ def against_table(result: Mapping[str, Any], other: Mapping[str, Any], *, name: 
         The table, and what differs between the protocols; where anything does, its last column says so.
     """
     differences = MeasurementProtocol.from_json(result[KEY]).differences(MeasurementProtocol.from_json(other[KEY]))
-    table = Table(title=f"this result and {name}", caption=str(differences), caption_style="dim")
+    marks = [side.get("data_mark") for side in (result, other)]
+    caption = str(differences) + (
+        "; the files that were measured on differ" if all(marks) and len({*marks}) > 1 else ""
+    )
+    table = Table(title=f"this result and {name}", caption=caption, caption_style="dim")
     columns = ("", "this, %", "other, %", "difference" if differences.equal else "difference\n(unlike protocols)")
     for column in columns:
         table.add_column(column, justify="right" if column else "left")

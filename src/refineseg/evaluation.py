@@ -21,6 +21,7 @@ from refineseg.boundary import BoundaryIoU
 from refineseg.class_info import ClassInfo
 from refineseg.comparison import KEY, Comparison, compare_published
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
+from refineseg.data.label_check import check_files
 from refineseg.data.sample import Dataset, Sample
 from refineseg.data.sample_facts import SampleFacts
 from refineseg.data.transfer import transferred
@@ -136,6 +137,7 @@ class EvaluationResult:
         num_seen: How many of the images the model was trained on, as far as that can be told.
         failures: The worst images, worst first, as many as were asked for.
         precision: Of an exported file that has one of its own (``int8``); empty: the options'.
+        data_mark: A digest of all files that were measured on, wherever they lie; empty: not taken.
     """
 
     model: str
@@ -152,6 +154,7 @@ class EvaluationResult:
     num_seen: int = 0
     failures: tuple[Failure, ...] = ()
     precision: str = ""
+    data_mark: str = ""
 
     @property
     def how(self) -> str:
@@ -192,6 +195,7 @@ class EvaluationResult:
             "data": self.data,
             "split": self.split,
             "num_images": self.num_images,
+            "data_mark": self.data_mark,
             "trained_on_images": self.num_seen,
             "notes": list(self.notes),
             **self.options.to_json(),
@@ -337,6 +341,7 @@ def evaluate_to_files(
             f"expected a labelled split, got {split} of {data}, whose masks are not public or missing; write files for "
             f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
         )
+    data_mark = check_files(dataset).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened.scorer)
@@ -354,7 +359,8 @@ def evaluate_to_files(
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
     worst.write(files.out / "pictures")
     if not labelled:
-        return EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None, variant=spec.variant)
+        facts_only = EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None)
+        return replace(facts_only, variant=spec.variant, data_mark=data_mark)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     draw_confusion(files.out / "confusion_matrix.png", total.matrix)
     conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
@@ -373,4 +379,5 @@ def evaluate_to_files(
         _num_seen(learned, data, dataset),
         worst.failures,
         opened.precision,
+        data_mark,
     )

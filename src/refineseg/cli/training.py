@@ -188,7 +188,7 @@ def _training_config(
         check_input_file("--config", path, what="the run.json of a run")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error
         config = from_json(content.get("config", content) if isinstance(content, dict) else {})
     else:

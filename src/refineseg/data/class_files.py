@@ -5,7 +5,6 @@ In: the folder. Out: :class:`ClassInfo` and :class:`LabelTable`, or None where t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from typing import Any
 from refineseg.archives import decoded, is_file, read_bytes
 from refineseg.class_info import ClassInfo, Colour, LabelTable, voc_palette
 from refineseg.errors import ConfigError
+from refineseg.foreign_text import parse_json
 
 CLASS_FILES = ("classes.json", "labelmap.txt", "classes.txt")
 """Names of the class list, the first that is there is read."""
 
 _EXAMPLE = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...]}'
 _MOST = 65535  # masks have at most 16 bits
+_LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,21 @@ def _listed(root: Path, file_names: Sequence[str]) -> tuple[list[_Entry], int | 
     else:
         read = _from_labelmap if path.name == "labelmap.txt" else _from_names
         entries, ignore_index = read(text, path), None
+    if len(entries) > _MOST:
+        raise ConfigError(f"expected at most {_MOST} classes in {path}, as many as masks can hold, got {len(entries)}")
+    long = max((entry.name for entry in entries), key=len, default="")
+    if len(long) > _LONGEST_NAME:
+        raise ConfigError(
+            f"expected class names of at most {_LONGEST_NAME} characters in {path}, got {len(long)}: {long[:40]!r}..."
+        )
     _check(entries, ignore_index, path)
     return entries, ignore_index, path
 
 
 def _from_json(text: str, path: Path) -> tuple[list[_Entry], int | None]:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ConfigError(f"expected JSON in {path}, got {error}; for instance {_EXAMPLE}") from error
     listed = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -109,12 +117,12 @@ def _from_json(text: str, path: Path) -> tuple[list[_Entry], int | None]:
     num_classes, stated = sum(not entry.void for entry in entries), content.get("num_classes")
     if stated is not None and stated != num_classes:
         raise ConfigError(
-            f'expected "num_classes": {num_classes} in {path} (the entries without "ignore"), got {stated!r}; '
+            f'expected "num_classes": {num_classes} in {path} (the entries without "ignore"), got {stated!r:.100}; '
             "correct it or leave it out"
         )
     ignore_index = content.get("ignore_index")
     if ignore_index is not None and not _is_value(ignore_index):
-        raise ConfigError(f'expected "ignore_index" in {path} to be one of 0..{_MOST}, got {ignore_index!r}')
+        raise ConfigError(f'expected "ignore_index" in {path} to be one of 0..{_MOST}, got {ignore_index!r:.100}')
     return entries, ignore_index
 
 
@@ -122,13 +130,13 @@ def _json_entry(item: dict[str, Any], position: int, path: Path) -> _Entry:
     name, value, colour = item.get("name"), item.get("id", position), item.get("color", item.get("colour"))
     where = f"in entry {position} of {path}"
     if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f'expected a "name" {where}, got {name!r}')
+        raise ConfigError(f'expected a "name" {where}, got {name!r:.100}')
     if not _is_value(value):
-        raise ConfigError(f'expected the "id" of {name!r} {where} to be a mask value 0..{_MOST}, got {value!r}')
+        raise ConfigError(f'expected the "id" of {name!r} {where} to be a mask value 0..{_MOST}, got {value!r:.100}')
     if colour is not None and not (
         isinstance(colour, list) and len(colour) == 3 and all(_is_value(part) and part <= 255 for part in colour)
     ):
-        raise ConfigError(f'expected the "color" of {name!r} {where} to be three numbers 0..255, got {colour!r}')
+        raise ConfigError(f'expected the "color" of {name!r} {where} to be three numbers 0..255, got {colour!r:.100}')
     return _Entry(value, name.strip(), None if colour is None else tuple(colour), item.get("ignore") is True)
 
 

@@ -196,7 +196,7 @@ def _read(path: Path) -> _Content:
                 crowds += bool(value.get("iscrowd"))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
-            f"expected COCO JSON with images, annotations and categories in {path}, got {error!r}; export it again"
+            f"expected COCO JSON with images, annotations and categories in {path}, got {error!r:.200}; export it again"
         ) from error
     groups_named = Counter(groups.values())
     grouping = {  # supercategory of another

@@ -128,9 +128,9 @@ def _read(path: Path) -> _Found:
                 found.annotations.setdefault(image, []).append(text)
                 area = 0 if value.get("iscrowd") else value["area"]
                 found.pixels[image] = found.pixels.get(image, 0.0) + area
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
-            f"expected COCO's instances with images, annotations and categories in {path}, got {error!r}; "
+            f"expected COCO's instances with images, annotations and categories in {path}, got {error!r:.200}; "
             "download the annotations again"
         ) from error
     return found

@@ -13,6 +13,7 @@ from typing import Any
 
 from refineseg.archives import decoded, read_bytes
 from refineseg.errors import DatasetError
+from refineseg.foreign_text import parse_element, parse_json
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -24,8 +25,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         DatasetError: It cannot be read, or is no JSON.
     """
     try:
-        return json.loads(decoded(read_bytes(path)))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(decoded(read_bytes(path)))
+    except (OSError, ValueError) as error:
         raise DatasetError(f"expected JSON in {path}, got {error}; export or save it again") from error
 
 
@@ -39,14 +40,14 @@ def list_elements(text: str) -> Iterator[Any]:
         >>> list(list_elements(' [{"a": 1}, 2] '))
         [{'a': 1}, 2]
     """
-    decode = json.JSONDecoder().raw_decode
     at = _past_space(text, 0)
     if text[at : at + 1] != "[":
         raise json.JSONDecodeError("expected '['", text, at)
     at = _past_space(text, at + 1)
     while text[at : at + 1] != "]":
-        value, at = decode(text, at)
+        value, end = parse_element(text, at)
         yield value
+        at = end
         at = _past_space(text, at)
         if text[at : at + 1] == ",":
             at = _past_space(text, at + 1)
@@ -67,7 +68,6 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
     Raises:
         ValueError: The text is not a JSON object, or ends too early.
     """
-    decode = json.JSONDecoder().raw_decode
 
     def space(at: int) -> int:
         return _past_space(text, at)
@@ -79,19 +79,19 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
 
     at = expect("{", space(0))
     while True:
-        key, at = decode(text, at)
+        key, at = parse_element(text, at)
         at = expect(":", space(at))
         if text[at : at + 1] == "[":
             at = space(at + 1)
             while text[at : at + 1] != "]":
-                value, end = decode(text, at)
+                value, end = parse_element(text, at)
                 yield key, value, text[at:end]
                 at = space(end)
                 if text[at : at + 1] != "]":
                     at = expect(",", at)
             at = space(at + 1)
         else:
-            _, at = decode(text, at)
+            _, at = parse_element(text, at)
             at = space(at)
         if text[at : at + 1] == "}":
             return

@@ -1,4 +1,4 @@
-"""Read every mask before training, so that a wrong label is a message and not a crash in the middle of a run.
+"""Look at every image and mask before training, so that a fault is a message and not a crash in the middle of a run.
 
 In: a data set. Out: how many pixels each class has, or one error that names the files, the values and the remedy.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.checks.looking import look, refuse_fatal
 from refineseg.data.left_out import left_out
+from refineseg.data.record import DataRecord, data_record
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError, ImageError, LabelError
-from refineseg.label_messages import value_ranges
 
 Result = TypeVar("Result")
 _SHOWN = 10
@@ -60,11 +62,25 @@ def read_all(
     finally:
         pool.shutdown(cancel_futures=True)  # at Ctrl-C, end after the files now being read
     if errors:
-        lines = [f"{len(errors)} of {count} masks cannot be used:", *(f"  {error}" for error in errors[:_SHOWN])]
+        what = "images or masks" if any(isinstance(error, ImageError) for error in errors) else "masks"
+        lines = [f"{len(errors)} of {count} {what} cannot be used:", *(f"  {error}" for error in errors[:_SHOWN])]
         lines += [f"  and {len(errors) - _SHOWN} more"] * (len(errors) > _SHOWN)
         kind = LabelError if any(isinstance(error, LabelError) for error in errors) else DatasetError
-        raise kind("\n".join(lines))
+        raise kind(*lines)
     return results
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """What is known of a data set that can be used.
+
+    Args:
+        pixel_counts: (K,) int64 pixels of each class; void is not counted.
+        record: By what the data are known again.
+    """
+
+    pixel_counts: NDArray[np.int64]
+    record: DataRecord
 
 
 def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
@@ -90,25 +106,25 @@ def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None 
         Traceback (most recent call last):
         refineseg.errors.LabelError: expected labelled pixels, got none in 0 masks
     """
-    num_classes, ignore_index = dataset.class_info.num_classes, dataset.class_info.ignore_index
+    return check_data(dataset, report=report).pixel_counts
 
-    def count(index: int) -> NDArray[np.int64]:
-        mask = dataset.read_mask(index)
-        if mask is None:
-            return np.zeros(num_classes + 1, np.int64)
-        void = int(np.count_nonzero(mask == ignore_index))
-        inside = mask[(mask >= 0) & (mask < num_classes)]
-        if inside.size + void != mask.size:
-            stray = np.setdiff1d(mask, [*range(num_classes), ignore_index]).tolist()
-            raise LabelError(
-                f"{dataset.name(index)}: expected 0..{num_classes - 1} or {ignore_index}, got {value_ranges(stray)} in "
-                f"{mask.size - inside.size - void} pixels; the data set must map them to classes or void"
-            )
-        return np.append(np.bincount(inside, minlength=num_classes), void).astype(np.int64)
 
+def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> CheckedData:
+    """Find everything that is fatal, in images and masks, and count the classes.
+
+    Args:
+        dataset: Its ``read_mask`` must be callable from several threads.
+        report: Called with (samples looked at, samples in all).
+
+    Raises:
+        LabelError: As :func:`check_labels`, or masks that say other classes than are meant.
+        DatasetError: Files cannot be read, or do not fit each other.
+    """
+    num_classes = dataset.class_info.num_classes
+    looks = read_all(lambda index: look(dataset, index), len(dataset), report=report)
     totals = np.zeros(num_classes + 1, np.int64)
-    for found in read_all(count, len(dataset), report=report):
-        totals += found
+    for one in looks:
+        totals += one.counts
     counts, void = totals[:-1], int(totals[-1])
     if not counts.any():
         raise LabelError(
@@ -122,23 +138,23 @@ def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None 
             f"({int(counts[0])} pixels) and void ({void} pixels) in {len(dataset)} masks; if these are masks of 0 and "
             '255, write 1 instead of 255 or give the second class "id": 255 in classes.json' + _lost_objects(dataset)
         )
-    return counts
+    refuse_fatal(looks)
+    return CheckedData(counts, data_record(dataset, [one.marks for one in looks]))
 
 
-def check_learnable(dataset: Dataset) -> NDArray[np.int64]:
+def check_learnable(dataset: Dataset) -> CheckedData:
     """A training set also needs pixels of two classes: of one alone the loss is 0 and nothing is learned.
 
     Args:
-        dataset: As for :func:`check_labels`.
-
-    Returns:
-        Pixels of each class, (K,) int64.
+        dataset: As for :func:`check_data`.
 
     Raises:
-        LabelError: As :func:`check_labels`; or all labelled pixels are of one class, with the objects that cover no
+        LabelError: As :func:`check_data`; or all labelled pixels are of one class, with the objects that cover no
             pixel, if there are any.
+        DatasetError: As :func:`check_data`.
     """
-    counts = check_labels(dataset)
+    checked = check_data(dataset)
+    counts = checked.pixel_counts
     present = np.flatnonzero(counts)
     if len(present) < 2:
         only = ", ".join(f"{dataset.class_info.names[i]!r} ({counts[i]} pixels)" for i in present) or "none"
@@ -147,7 +163,23 @@ def check_learnable(dataset: Dataset) -> NDArray[np.int64]:
             "nothing to learn from one class; label the others, or correct the masks or the list of classes"
             + _lost_objects(dataset)
         )
-    return counts
+    return checked
+
+
+def check_files(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> DataRecord:
+    """Find everything that is fatal to measuring on a data set, which may hold one class alone, or no labels.
+
+    Args:
+        dataset: Its ``read_mask`` must be callable from several threads.
+        report: Called with (samples looked at, samples in all).
+
+    Raises:
+        LabelError: Masks hold values that stand for no class, or say other classes than are meant.
+        DatasetError: Files cannot be read, or do not fit each other.
+    """
+    looks = read_all(lambda index: look(dataset, index), len(dataset), report=report)
+    refuse_fatal(looks)
+    return data_record(dataset, [one.marks for one in looks])
 
 
 def _lost_objects(dataset: Dataset) -> str:

@@ -27,12 +27,14 @@ from refineseg.data.outlines import Canvas, check_near, looks_like_fractions
 from refineseg.data.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
-from refineseg.errors import DatasetError
-from refineseg.images import IMAGE_SUFFIXES, read_rgb
+from refineseg.errors import DatasetError, ImageError
+from refineseg.images import IMAGE_SUFFIXES, read_image_size, read_rgb
 
 _CLASS_FILES = (*CLASS_FILES, "labels.txt")
 _NO_LABELS = ("classes.json", "remap.json")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_ANY_PIXELS = 1 << 24  # of an embedded image, however small its file
+_PIXELS_PER_BYTE = 200  # of a larger one; photographs have below 50
 _LINE_WIDTH, _POINT_RADIUS = 10, 5  # Source: labelme.utils.shape_to_mask
 _FEWEST = {
     **{"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "points": 1, "mask": 2},
@@ -163,9 +165,16 @@ def embedded_image(drawing: Drawing) -> bytes | None:
     if drawing.image != drawing.labels:
         return None
     try:
-        return base64.b64decode(_content(drawing.labels)["imageData"], validate=False)
+        content = base64.b64decode(_content(drawing.labels)["imageData"], validate=False)
     except UNPAINTABLE as error:
         raise DatasetError(f"{drawing.labels}: expected an image as base64 in imageData, got {error}") from error
+    height, width = read_image_size(drawing.labels, content=content)
+    if height * width > max(_ANY_PIXELS, _PIXELS_PER_BYTE * len(content)):
+        raise ImageError(
+            f"expected a photograph in the imageData of {drawing.labels}, got {len(content)} bytes that declare "
+            f"{height}x{width} pixels; put the image beside the file, or remove it"
+        )
+    return content
 
 
 def paint_labelme(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
@@ -237,11 +246,12 @@ def _inside(
 
 def _placed(text: str, points: NDArray[np.float64], size_hw: tuple[int, int], path: Path) -> NDArray[np.bool_]:
     """A small mask, PNG as base64, in its box; both corners belong to it."""
-    small = read_rgb(path, content=base64.b64decode(text))[..., 0] > 0
+    content = base64.b64decode(text)
     (left, top), (right, bottom) = np.rint(points[:2]).astype(int).tolist()
     inside = np.zeros(size_hw, np.bool_)
     place = inside[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
-    if top < 0 or left < 0 or place.shape != small.shape:
-        raise ValueError(f"a mask of {small.shape} pixels for a box of {place.shape}")
-    place[:] = small
+    stated = read_image_size(path, content=content)  # before a small text becomes many pixels
+    if top < 0 or left < 0 or place.shape != stated:
+        raise ValueError(f"a mask of {stated} pixels for a box of {place.shape}")
+    place[:] = read_rgb(path, content=content)[..., 0] > 0
     return inside

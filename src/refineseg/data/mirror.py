@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from refineseg.data.remote_access import RemoteFile, remote_address, remote_call
+from refineseg.data.remote_access import RemoteFile, remote_address, remote_call, remote_facts
 from refineseg.errors import ConfigError, DatasetError
 
 FOLDER_VARIABLE, BUDGET_VARIABLE = "REFINESEG_CACHE", "REFINESEG_CACHE_GB"
@@ -34,6 +34,7 @@ _GRACE_S = 30.0  # a process that has just been given a file needs time to open 
 _WAIT_S = 120.0
 _ABANDONED_S = 3600.0
 _SLOTS = 256
+_ASKED, _TO_ASK = "=", "?"  # before a version that the server told, because the list did not
 _ABSENT, _RESERVED, _HELD = 0, 1, 2
 _TABLES = (
     "CREATE TABLE files (path TEXT PRIMARY KEY, remote TEXT, size INTEGER, version TEXT, "
@@ -76,13 +77,18 @@ class CacheOptions:
         return cls(Path(os.environ.get(FOLDER_VARIABLE) or default).absolute(), max_bytes)
 
 
-def _size_of(url: str) -> int | None:
-    """Bytes of a file whose listing does not tell, as far as its server does."""
+def _server_facts(url: str) -> RemoteFile:
+    """Bytes and version of a file whose listing does not tell, as far as its server does."""
     try:
-        size = remote_call("read", url, lambda fs, address: fs.info(address)).get("size")
+        return remote_facts(url)
     except FileNotFoundError:  # fsspec says so of web servers that do not answer, too; the download will tell
-        return None
-    return None if size is None else int(size)
+        return RemoteFile(None, "")
+
+
+def _same_by_list(file: RemoteFile, size: int | None, version: str) -> bool:
+    """Whether a listing, as far as it tells, names the file that is known."""
+    known = "" if version.startswith((_ASKED, _TO_ASK)) else version
+    return known == file.version and file.size in (None, size)
 
 
 class Mirror:
@@ -132,7 +138,10 @@ class Mirror:
             known = {path[len(prefix) :]: (size, version, state) for path, size, version, state in rows}
             for name, (size, version, state) in known.items():
                 file = listing.get(name)
-                if file is not None and version == file.version and file.size in (None, size):
+                if file is not None and _same_by_list(file, size, version):
+                    if not file.version and state == _HELD:  # the list tells too little: its server will be asked
+                        again = _TO_ASK + version[1:]
+                        index.execute("UPDATE files SET version = ? WHERE path = ?", (again, prefix + name))
                     continue
                 if state != _ABSENT:
                     self._drop(index, prefix + name, size or 0)
@@ -219,7 +228,7 @@ class Mirror:
     def _use(self, key: str) -> bool | None:
         """Note that a file is used now, so that it stays: True if it is here; None if it is none of ours."""
         with self._index() as index:
-            row = index.execute("SELECT state, size FROM files WHERE path = ?", (key,)).fetchone()
+            row = index.execute("SELECT state, size, version, remote FROM files WHERE path = ?", (key,)).fetchone()
             if row is None:
                 return None
             try:
@@ -228,7 +237,18 @@ class Mirror:
                 held = False
             if held:
                 index.execute("UPDATE files SET used = ? WHERE path = ?", (time.time(), key))
-            return bool(held)
+        return self._is_current(key, *row[1:]) if held and row[2].startswith(_TO_ASK) else bool(held)
+
+    def _is_current(self, key: str, size: int, version: str, url: str) -> bool:
+        """Ask the server, once after each listing, whether a file that is here is still the one there."""
+        now = _server_facts(url)
+        same = now.version in ("", version[1:]) and now.size in (None, size)
+        with self._index() as index:
+            if same:
+                index.execute("UPDATE files SET version = ? WHERE path = ?", (_ASKED + version[1:], key))
+            else:
+                self._drop(index, key, size)
+        return same
 
     def _bring(self, key: str, download: Callable[[Any, str, Path], Any]) -> None:
         """Download beside, then rename; of several processes that want the same file one downloads it."""
@@ -238,10 +258,14 @@ class Mirror:
             if self._use(key):
                 return
             with self._index() as index:
-                url, size = index.execute("SELECT remote, size FROM files WHERE path = ?", (key,)).fetchone()
+                url, size, version = index.execute(
+                    "SELECT remote, size, version FROM files WHERE path = ?", (key,)
+                ).fetchone()
             try:
-                if size is None:
-                    size = _size_of(url)
+                if size is None or version.startswith((_ASKED, _TO_ASK)):
+                    told = _server_facts(url)
+                    size = told.size
+                    version = _ASKED + told.version if version[:1] in ("", _ASKED, _TO_ASK) else version
                 self._reserve(key, url, size or 0)
                 unfinished.unlink(missing_ok=True)
                 remote_call("read", url, lambda fs, address: download(fs, address, unfinished))
@@ -263,7 +287,10 @@ class Mirror:
             finally:
                 unfinished.unlink(missing_ok=True)
             with self._index() as index:
-                index.execute("UPDATE files SET state = ?, used = ? WHERE path = ?", (_HELD, time.time(), key))
+                index.execute(
+                    "UPDATE files SET state = ?, used = ?, version = ? WHERE path = ?",
+                    (_HELD, time.time(), version, key),
+                )
 
     def _reserve(self, key: str, url: str, size: int) -> None:
         """Count a file's bytes before they are on the disk, and make room for them."""

@@ -20,7 +20,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.json_files import read_json
 from refineseg.data.left_out import LeftOut, left_out
 from refineseg.data.own_classes import near
-from refineseg.data.sample import Dataset, Sample
+from refineseg.data.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 
 FILE_NAMES = ("remap.json", "remap.csv")
@@ -109,6 +109,14 @@ class Remapped:
     def name(self, index: int) -> str:
         """Name of a sample, without reading it."""
         return self.dataset.name(index)
+
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image, where the data set has one."""
+        return image_file(self.dataset, index)
+
+    def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
+        """The pair of files of a sample, where the data set has one; its mask is in the old classes."""
+        return pair_of(self.dataset, index)
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample, in the new classes."""

@@ -8,7 +8,6 @@ h5py and ``open`` work without knowing of it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -27,12 +26,15 @@ from refineseg.data.remote_access import (
     without_secrets,
 )
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.foreign_text import parse_json
 
 INDEX_NAME = "index.json"
 """Describes shards, in their root and in the folder of each split."""
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://")
-_HEADER_BYTES = 16384
+HEADER_BYTES = 16384
+"""Of a remote file, to learn what it is without fetching it."""
+
 _MIRRORS: dict[str, tuple[Mirror, str]] = {}
 """Local folder -> its mirror and the address of the folder, of all remote folders this process has opened."""
 
@@ -122,7 +124,7 @@ class RemotePath(PosixPath):
         """The first 16 KiB of a larger file whose content is not here; None: read it whole."""
         found = self._mirror()
         size = None if found is None else found[0].size_of(self._local())
-        return None if size is None or size <= _HEADER_BYTES else self.read_part(0, _HEADER_BYTES)
+        return None if size is None or size <= HEADER_BYTES else self.read_part(0, HEADER_BYTES)
 
 
 def _reopened(url: str, options: CacheOptions, shown: str, inside: str) -> RemotePath:
@@ -222,9 +224,10 @@ def _shards_listing(url: str) -> dict[str, RemoteFile]:
     """The files of shards, from their index files."""
 
     def read(name: str) -> Any:  # noqa: ANN401 - JSON
+        check_names({name: None}, url)
         content = remote_call("read", remote_address(url, name), lambda fs, address: fs.cat_file(address))
         files[name.removeprefix("./")] = RemoteFile(len(content), "")
-        return json.loads(content)
+        return parse_json(content.decode("utf-8"))
 
     files: dict[str, RemoteFile] = {}
     try:
@@ -238,7 +241,7 @@ def _shards_listing(url: str) -> dict[str, RemoteFile]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"expected the index of shards in {url}/{INDEX_NAME}, got another file ({error!r})"
+            f"expected the index of shards in {url}/{INDEX_NAME}, got another file ({error!r:.200})"
         ) from error
     check_names(files, url)
     return files

@@ -7,22 +7,35 @@ configuration files, ``AWS_ENDPOINT_URL`` for other servers than Amazon's) and a
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from refineseg.errors import ConfigError, DatasetError, MissingExtraError
 
 LIST_NAME = "files.txt"
 """On a web server, which cannot be listed: the list of the files, one path per line, or ``path<TAB>bytes``."""
 
+_WEB = ("http", "https")
+_LOCAL = ("file", "local")
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.5
 _EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
-_VERSION_KEYS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "updated", "mtime", "created")
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "generation",
+    "md5Hash",
+    "LastModified",
+    "Last-Modified",
+    "updated",
+    "mtime",
+    "created",
+)
 
 
 def without_secrets(text: str) -> str:
@@ -40,8 +53,9 @@ def _filesystem(url: str) -> Any:  # noqa: ANN401 - fsspec has no types
     import fsspec  # type: ignore[import-untyped]
 
     scheme = url.partition("://")[0]
+    options: dict[str, Any] = {"get_client": _client_of_one_host} if scheme in _WEB else {}
     try:
-        return fsspec.filesystem(scheme, skip_instance_cache=False)
+        return fsspec.filesystem(scheme, skip_instance_cache=False, **options)
     except ImportError as error:
         package, extra = _EXTRAS.get(scheme, (f"fsspec needs for {scheme}://", "remote"))
         raise MissingExtraError(package, extra=extra, purpose=f"read {scheme}://") from error
@@ -49,6 +63,33 @@ def _filesystem(url: str) -> Any:  # noqa: ANN401 - fsspec has no types
         raise ConfigError(
             f"expected an address that fsspec knows (s3://, gs://, https://, ...), got {scheme}://"
         ) from error
+
+
+async def _client_of_one_host(**options: Any) -> Any:  # noqa: ANN401 - fsspec's and aiohttp's
+    """What asks web servers: it goes where it was sent by the user, and nowhere else."""
+    import aiohttp
+
+    redirects = aiohttp.TraceConfig()
+    redirects.on_request_redirect.append(_refuse_another_host)
+    return aiohttp.ClientSession(trace_configs=[redirects], **options)
+
+
+async def _refuse_another_host(_session: Any, _context: Any, asked: Any) -> None:  # noqa: ANN401 - aiohttp's
+    headers = asked.response.headers
+    try:
+        place = urlsplit(urljoin(str(asked.url), headers.get("Location") or headers.get("URI") or ""))
+        same = _origin(place) == _origin(urlsplit(str(asked.url)))
+    except ValueError:  # no address
+        place, same = urlsplit(""), False
+    if not same:
+        raise DatasetError(
+            f"expected {without_secrets(str(asked.url))} from its own server, but that sends to another host, port or "
+            f"scheme: {without_secrets(place.geturl())[:200]!r}; give that address itself if you trust it"
+        )
+
+
+def _origin(address: SplitResult) -> tuple[str, str | None, int | None]:
+    return address.scheme, address.hostname, address.port or {"http": 80, "https": 443}.get(address.scheme)
 
 
 def _address(fs: Any, url: str) -> str:  # noqa: ANN401 - fsspec has no types
@@ -73,7 +114,7 @@ def remote_call(what: str, url: str, call: Callable[[Any, str], Any]) -> Any:  #
     for attempt in range(_ATTEMPTS):
         try:
             return call(fs, _address(fs, url))
-        except FileNotFoundError:
+        except (FileNotFoundError, DatasetError):
             raise
         except Exception as error:  # the packages behind fsspec raise errors of their own, without a common base
             reason = without_secrets(f"{type(error).__name__}: {error}")[:300]
@@ -103,6 +144,21 @@ class RemoteFile:
     version: str
 
 
+def remote_facts(url: str) -> RemoteFile:
+    """Bytes and version of one file, as far as its server tells.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        DatasetError: Access is refused, or the network fails for longer.
+    """
+    info = remote_call("read", url, lambda fs, address: fs.info(address))
+    return RemoteFile(None if info.get("size") is None else int(info["size"]), _version(info))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
+
+
 def remote_address(url: str, name: str) -> str:
     """Address of a file below a remote folder; on a web server, names are quoted.
 
@@ -123,24 +179,37 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
     """Every file below a remote folder, by its path relative to it; ``{"": file}`` where the address is a file.
 
     Raises:
-        DatasetError: There is nothing, it cannot be listed, or a name is no relative path.
+        DatasetError: There is nothing, it cannot be listed, a name is no relative path, or a link of ``file://`` leads
+            out of the folder.
     """
     try:
         base = remote_call("list", url, lambda _, address: address).rstrip("/")
         found = remote_call("list", url, _find)
     except FileNotFoundError as error:
         raise DatasetError(f"expected a folder or bucket, but there is no {url} ({error}); check its name") from error
+    if url.partition("://")[0] in _LOCAL:
+        _refuse_links_out(base, found)
     files = {}
     for address, info in found.items():
         name = address.rstrip("/") if address.rstrip("/") == base else address[len(base) + 1 :]
         if not address.endswith("/"):  # some tools mark folders by empty objects
-            version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
             size = info.get("size")
-            files["" if name == base else name] = RemoteFile(None if size is None else int(size), version)
+            files["" if name == base else name] = RemoteFile(None if size is None else int(size), _version(info))
     if not files:
         raise DatasetError(f"expected files below {url}, got none; check the bucket's and the folder's name")
     check_names(files, url)
     return files
+
+
+def _refuse_links_out(base: str, addresses: Iterable[str]) -> None:
+    root = os.path.realpath(base)
+    for address in addresses:
+        real = os.path.realpath(address)
+        if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+            raise DatasetError(
+                f"expected the files of {base} to lie in it, but {address} is a link to {real}; copy that file there, "
+                "or give the folder as a path"
+            )
 
 
 def check_names(names: Mapping[str, Any], url: str) -> None:

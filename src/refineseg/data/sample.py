@@ -77,6 +77,19 @@ def image_file(dataset: object, index: int) -> Path | None:
     return dataset.image_file(index) if isinstance(dataset, ImageFiles) else None
 
 
+@runtime_checkable
+class PairFiles(Protocol):
+    """What knows which pair of files a sample is."""
+
+    def pair_of(self, index: int, /) -> tuple[PairDataset, int] | None:
+        """The data set of files that holds a sample, and the sample's number there; None where it is no such pair."""
+
+
+def pair_of(dataset: object, index: int) -> tuple[PairDataset, int] | None:
+    """The pair of files of a sample; None where its mask is no image file."""
+    return dataset.pair_of(index) if isinstance(dataset, PairFiles) else None
+
+
 @dataclass(frozen=True)
 class FilePair:
     """One image file and its mask file (None: unlabelled)."""
@@ -116,6 +129,10 @@ class PairDataset:
     def image_file(self, index: int) -> Path | None:
         """The file of the image."""
         return self.pairs[index].image
+
+    def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
+        """The data set itself, where its masks are image files."""
+        return (self, index) if self.read_indices is None else None
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
@@ -188,6 +205,11 @@ class Concatenation:
         self._ends = list(accumulate(len(part) for part in parts))
 
     @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """What is joined."""
+        return self._parts
+
+    @property
     def class_info(self) -> ClassInfo:
         """The classes of the masks."""
         return self._parts[0].class_info
@@ -224,6 +246,11 @@ class Concatenation:
         part, inner = self._locate(index)
         return image_file(part, inner)
 
+    def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
+        """The pair of files of a sample, where the part has one."""
+        part, inner = self._locate(index)
+        return pair_of(part, inner)
+
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""
         part, inner = self._locate(index)
@@ -249,6 +276,11 @@ class Without:
         unwanted = frozenset(names)
         self._dataset = dataset
         self._kept = tuple(i for i in range(len(dataset)) if dataset.name(i) not in unwanted)
+
+    @property
+    def dataset(self) -> Dataset:
+        """Where samples come from."""
+        return self._dataset
 
     @property
     def dropped(self) -> int:
@@ -282,6 +314,10 @@ class Without:
     def image_file(self, index: int) -> Path | None:
         """The file of the image, where the data set has one."""
         return image_file(self._dataset, self._inner(index))
+
+    def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
+        """The pair of files of a sample, where the data set has one."""
+        return pair_of(self._dataset, self._inner(index))
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""

@@ -28,11 +28,13 @@ from PIL import Image
 from refineseg._version import __version__
 from refineseg.archives import read_bytes
 from refineseg.class_info import ClassInfo
+from refineseg.data.label_check import check_files
 from refineseg.data.remote import INDEX_NAME, check_address, is_remote
 from refineseg.data.remote_access import remote_address, remote_call
 from refineseg.data.sample import Dataset, Sample, image_file
 from refineseg.data.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
 from refineseg.errors import DatasetError, ImageError
+from refineseg.foreign_text import parse_json
 from refineseg.images import read_rgb, write_mask, written_beside
 
 UNFINISHED_NAME = "unfinished.json"
@@ -96,16 +98,17 @@ def write_shards(
         How many tar files there are.
 
     Raises:
-        DatasetError: The folder holds this split already, or shards of another data set, or cannot be written.
-        LabelError: A mask holds other values than classes and void.
+        DatasetError: The folder holds this split already, or shards of another data set, or cannot be written; or an
+            image or a mask cannot be used, and nothing has been written then.
+        LabelError: A mask holds other values than classes and void, or says other classes than are meant.
     """
     target = _Target(check_address(out) if is_remote(out) else out)
     if out.startswith("http"):
         raise DatasetError(f"expected a folder, or an address that can be written to (s3://, gs://), got {out}")
-    request = _request(dataset, options)
     _check_root(target, options)
     if target.read(f"{options.split}/{INDEX_NAME}") is not None:
         raise DatasetError(f"expected no shards of {options.split} in {out}, but there are; choose another folder")
+    request = _request(dataset, options)
     index = _begun(target, request, options.split) or _new_index(dataset, request)
     samples, shards = index["samples"], index["shards"]
     while len(samples["name"]) < len(dataset):
@@ -115,7 +118,7 @@ def write_shards(
         target.write(f"{options.split}/{UNFINISHED_NAME}", index)
     del index["request"]
     target.write(f"{options.split}/{INDEX_NAME}", index)
-    root = json.loads(target.read(INDEX_NAME) or "null") or {
+    root = parse_json((target.read(INDEX_NAME) or b"null").decode()) or {
         "format": FORMAT,
         "version": VERSION,
         "source": options.name,
@@ -139,6 +142,7 @@ def _request(dataset: Dataset, options: ShardOptions) -> dict[str, Any]:
         "samples": len(dataset),
         "names_sha256": names.hexdigest(),
         "class_info": dataset.class_info.to_json(),
+        "data_mark": check_files(dataset).digest,
     }
 
 
@@ -147,7 +151,7 @@ def _check_root(target: _Target, options: ShardOptions) -> None:
     if text is None:
         return
     try:
-        index = json.loads(text)
+        index = parse_json(text.decode())
         found = index["source"] if index["format"] == FORMAT else None
     except (ValueError, KeyError, TypeError):
         found = None
@@ -177,8 +181,9 @@ def _begun(target: _Target, request: dict[str, Any], split: str) -> dict[str, An
     if text is None:
         return None
     try:
-        index: dict[str, Any] = json.loads(text)
-        same = index["request"] == request
+        index: dict[str, Any] = parse_json(text.decode())
+        begun = dict(index["request"])
+        same = {"data_mark": request["data_mark"], **begun} == request  # earlier versions did not note the files
     except (ValueError, KeyError, TypeError):
         same = False
     if not same:

@@ -13,7 +13,6 @@ Source: the WebDataset file format specification (tar files, samples are files o
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.remote import INDEX_NAME, RemotePath
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.foreign_text import parse_json
 from refineseg.images import first_names, read_mask, read_rgb
 
 FORMAT, VERSION = "refineseg shards", 1
@@ -130,10 +130,12 @@ def read_index(path: Path) -> dict[str, Any]:
         DatasetError: It is damaged, or of a newer version.
     """
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = parse_json(path.read_text(encoding="utf-8"))
         version = index["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"expected the index of shards in {path}, got {error!r}; write the shards again") from error
+        raise DatasetError(
+            f"expected the index of shards in {path}, got {error!r:.200}; write the shards again"
+        ) from error
     if version != VERSION:
         raise DatasetError(f"expected shards of version {VERSION} in {path}, got {version!r}; update refineseg")
     return dict(index)

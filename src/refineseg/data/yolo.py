@@ -1,4 +1,4 @@
-"""YOLO's outlines (Ultralytics): ``data.yaml`` and a text file of polygons per image. The only file that imports yaml.
+"""YOLO's outlines (Ultralytics): ``data.yaml`` and a text file of polygons per image.
 
 In: ``data.yaml`` with ``names``, ``path``, ``train``, ``val``, ``test``; for each image a file of lines
 ``CLASS x1 y1 x2 y2 ...`` in fractions of its size. Out: samples whose masks are painted when they are read.
@@ -8,12 +8,12 @@ Source: https://docs.ultralytics.com/datasets/segment/
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
@@ -23,11 +23,11 @@ from refineseg.data.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
+from refineseg.foreign_text import parse_yaml
 from refineseg.images import find_images, first_names
 
 _SPLITS = ("train", "val", "test")
 _CLASSES = "classes.txt"
-_MOST_CHARACTERS = 1 << 20  # a data.yaml has some kilobytes
 _SLACK = 0.01  # rounding of programs beside the image's edge
 _BOX = 5
 
@@ -125,10 +125,9 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
         raise DatasetError(f"expected one data.yaml in {root}, got none or several; name the file: yolo:FILE.yaml")
     text = read_text(path)
     try:
-        content = yaml.safe_load(text) if len(text) <= _MOST_CHARACTERS else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"expected YAML in {path}, got {reason}; export it again") from error
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise DatasetError(f"expected YAML in {path}, got {error}; export it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("names"), (list, dict)):
         raise DatasetError(
             f"expected names, and train or val, in {path}, got no names; for instance names: [car, tree]"
@@ -144,8 +143,10 @@ def _classes(path: Path, content: dict[str, Any]) -> NamedClasses:
     if sorted(numbered, key=str) != sorted(range(len(numbered)), key=str):
         raise DatasetError(f"expected names numbered 0..{len(numbered) - 1} in {path}, got {list(numbered)[:10]}")
     listed = [str(numbered[i]) for i in range(len(numbered))]
-    if len(set(map(tidy, listed))) < len(listed):
-        raise DatasetError(f"expected every name once in {path}, got {listed}; rename one")
+    counts = Counter(map(tidy, listed))
+    if len(counts) < len(listed):
+        twice = [name for name in listed if counts[tidy(name)] > 1]
+        raise DatasetError(f"expected every name once in {path}, got again {first_names(twice)}; rename one")
     classes = named_classes(listed)
     return NamedClasses(
         classes.class_info, {str(i): classes.index_of[tidy(name)] for i, name in enumerate(listed)}, path.name

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.doctor.findings import KINDS, Finding
+from refineseg.data.checks.kinds import KINDS
+from refineseg.doctor.findings import Finding
 
 RARE = 1 / 20
 """A class of less than this share of the median class's pixels is rare. The median's pixels over the class's are its

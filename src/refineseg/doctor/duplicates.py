@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.doctor.findings import KINDS, Finding
+from refineseg.data.checks.kinds import KINDS
+from refineseg.doctor.findings import Finding
 
 NEAR_CORRELATION = 0.995
 """Of the signatures of almost equal images. Copies saved as JPEG of quality 30, halved, or brighter reach 0.998; frames

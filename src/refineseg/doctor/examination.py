@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from refineseg.class_info import LabelTable
+from refineseg.data.checks.expected import Expected, class_counts, inferred
+from refineseg.data.checks.facts import CaseFacts, MaskFacts
+from refineseg.data.checks.files import file_faults
+from refineseg.data.checks.kinds import Fault
+from refineseg.data.checks.masks import mask_faults
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.label_check import read_all
 from refineseg.data.left_out import left_out
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
-from refineseg.doctor.expected import Expected, class_counts, inferred
-from refineseg.doctor.file_checks import file_faults
-from refineseg.doctor.findings import Fault, Finding, grouped, in_order
-from refineseg.doctor.inspection import CaseFacts, MaskFacts, inspect
+from refineseg.doctor.findings import Finding, grouped, in_order
+from refineseg.doctor.inspection import inspect
 from refineseg.doctor.inventory import Case, Inventory, take_inventory
-from refineseg.doctor.mask_checks import mask_faults
 from refineseg.doctor.sequences import Frame, sequence_findings
 from refineseg.errors import ConfigError, DatasetError, ImageError
 
@@ -105,7 +107,7 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     if expected.fault is not None:
         faults.append(expected.fault)
     for case, found in zip(cases, facts, strict=True):
-        faults += file_faults(case, found)
+        faults += file_faults(found, image_name=case.shown_image, mask_name=case.shown_mask)
     masks = [(case.shown_mask, found.mask) for case, found in zip(cases, facts, strict=True) if found.mask is not None]
     faults += mask_faults(masks, expected, own_classes=inventory.own_classes)
     counts = _counted(inventory, facts, expected, faults)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from refineseg.archives import is_file, is_folder
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.checks.kinds import Fault
 from refineseg.data.class_files import CLASS_FILES, read_class_file
 from refineseg.data.datasets import DATASETS, open_dataset
 from refineseg.data.folder_layout import existing_folders, folder_splits, partners
 from refineseg.data.own import recognise
 from refineseg.data.sample import Dataset, PairDataset
-from refineseg.doctor.findings import Fault
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 
 _SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

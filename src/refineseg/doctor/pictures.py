@@ -15,8 +15,8 @@ from PIL import Image
 
 from refineseg.archives import openable
 from refineseg.class_info import voc_palette
-from refineseg.doctor.expected import Expected
-from refineseg.doctor.inspection import inspect_mask
+from refineseg.data.checks.expected import Expected
+from refineseg.data.checks.facts import inspect_mask
 from refineseg.doctor.inventory import Case
 from refineseg.errors import DatasetError, ImageError
 from refineseg.images import read_mask, read_rgb

@@ -18,6 +18,9 @@ from PIL import Image
 
 from refineseg.archives import is_file, openable, read_bytes
 from refineseg.class_info import LabelTable
+from refineseg.data.checks.expected import Expected
+from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
+from refineseg.data.checks.kinds import KINDS, Fault
 from refineseg.data.class_files import CLASS_FILES
 from refineseg.data.folder import open_folder
 from refineseg.data.label_check import check_labels, read_all
@@ -26,9 +29,6 @@ from refineseg.data.remap import FILE_NAMES as REMAP_FILES
 from refineseg.data.remote import is_remote
 from refineseg.data.sample import same_shape
 from refineseg.doctor.examination import Examination
-from refineseg.doctor.expected import Expected
-from refineseg.doctor.findings import KINDS, Fault
-from refineseg.doctor.inspection import CaseFacts, MaskFacts, upright
 from refineseg.doctor.inventory import Case, relative_name
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.images import read_mask, read_rgb, write_image, written_beside

@@ -20,8 +20,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.checks.kinds import KINDS
 from refineseg.doctor.duplicates import correlation
-from refineseg.doctor.findings import KINDS, Finding
+from refineseg.doctor.findings import Finding
 
 CLOSE = 10.0
 """Frames of different splits are close where they are at most so many usual steps apart."""

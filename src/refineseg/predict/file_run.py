@@ -22,8 +22,9 @@ from refineseg.errors import ImageError, RefinesegError
 from refineseg.images import mask_values
 from refineseg.predict.areas import Areas, AreaTable
 from refineseg.predict.file_options import StreamOptions
+from refineseg.predict.inputs_record import InputsRecord, Times, file_times
 from refineseg.predict.outputs import Outputs, write_prediction
-from refineseg.predict.plan import Job, is_done
+from refineseg.predict.plan import Job, made_ns
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.progress import Advance, duration
 from refineseg.predict.proofs import Prover
@@ -34,6 +35,7 @@ from refineseg.prediction import Prediction
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that will take nothing more
+_MOST_NOTED = 5
 _MOST_REFUSED = 10  # images in a row that such a disk did not take
 
 
@@ -129,6 +131,8 @@ class FileRun:
         self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
         self._next = self._refused = 0
         self._jobs: Sequence[Job] = ()
+        self._record: InputsRecord | None = None
+        self._changed = 0
 
     def fail(self, message: str) -> None:
         """Say and remember it."""
@@ -141,7 +145,13 @@ class FileRun:
         self._console.print(f"note: {printable(message)}", style="yellow", highlight=False, soft_wrap=True)
 
     def images(
-        self, jobs: Sequence[Job], predictor: Predictor, *, options: StreamOptions, since_ns: int | None
+        self,
+        jobs: Sequence[Job],
+        predictor: Predictor,
+        *,
+        options: StreamOptions,
+        since_ns: int | None,
+        record: InputsRecord | None = None,
     ) -> None:
         """Predict and write all images that are not done; rasters among them are left in ``rasters``.
 
@@ -149,17 +159,20 @@ class FileRun:
             jobs: The files.
             predictor: The model.
             options: Batches and threads.
-            since_ns: Results at least as new are done; None: nothing is done.
+            since_ns: Results at least as new are done, unless their input has changed; None: nothing is done.
+            record: Of the inputs of results; None: none is kept.
         """
-        self._jobs = jobs
+        self._jobs, self._record = jobs, record
         places: list[int] = []  # of the jobs that are predicted, in the order in which they are taken
+        times: dict[int, Times | None] = {}  # of their inputs, before they are read
         with (
             file_threads(options) as pool,
             Advance(self._console, what="images", total=len(jobs)) as progress,
         ):
-            paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, progress=progress)
+            paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, times=times, progress=progress)
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
                 place = places[item.index]
+                read_at = times.pop(place)
                 for note in item.notes:
                     self.note(note)
                 if item.prediction is None:
@@ -171,7 +184,7 @@ class FileRun:
                         self.prover.image(jobs[place].source, item.prediction.image)
                     size = _size_bytes(item.prediction)
                     self._make_room(size, progress, most=4 * options.num_threads)
-                    future = pool.submit(_write, item.prediction, jobs[place].target, self._outputs)
+                    future = pool.submit(self._write, item.prediction, jobs[place], read_at)
                     self._waiting.append((place, size, future))
                 if self._refused >= _MOST_REFUSED:
                     break
@@ -207,12 +220,14 @@ class FileRun:
         since_ns: int | None,
         pool: ThreadPoolExecutor,
         places: list[int],
+        times: dict[int, Times | None],
         progress: Advance,
     ) -> Iterator[Path]:
         """Paths of the files without results, found as they are needed."""
         for place, job in enumerate(jobs):
-            if since_ns is None or not is_done(job, endings=self._outputs.endings.values(), since_ns=since_ns):
+            if since_ns is None or not self._is_done(job, since_ns=since_ns):
                 places.append(place)
+                times[place] = file_times(job.source)
                 yield Path(job.source)
                 continue
             self.result.resumed += 1
@@ -223,6 +238,23 @@ class FileRun:
                 self._make_room(0, progress, most=1000)
             else:
                 self._settle_as(place, None)
+
+    def _is_done(self, job: Job, *, since_ns: int) -> bool:
+        """Whether every result of a file is there, and of the file as it is now."""
+        made = made_ns(job, endings=self._outputs.endings.values(), since_ns=since_ns)
+        if made is None or self._record is None or self._record.is_unchanged(job, made_ns=made):
+            return made is not None
+        self._changed += 1
+        if self._changed <= _MOST_NOTED:
+            self.note(f"{job.source} has changed since its result was made: it is predicted anew")
+        return False
+
+    def _write(self, prediction: Prediction, job: Job, read_at: Times | None) -> _Written:
+        finished = self._outputs.finished(prediction)
+        write_prediction(finished, Path(job.target), self._outputs)
+        if self._record is not None:
+            self._record.add(job, read_at)
+        return _Written(Areas(finished.mask.size, finished.areas), new=True)
 
     def _without_prediction(self, item: Item, job: Job) -> None:
         if item.error is None:
@@ -275,6 +307,7 @@ class FileRun:
         rate = result.done / max(progress.seconds, 1e-9)
         text = f"{result.done} images in {duration(progress.seconds)}" + (f", {rate:.3g} per s" if result.done else "")
         text += f"; {result.resumed} were there already" if result.resumed else ""
+        text += f"; {self._changed} had changed" if self._changed else ""
         text += f"; {len(result.failures)} failed" if result.failures else ""
         self._console.print(text, highlight=False, soft_wrap=True)
 
@@ -282,12 +315,6 @@ class FileRun:
 def _size_bytes(prediction: Prediction) -> int:
     arrays = (prediction.image, prediction.mask, prediction.probabilities, prediction.confidence)
     return sum(array.nbytes for array in arrays if array is not None)
-
-
-def _write(prediction: Prediction, target: str, outputs: Outputs) -> _Written:
-    finished = outputs.finished(prediction)
-    write_prediction(finished, Path(target), outputs)
-    return _Written(Areas(finished.mask.size, finished.areas), new=True)
 
 
 def _count(path: Path, class_info: ClassInfo) -> _Written:

@@ -21,6 +21,7 @@ from refineseg.errors import ImageError
 from refineseg.predict.areas import area_table
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
+from refineseg.predict.inputs_record import InputsRecord
 from refineseg.predict.model_opening import OpenedModel, file_digest
 from refineseg.predict.plan import Plan, begin_record, make_plan, now_s, remove_leftovers
 from refineseg.predict.predictor import PredictorOptions
@@ -97,10 +98,11 @@ def predict_plan(
         **{name: value for name, value in options.to_json().items() if name != "device"},
         **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
     }
-    since_ns = None
+    since_ns, record = None, None
     try:
         if len(plan.files) > 1 or files.resume:
             since_ns = begin_record(out, identity, resume=bool(files.resume))
+            record = InputsRecord(out, resume=since_ns is not None)
     except ImageError as error:
         run.fail(f"{error}; nothing was predicted")
         return run.finish()
@@ -111,7 +113,7 @@ def predict_plan(
     try:
         with area_table(files.areas, class_info) as table:
             run.table = table
-            run.images(plan.files, predictor, options=files.stream, since_ns=since_ns)
+            run.images(plan.files, predictor, options=files.stream, since_ns=since_ns, record=record)
             singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
             if run.rasters:
                 rasters = replace(files.rasters, resume=files.resume is not False)

@@ -212,22 +212,20 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
     return identity if isinstance(identity, dict) else None
 
 
-def is_done(job: Job, *, endings: Iterable[str], since_ns: int) -> bool:
-    """Whether every result of a file is there and new enough; what has its name is complete."""
-    return all(_newer(f"{job.target}{ending}", since_ns) for ending in endings)
-
-
-def _newer(path: str, since_ns: int) -> bool:
+def made_ns(job: Job, *, endings: Iterable[str], since_ns: int) -> int | None:
+    """When the oldest result of a file was made; None where one is absent or too old. What has its name is complete."""
     try:
-        return os.stat(path).st_mtime_ns >= since_ns  # noqa: PTH116 - a hundred thousand times
+        times = [os.stat(f"{job.target}{ending}").st_mtime_ns for ending in endings]  # noqa: PTH116 - very often
     except OSError:
-        return False
+        return None
+    oldest = min(times)
+    return oldest if oldest >= since_ns else None
 
 
 def remove_leftovers(folders: Iterable[Path], *, before_s: float) -> None:

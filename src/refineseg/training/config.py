@@ -303,7 +303,7 @@ def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
         key, equals, text = setting.partition("=")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         place: Any = plain
         *path, last = key.split(".")

@@ -27,6 +27,7 @@ from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary
 from refineseg.training.request import ReproductionRequest, find_reproduction
 from refineseg.training.run import RunRequest, resume_run, start_run
+from refineseg.training.run_record import RECORD_NAME
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8
@@ -73,11 +74,18 @@ def reproduce(request: ReproductionRequest, *, progress: Progress, console: Cons
                 num_workers=request.num_workers,
                 stop_after_s=None if request.minutes is None else 60 * request.minutes - (time.monotonic() - begun),
                 progress=progress,
+                same_data_as=_first_run(request),
             )
             if trained and not _used_up(request, begun):
                 result = _measure(request, seed, console)
         if result is not None:
             results.append(result)
+    if len({result.value.get("data_mark") for result in results} - {None, ""}) > 1:
+        split = find_reproduction(request.name).split
+        raise CheckpointError(
+            f"expected every seed to be measured on the same files, but those of {split} have changed in between; put "
+            f"them back, remove {request.out}/seed*/{split}.json and call it again: every seed is measured anew"
+        )
     done = {result.seed for result in results}
     left = tuple(f"seed {seed}: {_state(request, seed)}" for seed in request.seeds if seed not in done)
     state = ReproductionState(tuple(results), left)
@@ -93,6 +101,12 @@ def _seed_folder(request: ReproductionRequest, seed: int) -> Path:
     return request.out / f"seed{seed}"
 
 
+def _first_run(request: ReproductionRequest) -> Path | None:
+    """The folder of a seed that has learned something: all seeds of a table have the same data."""
+    folders = (_seed_folder(request, seed) for seed in request.seeds)
+    return next((folder for folder in folders if epochs_done(folder) and (folder / RECORD_NAME).is_file()), None)
+
+
 def _check_folder(request: ReproductionRequest) -> None:
     """Note what is reproduced, or compare with what was noted."""
     path = request.out / _DESCRIPTION
@@ -100,7 +114,7 @@ def _check_folder(request: ReproductionRequest) -> None:
     if path.is_file() and any(request.out.glob("seed*")):  # else nothing came of it
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"expected what is reproduced in {path}, which is damaged ({error})") from error
         if noted != asked:
             raise CheckpointError(
@@ -121,6 +135,7 @@ def train_within(
     num_workers: int | None = None,
     stop_after_s: float | None = None,
     progress: Progress,
+    same_data_as: Path | None = None,
 ) -> bool:
     """Begin a run or go on with it until it is trained or its time is up.
 
@@ -132,6 +147,7 @@ def train_within(
         num_workers: Reading processes; None: chosen.
         stop_after_s: Stop at the end of an epoch within so many seconds, but not before the first; None: no limit.
         progress: Shows what happens.
+        same_data_as: Folder of a run whose data a run that begins must have; None: any.
 
     Returns:
         Whether it is trained.
@@ -147,7 +163,14 @@ def train_within(
                 stop_after_s=stop_after_s,
             )
         else:
-            request = RunRequest(config, data, device=device, num_workers=num_workers, stop_after_s=stop_after_s)
+            request = RunRequest(
+                config,
+                data,
+                device=device,
+                num_workers=num_workers,
+                stop_after_s=stop_after_s,
+                same_data_as=same_data_as,
+            )
             start_run(request, folder, progress=progress)
     return epochs_done(folder) >= config.num_epochs
 
@@ -218,7 +241,7 @@ def _done(request: ReproductionRequest, seed: int) -> SeedResult | None:
         return None
     try:
         return SeedResult(seed, json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"expected a result in {path}, which is damaged ({error}); remove it") from error
 
 

@@ -16,10 +16,15 @@ import torch
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, open_dataset, parse_sources
-from refineseg.data.label_check import check_labels, check_learnable
-from refineseg.data.sample import Concatenation, Dataset, Without
-from refineseg.errors import CheckpointError, ConfigError, DatasetError, WeightsUnavailableError
+from refineseg.data.datasets import DATASETS, parse_sources
+from refineseg.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ImageError,
+    MissingExtraError,
+    WeightsUnavailableError,
+)
 from refineseg.images import written_beside
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
@@ -28,12 +33,15 @@ from refineseg.training.budget import fit_to_budget
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.distillation import check_teacher
-from refineseg.training.feeding import PhaseData, TrainingData
+from refineseg.training.feeding import TrainingData
 from refineseg.training.loop import train
+from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
-from refineseg.training.progress import Progress, say_notes
+from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
 from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
+from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
+from refineseg.training.state import METRICS_FILE
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class RunRequest:
         log: Where numbers go beside ``metrics.jsonl``, see :mod:`refineseg.training.loggers`.
         stop_after_s: Stop after the last epoch that ends within so many seconds; None: after the last epoch.
         budget: Time to fit the schedule into; None: the configuration's lengths.
+        same_data_as: Folder of a run whose data these must be; None: any.
     """
 
     config: TrainingConfig
@@ -63,6 +72,7 @@ class RunRequest:
     log: tuple[str, ...] = ()
     stop_after_s: float | None = None
     budget: Budget | None = None
+    same_data_as: Path | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -79,7 +89,10 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     check_new_run(folder)
     sources = parse_sources(request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
-    data = _open(sources, config, progress)
+    data, records = open_data(sources, config, progress)
+    record = RunRecord(records, model_marks(config.teacher, request.init, request.encoder_weights))
+    if request.same_data_as is not None:
+        check_record(request.same_data_as, record, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
     if request.budget is not None:
@@ -96,28 +109,44 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "version": __version__,
         "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
         "init": request.init,
+        "encoder_weights": None if request.encoder_weights is None else str(request.encoder_weights.resolve()),
         "started_from": segmenter.spec.provenance["started_from"],
         "earlier": segmenter.spec.provenance.get("earlier"),
         "log": list(request.log),
         "config": to_json(config),
     }
+    is_new = not folder.exists()
     try:
+        record.write(folder)
         with written_beside(folder / "run.json") as temporary:
             temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
     _note_protocol(segmenter, config, tuple(sources), data)
-    return train(
-        segmenter,
-        config,
-        data,
-        folder,
-        device=request.device,
-        num_workers=request.num_workers,
-        progress=progress,
-        log=request.log,
-        stop_after_s=_left(request.stop_after_s, begun),
-    )
+    try:
+        return train(
+            segmenter,
+            config,
+            data,
+            folder,
+            device=request.device,
+            num_workers=request.num_workers,
+            progress=progress,
+            log=request.log,
+            stop_after_s=_left(request.stop_after_s, begun),
+        )
+    except (DatasetError, ImageError, ConfigError, MissingExtraError):
+        if not (folder / CHECKPOINT).exists():  # nothing was learned: the same call must work once the cause is mended
+            _undo(folder, is_new=is_new)
+        raise
+
+
+def _undo(folder: Path, *, is_new: bool) -> None:
+    """Remove what a run wrote that came to nothing."""
+    for name in ("run.json", RECORD_NAME, METRICS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if is_new and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _left(seconds: float | None, begun: float) -> float | None:
@@ -147,23 +176,25 @@ def resume_run(
         stop_after_s: As in :class:`RunRequest`.
 
     Raises:
-        CheckpointError: There is no run in the folder, or it is damaged.
+        CheckpointError: There is no run in the folder, it is damaged, or it learned from other data or another teacher.
     """
     begun = time.monotonic()
     description, config = read_run(folder)
     data = data or str(description["data"])
     started_from, init = str(description["started_from"]), description["init"]
+    weights = None if description.get("encoder_weights") is None else Path(description["encoder_weights"])
     log = tuple(dict.fromkeys((*description.get("log", ()), *log)))
     check_logs(log)
     sources = parse_sources(data)
-    opened = _open(sources, config, progress)
+    opened, records = open_data(sources, config, progress)
+    check_record(folder, RunRecord(records, model_marks(config.teacher, init, weights)), progress)
     class_info = opened.phases[0].dataset.class_info
     licence = _licence(sources, config, class_info)
     if (folder / CHECKPOINT).exists():  # the weights come from there
         segmenter = _new_model(config, class_info, licence)
     else:
         progress.say("no epoch was complete: starting from the beginning")
-        request = RunRequest(config, data, init)
+        request = RunRequest(config, data, init, encoder_weights=weights)
         segmenter, config = _make_model(request, config, class_info, licence, progress)
     segmenter.with_provenance({"started_from": started_from, "earlier": description.get("earlier")})
     _note_protocol(segmenter, config, tuple(sources), opened)
@@ -218,51 +249,6 @@ def _licence(sources: Mapping[str, Path], config: TrainingConfig, class_info: Cl
     if config.teacher is not None:
         licences.append(check_teacher(config.teacher, class_info).licence)
     return "; ".join(dict.fromkeys(part for part in licences if part))
-
-
-def _open(sources: Mapping[str, Path], config: TrainingConfig, progress: Progress) -> TrainingData:
-    """Open what every phase needs and check every label before anything is computed."""
-    first, root = next(iter(sources.items()))
-    val_set = None if config.val_split is None else open_dataset(first, root, split=config.val_split)
-    held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
-    phases: dict[tuple[str, ...], PhaseData] = {}
-    for phase in config.phases:
-        parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
-        if parts not in phases:
-            phases[parts] = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
-    if val_set is not None:
-        check_labels(val_set)
-        progress.say(f"{len(val_set)} validation images ({config.val_split})")
-        say_notes([val_set], progress)
-    chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
-    described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
-    return TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
-
-
-def _open_phase(
-    parts: Sequence[str], sources: Mapping[str, Path], held_out: frozenset[str], val: str, progress: Progress
-) -> PhaseData:
-    """The training data of a phase, without the images it is measured on."""
-    opened: list[Dataset] = []
-    given: list[Dataset] = []
-    for part in parts:
-        name, _, split = part.partition(":")
-        if name not in sources:
-            raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
-        dataset = open_dataset(name, sources[name], split=split)
-        same_ids = DATASETS[name].ids and DATASETS[name].ids == DATASETS[val.partition(":")[0]].ids
-        kept = Without(dataset, held_out if same_ids else ())
-        if kept.dropped:
-            progress.say(f"{kept.dropped} images of {val} are left out of {part}")
-        opened.append(kept if kept.dropped else dataset)
-        given.append(dataset)
-    joined = opened[0] if len(opened) == 1 else Concatenation(opened)
-    if not len(joined):
-        raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
-    progress.say(f"{len(joined)} training images ({' + '.join(parts)}); checking every label")
-    counts = check_learnable(joined)
-    say_notes(given, progress)
-    return PhaseData(joined, counts)
 
 
 def _new_model(

@@ -145,7 +145,7 @@ class Job:
     def _read(self) -> dict[str, Any] | None:
         try:
             journal = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return journal if isinstance(journal, dict) and journal.get("format") == _FORMAT else None
 

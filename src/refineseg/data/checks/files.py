@@ -5,34 +5,39 @@ In: the facts of a case. Out: faults.
 
 from __future__ import annotations
 
+from refineseg.data.checks.facts import CaseFacts
+from refineseg.data.checks.kinds import Fault
 from refineseg.data.sample import same_shape
-from refineseg.doctor.findings import Fault
-from refineseg.doctor.inspection import CaseFacts
-from refineseg.doctor.inventory import Case
 
 
-def file_faults(case: Case, facts: CaseFacts) -> list[Fault]:
-    """The faults of one case that its classes have no part in."""
+def file_faults(facts: CaseFacts, *, image_name: str, mask_name: str) -> list[Fault]:
+    """The faults of one case that its classes have no part in.
+
+    Args:
+        facts: Of the case.
+        image_name: How the image is named in faults.
+        mask_name: How the mask is named in faults.
+    """
     image, mask = facts.image, facts.mask
     if image is None:
         return []
     if image.problem:
-        return [Fault("unreadable_image", case.shown_image, image.problem)]
+        return [Fault("unreadable_image", image_name, image.problem)]
     faults = []
     if image.largest >= 0:
         bits = max(image.largest.bit_length(), 1)
-        faults.append(Fault("sixteen_bit_image", case.shown_image, f"values up to {image.largest} ({bits} bits)"))
+        faults.append(Fault("sixteen_bit_image", image_name, f"values up to {image.largest} ({bits} bits)"))
     if mask is None or mask.problem:
         return faults
     if mask.hw != image.hw:
         (height, width), (mask_height, mask_width) = image.hw, mask.hw
         sizes = f"mask {mask_height}x{mask_width}, image {height}x{width} (height x width)"
         if image.orientation != 1 and mask.hw == image.stored_hw:
-            faults.append(Fault("rotated_image", case.shown_image, f"EXIF orientation {image.orientation}: {sizes}"))
+            faults.append(Fault("rotated_image", image_name, f"EXIF orientation {image.orientation}: {sizes}"))
         else:
             action = "scale the mask to the size of the image (--fix does)" if same_shape(mask.hw, image.hw) else ""
-            faults.append(Fault("size_mismatch", case.shown_mask, sizes, action))
+            faults.append(Fault("size_mismatch", mask_name, sizes, action))
     elif facts.fits_stored:
         detail = f"EXIF orientation {image.orientation}: the mask fits the pixels as they are stored"
-        faults.append(Fault("rotated_image", case.shown_image, detail))
+        faults.append(Fault("rotated_image", image_name, detail))
     return faults

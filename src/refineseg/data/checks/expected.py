@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.doctor.findings import Fault
-from refineseg.doctor.inspection import MaskFacts
+from refineseg.data.checks.facts import MaskFacts
+from refineseg.data.checks.kinds import Fault
 from refineseg.label_messages import value_ranges
 
 _MOST_UNNAMED = 128  # as in the reader: more values without names are grey pictures

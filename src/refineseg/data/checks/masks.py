@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from refineseg.class_info import LabelTable
-from refineseg.doctor.expected import Expected, class_counts
-from refineseg.doctor.findings import Fault
-from refineseg.doctor.inspection import MaskFacts
+from refineseg.data.checks.expected import Expected, class_counts
+from refineseg.data.checks.facts import MaskFacts
+from refineseg.data.checks.kinds import Fault
 from refineseg.label_messages import COLOUR_EXAMPLE, legal_values, value_ranges
 
 Named = Sequence[tuple[str, MaskFacts]]

@@ -1,0 +1,121 @@
+"""JSON and YAML from strangers: read with bounds on depth, numbers and size, so that no small file costs much.
+
+In: text. Out: plain values, or a ValueError in words. The only file that imports yaml.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+
+MOST_YAML = 1 << 18
+"""Characters of a YAML file: a data.yaml of a thousand classes has thirty thousand."""
+
+_MOST_SCALAR = 4096
+_MOST_DEPTH = 32
+_MOST_JSON_DEPTH = 100  # the deepest of the formats read here have ten
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STEPS = np.zeros(256, np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text}, which is no finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text[:40])
+
+
+_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
+def check_depth(text: str) -> None:
+    """Refuse values nested in each other so often that whoever walks through them runs out of stack.
+
+    Args:
+        text: JSON.
+
+    Raises:
+        ValueError: They are nested more than a hundred times.
+    """
+    if _depth(text) > _MOST_JSON_DEPTH and _depth(_STRING.sub("", text)) > _MOST_JSON_DEPTH:
+        raise ValueError(f"values nested in each other more than {_MOST_JSON_DEPTH} times")
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested, those inside of strings counted like others."""
+    if text.count("[") + text.count("{") <= _MOST_JSON_DEPTH:
+        return 0
+    codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    steps = _STEPS.take(codes[_STEPS.take(codes) != 0])
+    return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
+
+
+def parse_element(text: str, at: int) -> tuple[Any, int]:
+    """One value of a large JSON text and where it ends; a number that overflows is infinite.
+
+    Raises:
+        ValueError: As :func:`parse_json`.
+    """
+    try:
+        value, end = _ELEMENT_DECODER.raw_decode(text, at)
+    except RecursionError as error:
+        raise ValueError("values nested in each other hundreds of times") from error
+    check_depth(text[at:end])
+    return value, end
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+    """The values of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deeply, or a number is not finite or has thousands of digits.
+
+    Example:
+        >>> parse_json('{"height": 1e999}')
+        Traceback (most recent call last):
+        ValueError: 1e999, which is no finite number
+    """
+    check_depth(text)
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("values nested in each other hundreds of times") from error
+
+
+def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
+    r"""The values of a YAML text.
+
+    Raises:
+        ValueError: It is no YAML, is long or deep beyond all need, or has anchors, by which a kilobyte may stand for
+            gigabytes.
+
+    Example:
+        >>> parse_yaml("a: &x [1]\nb: [*x, *x]")
+        Traceback (most recent call last):
+        ValueError: an alias (*x); write its value out
+    """
+    if len(text) > MOST_YAML:
+        raise ValueError(f"{len(text)} characters, at most {MOST_YAML} are read")
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"an alias (*{event.anchor[:40]}); write its value out")
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_SCALAR:
+                raise ValueError(f"a value of {len(event.value)} characters, at most {_MOST_SCALAR} are read")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_DEPTH:
+                raise ValueError(f"values nested in each other more than {_MOST_DEPTH} times")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("values nested in each other hundreds of times") from error

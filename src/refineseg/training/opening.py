@@ -1,0 +1,91 @@
+"""The data of a run: every split that a phase needs, looked at file by file before anything is computed or written.
+
+In: roots of data sets and a configuration. Out: :class:`~refineseg.training.feeding.TrainingData`, and its records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from refineseg.data.datasets import DATASETS, open_dataset
+from refineseg.data.label_check import check_data, check_learnable
+from refineseg.data.record import DataRecord, shared_marks
+from refineseg.data.sample import Concatenation, Dataset, Without
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.training.config import TrainingConfig
+from refineseg.training.feeding import PhaseData, TrainingData
+from refineseg.training.progress import Progress, say_notes
+
+
+def open_data(
+    sources: Mapping[str, Path], config: TrainingConfig, progress: Progress
+) -> tuple[TrainingData, dict[str, DataRecord]]:
+    """Open what every phase needs and look at every image and mask before anything is computed.
+
+    Returns:
+        The data, and the record of each part of them: what it is (``folder:train``) -> how it is.
+
+    Raises:
+        ConfigError: A phase needs data that are not given.
+        DatasetError: Data that cannot be trained on.
+    """
+    first, root = next(iter(sources.items()))
+    val_set = None if config.val_split is None else open_dataset(first, root, split=config.val_split)
+    held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
+    phases: dict[tuple[str, ...], PhaseData] = {}
+    records: dict[str, DataRecord] = {}
+    for phase in config.phases:
+        parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
+        if parts not in phases:
+            phases[parts], record = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
+            records[" + ".join(parts)] = record
+    if val_set is not None:
+        record = check_data(val_set).record
+        _tell_shared(records, record, progress, is_training=f"{first}:{config.val_split}" in records)
+        records[f"validation on {first}:{config.val_split}"] = record
+        progress.say(f"{len(val_set)} validation images ({config.val_split})")
+        say_notes([val_set], progress)
+    chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
+    described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
+    data = TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
+    return data, records
+
+
+def _open_phase(
+    parts: Sequence[str], sources: Mapping[str, Path], held_out: frozenset[str], val: str, progress: Progress
+) -> tuple[PhaseData, DataRecord]:
+    """The training data of a phase, without the images it is measured on."""
+    opened: list[Dataset] = []
+    given: list[Dataset] = []
+    for part in parts:
+        name, _, split = part.partition(":")
+        if name not in sources:
+            raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
+        dataset = open_dataset(name, sources[name], split=split)
+        same_ids = DATASETS[name].ids and DATASETS[name].ids == DATASETS[val.partition(":")[0]].ids
+        kept = Without(dataset, held_out if same_ids else ())
+        if kept.dropped:
+            progress.say(f"{kept.dropped} images of {val} are left out of {part}")
+        opened.append(kept if kept.dropped else dataset)
+        given.append(dataset)
+    joined = opened[0] if len(opened) == 1 else Concatenation(opened)
+    if not len(joined):
+        raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
+    progress.say(f"{len(joined)} training images ({' + '.join(parts)}); looking at every image and mask")
+    checked = check_learnable(joined)
+    say_notes(given, progress)
+    return PhaseData(joined, checked.pixel_counts), checked.record
+
+
+def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, progress: Progress, *, is_training: bool) -> None:
+    """Warn of validation images that are trained on, unless that was asked for by giving one split for both."""
+    if is_training:
+        return
+    shared = {name: other for record in records.values() for name, other in shared_marks(record, val)}
+    if shared:
+        shown = ", ".join(f"{name} is {other}" for name, other in list(shared.items())[:3])
+        progress.say(
+            f"warning: {len(shared)} of {len(val.samples)} validation images are training images, too ({shown}); the "
+            "measurement will be too good: keep each image in one split"
+        )
