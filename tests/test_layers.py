@@ -16,6 +16,7 @@ LAYERS = (
         "errors",
         "allocation",
         "archives",
+        "writing",
         "protocol",
         "published",
         "class_info",

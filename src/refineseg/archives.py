@@ -30,6 +30,10 @@ MOST_BYTES = 1 << 30
 _PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _ENCRYPTED = 0x1
 _DEFLATED = 8
+_SPECIAL = {
+    **{stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"},
+    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
+}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SHOWN = 3
 
@@ -67,6 +71,19 @@ def locate(path: Path) -> tuple[Path, str] | None:
             inner = path.relative_to(above).as_posix()
             return (above, "" if inner == "." else inner) if above.suffix.lower() == ".zip" else None
     return None
+
+
+def special_kind(path: str | Path) -> str | None:
+    """What a path is that is never opened, because that may wait for ever; None for files, folders and nothing.
+
+    Example:
+        >>> special_kind("/dev/null"), special_kind(__file__), special_kind("there is nothing")
+        ('a device', None, None)
+    """
+    try:
+        return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116 - texts too
+    except (OSError, ValueError):
+        return None
 
 
 def is_folder(path: Path) -> bool:

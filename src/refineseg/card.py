@@ -17,10 +17,10 @@ from typing import Any
 from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
-from refineseg.images import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.reports import draw_curves
 from refineseg.segmenter import ModelSpec, load, load_spec
+from refineseg.writing import written_beside
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")
 _BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
-from refineseg.images import written_beside
 from refineseg.networks.fused import merge_laterals
 from refineseg.networks.refinenet import RefineNet, count_parameters
 from refineseg.networks.variants import VARIANTS, build_network
@@ -39,6 +38,7 @@ from refineseg.published import (
     PublishedScore,
 )
 from refineseg.segmenter import SHIPPED, load_spec
+from refineseg.writing import written_beside
 
 SIZE_HW = (512, 512)
 """Image size of the table: the one at which the published numbers hold."""

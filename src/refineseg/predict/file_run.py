@@ -6,7 +6,6 @@ a console.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ImageError, RefinesegError
+from refineseg.errors import OutputError, RefinesegError
 from refineseg.images import mask_values
 from refineseg.predict.areas import Areas, AreaTable
 from refineseg.predict.outputs import Outputs, write_prediction
@@ -32,7 +31,6 @@ from refineseg.scoring import Prediction
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that will take nothing more
 _MOST_REFUSED = 10  # images in a row that such a disk did not take
 
 
@@ -244,8 +242,7 @@ class FileRun:
             written = future.result()
         except (RefinesegError, OSError) as error:
             self.fail(f"skipped: {self._jobs[place].source}: {error}")
-            cause = error.__cause__ if isinstance(error, ImageError) else error
-            hopeless = isinstance(cause, OSError) and cause.errno in _HOPELESS
+            hopeless = isinstance(error, OutputError) and error.no_room
             self._refused = self._refused + 1 if hopeless else 0
             self._settle_as(place, None)
             progress.advance()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import Any
 
 from refineseg import archives
 from refineseg._version import __version__
-from refineseg.errors import ConfigError, DatasetError, ImageError
-from refineseg.images import IMAGE_SUFFIXES, first_names, written_beside
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names
 from refineseg.predict.videos.sources import find_source, is_video
+from refineseg.writing import written_beside
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""
 
-_TEMPORARY = ".refineseg-*"  # what images.written_beside leaves when it is killed
 _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
 
 
@@ -183,7 +182,7 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 
     Raises:
         ConfigError: To be resumed, but begun with another model or other options; they are named.
-        ImageError: The folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     path = out / RECORD
     plain = json.loads(json.dumps(dict(identity)))
@@ -198,14 +197,9 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
                     "anew"
                 )
             return path.stat().st_mtime_ns
-    try:
-        with written_beside(path) as temporary:
-            record = {"format": 1, "version": __version__, "identity": plain}
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ImageError(
-            f"expected to write into {out}, but {error}; choose a folder that can be written to"
-        ) from error
+    with written_beside(path) as temporary:
+        record = {"format": 1, "version": __version__, "identity": plain}
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return None
 
 
@@ -228,19 +222,3 @@ def _newer(path: str, since_ns: int) -> bool:
         return os.stat(path).st_mtime_ns >= since_ns  # noqa: PTH116 - a hundred thousand times
     except OSError:
         return False
-
-
-def remove_leftovers(folders: Iterable[Path], *, before_s: float) -> None:
-    """Unfinished files that a killed run left beside its results; those of this moment are left alone."""
-    for folder in folders:
-        for path in folder.glob(_TEMPORARY):
-            try:
-                if path.stat().st_mtime < before_s:
-                    path.unlink()
-            except OSError:
-                continue  # another run was faster
-
-
-def now_s() -> float:
-    """The time that files' times are compared with."""
-    return time.time()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.render import side_by_side
 from refineseg.training.measuring import Measured
+from refineseg.writing import written_beside
 
 LOGGERS = ("tensorboard", "mlflow", "mlflow:URI")
 """What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
@@ -147,7 +148,8 @@ class MlflowLogger:
         params = [Param(key, value) for key, value in _flat(config)]
         for first in range(0, len(params), _PARAMS):
             self._client.log_batch(self._run, params=params[first : first + _PARAMS])
-        known.write_text(json.dumps({"tracking_uri": uri, "run_id": self._run}), encoding="utf-8")
+        with written_beside(known) as temporary:
+            temporary.write_text(json.dumps({"tracking_uri": uri, "run_id": self._run}), encoding="utf-8")
 
     def epochs(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Complete epochs, in their order; those logged before are left out."""

@@ -20,13 +20,13 @@ from refineseg.card import CardFiles, write_card
 from refineseg.data.datasets import parse_sources
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
-from refineseg.images import written_beside
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.segmenter import load_spec
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary
 from refineseg.training.run import RunRequest, resume_run, start_run
+from refineseg.writing import written_beside
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8

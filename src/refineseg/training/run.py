@@ -20,7 +20,6 @@ from refineseg.data.datasets import DATASETS, data_splits, open_dataset, parse_s
 from refineseg.data.label_check import check_labels
 from refineseg.data.sample import Concatenation, Dataset, Without
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
-from refineseg.images import written_beside
 from refineseg.preprocessing import Preprocessing
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
@@ -33,6 +32,7 @@ from refineseg.training.loop import train
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
+from refineseg.writing import written_beside
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "log": list(request.log),
         "config": to_json(config),
     }
-    try:
-        with written_beside(folder / "run.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
+    with written_beside(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
     _note_protocol(segmenter, config, tuple(sources), data)
     return train(
         segmenter,
