@@ -70,11 +70,12 @@ def test_broken_files_cost_one_line_each_and_the_rest_is_done(predict, photo, tm
     assert [line.split(": ")[0] for line in out] == [str(folder / "good.jpg")]
     assert written == {"good.png", "good_overlay.jpg"}
     lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for name, reason in (
         ("cut.jpg", "replace or remove it"),
         ("cut2.png", "replace or remove it"),
         ("empty.jpg", "which is empty (0 bytes)"),
+        ("gone.jpg", "which is a link to nothing"),
         ("text.png", "none, damaged, or of an unknown kind"),
         ("bomb.png", "50000x50000 pixels: a decompression bomb, or damaged"),
     ):

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from refineseg.archives import refuse_special
 from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
@@ -120,6 +121,7 @@ def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
     if given is None and not path.is_file():
         return []
     try:
+        refuse_special(path)
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"expected the metrics.jsonl of a run, got {path}: {error}") from error

@@ -361,7 +361,7 @@ def find_images(folder: Path) -> list[Path]:
     """Image files in a folder (or zip file) and its subfolders, sorted; links are followed, hidden names left out.
 
     Raises:
-        ImageError: The folder, or one in it, cannot be listed.
+        ImageError: The folder cannot be listed; entries in it that are no files are left out.
     """
     try:
         return sorted(folder / name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES))

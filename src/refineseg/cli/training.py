@@ -106,6 +106,7 @@ def _training_config(
 ) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
     from dataclasses import replace
 
+    from refineseg.archives import refuse_special
     from refineseg.data.datasets import parse_sources
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
@@ -123,6 +124,7 @@ def _training_config(
     name = next(iter(parse_sources(data)))
     if path is not None:
         try:
+            refuse_special(path)
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error

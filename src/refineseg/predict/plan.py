@@ -86,15 +86,16 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.videos.append((str(text), str(out / find_source(text).stem)))
             continue
         try:
-            names = archives.list_files(path) if archives.is_folder(path) else None
+            listing = archives.list_folder(path) if archives.is_folder(path) else None
         except (OSError, DatasetError) as error:
             plan.failures.append(f"skipped: expected a folder of images, but {path} cannot be listed: {error}")
             continue
-        if names is not None:
+        if listing is not None:
+            plan.failures.extend(_no_input(path / name, what) for name, what in listing.left_out.items())
             start, end = os.path.join(path, ""), os.path.join(out, "")  # noqa: PTH118 - texts
             jobs = [
                 Job(start + name, end + name.rpartition(".")[0], places.real(start + name))
-                for name in names
+                for name in listing.files
                 if name.lower().endswith(IMAGE_SUFFIXES)
             ]
             others = [job for job in jobs if not job.real.startswith(own)]
@@ -102,12 +103,18 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             if not others:
                 where = f"; all {len(jobs)} are in {out}, where results go: choose another --out" if jobs else ""
                 plan.failures.append(f"skipped: expected images in {path}, found none{where}")
+        elif (kind := archives.special_kind(path)) is not None:
+            plan.failures.append(_no_input(text, kind))
         elif path.exists() or archives.is_file(path):
             plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
         else:
             plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
     _refuse_collisions(plan, tuple(endings), places)
     return plan
+
+
+def _no_input(name: object, what: str) -> str:
+    return f"skipped: expected an image or a folder, got {name}, which is {what}; replace or remove it"
 
 
 class _Places:
@@ -205,6 +212,7 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
+        archives.refuse_special(path)
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
