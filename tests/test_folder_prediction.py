@@ -113,7 +113,7 @@ def test_images_of_one_size_share_a_batch(tmp_path):
 def test_memory_holds_a_window_of_files_and_a_budget_of_pixels(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "in", [(20, 20)] * 12)
     paths = [sorted(folder.iterdir())[i % 12] for i in range(300)]
-    monkeypatch.setattr(streams, "PIXEL_BYTES_AHEAD", 3 * 3 * 20 * 20)
+    monkeypatch.setattr(streams, "PIXEL_BYTES_AHEAD", 3 * 7 * 20 * 20)
     pulled, decoded, most_ahead, finished = 0, 0, [0, 0], 0
     true_read = streams.read_rgb
 

@@ -314,12 +314,12 @@ def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:
     save_image(path, image, {"format": "PNG", "compress_type": zlib.Z_RLE})
 
 
-def write_image(path: Path, image: NDArray[np.uint8], *, quality: int = 92) -> None:
+def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: int = 92) -> None:
     """Write ``(H, W, 3)`` RGB as JPEG or PNG, by the name's ending.
 
     Args:
         path: Ending in ``.jpg``, ``.jpeg`` or ``.png``.
-        image: The pixels.
+        image: The pixels, or a Pillow image of them.
         quality: Of a JPEG, 1..95.
 
     Raises:
@@ -337,7 +337,8 @@ def write_image(path: Path, image: NDArray[np.uint8], *, quality: int = 92) -> N
     kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in kinds:
         raise ImageError(f"expected a file name ending in {', '.join(kinds)}, got {path}")
-    save_image(path, Image.fromarray(image), {"format": kinds[path.suffix.lower()], "quality": quality})
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    save_image(path, picture, {"format": kinds[path.suffix.lower()], "quality": quality})
 
 
 def save_image(path: Path, image: Image.Image, options: Mapping[str, Any]) -> None:

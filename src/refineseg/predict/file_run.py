@@ -30,7 +30,8 @@ from refineseg.predict.streams import Item, StreamOptions, file_threads, predict
 from refineseg.scoring import Prediction
 
 _SMALLEST_SHARE = 0.0005
-_WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written
+_WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
+_BYTES_MADE = 6  # per pixel while writing: Pillow's copy of an overlay has 4, the file's bytes 2
 _MOST_REFUSED = 10  # images in a row that such a disk did not take
 
 
@@ -166,10 +167,11 @@ class FileRun:
                 else:
                     if self.prover is not None:
                         self.prover.image(jobs[place].source, item.prediction.image)
-                    size = _size_bytes(item.prediction)
+                    size = _size_bytes(item.prediction, self._outputs)
                     self._make_room(size, progress, most=4 * options.num_threads)
                     future = pool.submit(_write, item.prediction, jobs[place].target, self._outputs)
                     self._waiting.append((place, size, future))
+                    self._make_room(0, progress, most=4 * options.num_threads)  # before another large one is read
                 if self._refused >= _MOST_REFUSED:
                     break
             while self._waiting:
@@ -275,9 +277,14 @@ class FileRun:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def _size_bytes(prediction: Prediction) -> int:
+def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
+    """Of a prediction that waits, and of what is made of it while it is written."""
     arrays = (prediction.image, prediction.mask, prediction.probabilities, prediction.confidence)
-    return sum(array.nbytes for array in arrays if array is not None)
+    pixels = prediction.mask.size
+    made = _BYTES_MADE * pixels
+    if prediction.probabilities is not None and outputs.needs_probabilities:
+        made = max(made, prediction.probabilities.nbytes)  # a half, and its packed bytes
+    return sum(array.nbytes for array in arrays if array is not None) + made
 
 
 def _write(prediction: Prediction, target: str, outputs: Outputs) -> _Written:

@@ -33,6 +33,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import write_image, write_mask
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
+from refineseg.render import overlay_picture
 from refineseg.scoring import Prediction
 from refineseg.writing import written_beside
 
@@ -214,7 +215,7 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
         if kind == "mask":
             write_mask(path, prediction.mask, prediction.class_info)
         elif kind == "overlay":
-            write_image(path, prediction.overlay())
+            write_image(path, overlay_picture(prediction.image, prediction.mask, prediction.class_info))
         elif kind == "probabilities" and prediction.probabilities is not None:
             chosen = outputs.chosen_classes(prediction.class_info)
             _write_probabilities(path, prediction.probabilities[list(chosen)], prediction.class_info, chosen)

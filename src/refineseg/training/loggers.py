@@ -105,7 +105,7 @@ class TensorBoardLogger:
                 np.ascontiguousarray(part[::step, ::step])
                 for part in (sample.image, info.colours(sample.mask), info.colours(mask))
             ]
-            picture = side_by_side(parts, ["image", "truth", f"epoch {epoch}"])
+            picture = np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
             self._writer.add_image(f"val/{sample.name}", picture, epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:
