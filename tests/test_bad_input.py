@@ -70,11 +70,12 @@ def test_broken_files_cost_one_line_each_and_the_rest_is_done(predict, photo, tm
     assert [line.split(": ")[0] for line in out] == [str(folder / "good.jpg")]
     assert written == {"good.png", "good_overlay.jpg"}
     lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for name, reason in (
         ("cut.jpg", "replace or remove it"),
         ("cut2.png", "replace or remove it"),
         ("empty.jpg", "which is empty (0 bytes)"),
+        ("gone.jpg", "which is a link to nothing"),
         ("text.png", "none, damaged, or of an unknown kind"),
         ("bomb.png", "50000x50000 pixels: a decompression bomb, or damaged"),
     ):
@@ -193,7 +194,7 @@ def test_a_disk_that_is_full_costs_a_line_per_image_and_leaves_nothing_half_writ
     assert ended.returncode == 1, ended.stderr
     lines = [line for line in ended.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(lines) == 2
-    assert all("_overlay.jpg" in line and "choose a folder that can be written to" in line for line in lines)
+    assert all("_overlay.jpg" in line and "choose a folder with room, or make room" in line for line in lines)
     assert "Traceback" not in ended.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"1_overlay.jpg", RECORD, "areas.csv"}
     assert [line.split(",")[0] for line in areas.read_text().splitlines()][1:] == [str(tmp_path / "in/1.png"), "total"]
@@ -207,7 +208,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(predict, photo, tmp_path):
     status, out, err, _ = predict()
     assert status == 1
     assert out == []
-    [line] = [line for line in err.splitlines() if "expected to write into" in line]
+    [line] = [line for line in err.splitlines() if "expected to write " in line]
     assert "choose a folder that can be written to; nothing was predicted" in line
     assert "Traceback" not in err
     assert (tmp_path / "out").read_text() == ""

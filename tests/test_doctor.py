@@ -93,7 +93,7 @@ def test_healthy_files_are_never_named(planted, examination):
 
 def test_every_kind_but_those_of_classes_and_readers_is_planted():
     assert set(KINDS) - set(MAKERS) == {
-        *("refused", "bad_class_file", "missing_class_file", "empty_class", "class_imbalance"),
+        *("refused", "bad_class_file", "missing_class_file", "empty_class", "class_imbalance", "left_out"),
         *("one_class", "lost_objects", "unlabelled_split"),
     }
 

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ImageError
+from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.images import read_rgb
 from refineseg.predict import file_run, streams
 from refineseg.predict.file_options import FileOptions, StreamOptions
@@ -29,6 +29,7 @@ from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.tiling import TilingOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter, load
+from refineseg.writing import _own_machine
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
 SIZES = ((40, 50), (33, 64), (40, 50), (40, 50), (33, 64), (64, 33), (1, 1), (40, 50))
@@ -112,7 +113,7 @@ def test_images_of_one_size_share_a_batch(tmp_path):
 def test_memory_holds_a_window_of_files_and_a_budget_of_pixels(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / "in", [(20, 20)] * 12)
     paths = [sorted(folder.iterdir())[i % 12] for i in range(300)]
-    monkeypatch.setattr(streams, "PIXEL_BYTES_AHEAD", 3 * 3 * 20 * 20)
+    monkeypatch.setattr(streams, "PIXEL_BYTES_AHEAD", 3 * 7 * 20 * 20)
     pulled, decoded, most_ahead, finished = 0, 0, [0, 0], 0
     true_read = streams.read_rgb
 
@@ -192,7 +193,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(models, tm
     assert 5 <= len(done) < 60
     for name, content in done.items():
         assert content == contents(whole)[name], "what has its name is complete"
-    (out / ".refineseg-left.png").write_bytes(b"half")
+    (out / f".refineseg-{_own_machine()}-{process.pid}-abcd_123.png").write_bytes(b"half")
     times = {path: path.stat().st_mtime_ns for path in out.glob("*_overlay.jpg")}
     outputs = Outputs(("mask", "overlay"))
     result = run([folder], out, models[0], outputs=outputs, resume=True, areas=tmp_path / "resumed.csv")
@@ -363,7 +364,7 @@ def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(model
     folder = write_pictures(tmp_path / "in", [(8, 8)] * 30)
 
     def full(prediction, target, outputs):
-        raise ImageError(f"expected to write {target}") from OSError(28, "No space left on device")
+        raise OutputError(f"expected to write {target}", no_room=True)
 
     monkeypatch.setattr(file_run, "write_prediction", full)
     result = run([folder], tmp_path / "out", models[0], console=Console(stderr=True))

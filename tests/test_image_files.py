@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ImageError
-from refineseg.images import find_images, first_names, read_rgb, write_image, write_mask, written_beside
+from refineseg.errors import ImageError, OutputError
+from refineseg.images import find_images, first_names, read_rgb, write_image, write_mask
+from refineseg.writing import written_beside
 
 
 def test_a_mask_is_written_as_palette_png_whose_values_are_the_classes(tmp_path):
@@ -70,9 +71,9 @@ def test_when_writing_fails_the_old_file_stays_and_nothing_is_left_beside_it(tmp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(ImageError, match=r"expected to write .*m\.png, but .*No space left.*; choose a folder"):
+    with pytest.raises(OutputError, match=r"expected to write .*m\.png, but .*No space left.*; choose a folder"):
         write_mask(path, np.zeros((2, 2), np.uint8), ClassInfo(("a", "b")))
-    with pytest.raises(ImageError, match=r"new\.png"):
+    with pytest.raises(OutputError, match=r"new\.png"):
         write_image(tmp_path / "new.png", np.zeros((2, 2, 3), np.uint8))
     assert [p.name for p in tmp_path.iterdir()] == ["m.png"]
     assert path.read_text() == "before"
@@ -80,7 +81,7 @@ def test_when_writing_fails_the_old_file_stays_and_nothing_is_left_beside_it(tmp
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImageError, match=r"expected to write .*file.m\.png"):
+    with pytest.raises(OutputError, match=r"expected to write .*file.m\.png, but .*file exists and is a file"):
         write_mask(tmp_path / "file" / "m.png", np.zeros((2, 2), np.uint8), ClassInfo(("a", "b")))
 
 

@@ -18,6 +18,7 @@ LAYERS = (
         "foreign_text",
         "allocation",
         "archives",
+        "writing",
         "protocol",
         "published",
         "class_info",

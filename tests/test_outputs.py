@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ImageError
+from refineseg.errors import ConfigError, OutputError
 from refineseg.predict.areas import Areas, area_table
 from refineseg.predict.outputs import Outputs, as_integers, write_prediction
 from refineseg.predict.predictor import Predictor
@@ -162,7 +162,7 @@ def test_integers_are_rounded_to_the_nearest_and_stay_in_range():
 def test_what_cannot_be_written_is_an_error_that_names_the_file(tmp_path, prediction):
     (tmp_path / "file").write_text("")
     for save in ("probabilities", "confidence"):
-        with pytest.raises(ImageError, match=rf"expected to write .*file.a_{save}.*; choose a folder"):
+        with pytest.raises(OutputError, match=rf"expected to write .*file.a_{save}.*; choose a folder"):
             write_prediction(prediction, tmp_path / "file" / "a", Outputs.parse(save))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

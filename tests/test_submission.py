@@ -17,7 +17,7 @@ from refineseg.class_info import ClassInfo, voc_palette
 from refineseg.data.datasets import DATASETS
 from refineseg.data.fake_pascal import VOC_TEST, VOC_VAL, fake_voc
 from refineseg.data.sample import Sample
-from refineseg.errors import ConfigError, DatasetError, ImageError
+from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.preprocessing import Preprocessing
@@ -184,7 +184,7 @@ def test_cityscapes_refuses_other_sizes_and_names(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ImageError, match="expected to write .*pred_labelIds.png"):
+    with pytest.raises(OutputError, match="expected to write .*pred_labelIds.png"):
         write_cityscapes(tmp_path / "file", "berlin_000000_000019", np.zeros((1024, 2048), np.uint8), CITYSCAPES)
 
 

@@ -24,7 +24,7 @@ import refineseg
 from conftest import SHARED
 from refineseg import render
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ImageError, MissingExtraError
+from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError
 from refineseg.predict.pipeline import Channel, Stages
 from refineseg.predict.video import VideoOptions, is_video, predict_video
 from refineseg.predict.videos import files as video_files
@@ -688,7 +688,7 @@ def test_a_full_disk_is_said_and_leaves_no_file(tmp_path, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(ImageError, match="expected to write .*o.mp4.*, but .*File too large.*; choose a folder"):
+        with pytest.raises(OutputError, match="expected to write .*o.mp4.*, but .*File too large.*; choose a folder"):
             predict_video(clip, tmp_path / "out" / "o", BrightnessPredictor(), options=BOTH)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -698,7 +698,7 @@ def test_a_full_disk_is_said_and_leaves_no_file(tmp_path, limit):
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", moving_square(2))
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(ImageError, match="expected to write .*o.mp4, but .*; choose a folder"):
+    with pytest.raises(OutputError, match="expected to write .*o.mp4, but .*; choose a folder"):
         predict_video(clip, tmp_path / "out" / "o", BrightnessPredictor())
 
 

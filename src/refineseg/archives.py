@@ -17,8 +17,8 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -33,6 +33,10 @@ _MARKED_PIECE = 1 << 18
 _PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _ENCRYPTED = 0x1
 _DEFLATED = 8
+_SPECIAL = {
+    **{stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"},
+    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
+}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SHOWN = 3
 
@@ -72,6 +76,30 @@ def locate(path: Path) -> tuple[Path, str] | None:
     return None
 
 
+def special_kind(path: str | Path) -> str | None:
+    """What a path is that is never opened, because that may wait for ever; None for files, folders and nothing.
+
+    Example:
+        >>> special_kind("/dev/null"), special_kind(__file__), special_kind("there is nothing")
+        ('a device', None, None)
+    """
+    try:
+        return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116 - texts too
+    except (OSError, ValueError):
+        return None
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is no file, before anything waits for it.
+
+    Raises:
+        OSError: A FIFO, a socket or a device.
+    """
+    kind = special_kind(path)
+    if kind is not None:
+        raise OSError(f"it is {kind}, which is never opened")
+
+
 def is_folder(path: Path) -> bool:
     """True for a folder, a zip file, or a folder in one.
 
@@ -92,20 +120,44 @@ def is_file(path: Path) -> bool:
     return path.is_file() if located is None else located[1] in _index(located[0]).members
 
 
-def list_files(folder: Path) -> tuple[str, ...]:
-    """Every file in a folder (or zip file) and its subfolders, by its path relative to it, sorted.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder and its subfolders hold, by paths relative to it.
 
-    Links are followed; hidden names and a Mac's ``__MACOSX`` are left out.
+    Args:
+        files: All files, sorted.
+        left_out: Every other entry -> what it is: a link that leads nowhere, a FIFO, a folder that cannot be listed.
+    """
+
+    files: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_folder(folder: Path) -> Listing:
+    """Every file in a folder (or zip file) and its subfolders, and what is no file.
+
+    Links are followed, those back to a folder that they lie in excepted; hidden names and a Mac's ``__MACOSX`` are
+    left out unsaid.
 
     Raises:
-        OSError: There is no such folder, or one in it cannot be listed.
+        OSError: There is no such folder, or it cannot be listed.
         DatasetError: The zip file cannot be used.
     """
     located = locate(folder)
-    if located is not None:
-        start = f"{located[1]}/" if located[1] else ""
-        return tuple(sorted(n[len(start) :] for n in _index(located[0]).members if n.startswith(start)))
-    return tuple(sorted(_walk(os.fspath(folder), "", frozenset())))
+    if located is None:
+        return _walk(os.fspath(folder))
+    start = f"{located[1]}/" if located[1] else ""
+    return Listing(tuple(sorted(n[len(start) :] for n in _index(located[0]).members if n.startswith(start))))
+
+
+def list_files(folder: Path) -> tuple[str, ...]:
+    """The files of :func:`list_folder` alone.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be listed.
+        DatasetError: The zip file cannot be used.
+    """
+    return list_folder(folder).files
 
 
 def subfolders(folder: Path) -> tuple[str, ...]:
@@ -138,6 +190,7 @@ def read_bytes(path: Path) -> bytes:
         if member is None:
             raise FileNotFoundError(f"no {located[1]} in {located[0]}")
         return _unpacked(*located, member)
+    refuse_special(path)
     if path.stat().st_size > MOST_BYTES:
         raise DatasetError(f"expected a file of at most {MOST_BYTES} bytes, got {path.stat().st_size} in {path}")
     return path.read_bytes()
@@ -173,10 +226,14 @@ def openable(path: Path) -> Path | io.BytesIO:
 
     Raises:
         FileNotFoundError: The zip file has no such file.
+        OSError: It is a FIFO, a socket or a device.
         DatasetError: The zip file cannot be used.
     """
     located = locate(path)
-    return path if located is None or not located[1] else io.BytesIO(read_bytes(path))
+    if located is not None and located[1]:
+        return io.BytesIO(read_bytes(path))
+    refuse_special(path)
+    return path
 
 
 def file_mark(path: Path, *, whole: bool = False) -> str:
@@ -210,18 +267,35 @@ def file_mark(path: Path, *, whole: bool = False) -> str:
     return f"{size}-{crc:08x}"
 
 
-def _walk(folder: str, start: str, above: frozenset[str]) -> Iterator[str]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link back to a folder it lies in
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{start}{entry.name}/", above | {real})
-            elif entry.is_file():
-                yield start + entry.name
+def _walk(root: str) -> Listing:
+    files: list[str] = []
+    left_out: dict[str, str] = {}
+    waiting: list[tuple[str, str, frozenset[str]]] = [(root, "", frozenset())]
+    while waiting:
+        folder, start, above = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in above:  # a link back to a folder it lies in
+            continue
+        try:
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+        except OSError as error:
+            if not start:
+                raise
+            left_out[start[:-1]] = f"a folder that cannot be listed ({error.strerror or error})"
+            continue
+        for entry in found:
+            name = start + entry.name
+            try:
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{name}/", above | {real}))
+                elif entry.is_file():
+                    files.append(name)
+                else:
+                    left_out[name] = special_kind(entry.path) or "a link to nothing"
+            except OSError as error:  # a link that leads in a circle, or where nobody may look
+                left_out[name] = f"a link that leads to no file ({error.strerror or error})"
+    return Listing(tuple(sorted(files)), dict(sorted(left_out.items())))
 
 
 def _index(path: Path) -> _Index:

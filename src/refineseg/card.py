@@ -14,13 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from refineseg.archives import refuse_special
 from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
-from refineseg.images import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.reports import draw_curves
 from refineseg.segmenter import ModelSpec, load, load_spec
+from refineseg.writing import written_beside
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")
 _BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
@@ -120,6 +121,7 @@ def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
     if given is None and not path.is_file():
         return []
     try:
+        refuse_special(path)
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected the metrics.jsonl of a run, got {path}: {error}") from error

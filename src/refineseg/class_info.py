@@ -18,6 +18,8 @@ from refineseg.errors import ConfigError
 
 Colour = tuple[int, int, int]
 
+_PAINTED_AT_A_TIME = 2**18  # pixels
+
 
 def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     """The colours of PASCAL VOC: the bits of the index, interleaved into red, green and blue.
@@ -111,9 +113,13 @@ class ClassInfo:
         """
         table = np.zeros((max(self.num_classes + 1, 256), 3), np.uint8)
         table[: self.num_classes] = self.palette
-        if mask.dtype != np.uint8:  # every uint8 has its row; of the rest, what is no class shares the black last one
-            mask = np.where((mask >= 0) & (mask < self.num_classes), mask, len(table) - 1)
-        painted: NDArray[np.uint8] = table.take(mask, axis=0)
+        painted = np.empty((*mask.shape, 3), np.uint8)
+        step = max(1, _PAINTED_AT_A_TIME // max(1, mask[:1].size))
+        for top in range(0, len(mask), step):  # looking up makes eight bytes of every index
+            part = mask[top : top + step]
+            if part.dtype != np.uint8:  # every uint8 has its row; of the rest, what is no class shares the last, black
+                part = np.where((part >= 0) & (part < self.num_classes), part, len(table) - 1)
+            painted[top : top + step] = table.take(part, axis=0)
         return painted
 
     def to_json(self) -> dict[str, Any]:

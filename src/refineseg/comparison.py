@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from refineseg.archives import refuse_special
 from refineseg.errors import ConfigError
 from refineseg.protocol import Differences, MeasurementProtocol
 from refineseg.published import COMPARATORS, PUBLISHED_SCORES
@@ -117,6 +118,7 @@ def read_result(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, or holds no numbers with their protocol.
     """
     try:
+        refuse_special(path)
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"expected a result of `refineseg evaluate --json`, got {path}: {error}") from error

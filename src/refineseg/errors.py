@@ -23,6 +23,19 @@ class ImageError(RefinesegError):
     """An image or mask file that cannot be read as one."""
 
 
+class OutputError(RefinesegError):
+    """A file or folder that cannot be written.
+
+    Args:
+        message: Which, why, and what to do.
+        no_room: The disk takes no more, so that other files will fail, too.
+    """
+
+    def __init__(self, message: str, *, no_room: bool = False) -> None:
+        super().__init__(message)
+        self.no_room = no_room
+
+
 class DatasetError(RefinesegError):
     """A data set folder that is missing, incomplete or inconsistent."""
 

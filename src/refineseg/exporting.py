@@ -7,7 +7,6 @@ it. A file that is refused does not get its name; only the report is written.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,9 @@ from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
-from refineseg.images import written_beside
 from refineseg.predict.torch_scorer import TorchScorer, find_device
 from refineseg.segmenter import Segmenter
+from refineseg.writing import folder_beside, written_beside
 
 
 def calibration_images(
@@ -134,9 +133,8 @@ def export_accepted(
     console: Console,
 ) -> Acceptance:
     """Export, accept, and only then give the file its name; the report is written in both cases."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        candidate = Path(folder) / path.name
+    with folder_beside(path) as folder:
+        candidate = folder / path.name
         export_file(segmenter, candidate, options)
         found = accept_file(segmenter, candidate, data=data, split=split, tolerance=tolerance, console=console)
         write_acceptance(path, found)

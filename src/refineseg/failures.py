@@ -6,6 +6,7 @@ In: samples with their predictions, one after the other. Out: the worst few, as 
 from __future__ import annotations
 
 import heapq
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.sample import Sample
-from refineseg.images import write_image
 from refineseg.metrics import ConfusionMatrix
 from refineseg.prediction import Prediction
 from refineseg.render import error_map, side_by_side
+from refineseg.writing import written_beside
 
 
 @dataclass(frozen=True, order=True)
@@ -29,14 +30,14 @@ class Failure:
         place: Minus its number in the data set: of two alike the earlier is the larger.
         name: Of the sample.
         confusion: The commonest error: true class, predicted class, its share of the labelled pixels; None: no error.
-        picture: Image, truth, prediction, errors; ``(H', W', 3)`` uint8.
+        picture: Image, truth, prediction, errors; a PNG file's bytes, because many large ones may be kept.
     """
 
     wrong: float
     place: int
     name: str = field(compare=False)
     confusion: tuple[str, str, float] | None = field(compare=False)
-    picture: NDArray[np.uint8] = field(compare=False, repr=False)
+    picture: bytes = field(compare=False, repr=False)
 
     def describe(self) -> str:
         """What went wrong, in a few words."""
@@ -69,11 +70,14 @@ class WorstImages:
         wrong = float((prediction.mask != truth)[labelled].mean()) if labelled.any() else 0.0
         if not self._most or (len(self._heap) == self._most and wrong <= self._heap[0].wrong):
             return
-        picture = side_by_side(
-            [sample.image, info.colours(truth), info.colours(prediction.mask), error_map(prediction.mask, truth, info)],
+        pictures = (sample.image, truth, prediction.mask, error_map(prediction.mask, truth, info))
+        row = side_by_side(
+            (picture if picture.ndim == 3 else info.colours(picture) for picture in pictures),
             ["image", "truth", "prediction", f"errors: {100 * wrong:.1f} % of the labelled pixels"],
         )
-        failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), picture)
+        packed = io.BytesIO()
+        row.save(packed, format="PNG")
+        failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), packed.getvalue())
         heapq.heappush(self._heap, failure)
         if len(self._heap) > self._most:
             heapq.heappop(self._heap)
@@ -86,7 +90,8 @@ class WorstImages:
     def write(self, folder: Path) -> None:
         """One PNG for each, numbered from the worst."""
         for rank, failure in enumerate(self.failures, 1):
-            write_image(folder / failure.file_name(rank), failure.picture)
+            with written_beside(folder / failure.file_name(rank)) as temporary:
+                temporary.write_bytes(failure.picture)
 
 
 def _confusion(prediction: Prediction, truth: NDArray[Any]) -> tuple[str, str, float] | None:

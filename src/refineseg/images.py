@@ -6,9 +6,7 @@ In and out: arrays. Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` integer
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.pillow_warnings import PillowWarnings
+from refineseg.writing import written_beside
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 """File name endings searched for in folders (any case)."""
@@ -279,25 +278,6 @@ def _translated(codes: NDArray[Any], known: Mapping[int, int], dtype: np.dtype[A
     return np.array([known[key] for key in keys.tolist()], dtype).take(places)
 
 
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A temporary file next to ``path`` that takes its place only when the block ends without an error.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".refineseg-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:
     """Write a mask as a palette PNG: pixel value = class index, colours for viewers. More than 256 values: 16-bit grey.
 
@@ -307,7 +287,8 @@ def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:
         class_info: Gives the colours; void and everything above the classes is black.
 
     Raises:
-        ImageError: The file cannot be written, or the mask holds values that do not fit in it.
+        OutputError: The file cannot be written.
+        ImageError: The mask holds values that do not fit in it.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -330,19 +311,20 @@ def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:
         black = [0] * 3 * (256 - class_info.num_classes)  # a full palette keeps the file at 8 bits per pixel
         image.putpalette([c for colour in class_info.palette for c in colour] + black)
     # Rows of masks are runs of one value: looking for runs alone is three times as fast, and files are as small.
-    _save(image, path, {"format": "PNG", "compress_type": zlib.Z_RLE})
+    save_image(path, image, {"format": "PNG", "compress_type": zlib.Z_RLE})
 
 
-def write_image(path: Path, image: NDArray[np.uint8], *, quality: int = 92) -> None:
+def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: int = 92) -> None:
     """Write ``(H, W, 3)`` RGB as JPEG or PNG, by the name's ending.
 
     Args:
         path: Ending in ``.jpg``, ``.jpeg`` or ``.png``.
-        image: The pixels.
+        image: The pixels, or a Pillow image of them.
         quality: Of a JPEG, 1..95.
 
     Raises:
-        ImageError: Another ending, or the file cannot be written.
+        OutputError: The file cannot be written.
+        ImageError: Another ending.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -355,24 +337,32 @@ def write_image(path: Path, image: NDArray[np.uint8], *, quality: int = 92) -> N
     kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
     if path.suffix.lower() not in kinds:
         raise ImageError(f"expected a file name ending in {', '.join(kinds)}, got {path}")
-    _save(Image.fromarray(image), path, {"format": kinds[path.suffix.lower()], "quality": quality})
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    save_image(path, picture, {"format": kinds[path.suffix.lower()], "quality": quality})
 
 
-def _save(image: Image.Image, path: Path, options: Mapping[str, Any]) -> None:
+def save_image(path: Path, image: Image.Image, options: Mapping[str, Any]) -> None:
+    """Write a Pillow image beside and then renamed.
+
+    Args:
+        path: Its name; the ending does not decide.
+        image: The picture.
+        options: Of Pillow's ``save``, with ``format``.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     buffer = io.BytesIO()  # given a file, Pillow's JPEG encoder takes no notice when a full disk takes half of it
     image.save(buffer, **options)
-    try:
-        with written_beside(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
+    with written_beside(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def find_images(folder: Path) -> list[Path]:
     """Image files in a folder (or zip file) and its subfolders, sorted; links are followed, hidden names left out.
 
     Raises:
-        ImageError: The folder, or one in it, cannot be listed.
+        ImageError: The folder cannot be listed; entries in it that are no files are left out.
     """
     try:
         return sorted(folder / name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES))

@@ -1,11 +1,11 @@
 """Pictures of masks: overlay with a legend, and rows of pictures side by side.
 
-In: images and masks as arrays. Out: ``(H, W, 3)`` uint8.
+In: images and masks as arrays. Out: ``(H, W, 3)`` uint8, or Pillow images; what is made on the way is a strip of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from refineseg.class_info import ClassInfo
 _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)
 _LEGEND_PIXELS = 14
+_STRIP_PIXELS = 2**18  # painted at a time: some 15 MB of floating-point numbers
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -52,6 +53,28 @@ def legend(class_info: ClassInfo, shown: Sequence[int], *, width: int) -> NDArra
     return np.asarray(picture)
 
 
+def overlay_picture(
+    image: NDArray[np.uint8], mask: NDArray[Any], class_info: ClassInfo, *, opacity: float = 0.5, legend: bool = True
+) -> Image.Image:
+    """:func:`overlay` as a Pillow image; besides it only a strip of rows is in memory at a time."""
+    height, width = mask.shape
+    counts = np.zeros(class_info.num_classes, np.int64)
+    for rows in _strips(height, width):
+        part = mask[rows].astype(np.int64)
+        counts += np.bincount(part[_inside(part, class_info)], minlength=class_info.num_classes)
+    shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]] if legend else []
+    below = [Image.fromarray(_legend(class_info, shown, width=width))] if shown else []
+    picture = Image.new("RGB", (width, height + sum(strip.height for strip in below)))
+    for rows in _strips(height, width):
+        pixels, classes = image[rows], mask[rows]
+        painted = pixels.astype(np.float32) * (1 - opacity) + class_info.colours(classes) * opacity
+        blended = np.where(_inside(classes, class_info)[..., None], painted.round(), pixels).astype(np.uint8)
+        picture.paste(Image.fromarray(blended), (0, rows.start))
+    for strip in below:
+        picture.paste(strip, (0, height))
+    return picture
+
+
 def overlay(
     image: NDArray[np.uint8], mask: NDArray[Any], class_info: ClassInfo, *, opacity: float = 0.5, legend: bool = True
 ) -> NDArray[np.uint8]:
@@ -67,35 +90,41 @@ def overlay(
     Returns:
         ``(H', W, 3)`` uint8; with a legend H' > H (tiny images are not enlarged).
     """
-    painted = image.astype(np.float32) * (1 - opacity) + class_info.colours(mask) * opacity
-    wide = mask.astype(np.int64)
-    inside = (wide >= 0) & (wide < class_info.num_classes)
-    blended = np.where(inside[..., None], painted.round(), image).astype(np.uint8)
-    if not legend:
-        return blended
-    counts = np.bincount(wide[inside], minlength=class_info.num_classes)
-    shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    strip = _legend(class_info, shown, width=blended.shape[1])
-    return np.concatenate([blended, strip]) if shown else blended
+    return np.array(overlay_picture(image, mask, class_info, opacity=opacity, legend=legend))
 
 
 _legend = legend  # ``overlay`` has an option of that name
 
 
+def _strips(height: int, width: int) -> list[slice]:
+    step = max(1, _STRIP_PIXELS // max(1, width))
+    return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def _inside(mask: NDArray[Any], class_info: ClassInfo) -> NDArray[np.bool_]:
+    return (mask >= 0) & (mask < class_info.num_classes)
+
+
 def error_map(mask: NDArray[Any], truth: NDArray[Any], class_info: ClassInfo) -> NDArray[np.uint8]:
     """Where a prediction is wrong: red wrong, light grey right, black void; ``(H, W, 3)`` uint8."""
-    picture = np.where((mask == truth)[..., None], np.array(_CORRECT_COLOUR), np.array(_ERROR_COLOUR))
-    picture[truth == class_info.ignore_index] = 0
-    return picture.astype(np.uint8)
+    colours = np.array([_ERROR_COLOUR, _CORRECT_COLOUR], np.uint8)
+    picture = np.empty((*mask.shape, 3), np.uint8)
+    for rows in _strips(*mask.shape):
+        picture[rows] = colours[(mask[rows] == truth[rows]).astype(np.uint8)]
+        picture[rows][truth[rows] == class_info.ignore_index] = 0
+    return picture
 
 
-def side_by_side(pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> NDArray[np.uint8]:
-    """Pictures of equal size in one row, each under its title; ``(H', W', 3)`` uint8."""
+def side_by_side(pictures: Iterable[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:
+    """Pictures of equal size in one row, each under its title; they are taken one after the other."""
     gap, band = 4, 20
-    height, width = pictures[0].shape[:2]
-    canvas = Image.new("RGB", (len(pictures) * (width + gap) - gap, height + band), "white")
-    draw = ImageDraw.Draw(canvas)
+    canvas = draw = None
     for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        height, width = picture.shape[:2]
+        if canvas is None or draw is None:
+            canvas = Image.new("RGB", (len(titles) * (width + gap) - gap, height + band), "white")
+            draw = ImageDraw.Draw(canvas)
         canvas.paste(Image.fromarray(picture), (i * (width + gap), band))
         draw.text((i * (width + gap) + 2, band / 2), title, "black", _font(12), anchor="lm")
-    return np.asarray(canvas)
+    assert canvas is not None
+    return canvas

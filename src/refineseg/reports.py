@@ -5,6 +5,7 @@ In: the history of epochs, a confusion matrix. Out: PNG and JSON files, tables f
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from refineseg.boundary import BoundaryIoU
-from refineseg.images import written_beside
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
+from refineseg.writing import written_beside
 
 
 def write_report(
@@ -60,8 +61,14 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
         right.set(xlabel="epoch", ylabel="learning rate (decoder)", title="Schedule (no validation split)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
     with written_beside(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        temporary.write_bytes(picture.getbuffer())
 
 
 def metrics_table(matrix: ConfusionMatrix, *, title: str, boundary: BoundaryIoU | None = None) -> Table:
@@ -121,5 +128,4 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix) -> None:
                         fontsize=7,
                         color="white" if share > 50 else "black",
                     )
-    with written_beside(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    _save(figure, path)

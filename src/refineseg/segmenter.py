@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
+from refineseg.writing import write_error, written_beside
 
 _LOG = logging.getLogger("refineseg")
 FORMAT = 1
@@ -244,8 +243,8 @@ class Segmenter(nn.Module):
             half: Store filters in half precision, half the size; norms and biases stay in single precision.
 
         Raises:
-            ModelFileError: The file cannot be written; nothing is left behind, and an existing file stays as it was. Or
-                the segmenter was rewritten for inference.
+            OutputError: The file cannot be written; nothing is left behind, and an existing file stays as it was.
+            ModelFileError: The segmenter was rewritten for inference.
         """
         if self._is_fused:
             raise ModelFileError("expected a segmenter as it was loaded, got one after fuse(); save it before that")
@@ -254,20 +253,11 @@ class Segmenter(nn.Module):
             name: (t.to(torch.float16) if half and t.is_floating_point() and t.ndim > 1 else t).contiguous().cpu()
             for name, t in self.network.state_dict().items()
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-            os.close(handle)
+        with written_beside(path) as temporary:
             try:
                 save_file(tensors, temporary, metadata={_KEY: json.dumps(self.spec.to_json())})
-                Path(temporary).chmod(0o644)
-                Path(temporary).replace(path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-        except (OSError, SafetensorError) as error:
-            raise ModelFileError(
-                f"expected to write the model file {path}, got {error}; choose a folder with room that may be written"
-            ) from error
+            except SafetensorError as error:
+                raise write_error(path, error) from error
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Segmenter:
         """Add facts about where the weights come from (JSON values); returns this segmenter."""

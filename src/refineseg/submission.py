@@ -17,8 +17,8 @@ from PIL import Image
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.cityscapes import to_label_ids
-from refineseg.errors import ConfigError, DatasetError, ImageError
-from refineseg.images import write_mask, written_beside
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.images import save_image, write_mask
 
 _VOC_FOLDER = Path("results") / "VOC2012" / "Segmentation" / "comp6_test_cls"
 _CITYSCAPES_HW = (1024, 2048)
@@ -59,7 +59,7 @@ def write_cityscapes(root: Path, name: str, mask: NDArray[Any], class_info: Clas
 
     Raises:
         DatasetError: A mask of another size, or a name that is no Cityscapes name.
-        ImageError: The file cannot be written.
+        OutputError: The file cannot be written.
 
     Source: the benchmark's evaluation script.
     """
@@ -73,11 +73,7 @@ def write_cityscapes(root: Path, name: str, mask: NDArray[Any], class_info: Clas
         )
     label_ids = to_label_ids(np.where(mask == class_info.ignore_index, 255, mask))
     path = root / f"{found[1]}_pred_labelIds.png"
-    try:
-        with written_beside(path) as temporary:
-            Image.fromarray(label_ids).save(temporary, format="PNG")
-    except OSError as error:
-        raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
+    save_image(path, Image.fromarray(label_ids), {"format": "PNG"})
 
 
 SUBMISSIONS: dict[str, Benchmark] = {

@@ -5,7 +5,6 @@ In: a traced segmenter, or a file. Out: files, or a :class:`~refineseg.scoring.S
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from refineseg.backends.onnx_runtime import onnx_model
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.writing import folder_beside, write_error
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
@@ -62,13 +62,16 @@ def write_openvino_model(model: Any, path: Path) -> None:  # noqa: ANN401 - open
 
     Raises:
         ConfigError: Another ending than .xml.
+        OutputError: The files cannot be written.
     """
     if path.suffix != ".xml":
         raise ConfigError(f"expected a name ending in .xml for an OpenVINO file, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        _openvino().save_model(model, str(written), compress_to_fp16=False)
+    with folder_beside(path) as folder:
+        written = folder / path.name
+        try:
+            _openvino().save_model(model, str(written), compress_to_fp16=False)
+        except RuntimeError as error:
+            raise write_error(path, error) from error
         written.with_suffix(".bin").replace(path.with_suffix(".bin"))
         written.replace(path)
 

@@ -6,6 +6,7 @@ In: a traced segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refines
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from refineseg.backends.description import KEY, Description
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.images import written_beside
+from refineseg.writing import written_beside
 
 SMALLEST_SIDE = 33
 """Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""
@@ -26,9 +27,12 @@ SMALLEST_SIDE = 33
 
 def write_torch_program(program: Any, description: Description, path: Path) -> None:  # noqa: ANN401 - ExportedProgram
     """Write a traced segmenter, beside and then renamed."""
-    with written_beside(path) as temporary, temporary.open("wb") as file, warnings.catch_warnings():
+    content = io.BytesIO()  # given a file on a full disk, torch ends the process
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about how it stores weights that share memory
-        torch.export.save(program, file, extra_files={KEY: description.to_text()})
+        torch.export.save(program, content, extra_files={KEY: description.to_text()})
+    with written_beside(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _read(path: Path) -> tuple[Any, Description]:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
+from refineseg.writing import written_beside
 
 app = typer.Typer(
     name="refineseg",
@@ -78,15 +79,10 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
     """Write plain values, beside and then renamed.
 
     Raises:
-        ConfigError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
-    from refineseg.images import written_beside
-
-    try:
-        with written_beside(path) as temporary:
-            temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def _version(asked: bool | None) -> None:

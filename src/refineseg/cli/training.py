@@ -169,6 +169,7 @@ def _training_config(
 ) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
     from dataclasses import replace
 
+    from refineseg.archives import refuse_special
     from refineseg.data.datasets import parse_sources
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
@@ -187,6 +188,7 @@ def _training_config(
     if path is not None:
         check_input_file("--config", path, what="the run.json of a run")
         try:
+            refuse_special(path)
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"expected a run.json as --config, got {path}: {error}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.archives import refuse_special
 from refineseg.catalog import catalog_classes
 from refineseg.data.json_files import json_elements
 from refineseg.data.outlines import painted, rle_tools
@@ -117,6 +118,7 @@ class _Found:
 def _read(path: Path) -> _Found:
     found = _Found([], {}, {}, {})
     try:
+        refuse_special(path)
         for key, value, text in json_elements(path.read_text(encoding="utf-8")):
             if key == "images":
                 name = value["file_name"]

@@ -33,21 +33,41 @@ def packaged_table(folder: str, name: str) -> dict[str, Any]:
 
 
 def file_names(folder: Path) -> list[str]:
-    """Names of the files in a folder, sorted, hidden ones left out; empty where there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    """Names of what is no folder, sorted, hidden ones left out; empty where there is no such folder.
+
+    Links that lead nowhere and FIFOs are among them: reading them says what they are.
+
+    Raises:
+        DatasetError: The folder cannot be listed.
+    """
+    return [name for name, is_folder in _entries(folder) if not is_folder]
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted, hidden ones left out; empty where there is no such folder."""
+    """Folders in a folder, sorted, hidden ones left out; empty where there is no such folder.
+
+    Raises:
+        DatasetError: The folder cannot be listed.
+    """
+    return [folder / name for name, is_folder in _entries(folder) if is_folder]
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Names in a folder, sorted, and whether each is a folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            return sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise DatasetError(f"expected a folder, but {folder} cannot be listed: {error}; restore it") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 def files_by_stem(folder: Path, *, suffixes: Sequence[str], ending: str = "") -> dict[str, Path]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
+from refineseg.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
 from refineseg.data.coco import coco_files, coco_splits, open_coco
 from refineseg.data.cvat import cvat_splits, open_cvat
 from refineseg.data.folder import open_folder
@@ -19,9 +19,11 @@ from refineseg.data.label_studio import is_brush_png, open_label_studio
 from refineseg.data.labelme import labelme_splits, open_labelme
 from refineseg.data.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
 from refineseg.data.remap import read_remap, remapped
-from refineseg.data.sample import Dataset
+from refineseg.data.sample import Dataset, PairDataset
+from refineseg.data.sources import SourceDataset
 from refineseg.data.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.images import first_names
 
 _SNIFFED = 8  # JSON files looked into
 _HEAD = 2048  # characters of a JSON file that tell its kind
@@ -46,7 +48,7 @@ class OwnFormat:
         files: Endings of files that may be the root, besides ``.zip``.
     """
 
-    open: Callable[[Path, str], Dataset]
+    open: Callable[[Path, str], PairDataset | SourceDataset]
     splits: Callable[[Path], tuple[str, ...]]
     layout: str
     files: tuple[str, ...] = ()
@@ -178,6 +180,10 @@ def recognise(root: Path) -> tuple[str, Path]:
 def _opened(name: str, root: Path, split: str) -> Dataset:
     dataset = FORMATS[name].open(root, split)
     folder = root if is_folder(root) else root.parent
+    left_out = list_folder(folder).left_out if is_folder(root) else {}
+    if left_out:
+        shown = first_names([f"{entry} ({what})" for entry, what in left_out.items()])
+        dataset = replace(dataset, notes=(*dataset.notes, f"left out, because they are no files: {shown}"))
     table = read_remap(folder)
     return dataset if table is None else remapped(dataset, table[0], declared_in=str(folder / table[1]))
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from refineseg.archives import refuse_special
 from refineseg.data.sample import FilePair
 from refineseg.errors import DatasetError
 from refineseg.images import first_names
@@ -35,12 +36,18 @@ class Archive:
 
 
 def names_in(folder: Path) -> frozenset[str]:
-    """The names of everything in a folder; none where it is not there."""
+    """The names of everything in a folder; none where it is not there.
+
+    Raises:
+        DatasetError: The folder cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except OSError as error:
+        raise DatasetError(f"expected a folder, but {folder} cannot be listed: {error}; restore it") from error
 
 
 def find_folder(root: Path, candidates: Sequence[str], *, holding: Sequence[str], archive: Archive) -> Path:
@@ -91,6 +98,7 @@ def read_ids(listing: Path) -> tuple[str, ...]:
         DatasetError: The list is no text, is empty, or names an id twice.
     """
     try:
+        refuse_special(listing)
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"expected a list of image ids, got {listing}, which cannot be read: {error}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refineseg.archives import refuse_special
 from refineseg.data.sample import Dataset, image_file
 from refineseg.errors import ImageError
 from refineseg.images import read_image_size
@@ -27,6 +28,7 @@ def stored_losslessly(path: Path) -> bool | None:
     if suffix != ".webp":
         return None
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError:

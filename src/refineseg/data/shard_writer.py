@@ -35,7 +35,8 @@ from refineseg.data.sample import Dataset, Sample, image_file
 from refineseg.data.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
 from refineseg.errors import DatasetError, ImageError
 from refineseg.foreign_text import parse_json
-from refineseg.images import read_rgb, write_mask, written_beside
+from refineseg.images import read_rgb, write_mask
+from refineseg.writing import written_beside
 
 UNFINISHED_NAME = "unfinished.json"
 """The index so far, where writing was interrupted; the next call goes on from there."""
@@ -300,7 +301,8 @@ class _Target:
         """A file that takes its name when the block ends without an error."""
         try:
             if not is_remote(self.base):
-                with written_beside(Path(self.base) / name) as temporary, temporary.open("w+b") as file:
+                path = Path(self.base) / name
+                with written_beside(path) as temporary, temporary.open("w+b") as file:
                     yield file
                 return
             with tempfile.NamedTemporaryFile() as temporary_file:

@@ -6,10 +6,10 @@ In: the root folder. Out: an :class:`Inventory` of cases (an image with its mask
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from refineseg.archives import is_file, is_folder
+from refineseg.archives import is_file, is_folder, list_folder
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.class_files import CLASS_FILES, read_class_file
@@ -99,7 +99,14 @@ def take_inventory(name: str, root: Path) -> Inventory:
     except DatasetError as error:
         refusal = Fault("refused", root.name, str(error), str(error), whole=True)
         return Inventory(root, False, True, (), (), (refusal,))
-    return _folder_inventory(inner) if form == "masks" else _read_inventory(name, root)
+    found = _folder_inventory(inner) if form == "masks" else _read_inventory(name, root)
+    return replace(found, faults=(*found.faults, *_left_out(inner)))
+
+
+def _left_out(root: Path) -> list[Fault]:
+    """What lies in a folder and is no file."""
+    entries = list_folder(root).left_out if is_folder(root) else {}
+    return [Fault("left_out", entry, what) for entry, what in entries.items()]
 
 
 def relative_name(path: Path, root: Path) -> str:

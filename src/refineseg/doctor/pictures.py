@@ -47,8 +47,10 @@ def mask_picture(case: Case) -> str | None:
             values = np.asarray(file)
     except (ImageError, OSError, ValueError, SyntaxError):
         return None
-    painted = np.array(voc_palette(256), np.uint8)[values.astype(np.int64) % 256]
-    return _address(_small(painted, smooth=False), lossless=True) if painted.ndim == 3 else None
+    if values.ndim != 2:
+        return None
+    small = _small(values, smooth=False)
+    return _address(np.array(voc_palette(256), np.uint8)[small.astype(np.int64) % 256], lossless=True)
 
 
 def overlay_picture(case: Case, expected: Expected) -> str | None:

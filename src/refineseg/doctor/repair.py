@@ -7,6 +7,7 @@ and ``repairs.json`` in it.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ from refineseg.data.remote import is_remote
 from refineseg.data.sample import same_shape
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
-from refineseg.errors import ConfigError, DatasetError, ImageError
-from refineseg.images import read_mask, read_rgb, write_image, written_beside
+from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError
+from refineseg.images import read_mask, read_rgb, save_image, write_image
+from refineseg.writing import write_error, written_beside
 
 REPAIRS = "repairs.json"
 """Name of the list of repairs in the copy."""
@@ -135,7 +137,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
 
     Raises:
         ConfigError: As :func:`check_target`.
-        DatasetError: The copy cannot be written.
+        OutputError: The copy cannot be written; what was written of it is gone then.
     """
     inventory = examination.inventory
     check_target(examination.data.partition(":")[0], inventory.root, out)
@@ -152,6 +154,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     left_out = {
         fault.file: KINDS[fault.kind].meaning for fault in examination.faults if fault.kind.startswith("missing_")
     }
+    was_there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
@@ -162,9 +165,18 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(out)))
         with written_beside(out / REPAIRS) as temporary:
             temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
-    except OSError as error:
-        raise DatasetError(f"expected to write {out}, but {error}; choose a folder that can be written to") from error
+    except (OSError, OutputError) as error:
+        _empty(out, keep=was_there)
+        raise write_error(out, error) from error
     return repaired
+
+
+def _empty(out: Path, *, keep: bool) -> None:
+    """Take back a copy that is not complete; the folder was empty, so that all in it is ours."""
+    for path in out.iterdir() if out.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if not keep and out.is_dir():
+        out.rmdir()
 
 
 @dataclass(frozen=True)
@@ -325,15 +337,14 @@ def _scaled(mask: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
 def _write_grey(path: Path, mask: NDArray[Any]) -> None:
     """A mask of values as grey PNG, of 16 bits only where needed."""
     narrow = int(mask.max(initial=0)) <= 255
-    with written_beside(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8 if narrow else np.uint16))).save(
-            temporary, format="PNG"
-        )
+    image = Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8 if narrow else np.uint16)))
+    save_image(path, image, {"format": "PNG"})
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(read_bytes(source))
+    content = read_bytes(source)
+    with written_beside(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def _what_was_done(table: LabelTable, mask: MaskFacts, turn: int) -> str:
@@ -364,7 +375,8 @@ def _write_classes(examination: Examination, out: Path) -> int:
     if info is not None:
         listed = [{"id": examination.expected.value_of(i), "name": name} for i, name in enumerate(info.names)]
         text = json.dumps({"ignore_index": info.ignore_index, "classes": listed}, indent=1)
-        (out / "classes.json").write_text(text, encoding="utf-8")
+        with written_beside(out / "classes.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return copied
 
 

@@ -13,6 +13,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from refineseg.archives import refuse_special
 from refineseg.errors import MissingExtraError, ModelFileError
 from refineseg.networks.mat_hdf5 import open_hdf5
 from refineseg.networks.mat_level5 import read_level5
@@ -31,6 +32,7 @@ def open_mat(path: Path) -> Iterator[MatFile]:
         MissingExtraError: A 7.3 file without the package h5py.
     """
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             head = file.read(128)
             signatures = [head[:8]]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refineseg.archives import refuse_special
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
@@ -159,6 +160,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         ModelFileError: No such file, damaged, or holding more than tensors and plain values.
     """
     try:
+        refuse_special(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelFileError(f"expected a readable checkpoint, got {path}: {error}") from error

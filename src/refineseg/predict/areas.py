@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ImageError
-from refineseg.images import written_beside
+from refineseg.errors import ConfigError
+from refineseg.writing import written_beside
 
 SUFFIXES = (".csv", ".json")
 _TOTAL = "total"
@@ -140,7 +140,7 @@ def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
 
     Raises:
         ConfigError: Another ending.
-        ImageError: The file cannot be written.
+        OutputError: The file cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -157,10 +157,7 @@ def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
         yield AreaTable(class_info)
         return
     check_areas_path(path)
-    try:
-        with written_beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            table = AreaTable(class_info, file=file, kind=path.suffix.lower())
-            yield table
-            table.finish()
-    except OSError as error:
-        raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
+    with written_beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = AreaTable(class_info, file=file, kind=path.suffix.lower())
+        yield table
+        table.finish()

@@ -6,7 +6,6 @@ a console.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ImageError, RefinesegError
+from refineseg.errors import OutputError, RefinesegError
 from refineseg.images import mask_values
 from refineseg.predict.areas import Areas, AreaTable
 from refineseg.predict.file_options import StreamOptions
@@ -33,8 +32,8 @@ from refineseg.predict.streams import Item, file_threads, predicted
 from refineseg.prediction import Prediction
 
 _SMALLEST_SHARE = 0.0005
-_WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that will take nothing more
+_WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
+_BYTES_MADE = 6  # per pixel while writing: Pillow's copy of an overlay has 4, the file's bytes 2
 _MOST_NOTED = 5
 _MOST_REFUSED = 10  # images in a row that such a disk did not take
 
@@ -182,10 +181,11 @@ class FileRun:
                 else:
                     if self.prover is not None:
                         self.prover.image(jobs[place].source, item.prediction.image)
-                    size = _size_bytes(item.prediction)
+                    size = _size_bytes(item.prediction, self._outputs)
                     self._make_room(size, progress, most=4 * options.num_threads)
                     future = pool.submit(self._write, item.prediction, jobs[place], read_at)
                     self._waiting.append((place, size, future))
+                    self._make_room(0, progress, most=4 * options.num_threads)  # before another large one is read
                 if self._refused >= _MOST_REFUSED:
                     break
             while self._waiting:
@@ -277,8 +277,7 @@ class FileRun:
             written = future.result()
         except (RefinesegError, OSError) as error:
             self.fail(f"skipped: {self._jobs[place].source}: {error}")
-            cause = error.__cause__ if isinstance(error, ImageError) else error
-            hopeless = isinstance(cause, OSError) and cause.errno in _HOPELESS
+            hopeless = isinstance(error, OutputError) and error.no_room
             self._refused = self._refused + 1 if hopeless else 0
             self._settle_as(place, None)
             progress.advance()
@@ -312,9 +311,14 @@ class FileRun:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def _size_bytes(prediction: Prediction) -> int:
+def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
+    """Of a prediction that waits, and of what is made of it while it is written."""
     arrays = (prediction.image, prediction.mask, prediction.probabilities, prediction.confidence)
-    return sum(array.nbytes for array in arrays if array is not None)
+    pixels = prediction.mask.size
+    made = _BYTES_MADE * pixels
+    if prediction.probabilities is not None and outputs.needs_probabilities:
+        made = max(made, prediction.probabilities.nbytes)  # a half, and its packed bytes
+    return sum(array.nbytes for array in arrays if array is not None) + made
 
 
 def _count(path: Path, class_info: ClassInfo) -> _Written:

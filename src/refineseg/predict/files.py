@@ -10,6 +10,7 @@ memory. The result of a file depends on that file alone; lines and rows stand in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,18 +18,19 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from refineseg.errors import ImageError
+from refineseg.errors import OutputError
 from refineseg.predict.areas import area_table
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
 from refineseg.predict.inputs_record import InputsRecord
 from refineseg.predict.model_opening import OpenedModel, file_digest
-from refineseg.predict.plan import Plan, begin_record, make_plan, now_s, remove_leftovers
+from refineseg.predict.plan import Plan, begin_record, make_plan
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
+from refineseg.writing import remove_leftovers
 
 
 def predict_files(
@@ -75,7 +77,6 @@ def predict_plan(
         ConfigError: Classes that are none, or results to be resumed that another model made; nothing has been written
             then.
     """
-    started = now_s()
     options, class_info = replace(options, backend=opened.backend), opened.spec.class_info
     files.outputs.check(class_info)
     predictor = options.predictor(opened.scorer)
@@ -103,13 +104,13 @@ def predict_plan(
         if len(plan.files) > 1 or files.resume:
             since_ns = begin_record(out, identity, resume=bool(files.resume))
             record = InputsRecord(out, resume=since_ns is not None)
-    except ImageError as error:
+    except OutputError as error:
         run.fail(f"{error}; nothing was predicted")
         return run.finish()
     if files.resume and since_ns is None:
         run.note(f"{out} has no record of an earlier run: all files are predicted anew")
-    if files.resume:
-        remove_leftovers({Path(job.target).parent for job in plan.files}, before_s=started)
+    for folder in {job.target.rpartition(os.sep)[0] for job in plan.files}:
+        remove_leftovers(Path(folder))
     try:
         with area_table(files.areas, class_info) as table:
             run.table = table
@@ -122,6 +123,6 @@ def predict_plan(
             if plan.videos and files.outputs.unknown_below is not None:
                 run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
-    except ImageError as error:  # of the table alone: all others cost their file's line
+    except OutputError as error:  # of the table alone: all others cost their file's line
         run.fail(str(error))
     return run.finish()

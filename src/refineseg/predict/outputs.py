@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,9 +31,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images import write_image, write_mask, written_beside
+from refineseg.images import write_image, write_mask
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
 from refineseg.prediction import Prediction
+from refineseg.render import overlay_picture
+from refineseg.writing import written_beside
 
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]
@@ -192,15 +193,6 @@ def as_integers(values: NDArray[np.float32], *, bits: int) -> NDArray[Any]:
     return integers
 
 
-@contextmanager
-def _said(path: Path) -> Iterator[None]:
-    """A file that cannot be written is an error that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ImageError(f"expected to write {path}, but {error}; choose a folder that can be written to") from error
-
-
 def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> list[Path]:
     """Write all that is asked for.
 
@@ -214,7 +206,7 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
         The files.
 
     Raises:
-        ImageError: A file cannot be written; none is left unfinished, but others may have been written already.
+        OutputError: A file cannot be written; none is left unfinished, but others may have been written already.
         ConfigError: Classes that the model does not have.
     """
     written = []
@@ -223,7 +215,7 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
         if kind == "mask":
             write_mask(path, prediction.mask, prediction.class_info)
         elif kind == "overlay":
-            write_image(path, prediction.overlay())
+            write_image(path, overlay_picture(prediction.image, prediction.mask, prediction.class_info))
         elif kind == "probabilities" and prediction.probabilities is not None:
             chosen = outputs.chosen_classes(prediction.class_info)
             _write_probabilities(path, prediction.probabilities[list(chosen)], prediction.class_info, chosen)
@@ -240,15 +232,14 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
 def _write_polygons(target: Path, prediction: Prediction, outputs: Outputs) -> None:
     from refineseg.predict.vectors import write_vectors
 
-    with _said(target):
-        write_vectors(
-            target,
-            prediction.mask,
-            prediction.class_info,
-            confidence=prediction.confidence,
-            options=outputs.vectors,
-            formats=(outputs.polygon_format,),
-        )
+    write_vectors(
+        target,
+        prediction.mask,
+        prediction.class_info,
+        confidence=prediction.confidence,
+        options=outputs.vectors,
+        formats=(outputs.polygon_format,),
+    )
 
 
 def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int = 8) -> None:
@@ -260,7 +251,7 @@ def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int =
         bits: 8 (255 is probability 1) or 16 (65535 is).
 
     Raises:
-        ImageError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     image = Image.fromarray(as_integers(confidence, bits=bits))
     scale = f"probability of the likeliest class; {2**bits - 1} = 1"
@@ -271,7 +262,7 @@ def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int =
         image.save(buffer, format="PNG", pnginfo=text)
     else:
         image.save(buffer, format="TIFF", compression="tiff_adobe_deflate", tiffinfo={_TIFF_DESCRIPTION: scale})
-    with _said(path), written_beside(path) as temporary:
+    with written_beside(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
@@ -280,7 +271,7 @@ def _write_probabilities(
 ) -> None:
     names = [class_info.names[i] for i in chosen]
     if path.suffix == ".npz":
-        with _said(path), written_beside(path) as temporary, temporary.open("wb") as file:
+        with written_beside(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, probabilities=probabilities.astype(np.float16), classes=np.array(names))
         return
     if 2 * probabilities.size > _LARGEST_TIFF:
@@ -296,5 +287,5 @@ def _write_probabilities(
             page = Image.fromarray(as_integers(values, bits=16))
             page.save(tiff, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
             tiff.newFrame()
-    with _said(path), written_beside(path) as temporary:
+    with written_beside(path) as temporary:
         temporary.write_bytes(buffer.getvalue())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ from typing import Any
 
 from refineseg import archives
 from refineseg._version import __version__
-from refineseg.errors import ConfigError, DatasetError, ImageError
-from refineseg.images import IMAGE_SUFFIXES, first_names, written_beside
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.images import IMAGE_SUFFIXES, first_names
 from refineseg.predict.videos.sources import find_source, is_video
+from refineseg.writing import written_beside
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""
 
-_TEMPORARY = ".refineseg-*"  # what images.written_beside leaves when it is killed
 _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
 
 
@@ -87,15 +86,16 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.videos.append((str(text), str(out / find_source(text).stem)))
             continue
         try:
-            names = archives.list_files(path) if archives.is_folder(path) else None
+            listing = archives.list_folder(path) if archives.is_folder(path) else None
         except (OSError, DatasetError) as error:
             plan.failures.append(f"skipped: expected a folder of images, but {path} cannot be listed: {error}")
             continue
-        if names is not None:
+        if listing is not None:
+            plan.failures.extend(_no_input(path / name, what) for name, what in listing.left_out.items())
             start, end = os.path.join(path, ""), os.path.join(out, "")  # noqa: PTH118 - texts
             jobs = [
                 Job(start + name, end + name.rpartition(".")[0], places.real(start + name))
-                for name in names
+                for name in listing.files
                 if name.lower().endswith(IMAGE_SUFFIXES)
             ]
             others = [job for job in jobs if not job.real.startswith(own)]
@@ -103,12 +103,18 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             if not others:
                 where = f"; all {len(jobs)} are in {out}, where results go: choose another --out" if jobs else ""
                 plan.failures.append(f"skipped: expected images in {path}, found none{where}")
+        elif (kind := archives.special_kind(path)) is not None:
+            plan.failures.append(_no_input(text, kind))
         elif path.exists() or archives.is_file(path):
             plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
         else:
             plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
     _refuse_collisions(plan, tuple(endings), places)
     return plan
+
+
+def _no_input(name: object, what: str) -> str:
+    return f"skipped: expected an image or a folder, got {name}, which is {what}; replace or remove it"
 
 
 class _Places:
@@ -183,7 +189,7 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 
     Raises:
         ConfigError: To be resumed, but begun with another model or other options; they are named.
-        ImageError: The folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     path = out / RECORD
     plain = json.loads(json.dumps(dict(identity)))
@@ -198,19 +204,15 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
                     "anew"
                 )
             return path.stat().st_mtime_ns
-    try:
-        with written_beside(path) as temporary:
-            record = {"format": 1, "version": __version__, "identity": plain}
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise ImageError(
-            f"expected to write into {out}, but {error}; choose a folder that can be written to"
-        ) from error
+    with written_beside(path) as temporary:
+        record = {"format": 1, "version": __version__, "identity": plain}
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return None
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
+        archives.refuse_special(path)
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
@@ -226,19 +228,3 @@ def made_ns(job: Job, *, endings: Iterable[str], since_ns: int) -> int | None:
         return None
     oldest = min(times)
     return oldest if oldest >= since_ns else None
-
-
-def remove_leftovers(folders: Iterable[Path], *, before_s: float) -> None:
-    """Unfinished files that a killed run left beside its results; those of this moment are left alone."""
-    for folder in folders:
-        for path in folder.glob(_TEMPORARY):
-            try:
-                if path.stat().st_mtime < before_s:
-                    path.unlink()
-            except OSError:
-                continue  # another run was faster
-
-
-def now_s() -> float:
-    """The time that files' times are compared with."""
-    return time.time()

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.images import written_beside
 from refineseg.predict.polygons.class_regions import (
     ClassRegion,
     RegionMerger,
@@ -28,6 +27,7 @@ from refineseg.predict.polygons.class_regions import (
 )
 from refineseg.predict.polygons.coco_results import Outline, coco_annotations, write_coco
 from refineseg.predict.polygons.coordinates import Affine, Ground
+from refineseg.writing import written_beside
 
 __all__ = [
     "ENDINGS",
@@ -79,7 +79,7 @@ def write_geojson(
     Raises:
         ConfigError: A transform or system that is none, or WGS 84 wanted without them.
         MissingExtraError: shapely, or rasterio for a coordinate system, is not installed.
-        OSError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     if to_wgs84 and (transform is None or crs is None):
         raise ConfigError("expected a transform and a coordinate system to project to WGS 84, got none; give both")
@@ -155,7 +155,7 @@ def write_vectors(
     Raises:
         ConfigError: An unknown format, or what :func:`~refineseg.predict.polygons.class_regions.regions_of` refuses.
         MissingExtraError: shapely is not installed.
-        OSError: A file cannot be written.
+        OutputError: A file cannot be written.
     """
     unknown = [name for name in formats if name not in ENDINGS]
     if unknown or not formats:

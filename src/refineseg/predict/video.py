@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images import written_beside
 from refineseg.predict.videos.files import VideoReader
 from refineseg.predict.videos.options import VideoKind, VideoOptions
 from refineseg.predict.videos.sources import (
@@ -29,6 +28,7 @@ from refineseg.predict.videos.sources import (
     is_video,
 )
 from refineseg.predict.videos.stages import FramePredictor, VideoRun
+from refineseg.writing import write_error, written_beside
 
 __all__ = ["VideoKind", "VideoOptions", "VideoResult", "is_video", "predict_video"]
 
@@ -184,18 +184,17 @@ def predict_video(
         with ExitStack() as files:
             temporary = {kind: files.enter_context(written_beside(path)) for kind, path in targets.items()}
             run = VideoRun(found.shown, reader, predictor, options=options, paths=temporary)
-            run.run(progress)
+            try:
+                run.run(progress)
+            except OSError as error:
+                names = ", ".join(map(str, targets.values()))
+                raise write_error(next(iter(targets.values())), error, shown=names) from error
             if not run.frames:
                 reason = reader.faults.first_broken or next(iter(reader.faults.failures), None)
                 raise ImageError(
                     f"expected frames in {found.shown}, got none that can be decoded"
                     + (f": {reason}" if reason else "")
                 )
-    except OSError as error:
-        names = ", ".join(map(str, targets.values()))
-        raise ImageError(
-            f"expected to write {names}, but {error}; choose a folder with room that can be written to"
-        ) from error
     finally:
         reader.close()
     faults = reader.faults

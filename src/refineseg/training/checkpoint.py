@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from refineseg.errors import CheckpointError
-from refineseg.images import written_beside
+from refineseg.errors import CheckpointError, OutputError
 from refineseg.training.request import CHECKPOINT
+from refineseg.writing import written_beside
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
+    except (OutputError, RuntimeError) as error:
         raise CheckpointError(
             f"could not write {path} ({error}); the checkpoint of the epoch before is intact: make room, then --resume"
         ) from error

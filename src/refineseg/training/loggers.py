@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from refineseg.render import side_by_side
 from refineseg.training.measuring import Measured
 from refineseg.training.request import check_logs
+from refineseg.writing import written_beside
 
 EXPERIMENT = "refineseg"
 SEND_EVERY_S = 5.0
@@ -102,7 +103,7 @@ class TensorBoardLogger:
                 np.ascontiguousarray(part[::step, ::step])
                 for part in (sample.image, info.colours(sample.mask), info.colours(mask))
             ]
-            picture = side_by_side(parts, ["image", "truth", f"epoch {epoch}"])
+            picture = np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
             self._writer.add_image(f"val/{sample.name}", picture, epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:
@@ -145,7 +146,8 @@ class MlflowLogger:
         params = [Param(key, value) for key, value in _flat(config)]
         for first in range(0, len(params), _PARAMS):
             self._client.log_batch(self._run, params=params[first : first + _PARAMS])
-        known.write_text(json.dumps({"tracking_uri": uri, "run_id": self._run}), encoding="utf-8")
+        with written_beside(known) as temporary:
+            temporary.write_text(json.dumps({"tracking_uri": uri, "run_id": self._run}), encoding="utf-8")
 
     def epochs(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Complete epochs, in their order; those logged before are left out."""

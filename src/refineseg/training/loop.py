@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from refineseg.data.loading import mix_seeds
-from refineseg.errors import CheckpointError
+from refineseg.errors import CheckpointError, OutputError
 from refineseg.metrics import ConfusionMatrix
 from refineseg.reports import write_report
 from refineseg.segmenter import Segmenter
@@ -105,7 +105,7 @@ def train(
         loggers.close(finished=state.epoch == config.num_epochs)
     try:
         write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
-    except OSError as error:
+    except OutputError as error:
         raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
     if state.epoch < config.num_epochs:
         progress.say(
@@ -220,7 +220,7 @@ class _Run:
         try:
             path = write_nan_batch(self._folder, bad, epoch=epoch, losses=losses, rates=_rates(self._state.optimiser))
             written = f" (more in {path})"
-        except OSError:
+        except OutputError:
             written = ""
         raise CheckpointError(
             f"the {bad.what} became {bad.value} in epoch {epoch} on {', '.join(bad.names)} (step {bad.step}){written}; "

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refineseg.writing import written_beside
+
 READ_EVERY_S = 1.0
 """How often the losses of a GPU are read while an epoch lasts; a CPU has nothing to wait for."""
 NAN_FILE = "nan_batch.json"
@@ -98,7 +100,7 @@ def write_nan_batch(
         rates: Learning rates of encoder and decoder in the last step.
 
     Raises:
-        OSError: It cannot be written.
+        OutputError: It cannot be written.
     """
     content: dict[str, Any] = {
         "epoch": epoch,
@@ -109,5 +111,6 @@ def write_nan_batch(
         "rates": dict(rates),
     }
     path = folder / NAN_FILE
-    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return path

@@ -18,14 +18,12 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS, parse_sources
 from refineseg.errors import (
-    CheckpointError,
     ConfigError,
     DatasetError,
     ImageError,
     MissingExtraError,
     WeightsUnavailableError,
 )
-from refineseg.images import written_beside
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
 from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
@@ -42,6 +40,7 @@ from refineseg.training.provenance import learned_before, run_protocol
 from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
 from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
 from refineseg.training.state import METRICS_FILE
+from refineseg.writing import written_beside
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,9 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "config": to_json(config),
     }
     is_new = not folder.exists()
-    try:
-        record.write(folder)
-        with written_beside(folder / "run.json") as temporary:
-            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
+    record.write(folder)
+    with written_beside(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
     _note_protocol(segmenter, config, tuple(sources), data)
     try:
         return train(

@@ -15,10 +15,10 @@ from typing import Any
 from refineseg.class_info import ClassInfo
 from refineseg.data.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
-from refineseg.images import written_beside
 from refineseg.segmenter import load_spec
 from refineseg.training.checkpoint import FILE_NAME
 from refineseg.training.progress import Progress
+from refineseg.writing import written_beside
 
 RECORD_NAME = "data.json"
 _FORMAT = 1
@@ -45,7 +45,7 @@ class RunRecord:
         """Write ``data.json``.
 
         Raises:
-            OSError: It cannot be written.
+            OutputError: It cannot be written.
         """
         data = {name: record.to_json() for name, record in self.data.items()}
         content = {"format": _FORMAT, "data": data, "models": dict(self.models)}

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from refineseg.errors import CheckpointError, ModelFileError
-from refineseg.images import written_beside
+from refineseg.errors import CheckpointError, OutputError
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import save_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.optim import WeightAverage, make_optimiser
+from refineseg.writing import storing, written_beside
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -106,7 +106,7 @@ class RunState:
                 self._best.save(folder / "best.safetensors")
                 self._best = None
             self.measured.save(folder / "last.safetensors")
-        except ModelFileError as error:
+        except OutputError as error:
             raise CheckpointError(no_room(folder, self.saved_epoch, error)) from error
         content = {
             "config": to_json(config),
@@ -141,7 +141,7 @@ def rewrite_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     try:
         with written_beside(folder / METRICS_FILE) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
-    except OSError as error:
+    except OutputError as error:
         raise CheckpointError(no_room(folder, len(history), error)) from error
 
 
@@ -151,8 +151,9 @@ def append_metrics(folder: Path, entry: Mapping[str, Any], *, saved_epoch: int) 
     Raises:
         CheckpointError: There is no room; the checkpoint of ``saved_epoch`` is intact.
     """
+    path = folder / METRICS_FILE
     try:
-        with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+        with storing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-    except OSError as error:
+    except OutputError as error:
         raise CheckpointError(no_room(folder, saved_epoch, error)) from error

@@ -39,6 +39,11 @@ KINDS: dict[str, Kind] = {
     "missing_mask": Kind("error", "images without a mask", "add a mask of the same name, or remove the image"),
     "missing_image": Kind("error", "masks without an image", "add an image of the same name, or remove the mask"),
     "ambiguous_name": Kind("error", "several files for one sample", "keep one of each name"),
+    "left_out": Kind(
+        "warning",
+        "entries that are no files, and folders that cannot be listed",
+        "remove the entry, or put back what it stands for",
+    ),
     "size_mismatch": Kind(
         "error", "masks that differ from their image in size", "export the mask at the size of the image"
     ),

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.images import written_beside
 from refineseg.predict.polygons.borders import spread
 from refineseg.predict.polygons.class_regions import ClassRegion, corners
+from refineseg.writing import written_beside
 
 Outline = Literal["runs", "polygons"]
 
@@ -105,7 +105,7 @@ def write_coco(
     """Write :func:`coco_annotations` as a file; it appears only when it is complete.
 
     Raises:
-        OSError: It cannot be written.
+        OutputError: It cannot be written.
     """
     tables = coco_annotations(regions, class_info, size_hw=size_hw, file_name=file_name, outline=outline)
     with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from refineseg.archives import refuse_special
+
 MOST_PIXELS = 2 * 89_478_485
 """More than so many are never read at once; the limit of :func:`refineseg.images.read_rgb`, which is Pillow's."""
 
@@ -41,6 +43,7 @@ def is_raster(path: Path) -> bool:
     if path.suffix.lower() in _RASTER_SUFFIXES:
         return path.is_file()
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             start = file.read(4)
             if start in (b"II*\0", b"MM\0*"):

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refineseg.errors import ImageError
+from refineseg.errors import ImageError, OutputError
 from refineseg.predict.tiling import Region
 from refineseg.segmenter import Segmenter
+from refineseg.writing import write_error
 
 PIECE_ROWS = 512
 """Rows in which tiles are stored and results written; a multiple of the height of a result's blocks."""
@@ -39,15 +40,14 @@ def writing(path: Path) -> Iterator[None]:
     """Says of every failure to write what it was about.
 
     Raises:
-        ImageError: The disk is full, read-only, gone.
+        OutputError: The disk is full, read-only, gone.
     """
     try:
         yield
-    except OSError as error:
-        raise ImageError(
-            f"expected to write {path}, but {error.strerror or error}; make room or choose a folder that may be "
-            "written to, and run the same command again: finished tiles are kept"
-        ) from error
+    except (OSError, OutputError) as error:
+        said = write_error(path, error)
+        text = f"{said}, and run the same command again: finished tiles are kept"
+        raise OutputError(text, no_room=said.no_room) from error
 
 
 def pieces(region: Region) -> list[tuple[int, Region]]:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.archives import special_kind
 from refineseg.errors import ImageError, MissingExtraError
 from refineseg.predict.videos.sources import (
     Faults,
@@ -246,6 +247,8 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
         path = Path(source.name)
         if not path.exists():
             raise ImageError(f"expected a video, but there is no {path}")
+        if (kind := special_kind(path)) is not None:
+            raise ImageError(f"expected a video, got {path}, which is {kind}; a camera is given by its number alone")
         if path.is_file() and path.stat().st_size == 0:
             raise ImageError(f"expected a video, got {path}, which is empty (0 bytes); replace or remove it")
         # absolute, because a colon in a name would be taken for an address

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from refineseg.archives import list_folder
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import find_images, read_rgb
 
@@ -257,9 +258,11 @@ class SequenceReader:
     def __init__(self, name: str, *, rate: Fraction) -> None:
         path = Path(name)
         self._files = list(enumerate(sorted(find_images(path), key=_natural))) if path.is_dir() else _numbered(path)
+        self.faults = Faults()
+        for entry, what in (list_folder(path).left_out if path.is_dir() else {}).items():
+            self.faults.add_broken(what, where=entry)
         if not self._files:
             raise ImageError(f"expected images as frames, but there is no {'image in ' if path.is_dir() else ''}{name}")
-        self.faults = Faults()
         missing = self._files[-1][0] - self._files[0][0] + 1 - len(self._files)
         if missing:
             self.faults.notes.append(f"{missing} numbers are missing in the sequence; their time is left empty")
