@@ -39,7 +39,7 @@ from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.rasters.job import Job, writing
 from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.pixels import RasterSource, Scaling, choose_bands
+from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.rasters.results import Finished
 from refineseg.predict.rasters.task import RasterTask, check_paths
 from refineseg.predict.rasters.tiles import TileScorer, tile_layers
@@ -47,6 +47,7 @@ from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.torch_scorer import Precision
 from refineseg.predict.vectors import VectorOptions
+from refineseg.reading import Scaling, choose_bands
 from refineseg.segmenter import Segmenter
 
 __all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]
@@ -205,23 +206,18 @@ def _summary(path: Path) -> dict[str, Any]:
 @contextmanager
 def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
     """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
-    num_channels = task.segmenter.spec.preprocessing.in_channels
-    options = task.options
-    bands = choose_bands(reader, options.bands, num_channels=num_channels)
+    num_channels, reading = task.segmenter.spec.preprocessing.in_channels, task.options.reading
+    bands = choose_bands(reader.colours, reading.bands, num_channels=num_channels, path=reader.path)
     palette = reader.palette(bands[0]) if len(bands) == 1 else None
-    with _random_access(reader, job, bands, declared=options.nodata is None) as (pixels, chosen, data_band):
+    with _random_access(reader, job, bands, declared=reading.nodata is None) as (pixels, chosen, data_band):
         raw = RasterSource(
-            pixels, chosen, num_channels=num_channels, nodata=options.nodata, data_band=data_band, palette=palette
+            pixels, chosen, num_channels=num_channels, nodata=reading.nodata, data_band=data_band, palette=palette
         )
-        scaling = None
-        if palette is None and (reader.dtype != np.uint8 or options.value_range is not None):
-            if "scaling" not in job.facts:
-                found = raw.find_scaling(percentiles=options.percentiles, value_range=options.value_range)
-                job.keep("scaling", asdict(found))
-            known = job.facts["scaling"]
-            scaling = Scaling(tuple(known["low"]), tuple(known["high"]))
-        elif palette is None and reader.num_bits < 8:
-            scaling = Scaling((0.0,) * len(bands), (2.0**reader.num_bits - 1,) * len(bands))
+        if "scaling" not in job.facts:
+            found = raw.find_scaling(reading, num_bits=reader.num_bits)
+            job.keep("scaling", None if found is None else asdict(found))
+        known = job.facts["scaling"]
+        scaling = None if known is None else Scaling(tuple(known["low"]), tuple(known["high"]))
         facts = {
             "classes": list(task.class_info.names),
             "variant": task.segmenter.spec.variant,
