@@ -36,6 +36,8 @@ from refineseg.reading import (
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 """File name endings searched for in folders (any case)."""
 
+_OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")  # kinds that know no transparency
+
 
 @runtime_checkable
 class HeaderReadable(Protocol):
@@ -107,7 +109,8 @@ def read_picture(
     """
     found = stored(path, content, noted=noted)
     bands = choose_bands(found.colours, reading.bands, num_channels=num_channels, path=path)
-    values = found.values if len(bands) == len(found.colours) == max(bands) else found.values[[b - 1 for b in bands]]
+    every = tuple(range(1, len(found.colours) + 1))
+    values = found.values if bands == every else found.values[[band - 1 for band in bands]]
     palette = found.palette if len(bands) == 1 else None
     declared = [found.opaque] + ([found.keyed] if reading.nodata is None else [])
     known = [part for part in declared if part is not None]
@@ -150,7 +153,10 @@ def read_opaque(path: Path, *, content: bytes | None = None) -> NDArray[np.bool_
     Raises:
         ImageError: The file cannot be read.
     """
-    with opened(path, content) as image:
+    if path.suffix.lower() in _OPAQUE:
+        return None
+    header = path.read_header() if content is None and isinstance(path, HeaderReadable) else None
+    with opened(path, content if header is None else header, whole=header is None) as image:
         if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa", "F") and "transparency" not in image.info:
             return None
     return read_picture(path, content=content).valid

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.own_classes import NamedClasses
+from refineseg.data.sample import void_where_transparent
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.images import first_names, read_image_size, read_rgb
@@ -84,7 +85,9 @@ class PaintedSource:
         """
         drawing, size_hw = self.drawings[index], self.image_hw(index)
         check_size(drawing, drawing.size_hw, size_hw)
-        return self.paint(drawing, size_hw, self.classes)
+        mask, content = self.paint(drawing, size_hw, self.classes), self._content(drawing)
+        ignore_index = self.classes.class_info.ignore_index
+        return void_where_transparent(mask, drawing.image, ignore_index=ignore_index, content=content)
 
     def _content(self, drawing: Drawing) -> bytes | None:
         return None if self.content is None else self.content(drawing)

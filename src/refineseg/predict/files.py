@@ -44,7 +44,7 @@ class FileOptions:
             predicted anew, but rasters that were broken off are continued.
         batch_size: Images of one size that the network sees together; None: chosen.
         workers: Threads that read and write; None: chosen.
-        rasters: How rasters are read and written; of ``resume`` the one above holds.
+        rasters: How rasters are read and written; images are read in the same way. Of ``resume`` the one above holds.
         videos: How videos are read and written.
         prove: Check a random piece of each image that is cut against the prediction of the whole.
 
@@ -79,6 +79,7 @@ class FileOptions:
             workers=self.workers,
             probabilities=self.outputs.needs_probabilities,
             confidence=self.outputs.needs_confidence,
+            reading=self.rasters.reading,
         )
 
 
@@ -148,6 +149,7 @@ def predict_plan(
         "model": file_digest(opened.source) if isinstance(opened.source, Path) else model_digest(opened.source),
         **{name: value for name, value in options.to_json().items() if name != "device"},
         **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+        "reading": asdict(files.rasters.reading),
     }
     since_ns = None
     try:

@@ -41,6 +41,7 @@ from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.torch_scorer import Precision, TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
+from refineseg.reading import USUAL, Reading
 from refineseg.scoring import Prediction, Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 
@@ -128,6 +129,11 @@ class Predictor:
         """The classes of the masks."""
         return self._scorer.class_info
 
+    @property
+    def num_channels(self) -> int:
+        """Of the images that it takes."""
+        return self._scorer.segmenter.spec.preprocessing.in_channels if isinstance(self._scorer, TorchScorer) else 3
+
     def cuts(self, size_hw: tuple[int, int]) -> bool:
         """Whether images of this size are predicted in tiles."""
         return self._cutter is not None and self._cutter.cuts(size_hw)
@@ -189,6 +195,7 @@ class Predictor:
         confidence: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
+        reading: Reading = USUAL,
         failed: Callable[[Path, RefinesegError], None] | None = None,
     ) -> Iterator[tuple[Path, Prediction]]:
         """Predict image files, however many: they are read ahead in threads, and those of one size share a batch.
@@ -199,6 +206,8 @@ class Predictor:
             confidence: Also return the probability of each pixel's likeliest class.
             batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
             workers: Threads that read files; None: as many as cores, 2 to 16.
+            reading: How stored pixels become what the network sees, see :class:`~refineseg.reading.Reading`; pixels
+                that hold no data are void.
             failed: Called with a file that cannot be read, and why.
 
         Yields:
@@ -220,7 +229,7 @@ class Predictor:
         """
         from refineseg.predict.streams import StreamOptions, predictions
 
-        options = StreamOptions(batch_size, workers, probabilities, confidence)
+        options = StreamOptions(batch_size, workers, probabilities, confidence, reading)
         return predictions(paths, self, options=options, failed=failed)
 
     def raster(
