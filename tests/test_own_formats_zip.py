@@ -135,7 +135,7 @@ def test_archives_inside_archives_are_not_opened(tmp_path):
 
 
 def test_a_bomb_that_declares_its_size_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MOST_UNPACKED", 1000)
     path = _zip(tmp_path / "a.zip", [("a.png", bytes(1001))])
     with pytest.raises(
         DatasetError, match=r"files of at most 1000 bytes in .*, but 1 are larger: 'a\.png \(1001 bytes\)'"

@@ -30,6 +30,8 @@ FORMATS = (
 )
 """No others: Pillow's EPS runs a program. HEIC is read too where pillow-heif is installed."""
 
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
+
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands; Source: ISO/IEC 23008-12
 _UNREADABLE = (
     *(OSError, EOFError, MemoryError, SyntaxError, ValueError, OverflowError),

@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from refineseg.archives import list_files
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.decoding import LYING, opened, stored, turn_of, upright
+from refineseg.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
 from refineseg.errors import ImageError, LabelError
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.reading import (
@@ -33,8 +33,22 @@ from refineseg.reading import (
     with_data,
 )
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"),
+    ".j2k",
+    *((".avif",) if "AVIF" in FORMATS else ()),
+    *((".heic", ".heif") if HAS_HEIF else ()),
+)
 """File name endings searched for in folders (any case)."""
+
+UNREAD_SUFFIXES = tuple(
+    {
+        *(".avif", ".heic", ".heif", ".jxl", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pcx", ".dcm"),
+        *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw", ".xcf"),
+    }
+    - set(IMAGE_SUFFIXES)
+)
+"""Endings of pictures that are not read here."""
 
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")  # kinds that know no transparency
 
@@ -76,10 +90,12 @@ class Picture(NamedTuple):
     Args:
         image: ``(H, W, C)`` uint8.
         valid: ``(H, W)``, which pixels hold data; None: all.
+        scaled: Whether its pixels had not 8 bits, or were given a range.
     """
 
     image: NDArray[np.uint8]
     valid: NDArray[np.bool_] | None
+    scaled: bool = False
 
 
 def read_picture(
@@ -133,7 +149,8 @@ def read_picture(
             ),
         )
     image = as_channels(values, lambda: valid, num_channels=num_channels, scaling=scaling, palette=palette)
-    return Picture(np.require(image, requirements=("C", "W")), None if valid is None or valid.all() else valid)
+    valid = None if valid is None or valid.all() else valid
+    return Picture(np.require(image, requirements=("C", "W")), valid, scaling is not None)
 
 
 def read_rgb(

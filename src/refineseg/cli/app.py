@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from refineseg._version import __version__
+from refineseg.applicability import check_options
 from refineseg.errors import ConfigError
 
 app = typer.Typer(
@@ -47,6 +49,29 @@ BackendName = Annotated[
     ),
 ]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
+
+
+class CheckedCommand(TyperCommand):
+    """A command that refuses options which its call has no use for."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, which newer typers bundle
+        """Run the verb."""
+        check_options(str(self.name), given_options(ctx), ctx.params)
+        return super().invoke(ctx)
+
+
+def given_options(ctx: Any) -> dict[str, str]:  # noqa: ANN401 - click's
+    """Options that a call names, even with their default value: Python name -> as it is written."""
+    found = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if source is not None and source.name == "COMMANDLINE" and parameter.param_type_name == "option":
+            found[parameter.name] = parameter.secondary_opts[0] if _is_negated(parameter, ctx) else parameter.opts[0]
+    return found
+
+
+def _is_negated(parameter: Any, ctx: Any) -> bool:  # noqa: ANN401 - click's
+    return bool(parameter.secondary_opts) and ctx.params.get(parameter.name) is False
 
 
 def messages() -> Console:

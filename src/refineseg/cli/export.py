@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import ModelFile, app, messages
+from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 
 
-@app.command()
+@app.command(cls=CheckedCommand)
 def export(
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2, .aoti.pt2.")],
     model: ModelFile = "camvid",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from refineseg.cli.app import Device, app, messages, tables, write_json
+from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
 from refineseg.errors import ConfigError
 
 
@@ -45,7 +45,7 @@ def convert(
     print(f"model: {out}\nclasses: {segmenter.class_info.num_classes}\nlicence: {segmenter.spec.licence}")
 
 
-@app.command()
+@app.command(cls=CheckedCommand)
 def bench(
     model: Annotated[
         str, typer.Option(help="A shipped model, a .safetensors file, or a variant (untrained, 21 classes).")

@@ -121,6 +121,7 @@ class FileRun:
     ) -> None:
         self.result = FilesResult(class_info)
         self.rasters: list[Job] = []
+        self.scaled = False  # whether any image had not 8 bits
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
@@ -159,6 +160,7 @@ class FileRun:
             paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, progress=progress)
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
                 place = places[item.index]
+                self.scaled = self.scaled or item.scaled
                 for note in item.notes:
                     self.note(note)
                 if item.prediction is None:

@@ -107,7 +107,8 @@ class Predictor:
                 "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
                 f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
             )
-
+        own_channels = isinstance(self._scorer, TorchScorer) and self._scorer.segmenter.spec.preprocessing.in_channels
+        self.num_channels = own_channels or 3  # of the images that it takes
         self._cutter: Cutter | None = None
         if isinstance(self._scorer, TorchScorer) and self._is_plain and tiling is not None:
             self._cutter = Cutter(self._scorer, tiling)
@@ -128,11 +129,6 @@ class Predictor:
     def class_info(self) -> ClassInfo:
         """The classes of the masks."""
         return self._scorer.class_info
-
-    @property
-    def num_channels(self) -> int:
-        """Of the images that it takes."""
-        return self._scorer.segmenter.spec.preprocessing.in_channels if isinstance(self._scorer, TorchScorer) else 3
 
     def cuts(self, size_hw: tuple[int, int]) -> bool:
         """Whether images of this size are predicted in tiles."""
@@ -206,8 +202,7 @@ class Predictor:
             confidence: Also return the probability of each pixel's likeliest class.
             batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
             workers: Threads that read files; None: as many as cores, 2 to 16.
-            reading: How stored pixels become what the network sees, see :class:`~refineseg.reading.Reading`; pixels
-                that hold no data are void.
+            reading: How stored pixels become what the network sees; those that hold no data are void.
             failed: Called with a file that cannot be read, and why.
 
         Yields:
@@ -247,10 +242,6 @@ class Predictor:
         Raises:
             ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
             ImageError: The raster cannot be read, or a result not be written.
-
-        Example::
-
-            predictor.raster("scene.tif", "classes.tif").areas_m2
         """
         if not isinstance(self._scorer, TorchScorer) or not self._is_plain:
             raise ConfigError(
@@ -278,7 +269,7 @@ class Predictor:
         options: VideoOptions | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> VideoResult:
-        """Predict every frame of a video; see :mod:`refineseg.predict.video`.
+        """Predict every frame of a video; see :func:`refineseg.predict.video.predict_video`.
 
         Args:
             source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).

@@ -73,6 +73,7 @@ class RasterResult:
         tiles_kept: How many of them were there already.
         seconds: Of this call.
         peak_bytes: Most memory this process ever had, where the system says so.
+        notes: What a user should know of how it was read.
     """
 
     paths: Mapping[str, Path]
@@ -84,6 +85,7 @@ class RasterResult:
     tiles_kept: int
     seconds: float
     peak_bytes: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def areas_m2(self) -> tuple[float, ...] | None:
@@ -151,10 +153,11 @@ def predict_raster(
             return replace(found, seconds=time.monotonic() - begun)
         with _begun(job, identity, resume=task.options.resume), _opened_source(task, reader, job) as (source, facts):
             tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
-            areas = _write_results(task, finished, identity, told)
+            areas, notes = _write_results(task, finished, identity, told), tuple(job.facts.get("notes", ()))
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
     told(1.0)
-    return replace(result, tiles_kept=tiles_kept, seconds=time.monotonic() - begun, peak_bytes=peak_bytes())
+    seconds = time.monotonic() - begun
+    return replace(result, notes=notes, tiles_kept=tiles_kept, seconds=seconds, peak_bytes=peak_bytes())
 
 
 @contextmanager
@@ -216,6 +219,7 @@ def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator
         if "scaling" not in job.facts:
             found = raw.find_scaling(reading, num_bits=reader.num_bits)
             job.keep("scaling", None if found is None else asdict(found))
+            job.keep("notes", _notes(task, reader, raw))
         known = job.facts["scaling"]
         scaling = None if known is None else Scaling(tuple(known["low"]), tuple(known["high"]))
         facts = {
@@ -226,6 +230,23 @@ def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator
             "scaling": None if scaling is None else asdict(scaling),
         }
         yield raw.scaled(scaling), facts
+
+
+def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
+    """What a user should know of how a raster is read, and where its results lie."""
+    found = []
+    fill = None if task.options.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
+    if fill is not None:
+        found.append(
+            f"{100 * fill[1]:.0f} % of its pixels are {fill[0]:g} in all bands and no nodata value says why; if they "
+            f"hold no data, add --nodata {fill[0]:g}"
+        )
+    if "polygons" in task.outputs.kinds and reader.is_georeferenced and reader.transform is None:
+        found.append(
+            "its place is given by ground control points or a camera model, so polygons are in pixels; for coordinates "
+            "on the ground, warp it first (gdalwarp)"
+        )
+    return found
 
 
 @contextmanager

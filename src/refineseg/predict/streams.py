@@ -74,6 +74,7 @@ class Item:
         prediction: Its prediction; None where it failed or was set aside.
         error: Why it failed; None where it did not.
         notes: What a user should know of how it was read.
+        scaled: Its pixels had not 8 bits.
     """
 
     index: int
@@ -81,6 +82,7 @@ class Item:
     prediction: Prediction | None = None
     error: RefinesegError | None = None
     notes: tuple[str, ...] = ()
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _decode(item: Item, reading: Reading, num_channels: int) -> _Decoded:
         picture = read_picture(item.path, reading=reading, num_channels=num_channels, noted=notes.append)
     except RefinesegError as error:
         return _Decoded(Item(item.index, item.path, error=error), None)
-    return _Decoded(Item(item.index, item.path, notes=tuple(notes)), picture)
+    return _Decoded(Item(item.index, item.path, notes=tuple(notes), scaled=picture.scaled), picture)
 
 
 def _finished(futures: Sequence[Future[_Decoded]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:

@@ -6,7 +6,7 @@ In: an open raster. Out: :class:`RasterSource`, a source of (h, w, C) uint8 regi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,17 @@ from refineseg.predict.rasters.files import RasterReader
 from refineseg.predict.tiling import Region
 from refineseg.reading import Reading, Scaling, Values, as_channels, find_scaling, gathered, with_data
 
+_FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, 32767.0, float(np.finfo(np.float32).min))
+_FILLED = 0.2
 _CHUNK_BYTES = 1 << 25  # held in the raster's own type at once
 _ALIGNED_ROWS = 256  # so that rows of blocks are unpacked once
+
+
+def _share(samples: Sequence[NDArray[Any]], value: float) -> int:
+    same = samples[0] == value
+    for band in samples[1:]:
+        same &= band == value
+    return int(same.sum())
 
 
 class RasterSource:
@@ -146,6 +155,16 @@ class RasterSource:
             path=reader.path,
             samples=lambda: gathered(self.size_hw, self._values),
         )
+
+    def undeclared_fill(self) -> tuple[float, float] | None:
+        """A value that all bands have in a fifth of the raster or more and that often means no data, and its share."""
+        if self._palette is not None:
+            return None
+        samples = gathered(self.size_hw, self._values)
+        count = max(1, samples[0].size)
+        shares = {value: _share(samples, value) / count for value in _FILLS}
+        value = max(shares, key=shares.__getitem__)
+        return (value, shares[value]) if shares[value] >= _FILLED else None
 
     def _values(self, top: int, left: int, bottom: int, right: int) -> Values:
         region = Region(top, left, bottom, right)
