@@ -143,6 +143,13 @@ def test_a_bomb_that_declares_its_size_is_refused_before_it_is_unpacked(tmp_path
         archives.list_files(path)
 
 
+def test_a_file_packed_more_tightly_than_any_picture_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_BOMB_BYTES", 100_000)
+    path = _zip(tmp_path / "a.zip", [("a.png", bytes(200_000)), ("b.json", b"[]" * 2000)])
+    with pytest.raises(DatasetError, match=r"1 are decompression bombs: 'a\.png \(\d+ bytes become 200000\)'; unpack"):
+        archives.list_files(path)
+
+
 @pytest.mark.parametrize(("declared", "got"), [(10, "more"), (3_000_000, "fewer")])
 def test_a_bomb_that_lies_about_its_size_yields_no_more_than_it_declared(tmp_path, declared, got):
     path = _zip(tmp_path / "a.zip", [("a.bin", bytes(2_000_000))])

@@ -130,7 +130,6 @@ class GroupedCommand(CheckedCommand):
 
 @app.command(cls=GroupedCommand)
 def predict(
-    ctx: typer.Context,
     inputs: Inputs,
     out: Out,
     model: Model = "camvid",
@@ -183,23 +182,15 @@ def predict(
     from refineseg.predict.tiling import TilingOptions
     from refineseg.predict.videos.options import VideoOptions
 
-    outputs = Outputs.parse(
-        save,
-        probability_format=probability_format,
-        classes=classes,
-        confidence_format=confidence_format,
-        unknown_below=unknown_below,
-        simplify=simplify,
-        smallest_area=smallest_area,
-        polygon_format=polygon_format,
-    )
+    written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
+    written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
+    outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
-    asked = frozenset(given_options(ctx))
-    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, asked)
+    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, given_options())
     scoring = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
