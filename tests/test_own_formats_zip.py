@@ -135,11 +135,18 @@ def test_archives_inside_archives_are_not_opened(tmp_path):
 
 
 def test_a_bomb_that_declares_its_size_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    monkeypatch.setattr(archives, "MOST_UNPACKED", 1000)
     path = _zip(tmp_path / "a.zip", [("a.png", bytes(1001))])
     with pytest.raises(
         DatasetError, match=r"files of at most 1000 bytes in .*, but 1 are larger: 'a\.png \(1001 bytes\)'"
     ):
+        archives.list_files(path)
+
+
+def test_a_file_packed_more_tightly_than_any_picture_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_BOMB_BYTES", 100_000)
+    path = _zip(tmp_path / "a.zip", [("a.png", bytes(200_000)), ("b.json", b"[]" * 2000)])
+    with pytest.raises(DatasetError, match=r"1 are decompression bombs: 'a\.png \(\d+ bytes become 200000\)'; unpack"):
         archives.list_files(path)
 
 

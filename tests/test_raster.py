@@ -10,14 +10,15 @@ from affine import Affine
 
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
+from refineseg import reading
 from refineseg.errors import ConfigError, ImageError
 from refineseg.predict import raster
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster import RasterOptions, predict_raster
 from refineseg.predict.rasters import files as raster_files
-from refineseg.predict.rasters import pixels as raster_pixels
-from refineseg.predict.rasters.pixels import RasterSource, Scaling
+from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import Region, TilingOptions
+from refineseg.reading import Reading, Scaling
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"
@@ -260,21 +261,33 @@ def test_pixels_of_more_bits_are_scaled_by_percentiles_of_the_whole_raster(tmp_p
         assert (source.read(Region(0, 0, 20, 210)) == 0).all()
 
 
-def test_large_rasters_are_scaled_by_samples_or_overviews_close_to_all_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(raster_pixels, "ALL_PIXELS", 1000)
+def test_large_rasters_are_scaled_by_samples_close_to_all_pixels_whatever_their_overviews(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "ALL_PIXELS", 1000)
     rng = np.random.default_rng(2)
     ramp = np.add.outer(np.arange(1500), np.arange(2000))[None] + rng.integers(0, 200, (1, 1500, 2000))
     src = write(tmp_path / "in.tif", ramp.astype(np.uint16), tiled=True, blockxsize=256, blockysize=256)
-    truth = np.percentile(ramp, (2, 98))
+    truth, found = np.percentile(ramp, (2, 98)), []
     for overviews in (False, True):
         if overviews:
             with rasterio.open(src, "r+") as dataset:
                 dataset.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
         with raster_files.open_raster(src) as reader:
-            assert reader.has_overviews == overviews
             source = RasterSource(reader, (1,), num_channels=3)
-            found = source.find_scaling(percentiles=(2.0, 98.0), value_range=None)
-        np.testing.assert_allclose((found.low[0], found.high[0]), truth, rtol=0.02)
+            found.append(source.find_scaling(Reading(percentiles=(2.0, 98.0)), num_bits=16))
+        np.testing.assert_allclose((found[-1].low[0], found[-1].high[0]), truth, rtol=0.02)
+    assert found[0] == found[1]
+
+
+def test_few_data_in_a_large_raster_are_found_for_its_percentiles(tmp_path, monkeypatch):
+    """The windows of a regular grid may miss them."""
+    monkeypatch.setattr(reading, "ALL_PIXELS", 10_000)
+    values = np.zeros((1, 3000, 2000), np.uint16)
+    values[:, 100:200, 70:170] = 500 + np.arange(100)
+    src = write(tmp_path / "in.tif", values, nodata=0)
+    with raster_files.open_raster(src) as reader:
+        found = RasterSource(reader, (1,), num_channels=3).find_scaling(Reading(), num_bits=16)
+    assert 500 <= found.low[0] < 530
+    assert 570 < found.high[0] <= 600
 
 
 def test_pixels_without_a_usual_range_can_be_given_one(tmp_path, model):

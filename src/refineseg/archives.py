@@ -2,7 +2,7 @@
 
 In: paths such as ``photos.zip/images/a.jpg``; ordinary files and folders work the same way. Out: names and bytes.
 Nothing is ever written, so a hostile archive can neither place files nor fill the disk; what it could do to memory is
-bounded by :data:`MOST_BYTES`. A zip file's table of contents is read once per process.
+bounded by :data:`MOST_UNPACKED`. A zip file's table of contents is read once per process.
 
 Source: the zip format, APPNOTE.TXT 6.3.10 by PKWARE; its table of contents is parsed by Python's ``zipfile``.
 """
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from refineseg.errors import DatasetError
 
@@ -30,6 +31,11 @@ MOST_BYTES = 1 << 30
 _MARKED_WHOLE = 1 << 20  # bytes of a file whose mark sums up all of them; of a larger one three pieces are enough
 _MARKED_PIECE = 1 << 18
 
+MOST_UNPACKED = 1 << 29
+"""Largest file of a zip file, unpacked: all of COCO's outlines are a JSON of 470 MB."""
+
+_BOMB_BYTES, _BOMB_RATIO = 1 << 26, 200  # larger and packed more tightly than that, no picture and no JSON is
+_STEP = 1 << 20
 _PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _ENCRYPTED = 0x1
 _DEFLATED = 8
@@ -182,7 +188,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         FileNotFoundError: It is not there.
         OSError: It cannot be read.
-        DatasetError: It is larger than :data:`MOST_BYTES`, or the zip file is damaged.
+        DatasetError: It is larger than :data:`MOST_BYTES` (:data:`MOST_UNPACKED` in a zip file), or the zip file is
+            damaged.
     """
     located = locate(path)
     if located is not None and located[1]:
@@ -320,8 +327,14 @@ def _read_index(path: str, _changed_ns: int, _size: int) -> _Index:
     _refuse(path, encrypted, "files without a password", "are encrypted", "decrypt it, or unpack it")
     other = [_name(info) for info in listed if info.compress_type not in (0, _DEFLATED)]
     _refuse(path, other, "files stored or deflated", "are packed in another way", "pack it again, or unpack it")
-    too_large = [f"{_name(info)} ({info.file_size} bytes)" for info in listed if info.file_size > MOST_BYTES]
-    _refuse(path, too_large, f"files of at most {MOST_BYTES} bytes", "are larger", "unpack it if you trust it")
+    too_large = [f"{_name(info)} ({info.file_size} bytes)" for info in listed if info.file_size > MOST_UNPACKED]
+    _refuse(path, too_large, f"files of at most {MOST_UNPACKED} bytes", "are larger", "unpack it if you trust it")
+    bombs = [
+        f"{_name(info)} ({info.compress_size} bytes become {info.file_size})"
+        for info in listed
+        if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size)
+    ]
+    _refuse(path, bombs, "files that were worth packing", "are decompression bombs", "unpack it if you trust it")
     tidy = [PurePosixPath(name).as_posix() for name in names]
     twice = [name for name, count in Counter(tidy).items() if count > 1]
     _refuse(path, twice, "every name once", "are there twice", "pack it again")
@@ -365,10 +378,7 @@ def _unpacked(archive: Path, name: str, member: _Member) -> bytes:
             file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
             if file.tell() + member.packed > archive.stat().st_size:
                 raise ValueError("the archive ends too early")
-            content = file.read(member.packed)
-        if member.method == _DEFLATED:
-            unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-            content = unpacker.decompress(content, member.size + 1)
+            content = _inflated(file, member) if member.method == _DEFLATED else file.read(member.packed)
         if len(content) != member.size:
             amount = "more" if len(content) > member.size else "fewer"
             raise ValueError(f"it holds {amount} bytes than the {member.size} declared")
@@ -377,3 +387,15 @@ def _unpacked(archive: Path, name: str, member: _Member) -> bytes:
     except (OSError, ValueError, zlib.error, struct.error) as error:
         raise DatasetError(f"expected to unpack {name} of {archive}, but {error}; pack or download it again") from error
     return content
+
+
+def _inflated(file: BinaryIO, member: _Member) -> bytes:
+    """At most one byte more than declared, unpacked a step at a time: memory is the file's size and no more."""
+    unpacker, found, left = zlib.decompressobj(-zlib.MAX_WBITS), io.BytesIO(), member.packed
+    while left and not unpacker.eof and found.tell() <= member.size:
+        packed = file.read(min(_STEP, left))
+        left -= len(packed)
+        while packed and found.tell() <= member.size:
+            found.write(unpacker.decompress(packed, min(_STEP, member.size + 1 - found.tell())))
+            packed = unpacker.unconsumed_tail
+    return found.getvalue()

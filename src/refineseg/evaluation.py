@@ -227,6 +227,20 @@ def _is_labelled(dataset: Dataset, data: str, split: str) -> bool:
     return first
 
 
+def _check_unlabelled(data: str, split: str, *, submission: bool, drawn: bool) -> None:
+    """Refuse what needs masks."""
+    if not submission:
+        raise DatasetError(
+            f"expected a labelled split, got {split} of {data}, whose masks are not public or missing; write files for "
+            f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
+        )
+    if drawn:
+        raise DatasetError(
+            f"expected a labelled split for --boundary and --pictures, got {split} of {data}, which has no masks; "
+            "leave them out"
+        )
+
+
 def _in_classes_of(
     predictor_classes: ClassInfo, data: str, split: str, *, submission: bool
 ) -> tuple[Dataset, str, Callable[[str], str] | None]:
@@ -336,11 +350,8 @@ def evaluate_to_files(
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     labelled = _is_labelled(dataset, data, split)
-    if not labelled and benchmark is None:
-        raise DatasetError(
-            f"expected a labelled split, got {split} of {data}, whose masks are not public or missing; write files for "
-            f"a benchmark's server with --submission FOLDER ({', '.join(SUBMISSIONS)}), or use predict"
-        )
+    if not labelled:
+        _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     data_mark = check_files(dataset).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)

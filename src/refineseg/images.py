@@ -6,42 +6,41 @@ In and out: arrays. Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` integer
 from __future__ import annotations
 
 import io
-import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from refineseg.archives import list_files, openable
+from refineseg.archives import list_files
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
 from refineseg.errors import ImageError, LabelError
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
-from refineseg.pillow_warnings import PillowWarnings
+from refineseg.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 from refineseg.writing import written_beside
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"),
+    ".j2k",
+    *((".avif",) if "AVIF" in FORMATS else ()),
+    *((".heic", ".heif") if HAS_HEIF else ()),
+)
 """File name endings searched for in folders (any case)."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")  # no others: Pillow's EPS runs a program
-_UNREADABLE = (
-    *(OSError, EOFError, MemoryError, SyntaxError, ValueError, OverflowError),
-    *(IndexError, KeyError, TypeError, struct.error, zlib.error),
-)  # what Pillow's decoders raise on damaged files
-_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # Source: EXIF 2.3, tag Orientation
+UNREAD_SUFFIXES = tuple(
+    {
+        *(".avif", ".heic", ".heif", ".jxl", ".jpx", ".psd", ".tga", ".exr", ".hdr", ".pcx", ".dcm"),
+        *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw", ".xcf"),
+    }
+    - set(IMAGE_SUFFIXES)
+)
+"""Endings of pictures that are not read here."""
+
+_OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")  # kinds that know no transparency
 
 
 @runtime_checkable
@@ -52,53 +51,6 @@ class HeaderReadable(Protocol):
         """Its first bytes, without the rest; None: read the file as any other."""
 
 
-_PILLOW_WARNINGS = PillowWarnings()
-
-
-@contextmanager
-def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The first frame of an image file; every way to fail becomes an ImageError that names the file."""
-    try:
-        source = openable(path) if content is None else io.BytesIO(content)
-        with _PILLOW_WARNINGS.held_back(), Image.open(source, formats=_FORMATS) as image:
-            if 0 in image.size:
-                raise ImageError(f"expected an image of at least one pixel, got {image.size} in {path}")
-            yield image
-    except FileNotFoundError as error:
-        raise ImageError(f"expected an image file, but there is no {path}") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"expected an image of at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, got more in {path}; "
-            "cut or shrink it first"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"expected an image, got {path}, which is {_what_instead(path)}; "
-            f"{', '.join(_FORMATS)} are read: convert or remove it"
-        ) from error
-    except _UNREADABLE as error:
-        reason = "it is a folder" if path.is_dir() else str(error) or type(error).__name__
-        raise ImageError(f"expected a readable image, got {path}: {reason}; replace or remove it") from error
-
-
-def _what_instead(path: Path) -> str:
-    return "empty (0 bytes)" if path.is_file() and path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How to turn an image upright; an EXIF block that cannot be read says nothing."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except _UNREADABLE:
-        return None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # first: Pillow turns TIFF files itself while it loads them
-    turn = _turn(image)
-    return image if turn is None else image.transpose(turn)
-
-
 def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, int]:
     """Height and width as :func:`read_rgb` would return them, where possible from the file's header alone.
 
@@ -107,68 +59,114 @@ def read_image_size(path: Path, *, content: bytes | None = None) -> tuple[int, i
     """
     if content is None and isinstance(path, HeaderReadable) and (header := path.read_header()) is not None:
         try:
-            return read_image_size(path, content=header)
+            return _size_of(path, header, whole=False)
         except ImageError:  # what tells the size comes later in the file
             content = path.read_bytes()
-    with _opened(path, content) as image:
+    return _size_of(path, content, whole=True)
+
+
+def _size_of(path: Path, content: bytes | None, *, whole: bool) -> tuple[int, int]:
+    with opened(path, content, whole=whole) as image:
         width, height = image.size
         if width == height or image.format == "TIFF":  # Pillow has exchanged a TIFF's sides already
             return height, width
-        lying = _turn(image) in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+        lying = turn_of(image) in LYING
         return (width, height) if lying else (height, width)
 
 
-def _is_one_of_many(image: Image.Image) -> bool:
-    """Whether the file holds further pictures: an animation, or pages; previews inside photographs do not count."""
-    try:
-        return image.format in ("GIF", "WEBP", "PNG", "TIFF") and bool(getattr(image, "is_animated", False))
-    except _UNREADABLE:
-        return False
+class Picture(NamedTuple):
+    """An image as a network sees it.
+
+    Args:
+        image: ``(H, W, C)`` uint8.
+        valid: ``(H, W)``, which pixels hold data; None: all.
+        scaled: Whether its pixels had not 8 bits, or were given a range.
+    """
+
+    image: NDArray[np.uint8]
+    valid: NDArray[np.bool_] | None
+    scaled: bool = False
+
+
+def read_picture(
+    path: Path,
+    *,
+    reading: Reading = USUAL,
+    num_channels: int = 3,
+    content: bytes | None = None,
+    noted: Callable[[str], None] | None = None,
+) -> Picture:
+    """Read an image of any common kind as a network sees it, by the one contract for all files.
+
+    EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; of an animation the first frame is read.
+    Pixels of more than 8 bits are scaled as :class:`~refineseg.reading.Reading` says. Transparent pixels keep the
+    colour that the file has there, and hold no data.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, JPEG 2000, AVIF or HEIC; it may lie inside a zip file.
+        reading: Bands, scaling and nodata.
+        num_channels: Of the model.
+        content: The file's bytes where they do not lie there; the path is then a name for messages.
+        noted: Called with what a user should know of a file that is read: that it holds more than one picture.
+
+    Raises:
+        ImageError: The file is missing, truncated, too large, no image, or has not the bands that are asked for.
+        ConfigError: A reading that does not fit the file.
+    """
+    found = stored(path, content, noted=noted)
+    bands = choose_bands(found.colours, reading.bands, num_channels=num_channels, path=path)
+    every = tuple(range(1, len(found.colours) + 1))
+    values = found.values if bands == every else found.values[[band - 1 for band in bands]]
+    palette = found.palette if len(bands) == 1 else None
+    declared = [found.opaque] + ([found.keyed] if reading.nodata is None else [])
+    known = [part for part in declared if part is not None]
+    valid = with_data(values, np.logical_and.reduce(known) if known else None, nodata=reading.nodata, palette=palette)
+
+    scaling = None
+    if palette is None:
+        scaling = find_scaling(
+            reading,
+            dtype=values.dtype,
+            num_bits=found.num_bits,
+            num_bands=len(bands),
+            path=path,
+            samples=lambda: gathered(
+                (values.shape[1], values.shape[2]),
+                lambda top, left, bottom, right: (
+                    values[:, top:bottom, left:right],
+                    None if valid is None else valid[top:bottom, left:right],
+                ),
+            ),
+        )
+    image = as_channels(values, lambda: valid, num_channels=num_channels, scaling=scaling, palette=palette)
+    valid = None if valid is None or valid.all() else valid
+    return Picture(np.require(image, requirements=("C", "W")), valid, scaling is not None)
 
 
 def read_rgb(
     path: Path, *, content: bytes | None = None, noted: Callable[[str], None] | None = None
 ) -> NDArray[np.uint8]:
-    """Read a photograph of any common kind as RGB.
-
-    EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; alpha is dropped; of an animation the
-    first frame is read. 16-bit grey is scaled from its full range (0..65535 becomes 0..255), whatever its content; of
-    16-bit colour the high byte is read.
-
-    Args:
-        path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM or JPEG 2000; it may lie inside a zip file.
-        content: The file's bytes where they do not lie there; the path is then a name for messages.
-        noted: Called with what a user should know of a file that is read: that it holds more than one picture.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
+    """The pixels of :func:`read_picture` alone, ``(H, W, 3)`` uint8 RGB, read in the usual way.
 
     Raises:
-        ImageError: The file is missing, truncated, too large, no image, or holds floating-point pixels.
+        ImageError: The file is missing, truncated, too large, or no image.
     """
-    with _opened(path, content) as image:
-        if noted is not None and _is_one_of_many(image):
-            noted(f"{path} holds several pictures (an animation, or pages); only the first is read")
-        upright = _upright(image)
-        if upright.mode == "F":
-            raise ImageError(
-                f"expected an image of integer pixels, got floating-point pixels in {path}; "
-                "their range is unknown, convert it to 8 or 16 bits first"
-            )
-        if not upright.mode.startswith("I"):
-            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-        values = np.asarray(upright)
-    return _sixteen_bit(values, path)
+    return read_picture(path, content=content, noted=noted).image
 
 
-def _sixteen_bit(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ImageError(
-            f"expected 16-bit pixels 0..65535, got {low}..{high} in {path}; convert it to 8 or 16 bits first"
-        )
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def read_opaque(path: Path, *, content: bytes | None = None) -> NDArray[np.bool_] | None:
+    """Which pixels of :func:`read_picture` hold data; None: all. Files that say nothing of it are not decoded.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    if path.suffix.lower() in _OPAQUE:
+        return None
+    header = path.read_header() if content is None and isinstance(path, HeaderReadable) else None
+    with opened(path, content if header is None else header, whole=header is None) as image:
+        if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa", "F") and "transparency" not in image.info:
+            return None
+    return read_picture(path, content=content).valid
 
 
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; a mask's values are those stored
@@ -176,24 +174,24 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0.
 
 def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], bool]:
     """The values of a mask file as stored, or its colours as 0xRRGGBB; True for colours."""
-    with _opened(path, content) as image:
+    with opened(path, content) as image:
         if image.format in ("JPEG", "MPO"):
             raise LabelError(
                 f"{path}: expected a lossless mask file, got JPEG, which blurs the values; export the masks as PNG"
             )
         stored = image.tile[0][3] if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else None
         step = _GREY_STEPS.get(str(stored), 1)
-        upright = _upright(image)
-        if upright.mode in ("RGB", "RGBA"):
-            return _colour_codes(np.asarray(upright)), True
-        if upright.mode in ("LA", "PA"):
-            upright = upright.getchannel(0)
-        elif upright.mode not in ("P", "L", "1") and not upright.mode.startswith("I"):
+        turned = upright(image, path, content)
+        if turned.mode in ("RGB", "RGBA"):
+            return _colour_codes(np.asarray(turned)), True
+        if turned.mode in ("LA", "PA"):
+            turned = turned.getchannel(0)
+        elif turned.mode not in ("P", "L", "1") and not turned.mode.startswith("I"):
             raise ImageError(
-                f"expected a mask of indices, a palette or RGB colours, got Pillow mode {upright.mode} in {path}; "
+                f"expected a mask of indices, a palette or RGB colours, got Pillow mode {turned.mode} in {path}; "
                 "save it as an 8- or 16-bit grey PNG"
             )
-        values = np.asarray(upright)
+        values = np.asarray(turned)
     return values.astype(np.uint8) // np.uint8(step) if values.dtype.kind == "b" or step > 1 else values, False
 
 

@@ -85,6 +85,23 @@ class Prediction:
         mask = self.mask if void <= np.iinfo(self.mask.dtype).max else self.mask.astype(np.uint16)
         return replace(self, mask=np.where(self.confidence < confidence, mask.dtype.type(void), mask))
 
+    def without(self, valid: NDArray[np.bool_] | None) -> Prediction:
+        """The same with ``class_info.ignore_index``, and no probability of any class, where pixels hold no data.
+
+        Args:
+            valid: (H, W), which hold data; None: all.
+        """
+        if valid is None:
+            return self
+        void, sure, scores = self.class_info.ignore_index, self.confidence, self.probabilities
+        mask = self.mask if void <= np.iinfo(self.mask.dtype).max else self.mask.astype(np.uint16)
+        return replace(
+            self,
+            mask=np.where(valid, mask, mask.dtype.type(void)),
+            probabilities=None if scores is None else np.where(valid, scores, np.float32(0)),
+            confidence=None if sure is None else np.where(valid, sure, np.float32(0)),
+        )
+
     def overlay(self, *, opacity: float = 0.5, legend: bool = True) -> NDArray[np.uint8]:
         """The image with the classes painted over it, ``(H', W', 3)`` uint8; the legend stands below the image."""
         return render.overlay(self.image, self.mask, self.class_info, opacity=opacity, legend=legend)

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from refineseg._version import __version__
+from refineseg.applicability import check_options
 from refineseg.errors import ConfigError
 from refineseg.writing import written_beside
 
@@ -50,6 +54,36 @@ BackendName = Annotated[
     ),
 ]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
+
+
+_GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default=MappingProxyType({}))
+
+
+class CheckedCommand(TyperCommand):
+    """A command that refuses options which its call has no use for."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, which newer typers bundle
+        """Run the verb."""
+        given = _given(ctx)
+        check_options(str(self.name), given, ctx.params)
+        _GIVEN.set(given)
+        return super().invoke(ctx)
+
+
+def given_options() -> frozenset[str]:
+    """Python names of the options that this call names, even with their default values."""
+    return frozenset(_GIVEN.get())
+
+
+def _given(ctx: Any) -> dict[str, str]:  # noqa: ANN401 - click's
+    """Python name -> as it is written, of every option that the call names."""
+    found = {}
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
+            negated = parameter.secondary_opts and ctx.params.get(parameter.name) is False
+            found[parameter.name] = (parameter.secondary_opts if negated else parameter.opts)[0]
+    return found
 
 
 def messages() -> Console:

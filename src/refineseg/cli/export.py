@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs, check_word, parse_size
-from refineseg.cli.app import ModelFile, app, messages
+from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 from refineseg.errors import ConfigError
 
 
-@app.command()
+@app.command(cls=CheckedCommand)
 def export(
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2, .aoti.pt2.")],
     model: ModelFile = "camvid",

@@ -18,7 +18,7 @@ from refineseg.arguments import (
     near_files,
     parse_size,
 )
-from refineseg.cli.app import Device, app, messages, tables, write_json
+from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
 from refineseg.errors import ConfigError
 
 
@@ -65,7 +65,7 @@ def convert(
     print(f"model: {out}\nclasses: {segmenter.class_info.num_classes}\nlicence: {segmenter.spec.licence}")
 
 
-@app.command()
+@app.command(cls=CheckedCommand)
 def bench(
     model: Annotated[
         str, typer.Option(help="A shipped model, a .safetensors file, or a variant (untrained, 21 classes).")

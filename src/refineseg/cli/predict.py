@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperOption
 
 from refineseg.allocation import keep_freed_memory
 from refineseg.arguments import check_not_input, check_outputs
 from refineseg.cli.app import (
     BackendName,
+    CheckedCommand,
     Crf,
     Device,
     Enlargement,
@@ -21,12 +22,13 @@ from refineseg.cli.app import (
     Protocol,
     Scales,
     app,
+    given_options,
     messages,
     write_json,
 )
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
-_RASTERS, _VIDEOS = "Rasters", "Videos"
+_PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Images, folders, rasters, videos, addresses, camera numbers.", metavar="INPUT...")
@@ -84,16 +86,19 @@ Resume = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images of one size at once; else chosen.", rich_help_panel=_MANY)]
 Workers = Annotated[int | None, typer.Option(help="Threads that read and write files.", rich_help_panel=_MANY)]
-Bands = Annotated[str | None, typer.Option(help="Of the raster, from 1: 4,3,2.", rich_help_panel=_RASTERS)]
+Bands = Annotated[str | None, typer.Option(help="Which the model sees, from 1: 4,3,2.", rich_help_panel=_PIXELS)]
 Percentiles = Annotated[
-    str, typer.Option(help="Of pixels that have not 8 bits: black and white; or none.", rich_help_panel=_RASTERS)
+    str,
+    typer.Option(
+        help="Of pixels that have not 8 bits, for black and white: 2,98; auto: so, but 16 bits that are used as they "
+        "are; none.",
+        rich_help_panel=_PIXELS,
+    ),
 ]
 ValueRange = Annotated[
-    str | None, typer.Option(help="Values of black and white, instead: 0,10000.", rich_help_panel=_RASTERS)
+    str | None, typer.Option(help="Values of black and white, instead: 0,10000.", rich_help_panel=_PIXELS)
 ]
-Nodata = Annotated[
-    str | None, typer.Option(help="Value without data, instead of the file's.", rich_help_panel=_RASTERS)
-]
+Nodata = Annotated[str | None, typer.Option(help="Value without data, instead of the file's.", rich_help_panel=_PIXELS)]
 Overviews = Annotated[
     bool, typer.Option("--overviews/--no-overviews", help="Smaller copies for viewers.", rich_help_panel=_RASTERS)
 ]
@@ -107,7 +112,7 @@ Live = Annotated[
 ]
 
 
-class GroupedCommand(TyperCommand):
+class GroupedCommand(CheckedCommand):
     """A command whose help shows its options in groups, without boxes and colours."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click's, which newer typers bundle
@@ -157,7 +162,7 @@ def predict(
     batch_size: BatchSize = None,
     workers: Workers = None,
     bands: Bands = None,
-    percentiles: Percentiles = "2,98",
+    percentiles: Percentiles = "auto",
     value_range: ValueRange = None,
     nodata: Nodata = None,
     overviews: Overviews = True,
@@ -193,14 +198,15 @@ def predict(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
-    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove)
+    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, given_options())
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
     result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
     if json_file is not None:
-        used = {**how.to_json(), "backend": result.backend}
-        write_json(json_file, {"model": model, "options": used, **result.to_json()})
+        write_json(
+            json_file, {"model": model, "options": {**how.to_json(), "backend": result.backend}, **result.to_json()}
+        )
     if result.failures:
         raise typer.Exit(1)
 

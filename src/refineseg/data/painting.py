@@ -20,6 +20,7 @@ from refineseg.data.label_check import read_all
 from refineseg.data.left_out import LeftOut, summed
 from refineseg.data.outlines import Canvas
 from refineseg.data.own_classes import NamedClasses, alike
+from refineseg.data.sample import void_where_transparent
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError
 from refineseg.images import first_names, read_image_size, read_rgb
@@ -95,7 +96,12 @@ class PaintedSource:
         check_size(drawing, drawing.size_hw, size_hw)
         canvas = self.paint(drawing, size_hw, self.classes)
         self._painted[index] = canvas.left_out()
-        return canvas.mask
+        return void_where_transparent(
+            canvas.mask,
+            drawing.image,
+            ignore_index=self.classes.class_info.ignore_index,
+            content=self._content(drawing),
+        )
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """The objects that cover no pixel of their class; masks that were not painted yet are painted for it.

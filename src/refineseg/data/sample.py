@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.left_out import LeftOut, left_out, summed
 from refineseg.errors import DatasetError
-from refineseg.images import read_image_size, read_mask, read_rgb
+from refineseg.images import read_image_size, read_mask, read_opaque, read_rgb
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class PairDataset:
             return Sample(image, None, pair.name)
         mask = self._indices(pair.mask)
         _check_size(pair, (image.shape[0], image.shape[1]), (mask.shape[0], mask.shape[1]))
-        return Sample(image, mask, pair.name)
+        return Sample(image, self._without_transparent(pair.image, mask), pair.name)
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask alone; its size is checked against the image file's header.
@@ -156,7 +156,10 @@ class PairDataset:
             return None
         mask = self._indices(pair.mask)
         _check_size(pair, read_image_size(pair.image), (mask.shape[0], mask.shape[1]))
-        return mask
+        return self._without_transparent(pair.image, mask)
+
+    def _without_transparent(self, image: Path, mask: NDArray[Any]) -> NDArray[Any]:
+        return void_where_transparent(mask, image, ignore_index=self.class_info.ignore_index)
 
     def _indices(self, path: Path) -> NDArray[Any]:
         if self.read_indices is not None:
@@ -173,6 +176,21 @@ def same_shape(mask_hw: tuple[int, int], image_hw: tuple[int, int]) -> bool:
     """
     height, width = image_hw
     return abs(mask_hw[0] * width - mask_hw[1] * height) <= max(height, width)
+
+
+def void_where_transparent(
+    mask: NDArray[Any], image: Path, *, ignore_index: int, content: bytes | None = None
+) -> NDArray[Any]:
+    """A mask without the pixels that are void in a prediction, because the image holds no data there.
+
+    Args:
+        mask: ``(H, W)``.
+        image: The image file.
+        ignore_index: Void.
+        content: The file's bytes where they do not lie there.
+    """
+    valid = read_opaque(image, content=content)
+    return mask if valid is None else np.where(valid, mask, mask.dtype.type(ignore_index))
 
 
 def _check_size(pair: FilePair, image_hw: tuple[int, int], mask_hw: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ from refineseg.predict.areas import check_areas_path
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.videos.options import VideoOptions
+from refineseg.reading import USUAL, Reading
 
 _MOST_WORKERS = 16
 
@@ -28,6 +29,7 @@ class StreamOptions:
         workers: Threads that read and write files; None: as many as cores, 2 to 16.
         probabilities: Predictions get the probabilities of all classes.
         confidence: Predictions get the probability of each pixel's likeliest class.
+        reading: How stored pixels become what the network sees.
 
     Raises:
         ConfigError: A number below 1.
@@ -37,6 +39,7 @@ class StreamOptions:
     workers: int | None = None
     probabilities: bool = False
     confidence: bool = False
+    reading: Reading = USUAL
 
     def __post_init__(self) -> None:
         for name, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
@@ -60,9 +63,11 @@ class FileOptions:
             predicted anew, but rasters that were broken off are continued.
         batch_size: Images of one size that the network sees together; None: chosen.
         workers: Threads that read and write; None: chosen.
-        rasters: How rasters are read and written; of ``resume`` the one above holds.
+        rasters: How rasters are read and written; images are read in the same way. Of ``resume`` the one above holds.
         videos: How videos are read and written.
         prove: Check a random piece of each image that is cut against the prediction of the whole.
+        asked: Options that the call names, by their Python names; one that no input has a use for is an error or a
+            note.
 
     Raises:
         ConfigError: A wrong ending of the table, or a table of resumed results without masks to count.
@@ -76,6 +81,7 @@ class FileOptions:
     rasters: RasterOptions = field(default_factory=RasterOptions)
     videos: VideoOptions = field(default_factory=VideoOptions)
     prove: bool = False
+    asked: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.areas is not None:
@@ -95,4 +101,5 @@ class FileOptions:
             workers=self.workers,
             probabilities=self.outputs.needs_probabilities,
             confidence=self.outputs.needs_confidence,
+            reading=self.rasters.reading,
         )

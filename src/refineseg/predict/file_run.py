@@ -123,6 +123,7 @@ class FileRun:
     ) -> None:
         self.result = FilesResult(class_info)
         self.rasters: list[Job] = []
+        self.scaled = False  # whether any image had not 8 bits
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
@@ -172,6 +173,7 @@ class FileRun:
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
                 place = places[item.index]
                 read_at = times.pop(place)
+                self.scaled = self.scaled or item.scaled
                 for note in item.notes:
                     self.note(note)
                 if item.prediction is None:

@@ -11,13 +11,15 @@ memory. The result of a file depends on that file alone; lines and rows stand in
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from rich.console import Console
 
+from refineseg.applicability import check_inputs
 from refineseg.errors import OutputError
 from refineseg.predict.areas import area_table
 from refineseg.predict.file_options import FileOptions
@@ -30,7 +32,26 @@ from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.videos.options import VideoKind
 from refineseg.writing import remove_leftovers
+
+
+def unused_options(files: FileOptions, plan: Plan, run: FileRun) -> Iterator[str]:
+    """Options that are named and had no effect on some or all inputs, as is only known when these are opened."""
+    asked, outputs = files.asked, files.outputs
+    if "overviews" in asked and not run.rasters:
+        yield "no input is a raster: --overviews and --no-overviews are for rasters"
+    if "percentiles" in asked and not run.rasters and not run.scaled:
+        yield "all images have 8-bit pixels: --percentiles is for pixels of more bits"
+    if run.rasters and "polygon_format" in asked and outputs.polygon_format != "geojson":
+        yield "polygons of rasters are GeoJSON: --polygon-format is for images"
+    if run.rasters and "probability_format" in asked and outputs.probability_format != "tiff":
+        yield "probabilities of rasters are a GeoTIFF: --probability-format is for images"
+    if run.rasters and "confidence_format" in asked and outputs.confidence_format.startswith("png"):
+        yield "the confidence of rasters is a GeoTIFF: of --confidence-format only the bits hold"
+    others = [kind for kind in outputs.kinds if kind not in get_args(VideoKind)]
+    if plan.videos and "save" in asked and others:
+        yield f"videos have no {', '.join(others)}: these are for images and rasters"
 
 
 def predict_files(
@@ -57,6 +78,7 @@ def predict_files(
             that another model made; nothing has been written then.
     """
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    check_inputs(files.asked, plan.kinds)
     return predict_plan(plan, out, options.opened(model), options=options, files=files, console=console)
 
 
@@ -77,8 +99,11 @@ def predict_plan(
         ConfigError: Classes that are none, or results to be resumed that another model made; nothing has been written
             then.
     """
+    check_inputs(files.asked, plan.kinds)
     options, class_info = replace(options, backend=opened.backend), opened.spec.class_info
     files.outputs.check(class_info)
+    if opened.segmenter is None and files.asked & {"tile", "tile_mode", "memory", "overlap"}:
+        opened.needs_segmenter("tiles and a bound of memory")
     predictor = options.predictor(opened.scorer)
     prover = None
     if files.prove:
@@ -94,10 +119,13 @@ def predict_plan(
     run.result.backend = opened.backend
     for message in plan.failures:
         run.fail(message)
+    for message in plan.notes:
+        run.note(message)
     identity = {
         "model": file_digest(opened.source) if isinstance(opened.source, Path) else model_digest(opened.source),
         **{name: value for name, value in options.to_json().items() if name != "device"},
         **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+        "reading": asdict(files.rasters.reading),
     }
     since_ns, record = None, None
     try:
@@ -123,6 +151,8 @@ def predict_plan(
             if plan.videos and files.outputs.unknown_below is not None:
                 run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
+            for note in unused_options(files, plan, run):
+                run.note(note)
     except OutputError as error:  # of the table alone: all others cost their file's line
         run.fail(str(error))
     return run.finish()

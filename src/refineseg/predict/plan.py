@@ -18,8 +18,8 @@ from typing import Any
 from refineseg import archives
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.images import IMAGE_SUFFIXES, first_names
-from refineseg.predict.videos.sources import find_source, is_video
+from refineseg.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
+from refineseg.predict.videos.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
 from refineseg.writing import written_beside
 
 RECORD = ".refineseg.json"
@@ -56,11 +56,20 @@ class Plan:
         files: Images and rasters, in order; which is which is seen when they are opened.
         videos: Sources that are read frame by frame, each with its results' path without an ending.
         failures: What is wrong with the rest, a message each.
+        notes: What a user should know of files that were not asked for by name and are left out.
     """
 
     files: list[Job] = field(default_factory=list)
     videos: list[tuple[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Which kinds of inputs there are: images, videos, image sequences; rasters are images here."""
+        found = {"images"} if self.files else set()
+        kinds = {find_source(source).kind for source, _ in self.videos}
+        return found | {"image sequences" if kind == "sequence" else "videos" for kind in kinds}
 
 
 def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> Plan:
@@ -82,6 +91,12 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.failures.append("skipped: expected an image or a folder, got an empty name; . is the current folder")
             continue
         path = Path(text)
+        if is_picture_address(text):
+            plan.failures.append(
+                f"skipped: expected a video or a stream at an address, got {text}, which is a picture; download it "
+                "and give the file"
+            )
+            continue
         if is_video(text):
             plan.videos.append((str(text), str(out / find_source(text).stem)))
             continue
@@ -100,6 +115,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             ]
             others = [job for job in jobs if not job.real.startswith(own)]
             plan.files.extend(others)
+            _tell_left_out(plan, path, listing.files)
             if not others:
                 where = f"; all {len(jobs)} are in {out}, where results go: choose another --out" if jobs else ""
                 plan.failures.append(f"skipped: expected images in {path}, found none{where}")
@@ -115,6 +131,24 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
 
 def _no_input(name: object, what: str) -> str:
     return f"skipped: expected an image or a folder, got {name}, which is {what}; replace or remove it"
+
+
+def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
+    """Pictures of kinds that are not read, and videos and rasters that are only predicted where they are named."""
+    unread = [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
+    if unread:
+        heif = any(name.lower().endswith((".heic", ".heif")) for name in unread)
+        advice = "install pillow-heif for HEIC, or convert them" if heif else "convert them"
+        plan.failures.append(
+            f"skipped: {len(unread)} pictures in {folder} of kinds that are not read: {first_names(unread)}; {advice} "
+            "to JPEG or PNG"
+        )
+    apart = [name for name in names if name.lower().endswith((*VIDEO_SUFFIXES, ".vrt", ".img"))]
+    if apart:
+        plan.notes.append(
+            f"{len(apart)} videos or rasters in {folder} are left out: {first_names(apart)}; name each on the command "
+            "line"
+        )
 
 
 class _Places:

@@ -43,6 +43,7 @@ from refineseg.predict.torch_scorer import TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.prediction import Prediction
+from refineseg.reading import USUAL, Reading
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 
@@ -107,7 +108,8 @@ class Predictor:
                 "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
                 f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
             )
-
+        own_channels = isinstance(self._scorer, TorchScorer) and self._scorer.segmenter.spec.preprocessing.in_channels
+        self.num_channels = own_channels or 3  # of the images that it takes
         self._cutter: Cutter | None = None
         if isinstance(self._scorer, TorchScorer) and self._is_plain and tiling is not None:
             self._cutter = Cutter(self._scorer, tiling)
@@ -190,6 +192,7 @@ class Predictor:
         confidence: bool = False,
         batch_size: int | None = None,
         workers: int | None = None,
+        reading: Reading = USUAL,
         failed: Callable[[Path, RefinesegError], None] | None = None,
     ) -> Iterator[tuple[Path, Prediction]]:
         """Predict image files, however many: they are read ahead in threads, and those of one size share a batch.
@@ -200,6 +203,7 @@ class Predictor:
             confidence: Also return the probability of each pixel's likeliest class.
             batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
             workers: Threads that read files; None: as many as cores, 2 to 16.
+            reading: How stored pixels become what the network sees; those that hold no data are void.
             failed: Called with a file that cannot be read, and why.
 
         Yields:
@@ -222,7 +226,7 @@ class Predictor:
         from refineseg.predict.file_options import StreamOptions
         from refineseg.predict.streams import predictions
 
-        options = StreamOptions(batch_size, workers, probabilities, confidence)
+        options = StreamOptions(batch_size, workers, probabilities, confidence, reading)
         return predictions(paths, self, options=options, failed=failed)
 
     def raster(
@@ -240,10 +244,6 @@ class Predictor:
         Raises:
             ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
             ImageError: The raster cannot be read, or a result not be written.
-
-        Example::
-
-            predictor.raster("scene.tif", "classes.tif").areas_m2
         """
         if not isinstance(self._scorer, TorchScorer) or not self._is_plain:
             raise ConfigError(
@@ -271,7 +271,7 @@ class Predictor:
         options: VideoOptions | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> VideoResult:
-        """Predict every frame of a video; see :mod:`refineseg.predict.video`.
+        """Predict every frame of a video; see :func:`refineseg.predict.video.predict_video`.
 
         Args:
             source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).

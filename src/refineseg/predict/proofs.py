@@ -15,8 +15,9 @@ from refineseg.predict.exact import prove
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.rasters.files import open_raster
 from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.pixels import RasterSource, choose_bands
+from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import ArraySource, PixelSource, TilingOptions
+from refineseg.reading import choose_bands
 from refineseg.segmenter import Segmenter
 
 
@@ -56,18 +57,13 @@ class Prover:
             ConfigError: Tiles that cannot be proven.
         """
         with open_raster(path) as reader:
-            bands = choose_bands(reader, options.bands, num_channels=self._segmenter.spec.preprocessing.in_channels)
+            channels, reading = self._segmenter.spec.preprocessing.in_channels, options.reading
+            bands = choose_bands(reader.colours, reading.bands, num_channels=channels, path=path)
             palette = reader.palette(bands[0]) if len(bands) == 1 else None
-            if reader.is_sequential or reader.orientation != 1 or (palette is None and reader.num_bits < 8):
+            if reader.is_sequential or reader.orientation != 1:
                 return
-            channels = self._segmenter.spec.preprocessing.in_channels
-            source = RasterSource(
-                reader, bands, num_channels=channels, nodata=options.nodata, data_band=None, palette=palette
-            )
-            scaling = None
-            if palette is None and (reader.dtype != np.uint8 or options.value_range is not None):
-                scaling = source.find_scaling(percentiles=options.percentiles, value_range=options.value_range)
-            self._prove(str(path), source.scaled(scaling))
+            source = RasterSource(reader, bands, num_channels=channels, nodata=reading.nodata, palette=palette)
+            self._prove(str(path), source.scaled(source.find_scaling(reading, num_bits=reader.num_bits)))
 
     def _prove(self, name: str, source: PixelSource) -> None:
         proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)

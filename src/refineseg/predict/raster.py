@@ -40,13 +40,14 @@ from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.rasters.job import Job, writing
 from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.pixels import RasterSource, Scaling, choose_bands
+from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.rasters.results import Finished
 from refineseg.predict.rasters.task import RasterTask, check_paths
 from refineseg.predict.rasters.tiles import TileScorer, tile_layers
 from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.vectors import VectorOptions
+from refineseg.reading import Scaling, choose_bands
 from refineseg.segmenter import Segmenter
 
 __all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]
@@ -72,6 +73,7 @@ class RasterResult:
         tiles_kept: How many of them were there already.
         seconds: Of this call.
         peak_bytes: Most memory this process ever had, where the system says so.
+        notes: What a user should know of how it was read.
     """
 
     paths: Mapping[str, Path]
@@ -83,6 +85,7 @@ class RasterResult:
     tiles_kept: int
     seconds: float
     peak_bytes: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def areas_m2(self) -> tuple[float, ...] | None:
@@ -150,10 +153,11 @@ def predict_raster(
             return replace(found, seconds=time.monotonic() - begun)
         with _begun(job, identity, resume=task.options.resume), _opened_source(task, reader, job) as (source, facts):
             tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
-            areas = _write_results(task, finished, identity, told)
+            areas, notes = _write_results(task, finished, identity, told), tuple(job.facts.get("notes", ()))
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
     told(1.0)
-    return replace(result, tiles_kept=tiles_kept, seconds=time.monotonic() - begun, peak_bytes=peak_bytes())
+    seconds = time.monotonic() - begun
+    return replace(result, notes=notes, tiles_kept=tiles_kept, seconds=seconds, peak_bytes=peak_bytes())
 
 
 @contextmanager
@@ -205,23 +209,19 @@ def _summary(path: Path) -> dict[str, Any]:
 @contextmanager
 def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
     """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
-    num_channels = task.segmenter.spec.preprocessing.in_channels
-    options = task.options
-    bands = choose_bands(reader, options.bands, num_channels=num_channels)
+    num_channels, reading = task.segmenter.spec.preprocessing.in_channels, task.options.reading
+    bands = choose_bands(reader.colours, reading.bands, num_channels=num_channels, path=reader.path)
     palette = reader.palette(bands[0]) if len(bands) == 1 else None
-    with _random_access(reader, job, bands, declared=options.nodata is None) as (pixels, chosen, data_band):
+    with _random_access(reader, job, bands, declared=reading.nodata is None) as (pixels, chosen, data_band):
         raw = RasterSource(
-            pixels, chosen, num_channels=num_channels, nodata=options.nodata, data_band=data_band, palette=palette
+            pixels, chosen, num_channels=num_channels, nodata=reading.nodata, data_band=data_band, palette=palette
         )
-        scaling = None
-        if palette is None and (reader.dtype != np.uint8 or options.value_range is not None):
-            if "scaling" not in job.facts:
-                found = raw.find_scaling(percentiles=options.percentiles, value_range=options.value_range)
-                job.keep("scaling", asdict(found))
-            known = job.facts["scaling"]
-            scaling = Scaling(tuple(known["low"]), tuple(known["high"]))
-        elif palette is None and reader.num_bits < 8:
-            scaling = Scaling((0.0,) * len(bands), (2.0**reader.num_bits - 1,) * len(bands))
+        if "scaling" not in job.facts:
+            found = raw.find_scaling(reading, num_bits=reader.num_bits)
+            job.keep("scaling", None if found is None else asdict(found))
+            job.keep("notes", _notes(task, reader, raw))
+        known = job.facts["scaling"]
+        scaling = None if known is None else Scaling(tuple(known["low"]), tuple(known["high"]))
         facts = {
             "classes": list(task.class_info.names),
             "variant": task.segmenter.spec.variant,
@@ -230,6 +230,23 @@ def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator
             "scaling": None if scaling is None else asdict(scaling),
         }
         yield raw.scaled(scaling), facts
+
+
+def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
+    """What a user should know of how a raster is read, and where its results lie."""
+    found = []
+    fill = None if task.options.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
+    if fill is not None:
+        found.append(
+            f"{100 * fill[1]:.0f} % of its pixels are {fill[0]:g} in all bands and no nodata value says why; if they "
+            f"hold no data, add --nodata {fill[0]:g}"
+        )
+    if "polygons" in task.outputs.kinds and reader.is_georeferenced and reader.transform is None:
+        found.append(
+            "its place is given by ground control points or a camera model, so polygons are in pixels; for coordinates "
+            "on the ground, warp it first (gdalwarp)"
+        )
+    return found
 
 
 @contextmanager

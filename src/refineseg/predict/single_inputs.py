@@ -14,7 +14,8 @@ from typing import get_args
 import numpy as np
 from rich.console import Console
 
-from refineseg.errors import ConfigError, ImageError, RefinesegError
+from refineseg.damage import check_plausible
+from refineseg.errors import ConfigError, RefinesegError
 from refineseg.predict.areas import Areas
 from refineseg.predict.file_run import FileRun
 from refineseg.predict.model_opening import OpenedModel
@@ -26,8 +27,7 @@ from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
 
-_MOST_PIXELS_PER_BYTE = 200  # photographs have below 50; files of nothing but zeros up to 1032 and more
-_PACKED = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".ppm", ".pgm")
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 class SingleInputs:
@@ -89,6 +89,8 @@ class SingleInputs:
                 self._run.row(job.source, result.areas)
                 if self._run.prover is not None:
                     self._run.prover.raster(Path(job.source), rasters)
+                for note in result.notes:
+                    self._run.note(f"{job.source}: {note}")
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
                 text = f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}"
                 self._console.print(text, highlight=False, soft_wrap=True)
@@ -101,6 +103,7 @@ class SingleInputs:
                         "tiles_kept": result.tiles_kept,
                         "seconds": result.seconds,
                         "peak_bytes": result.peak_bytes,
+                        "notes": list(result.notes),
                         "areas_m2": result.areas_m2,
                         **result.areas.to_json(),
                     }
@@ -148,20 +151,16 @@ def _of(told: Fraction) -> Callable[[int, int | None], None]:
 
 
 def _refuse_bomb(path: Path) -> None:
-    """A packed image of far more pixels than its bytes can say anything of.
+    """A packed image of more pixels than its bytes can hold, were they all of one colour.
 
     Raises:
         ImageError: It is one.
     """
     from refineseg.predict.rasters.files import open_raster
 
-    if path.suffix.lower() not in _PACKED:
+    if path.suffix.lower() not in (*_JPEG, ".png"):
         return
     with open_raster(path) as reader:
         height, width = reader.size_hw
-    size = path.stat().st_size
-    if height * width > _MOST_PIXELS_PER_BYTE * size:
-        raise ImageError(
-            f"expected an image, got {path}, whose {size} bytes declare {height}x{width} pixels: a decompression bomb, "
-            "or damaged; save it as a TIFF if it is meant so"
-        )
+        bits, kind = reader.num_bands * reader.num_bits, "JPEG" if path.suffix.lower() in _JPEG else "PNG"
+    check_plausible(path, kind, (height, width), path.stat().st_size, bits=bits)

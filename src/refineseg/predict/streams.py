@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from refineseg.errors import ConfigError, ImageError, RefinesegError
-from refineseg.images import read_image_size, read_rgb
+from refineseg.images import Picture, read_image_size, read_picture
 from refineseg.predict.file_options import StreamOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
+from refineseg.reading import Reading
 
 PIXEL_BYTES_AHEAD = 256 * 2**20
 """Decoded images that wait for the network; one image larger than this is read alone."""
@@ -43,6 +41,7 @@ class Item:
         prediction: Its prediction; None where it failed or was set aside.
         error: Why it failed; None where it did not.
         notes: What a user should know of how it was read.
+        scaled: Its pixels had not 8 bits.
     """
 
     index: int
@@ -50,12 +49,13 @@ class Item:
     prediction: Prediction | None = None
     error: RefinesegError | None = None
     notes: tuple[str, ...] = ()
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
 class _Decoded:
     item: Item
-    image: NDArray[np.uint8] | None
+    picture: Picture | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def predicted(
         while waiting and (sum(bytes_of) + needed > PIXEL_BYTES_AHEAD or len(waiting) > options.num_threads):
             bytes_of.popleft()
             yield from _finished(waiting.popleft(), predictor, options)
-        waiting.append([pool.submit(_decode, sized.item) for sized in batch])
+        waiting.append([pool.submit(_decode, sized.item, options.reading, predictor.num_channels) for sized in batch])
         bytes_of.append(needed)
     while waiting:
         yield from _finished(waiting.popleft(), predictor, options)
@@ -136,31 +136,29 @@ def _batches(
                 yield part
 
 
-def _decode(item: Item) -> _Decoded:
+def _decode(item: Item, reading: Reading, num_channels: int) -> _Decoded:
     notes: list[str] = []
     try:
-        image = read_rgb(item.path, noted=notes.append)
+        picture = read_picture(item.path, reading=reading, num_channels=num_channels, noted=notes.append)
     except RefinesegError as error:
         return _Decoded(Item(item.index, item.path, error=error), None)
-    return _Decoded(Item(item.index, item.path, notes=tuple(notes)), image)
+    return _Decoded(Item(item.index, item.path, notes=tuple(notes), scaled=picture.scaled), picture)
 
 
 def _finished(futures: Sequence[Future[_Decoded]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
     decoded = [future.result() for future in futures]
-    yield from (each.item for each in decoded if each.image is None)
-    by_shape: dict[tuple[int, ...], list[tuple[Item, NDArray[np.uint8]]]] = {}
+    yield from (each.item for each in decoded if each.picture is None)
+    by_shape: dict[tuple[int, ...], list[tuple[Item, Picture]]] = {}
     for each in decoded:  # headers and pixels agree on the size, except in damaged files
-        if each.image is not None:
-            by_shape.setdefault(each.image.shape, []).append((each.item, each.image))
+        if each.picture is not None:
+            by_shape.setdefault(each.picture.image.shape, []).append((each.item, each.picture))
     for group in by_shape.values():
         yield from _predict(group, predictor, options)
 
 
-def _predict(
-    group: Sequence[tuple[Item, NDArray[np.uint8]]], predictor: Predictor, options: StreamOptions
-) -> Iterator[Item]:
+def _predict(group: Sequence[tuple[Item, Picture]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
-    images = [image for _, image in group]
+    images = [picture.image for _, picture in group]
     try:
         predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
     except ConfigError as error:
@@ -180,8 +178,8 @@ def _predict(
         text = f"{item.path}: not enough memory for {height}x{width} pixels; predict it in tiles, or shrink it"
         yield replace(item, error=ImageError(text))
         return
-    for (item, _), prediction in zip(group, predictions, strict=True):
-        yield replace(item, prediction=prediction)
+    for (item, picture), prediction in zip(group, predictions, strict=True):
+        yield replace(item, prediction=prediction.without(picture.valid))
 
 
 @contextmanager

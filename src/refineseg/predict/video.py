@@ -25,6 +25,7 @@ from refineseg.predict.videos.sources import (
     SequenceReader,
     VideoSource,
     find_source,
+    is_picture_address,
     is_video,
 )
 from refineseg.predict.videos.stages import FramePredictor, VideoRun
@@ -121,7 +122,12 @@ class VideoResult:
 
 
 def _targets(source: VideoSource, stem: Path, options: VideoOptions) -> dict[str, Path]:
-    """The files to write, by kind."""
+    """The files to write, by kind, for a source that is a video."""
+    if is_picture_address(source.name):
+        raise ImageError(
+            f"expected a video or a stream at an address, got {source.shown}, which is a picture; download it and give "
+            "the file"
+        )
     kinds = [*options.kinds, *(["shares"] if options.frame_shares else [])]
     targets = {kind: stem.with_name(stem.name + _ENDINGS[kind]) for kind in kinds}
     for target in targets.values():

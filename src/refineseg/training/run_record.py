@@ -16,8 +16,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.segmenter import load_spec
-from refineseg.training.checkpoint import FILE_NAME
 from refineseg.training.progress import Progress
+from refineseg.training.request import CHECKPOINT
 from refineseg.writing import written_beside
 
 RECORD_NAME = "data.json"
@@ -104,7 +104,7 @@ def check_record(folder: Path, now: RunRecord, progress: Progress) -> None:
     Raises:
         CheckpointError: It does not; says what differs and what to do.
     """
-    known, learned = RunRecord.read(folder), (folder / FILE_NAME).exists()
+    known, learned = RunRecord.read(folder), (folder / CHECKPOINT).exists()
     if known is None:
         found = _other_classes(folder, now.class_info) if learned else []
         if not found:

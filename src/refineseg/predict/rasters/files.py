@@ -88,7 +88,6 @@ class RasterReader:
         self.num_bands = int(dataset.count)
         self.dtype: np.dtype[Any] = np.result_type(*(np.dtype(name) for name in dataset.dtypes))
         self.colours: tuple[str, ...] = tuple(colour.name for colour in dataset.colorinterp)
-        self.has_overviews = bool(dataset.overviews(1))
 
     @property
     def num_bits(self) -> int:
@@ -120,12 +119,13 @@ class RasterReader:
         return bool(strips and packed and height * width > _SEQUENTIAL_PIXELS)
 
     def palette(self, band: int) -> NDArray[np.uint8] | None:
-        """(256, 3) colours of a band of palette indices; None where it has none."""
+        """(256, 4) colours and opacities of a band of palette indices; None where it has none."""
         if self.colours[band - 1] != "palette" or self.dtype != np.uint8:
             return None
-        table = np.zeros((256, 3), np.uint8)
+        table = np.zeros((256, 4), np.uint8)
+        table[:, 3] = 255
         for index, colour in self._dataset.colormap(band).items():
-            table[index] = colour[:3]
+            table[index] = colour
         return table
 
     @property

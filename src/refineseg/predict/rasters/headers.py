@@ -22,7 +22,8 @@ MOST_PIXELS = 2 * 89_478_485
 _RASTER_SUFFIXES = (".vrt", ".img")  # formats that only geographic information systems write
 _HEADER_BYTES = 1 << 16
 _GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
-_WIDTH, _HEIGHT, _BITS, _SAMPLES, _FORMAT = 256, 257, 258, 277, 339
+_WIDTH, _HEIGHT, _BITS, _COLOURS, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
+_RGB, _CMYK = 2, 5  # of PhotometricInterpretation
 _UNSIGNED = (1, 4)  # of SampleFormat: unsigned integer, and undefined, which writers mean as that
 _TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _GEOJP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
@@ -33,8 +34,9 @@ def is_raster(path: Path) -> bool:
     """Whether a file is predicted as a raster, in windows.
 
     These are TIFF files with georeferencing or a nodata value, BigTIFF, TIFF of floating-point, signed or more than
-    16-bit pixels or of more than four bands, JPEG 2000 with georeferencing, ``.vrt`` and ``.img``, and images of any
-    kind with more pixels than are read at once. A file that cannot be read is none.
+    16-bit pixels, of more than four bands or others than grey, RGB, CMYK and opacity, JPEG 2000 with georeferencing or
+    colours of more than 8 bits, ``.vrt`` and ``.img``, and images of any kind with more pixels than are read at once. A
+    file that cannot be read is none.
 
     Example:
         >>> is_raster(Path("there is no such file.tif"))
@@ -60,8 +62,9 @@ def is_raster(path: Path) -> bool:
         return bool(width * height > MOST_PIXELS)
     if header.startswith(b"\0\0\0\x0cjP  "):
         place = header.find(b"ihdr")
-        height, width = struct.unpack(">II", header[place + 4 : place + 12]) if place > 0 else (0, 0)
-        return _GEOJP2 in header or b"gml.root-instance" in header or height * width > MOST_PIXELS
+        height, width, bands, bits = struct.unpack(">IIHB", header[place + 4 : place + 15]) if place > 0 else (0,) * 4
+        placed, wide = _GEOJP2 in header or b"gml.root-instance" in header, bands >= 3 and bits & 0x7F >= 8
+        return placed or wide or height * width > MOST_PIXELS  # "bits" is one less than they are
     return False
 
 
@@ -81,8 +84,20 @@ def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
         or tags.get(_FORMAT, 1) not in _UNSIGNED
         or bits > 16
         or samples > 4
+        or _has_other_bands(tags)
         or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > MOST_PIXELS
         or path.with_suffix(".tfw").is_file()
+    )
+
+
+def _has_other_bands(tags: dict[int, int]) -> bool:
+    """Whether there are bands that an image cannot have, or that lie as Pillow does not read them."""
+    bits, samples, colours = tags.get(_BITS, 1), tags.get(_SAMPLES, 1), tags.get(_COLOURS, 0)
+    return (
+        (samples == 2 and bits > 8)
+        or (samples > 2 and colours < _RGB)
+        or (samples == 4 and colours != _CMYK and tags.get(_EXTRA, 1) == 0)  # 0: it is no opacity
+        or (samples > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2)
     )
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from refineseg.archives import list_folder
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images import find_images, read_rgb
+from refineseg.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, find_images, read_rgb
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),
@@ -94,6 +94,17 @@ def is_video(source: str | Path) -> bool:
     if found.kind == "file":
         return found.name.lower().endswith(VIDEO_SUFFIXES)
     return found.kind != "sequence" or not Path(found.name).is_dir()
+
+
+def is_picture_address(source: str | Path) -> bool:
+    """Whether a web address names a picture, which is no video of one frame.
+
+    Example:
+        >>> is_picture_address("https://host/photo.JPG?size=2"), is_picture_address("http://host/video.mp4")
+        (True, False)
+    """
+    found = find_source(source)
+    return found.kind == "address" and urlsplit(found.name).path.lower().endswith((*IMAGE_SUFFIXES, *UNREAD_SUFFIXES))
 
 
 def camera_device(number: str) -> tuple[str, str]:

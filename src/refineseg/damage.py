@@ -1,0 +1,152 @@
+"""Image files that do not hold what they declare: bombs, and files whose pixels end before the image does.
+
+In: an image that Pillow has opened, and its file. Out: nothing, or an error. Decoders fill with grey or black what a
+file does not say; such a file is refused and never becomes a picture. No honest file is refused, however flat.
+
+Sources: JPEG (ITU T.81, annexes B and F), deflate (RFC 1951), PNG (W3C), JPEG 2000 (ITU T.800, annex A).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from refineseg.archives import read_bytes
+from refineseg.errors import ImageError
+
+_JPEG_PIXELS_PER_BYTE = 512  # a block of 8 x 8 pixels takes at least one bit: the shortest Huffman code there is
+_DEFLATE_BYTES_PER_BYTE = 1032  # a run of 258 bytes takes at least two bits
+_GREY = 128  # what JPEG decoders show where a file says nothing
+_CHUNK = 1 << 24
+_JUNK = bytes(range(1, 251)) * 8  # no 0xff, which would be a marker
+
+
+def check_plausible(path: Path, kind: str, size_hw: tuple[int, int], num_bytes: int, *, bits: int) -> None:
+    """Whether a file of so many bytes can hold so many pixels at all, were they all of one colour.
+
+    Args:
+        path: For messages.
+        kind: JPEG or PNG; of others nothing is known: a WebP of 200 bytes may be a white picture of any size.
+        size_hw: Height and width that the file declares.
+        num_bytes: Of the file.
+        bits: Of a pixel of a PNG.
+
+    Raises:
+        ImageError: It cannot.
+    """
+    height, width = size_hw
+    least = {
+        "JPEG": height * width / _JPEG_PIXELS_PER_BYTE,
+        "PNG": height * (1 + width * bits / 8) / _DEFLATE_BYTES_PER_BYTE,
+    }.get(kind, 0.0)
+    if num_bytes < least:
+        raise ImageError(
+            f"expected at least {int(least)} bytes for the {height}x{width} pixels (height x width) that {path} "
+            f"declares, got {num_bytes}: a decompression bomb, or damaged; replace or remove it"
+        )
+
+
+def check_ended(image: Image.Image, path: Path, content: bytes | None) -> None:
+    """Whether the file has all pixels of an image that Pillow has loaded and not turned.
+
+    Of a JPEG in several scans only missing pixels are found: without its last scans it is a whole picture of fewer
+    details.
+
+    Args:
+        image: Loaded.
+        path: Its file.
+        content: The file's bytes where they do not lie there.
+
+    Raises:
+        ImageError: It has not.
+    """
+    checks = {"JPEG": _jpeg_ended_early, "MPO": _jpeg_ended_early, "PNG": _png_ended_early, "JPEG2000": _tiles_missing}
+    if image.format in checks and checks[image.format](image, path, content):
+        raise ImageError(
+            f"expected a whole image, got {path}, whose pixels end before the image does: the file is truncated or "
+            "damaged; replace or remove it"
+        )
+
+
+def _last_row(image: Image.Image) -> NDArray[Any]:
+    width, height = image.size
+    return np.asarray(image.crop((0, height - 1, width, height)))[0]
+
+
+def _jpeg_ended_early(image: Image.Image, path: Path, content: bytes | None) -> bool:
+    """Whether the decoder ran out of data: then it would take more, and what it shows would be another image."""
+    if np.abs(_last_row(image)[-1].astype(np.int32) - _GREY).max() > 2:
+        return False
+    data = read_bytes(path) if content is None else content
+    with Image.open(io.BytesIO(_with_more(data)), formats=("JPEG",)) as longer:
+        longer.load()
+        return not np.array_equal(np.asarray(longer), np.asarray(image))
+
+
+def _with_more(data: bytes) -> bytes:
+    """A JPEG file with more bytes after the end of each scan, which a decoder that has all pixels skips."""
+    parts, place = [], 2
+    while (marker := re.compile(rb"\xff+([^\x00\xff])").search(data, place)) is not None:
+        code = marker[1][0]
+        if code == 0xD9:  # end of image
+            break
+        end = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        if code == 0xDA:  # start of scan
+            following = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]").search(data, end)
+            end = len(data) if following is None else following.start()
+            parts += [data[place:end], _JUNK]
+        else:
+            parts.append(data[place:end])
+        place = end
+    return data[:2] + b"".join(parts) + data[place:]
+
+
+def _png_ended_early(image: Image.Image, path: Path, content: bytes | None) -> bool:
+    """Whether rows are missing, which Pillow leaves black."""
+    if _last_row(image).any() or image.info.get("interlace"):
+        return False
+    data = read_bytes(path) if content is None else content
+    width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
+    missing = height * (1 + -(-width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind] // 8))
+    unpacker, place = zlib.decompressobj(), 8
+    while missing > 0 and place + 8 <= len(data):
+        (length,), name = struct.unpack(">I", data[place : place + 4]), data[place + 4 : place + 8]
+        if name == b"IDAT":
+            missing -= _unpacked_length(unpacker, data[place + 8 : place + 8 + length])
+        place += 12 + length
+    return missing > 0
+
+
+def _unpacked_length(unpacker: Any, packed: bytes) -> int:  # noqa: ANN401 - zlib's object has no public type
+    total = 0
+    while packed and not unpacker.eof:
+        total += len(unpacker.decompress(packed, _CHUNK))
+        packed = unpacker.unconsumed_tail
+    return total
+
+
+def _tiles_missing(image: Image.Image, path: Path, content: bytes | None) -> bool:
+    """Whether a JPEG 2000 codestream lacks tiles, which are shown black."""
+    data = read_bytes(path) if content is None else content
+    place = data.find(b"\xff\x4f\xff\x51")
+    if place < 0:
+        return False
+    right, bottom, _, _, width, height, left, top = struct.unpack(">8I", data[place + 8 : place + 40])
+    wanted = -(-(right - left) // width) * -(-(bottom - top) // height)
+    found, place = set(), place + 2
+    while wanted > 1 and place + 12 <= len(data) and data[place : place + 2] != b"\xff\xd9":
+        if data[place : place + 2] != b"\xff\x90":  # of the main header
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            continue
+        index, length = struct.unpack(">HI", data[place + 4 : place + 10])
+        found.add(index)
+        place = place + length if length else len(data)
+    return wanted > 1 and len(found) < wanted
