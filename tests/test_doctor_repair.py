@@ -19,7 +19,7 @@ from refineseg.doctor.report import html_page
 
 REPAIRED = ("rotated_image", "rgb_mask", "palette_mask", "off_by_one", "sixteen_bit_image")
 LEFT_OUT = (
-    *("unreadable_image", "unreadable_mask", "missing_mask", "missing_image", "ambiguous_name", "size_mismatch"),
+    *("unreadable_image", "unreadable_mask", "missing_mask", "missing_image", "ambiguous_name"),
     *("jpeg_mask", "binary_mask", "unknown_values", "unknown_colours", "smoothed_mask"),
 )
 
@@ -80,7 +80,7 @@ def test_the_copy_opens_and_passes_the_check_before_training(repaired):
     kinds = {finding.kind for finding in examine(f"folder:{repaired.out}").findings}
     assert not kinds & {*REPAIRED, *LEFT_OUT}
     told = json.loads((repaired.out / "repairs.json").read_text())
-    assert len(told["changed"]) == len(repaired.changed) == 6  # of the rotated pair, image and mask
+    assert len(told["changed"]) == len(repaired.changed) == 7  # of the rotated pair, image and mask
     assert any(text.startswith("duplicate_across_splits") for text in told["remaining"])
 
 
@@ -179,7 +179,7 @@ def test_a_zip_file_is_examined_and_repaired_in_place(tmp_path):
     unpacked, packed = examine(f"folder:{tmp_path / 'in'}"), examine(f"folder:{tmp_path / 'data.zip'}")
     assert [(f.kind, f.files) for f in packed.findings] == [(f.kind, f.files) for f in unpacked.findings]
     report = repair(packed, tmp_path / "out")
-    assert len(report.changed) == 6
+    assert len(report.changed) == 7
     check_labels(open_dataset("folder", tmp_path / "out", split="train"))
 
 

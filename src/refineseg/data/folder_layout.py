@@ -63,7 +63,8 @@ def _layout(root: Path) -> _Layout:
                 usual = _Layout(images[0], (masks[0],))
                 break
     masks = [name for name in usual.masks if _holds_images(root / name)]
-    if masks and _holds_images(root / usual.images):
+    one_split = root.resolve().name in USUAL_SPLITS  # of a data set whose class file lies above
+    if masks and not one_split and _holds_images(root / usual.images):
         return _Layout(usual.images, (masks[0],), flat=True)
     return usual
 
