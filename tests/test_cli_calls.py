@@ -62,7 +62,7 @@ WRONG = [
     ("predict a.png --out ''", 2, "expected something after --out, got an empty text"),
     ("predict a.png --out=", 2, "expected something after --out, got an empty text"),
     ("predict a.png --out o --model nope", 2, NO_MODEL + "'nope', which is neither$"),
-    ("predict a.png --out o --model camvd", 2, NO_MODEL + "'camvd', .*; near: camvid, camvid_small$"),
+    ("predict a.png --out o --model camvd", 2, NO_MODEL + "'camvd', .*; near: camvid"),
     ("predict a.png --out o --model ./nope.safetensors", 2, NO_MODEL + ".*but there is no such file$"),
     ("predict a.png --out o --model run/bst.safetensors", 2, "no such file; near: run/best.safetensors$"),
     ("predict a.png --out o --model run", 2, "which is a folder; name run/best.safetensors$"),
