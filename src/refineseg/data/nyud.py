@@ -106,9 +106,9 @@ def open_nyud(root: Path, split: str) -> SourceDataset | Without:
     """
     if split in CHOICE_SPLITS:
         train = open_nyud(root, "train")
-        names = frozenset(train.name(index) for index in range(len(train)))
-        held_out = held_out_names(sorted(names))
-        return Without(train, held_out if split == "fit" else names - held_out)
+        frames = frozenset(train.name(index) for index in range(len(train)))
+        held_out = held_out_names(sorted(frames))
+        return Without(train, held_out if split == "fit" else frames - held_out)
     if split not in _LISTS:
         raise DatasetError(
             f"expected an NYUDv2 split of {', '.join((*_LISTS, *CHOICE_SPLITS))}, got {split!r}; join splits with '+'"

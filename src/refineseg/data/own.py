@@ -183,7 +183,11 @@ def _opened(name: str, root: Path, split: str) -> Dataset:
     left_out = list_folder(folder).left_out if is_folder(root) else {}
     if left_out:
         shown = first_names([f"{entry} ({what})" for entry, what in left_out.items()])
-        dataset = replace(dataset, notes=(*dataset.notes, f"left out, because they are no files: {shown}"))
+        note = f"left out, because they are no files: {shown}"
+        if isinstance(dataset, SourceDataset):
+            dataset = replace(dataset, facts=(*dataset.facts, note))
+        else:
+            dataset = replace(dataset, notes=(*dataset.notes, note))
     table = read_remap(folder)
     return dataset if table is None else remapped(dataset, table[0], declared_in=str(folder / table[1]))
 

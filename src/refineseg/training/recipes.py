@@ -179,12 +179,12 @@ def camvid_refineseg_lite0() -> TrainingConfig:
     model does not learn the colours of one camera by heart.
     """
     first, last = camvid_refineseg_small().phases
-    rates = {"encoder_lr": 5e-4, "decoder_lr": 2e-3}
+    first, last = (replace(phase, encoder_lr=5e-4, decoder_lr=2e-3) for phase in (first, last))
     return replace(
         camvid_refineseg_small(),
         recipe="camvid_refineseg_lite0",
         variant="refineseg_lite0",
-        phases=(replace(first, epochs=24, **rates), replace(last, epochs=16, **rates)),
+        phases=(replace(first, epochs=24), replace(last, epochs=16)),
         class_weight_power=0.2,
         colour=0.4,
         white_balance=0.15,
@@ -198,17 +198,17 @@ def nyud_refineseg_lite0() -> TrainingConfig:
     Crops of half-size images first, then larger ones with a cosine to zero. Choices are made by training on ``fit`` and
     measuring on ``held_out`` (``--set train_split=fit --set val_split=held_out``).
     """
-    rates = {"encoder_lr": 3e-4, "decoder_lr": 2e-3}
     first = Phase(
         epochs=18,
         crop_hw=(224, 288),
         scale=(0.4, 0.9),
         batch_size=8,
+        encoder_lr=3e-4,
+        decoder_lr=2e-3,
         schedule="constant",
         warmup_epochs=1.0,
-        **rates,
     )
-    last = Phase(epochs=15, crop_hw=(288, 384), scale=(0.5, 1.3), batch_size=8, schedule="cosine", **rates)
+    last = replace(first, epochs=15, crop_hw=(288, 384), scale=(0.5, 1.3), schedule="cosine", warmup_epochs=0.0)
     return TrainingConfig(
         recipe="nyud_refineseg_lite0",
         variant="refineseg_lite0",

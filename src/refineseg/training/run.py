@@ -281,9 +281,9 @@ def _make_model(
         segmenter = _new_model(config, class_info, licence, pretrained=request.encoder_weights)
         segmenter.with_provenance({"started_from": f"ImageNet weights in {request.encoder_weights.name}"})
         return segmenter, replace(config, pretrained="yes")
-    source = encoder_of(config.variant)
+    encoder = encoder_of(config.variant)
     if pretrained:
-        if source.weights is None:  # a network may have to answer, which takes a while
+        if encoder.weights is None:  # a network may have to answer, which takes a while
             progress.say(f"looking for ImageNet weights of {config.variant} (--no-pretrained trains from scratch)")
         try:
             segmenter = _new_model(config, class_info, licence, pretrained=True)
@@ -295,7 +295,7 @@ def _make_model(
     if not pretrained:
         torch.manual_seed(config.seed)
         segmenter = _new_model(config, class_info, licence)
-    segmenter.with_provenance({"started_from": f"ImageNet weights of {source.source}" if pretrained else "scratch"})
+    segmenter.with_provenance({"started_from": f"ImageNet weights of {encoder.source}" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
 
 
