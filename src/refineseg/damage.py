@@ -78,7 +78,8 @@ def check_ended(image: Image.Image, path: Path, content: bytes | None) -> None:
 
 def _last_row(image: Image.Image) -> NDArray[Any]:
     width, height = image.size
-    return np.asarray(image.crop((0, height - 1, width, height)))[0]
+    row: NDArray[Any] = np.asarray(image.crop((0, height - 1, width, height)))[0]
+    return row
 
 
 def _jpeg_ended_early(image: Image.Image, path: Path, content: bytes | None) -> bool:
@@ -122,7 +123,7 @@ def _png_ended_early(image: Image.Image, path: Path, content: bytes | None) -> b
         if name == b"IDAT":
             missing -= _unpacked_length(unpacker, data[place + 8 : place + 8 + length])
         place += 12 + length
-    return missing > 0
+    return bool(missing > 0)
 
 
 def _unpacked_length(unpacker: Any, packed: bytes) -> int:  # noqa: ANN401 - zlib's object has no public type
@@ -140,7 +141,7 @@ def _tiles_missing(image: Image.Image, path: Path, content: bytes | None) -> boo
     if place < 0:
         return False
     right, bottom, _, _, width, height, left, top = struct.unpack(">8I", data[place + 8 : place + 40])
-    wanted = -(-(right - left) // width) * -(-(bottom - top) // height)
+    wanted: int = -(-(right - left) // width) * -(-(bottom - top) // height)
     found, place = set(), place + 2
     while wanted > 1 and place + 12 <= len(data) and data[place : place + 2] != b"\xff\xd9":
         if data[place : place + 2] != b"\xff\x90":  # of the main header
@@ -149,4 +150,4 @@ def _tiles_missing(image: Image.Image, path: Path, content: bytes | None) -> boo
         index, length = struct.unpack(">HI", data[place + 4 : place + 10])
         found.add(index)
         place = place + length if length else len(data)
-    return wanted > 1 and len(found) < wanted
+    return bool(wanted > 1 and len(found) < wanted)
