@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 import refineseg
+from conftest import call
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
 from refineseg.backends.graph import OUTPUTS, export_program
@@ -31,7 +32,6 @@ from refineseg.exporting import ExportOptions, accept_file, calibration_images, 
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.timing import example_images
-from test_cli import call
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]

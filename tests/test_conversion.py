@@ -1,5 +1,7 @@
 """Original weights as segmenters and model files: the authors' .mat models and the ports' checkpoints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from torchvision.models import resnet50
 
 import oracles
 import refineseg
+from conftest import call
 from matconvnet_files import Dag, add_decoder, add_resnet, classifier, net_config, write_v73
 from oracles import needs_oracles
 from refineseg.class_info import ClassInfo
-from refineseg.cli import app
 from refineseg.conversion import VOID, MatConvNetOptions, load_original
-from refineseg.errors import ConfigError, ModelFileError, RefinesegError
+from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.refinenet import Cascade
 from refineseg.preprocessing import Preprocessing
 
@@ -147,11 +149,10 @@ class TestMatConvNet:
                 matconvnet=MatConvNetOptions(void_index=21),
             )
 
-    def test_the_command_writes_a_model_file(self, files, tmp_path, capsys):
+    def test_the_command_writes_a_model_file(self, files, tmp_path, monkeypatch, capsys):
         out = tmp_path / "model.safetensors"
-        arguments = [files / "single_orig.mat", "--variant", "refinenet_resnet50_single", "--out", out]
-        app(["convert", *map(str, arguments)], standalone_mode=False)
-        assert "licence: non-commercial" in capsys.readouterr().out
+        arguments = ("convert", files / "single_orig.mat", "--variant", "refinenet_resnet50_single", "--out", out)
+        assert "licence: non-commercial" in call(monkeypatch, capsys, *arguments).out
         assert isinstance(refineseg.load(out).network.decoder, Cascade)
 
 
@@ -183,16 +184,17 @@ def test_a_file_without_a_decoder_is_refused(tmp_path):
 
 
 class TestCommand:
-    def run(self, *arguments):
-        app(["convert", *map(str, arguments)], standalone_mode=False)
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        return lambda *arguments: call(monkeypatch, capsys, "convert", *arguments)
 
-    def test_a_port_becomes_a_model_file_with_the_named_classes(self, tmp_path, capsys):
+    def test_a_port_becomes_a_model_file_with_the_named_classes(self, run, tmp_path):
         segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21)
         checkpoint = {"state_dict": {f"module.{n}": t for n, t in _port_names(segmenter.network.state_dict()).items()}}
         torch.save(checkpoint, tmp_path / "lw.pth.tar")
         out = tmp_path / "lw.safetensors"
-        self.run(tmp_path / "lw.pth.tar", "--variant", "refinenet_lw_mobilenetv2", "--classes", "voc", "--out", out)
-        assert capsys.readouterr().out.startswith(f"model: {out}\nclasses: 21\n")
+        said = run(tmp_path / "lw.pth.tar", "--variant", "refinenet_lw_mobilenetv2", "--classes", "voc", "--out", out)
+        assert said.out.startswith(f"model: {out}\nclasses: 21\n")
         loaded = refineseg.load(out)
         assert loaded.class_info.names[15] == "person"
         assert loaded.spec.provenance["converted_from"] == "lw.pth.tar"
@@ -209,10 +211,11 @@ class TestCommand:
             (["--out", "m.safetensors"], "expected a readable checkpoint"),
         ],
     )
-    def test_wrong_calls_say_what_is_expected(self, arguments, message, tmp_path, monkeypatch):
+    def test_wrong_calls_say_what_is_expected(self, run, arguments, message, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(RefinesegError, match=message):
-            self.run("absent.pth", "--variant", "refinenet_lw_mobilenetv2", *arguments)
+        status, _, err = run("absent.pth", "--variant", "refinenet_lw_mobilenetv2", *arguments)
+        assert status == 2
+        assert re.search(message, err)
         assert not [*tmp_path.iterdir()]
 
 

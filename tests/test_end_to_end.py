@@ -2,14 +2,12 @@
 
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from refineseg import cli
 from refineseg.backends import opening
 from refineseg.backends.opening import scorer_of
 from refineseg.class_info import ClassInfo, LabelTable
@@ -31,20 +29,6 @@ def folder(tmp_path):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{index}.jpg")
     return tmp_path / "in"
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def test_a_runtime_is_measured_under_its_own_name(folder):

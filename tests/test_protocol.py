@@ -20,15 +20,9 @@ from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.provenance import run_protocol
 from refineseg.training.recipes import RECIPES
 from refineseg.training.run import RunRequest, resume_run, start_run
-from test_cli import call
 from test_training_run import Silent
 
 DABNET = COMPARATORS["camvid"][0]
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 def tiny(**changes):
