@@ -24,6 +24,38 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
+EXPECTED_SKIPS = {  # beginning of a skip's reason -> where that is so; a run of CI with any other skip fails
+    "no CUDA device here": "on every machine without a graphics card",
+    "the superuser reads every file": "where the tests run as root",
+}
+
+
+def unexpected_skips(terminal: pytest.TerminalReporter) -> list[str]:
+    """The skips that no entry of the table explains: reason and place, each once."""
+    found = set()
+    for report in terminal.stats.get("skipped", []):
+        path, line, reason = report.longrepr
+        reason = reason.removeprefix("Skipped: ")
+        if not reason.startswith(tuple(EXPECTED_SKIPS)):
+            found.add(f"{reason} ({Path(path).name}:{line})")
+    return sorted(found)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, where everything is installed and the shared data lie beside the checkout, a skip hides a failure."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    strict = os.environ.get("CI") == "true" and SHARED.is_dir() and "PYTEST_XDIST_WORKER" not in os.environ
+    if strict and terminal and session.exitstatus == pytest.ExitCode.OK and unexpected_skips(terminal):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if skips := unexpected_skips(terminalreporter):
+        terminalreporter.section("unexpected skips: add the cause to CI, or the reason to tests/conftest.py")
+        for skip in skips:
+            terminalreporter.line(skip)
+
+
 class Called(NamedTuple):
     """What a call of the command line gave."""
 

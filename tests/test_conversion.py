@@ -52,24 +52,33 @@ def write_oracle(path, name, *, groups, encoders=None):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    if not oracles.ORACLES.is_dir():
-        pytest.skip(f"shared oracles are absent: {oracles.ORACLES}")
-    folder = tmp_path_factory.mktemp("mat")
-    four = ((1,), (2,), (3,), (4,))
-    for name, groups in (("cascade4_improved", four), ("single_orig", ((1, 2, 3, 4),))):
-        write_oracle(folder / f"{name}.mat", name, groups=groups)
-    return folder
+def single(tmp_path_factory):
+    """One block of all levels; its file is the smallest."""
+    path = tmp_path_factory.mktemp("single") / "single_orig.mat"
+    write_oracle(path, path.stem, groups=((1, 2, 3, 4),))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cascade") / "cascade4_improved.mat"
+    write_oracle(path, path.stem, groups=((1,), (2,), (3,), (4,)))
+    return path
 
 
 @needs_oracles
 class TestMatConvNet:
     @pytest.mark.parametrize(
         ("name", "variant"),
-        [("cascade4_improved", "refinenet_resnet50"), ("single_orig", "refinenet_resnet50_single")],
+        [
+            pytest.param("cascade", "refinenet_resnet50", marks=pytest.mark.slow),
+            ("single", "refinenet_resnet50_single"),
+        ],
     )
-    def test_a_file_of_the_authors_gives_the_stored_logits_and_their_preprocessing(self, files, name, variant):
-        segmenter = load_original(files / f"{name}.mat", variant=variant)
+    def test_a_file_of_the_authors_gives_the_stored_logits_and_their_preprocessing(self, request, name, variant):
+        path = request.getfixturevalue(name)
+        name = path.stem
+        segmenter = load_original(path, variant=variant)
         truth = oracles.read_json("expected_decoders.json")[name]
         levels = oracles.features(truth["sizes"]["128x128"]["feature_sizes"], [2048, 1024, 512, 256])[::-1]
         with torch.inference_mode():
@@ -80,8 +89,8 @@ class TestMatConvNet:
         assert segmenter.network.encoder.body.layer2[0].conv1.stride == (2, 2)
         assert "non-commercial" in segmenter.spec.licence
 
-    def test_the_encoder_computes_what_the_file_holds(self, files):
-        segmenter = load_original(files / "single_orig.mat", variant="refinenet_resnet50_single")
+    def test_the_encoder_computes_what_the_file_holds(self, single):
+        segmenter = load_original(single, variant="refinenet_resnet50_single")
         network = encoder()
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
@@ -96,8 +105,9 @@ class TestMatConvNet:
                 y = stage(y)
                 torch.testing.assert_close(level, y, rtol=1e-3, atol=1e-3)
 
-    def test_void_is_dropped_or_kept_by_choice(self, files):
-        path, names = files / "single_orig.mat", tuple(f"thing {i}" for i in range(20))
+    @pytest.mark.slow
+    def test_void_is_dropped_or_kept_by_choice(self, single):
+        path, names = single, tuple(f"thing {i}" for i in range(20))
         whole = load_original(path, variant="refinenet_resnet50_single").network.decoder.classifier
         info = ClassInfo(names)
         dropped = load_original(path, variant="refinenet_resnet50_single", class_info=info)
@@ -112,8 +122,9 @@ class TestMatConvNet:
         assert torch.equal(kept.network.decoder.classifier.bias, whole.bias)
         assert kept.class_info.names == (VOID, *names)
 
-    def test_the_segmenter_predicts_at_image_size_and_survives_its_file(self, files, tmp_path):
-        segmenter = load_original(files / "cascade4_improved.mat", variant="refinenet_resnet50")
+    @pytest.mark.slow
+    def test_the_segmenter_predicts_at_image_size_and_survives_its_file(self, cascade, tmp_path):
+        segmenter = load_original(cascade, variant="refinenet_resnet50")
         segmenter.save(tmp_path / "model.safetensors")
         again = refineseg.load(tmp_path / "model.safetensors")
         images = torch.randint(0, 256, (1, 3, 33, 50), dtype=torch.uint8)
@@ -126,32 +137,35 @@ class TestMatConvNet:
     @pytest.mark.parametrize(
         ("variant", "message"),
         [
-            ("refinenet_resnet101_single", r"one encoder ResNet-101 .* got ResNet-50"),
+            pytest.param(
+                "refinenet_resnet101_single", r"one encoder ResNet-101 .* got ResNet-50", marks=pytest.mark.slow
+            ),
             (
                 "refinenet_resnet50",
                 r"expected encoder paths \(\(1,\), .*got \(\(1, 2, 3, 4\),\); name the file's variant",
             ),
-            ("refinenet_resnet50_2scale", "expected two encoders ResNet-50"),
+            pytest.param("refinenet_resnet50_2scale", "expected two encoders ResNet-50", marks=pytest.mark.slow),
         ],
     )
-    def test_another_variant_is_refused_with_what_the_file_is(self, files, variant, message):
+    def test_another_variant_is_refused_with_what_the_file_is(self, single, variant, message):
         with pytest.raises(ModelFileError, match=message):
-            load_original(files / "single_orig.mat", variant=variant)
+            load_original(single, variant=variant)
 
-    def test_classes_that_do_not_fit_are_refused(self, files):
+    @pytest.mark.slow
+    def test_classes_that_do_not_fit_are_refused(self, single):
         with pytest.raises(ModelFileError, match=r"expected 7 classes, or one more for void, got .* 21 outputs"):
-            load_original(files / "single_orig.mat", variant="refinenet_resnet50_single", num_classes=7)
+            load_original(single, variant="refinenet_resnet50_single", num_classes=7)
         with pytest.raises(ConfigError, match="void_index within the 21 outputs"):
             load_original(
-                files / "single_orig.mat",
+                single,
                 variant="refinenet_resnet50_single",
                 num_classes=20,
                 matconvnet=MatConvNetOptions(void_index=21),
             )
 
-    def test_the_command_writes_a_model_file(self, files, tmp_path, monkeypatch, capsys):
+    def test_the_command_writes_a_model_file(self, single, tmp_path, monkeypatch, capsys):
         out = tmp_path / "model.safetensors"
-        arguments = ("convert", files / "single_orig.mat", "--variant", "refinenet_resnet50_single", "--out", out)
+        arguments = ("convert", single, "--variant", "refinenet_resnet50_single", "--out", out)
         assert "licence: non-commercial" in call(monkeypatch, capsys, *arguments).out
         assert isinstance(refineseg.load(out).network.decoder, Cascade)
 
