@@ -242,6 +242,7 @@ def test_areas_of_resumed_results_need_their_masks(tmp_path):
 # ----------------------------------------------------------------------------------------------------------------- plan
 
 
+@pytest.mark.slow
 def test_a_folder_of_many_files_is_planned_in_a_few_seconds(tmp_path):
     for i in range(20):
         (tmp_path / "in" / f"{i}").mkdir(parents=True)

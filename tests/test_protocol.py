@@ -27,7 +27,7 @@ DABNET = COMPARATORS["camvid"][0]
 
 def tiny(**changes):
     phase = Phase(epochs=1, crop_hw=(32, 32), scale=(1.0, 1.0), batch_size=3, encoder_lr=1e-3, decoder_lr=1e-3)
-    config = TrainingConfig("test", "refinenet_lw_mobilenetv2", (phase,), pretrained="no", precision="fp32")
+    config = TrainingConfig("test", "refineseg_nano", (phase,), pretrained="no", precision="fp32")
     return replace(config, **changes)
 
 

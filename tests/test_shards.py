@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -327,9 +326,7 @@ def test_reading_any_sample_reads_its_bytes_alone(tmp_path, monkeypatch):
     shard("voc", tmp_path / "voc", tmp_path / "out")
     dataset = open_dataset("voc", tmp_path / "out", split="train")
     assert isinstance(dataset.source, ShardSource)
-    begun = time.monotonic()
     mask = dataset.read_mask(2)
     monkeypatch.setattr(ShardSource, "image", lambda *_: pytest.fail("the image was read"))
     np.testing.assert_array_equal(dataset.read_mask(2), mask)
-    assert time.monotonic() - begun < 5
     assert Path(dataset.source.shards[0]).name == "shard-000000.tar"

@@ -476,6 +476,7 @@ def test_smoothing_steadies_a_noisy_static_clip(tmp_path):
     assert rough.flicker_before == pytest.approx(changes, rel=0.05)  # nearly every pixel is static here
 
 
+@pytest.mark.slow  # it measures time
 def test_the_stages_work_at_the_same_time(tmp_path, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", moving_square(40))
     pause_s, write, paint = 0.03, VideoWriter.write, video_stages.FramePainter.paint
