@@ -1,14 +1,20 @@
-"""Shared by all tests: where the real data lie, tiny data sets in their true layouts, and calm threads."""
+"""Shared by all tests: where the real data lie, the command line, a small model, tiny data sets, and calm threads."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if TYPE_CHECKING:  # imported here, the package would miss the checks of shapes that pytest adds to it later
+    from refineseg.class_info import ClassInfo
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -16,6 +22,87 @@ SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parent
 def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores
         torch.set_num_threads(1)
+
+
+EXPECTED_SKIPS = {  # beginning of a skip's reason -> where that is so; a run of CI with any other skip fails
+    "no CUDA device here": "on every machine without a graphics card",
+    "the superuser reads every file": "where the tests run as root",
+}
+
+
+def unexpected_skips(terminal: pytest.TerminalReporter) -> list[str]:
+    """The skips that no entry of the table explains: reason and place, each once."""
+    found = set()
+    for report in terminal.stats.get("skipped", []):
+        path, line, reason = report.longrepr
+        reason = reason.removeprefix("Skipped: ")
+        if not reason.startswith(tuple(EXPECTED_SKIPS)):
+            found.add(f"{reason} ({Path(path).name}:{line})")
+    return sorted(found)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, where everything is installed and the shared data lie beside the checkout, a skip hides a failure."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    strict = os.environ.get("CI") == "true" and SHARED.is_dir() and "PYTEST_XDIST_WORKER" not in os.environ
+    if strict and terminal and session.exitstatus == pytest.ExitCode.OK and unexpected_skips(terminal):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if skips := unexpected_skips(terminalreporter):
+        terminalreporter.section("unexpected skips: add the cause to CI, or the reason to tests/conftest.py")
+        for skip in skips:
+            terminalreporter.line(skip)
+
+
+class Called(NamedTuple):
+    """What a call of the command line gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Called:
+    """``refineseg ...`` in this process: a process of its own would spend five seconds on imports."""
+    from refineseg import cli
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return Called(status, *capsys.readouterr())
+
+
+@pytest.fixture
+def refineseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """The command line: ``refineseg("predict", ...)`` gives exit status, stdout and stderr."""
+    return lambda *arguments: call(monkeypatch, capsys, *arguments)
+
+
+def untrained(path: Path, class_info: ClassInfo, *, seed: int = 1) -> str:
+    """Write an untrained model file of the smallest network; gives its path as text."""
+    from refineseg.preprocessing import Preprocessing
+    from refineseg.segmenter import ModelSpec, Segmenter
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        Segmenter(ModelSpec("refineseg_nano", class_info, Preprocessing.imagenet())).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained model file of the classes of :func:`write_folder`, in its colours; nobody may change it."""
+    from refineseg.class_info import ClassInfo
+
+    info = ClassInfo(("ground", "sky", "square"), ((60, 70, 50), (150, 190, 240), (220, 40, 40)))
+    return untrained(tmp_path_factory.mktemp("model") / "tiny.safetensors", info)
 
 
 @pytest.fixture(scope="session")

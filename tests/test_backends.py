@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 import refineseg
+from conftest import call
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
@@ -24,7 +25,7 @@ from refineseg.backends.opening import check_backend, open_exported, open_model
 from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.backends.quantisation import quantised
 from refineseg.backends.table import BACKENDS, OUTPUTS, own_backend
-from refineseg.backends.torch_programs import write_torch_program
+from refineseg.backends.torch_programs import TorchProgramScorer, write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
@@ -33,7 +34,6 @@ from refineseg.exporting import accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.timing import example_images
-from test_cli import call
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]
@@ -55,13 +55,19 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The tiny network in every format, with both outputs, from one trace: tracing takes seconds."""
-    folder = tmp_path_factory.mktemp("exported")
+def traced():
+    """The tiny network and its program with both outputs: tracing takes many seconds."""
     segmenter = tiny()
+    return segmenter, export_program(segmenter, outputs=OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def exported(traced, tmp_path_factory):
+    """The tiny network in every format."""
+    folder = tmp_path_factory.mktemp("exported")
+    segmenter, program = traced
     description = Description(segmenter.spec, OUTPUTS)
     files = {"onnx": folder / "net.onnx", "openvino": folder / "net.xml", "torch": folder / "net.pt2"}
-    program = export_program(segmenter, outputs=OUTPUTS)
     write_torch_program(program, description, files["torch"])
     model = onnx_model(program, description)
     write_onnx_model(model, files["onnx"])
@@ -114,11 +120,18 @@ def test_an_exported_file_predicts_like_the_model_file(exported):
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
 
 
-def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monkeypatch):
+def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(traced, exported, monkeypatch):
     """ONNX Runtime and traced programs raise errors of their own, compiled code would read other memory."""
-    files = exported[1]
+    segmenter, files = exported
+    in_memory = (traced[1], Description(segmenter.spec, OUTPUTS))  # reading a program takes a minute
+
+    def opened(path):
+        if path.suffix == ".pt2":
+            return TorchProgramScorer(path, device=CPU, program=in_memory)
+        return open_exported(path, backend="auto", device=CPU, precision="float32")
+
     for path in files.values():
-        scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
+        scorer = opened(path)
         with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\) for .*, got .*1, 4, 40"):
             scorer.class_map(example_images(1, 4, (40, 50)))
         monkeypatch.setattr(scorer, "description", replace(scorer.description, size_hw=(40, 50)))
@@ -126,9 +139,8 @@ def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monk
             scorer.class_map(example_images(2, 3, (40, 50)))
         with pytest.raises(ConfigError, match="expected images of 40x50 pixels .* got 50x40"):
             scorer.class_map(example_images(1, 3, (50, 40)))
-    traced = open_exported(files["torch"], backend="auto", device=CPU, precision="float32")
     with pytest.raises(ConfigError, match=r"expected images of at least 33x33 pixels for .*net.pt2, got 32x90"):
-        traced.logits(example_images(1, 3, (32, 90)))
+        opened(files["torch"]).logits(example_images(1, 3, (32, 90)))
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -269,18 +281,21 @@ def damaged(path, target):
     onnx.save(model, target)
 
 
-def test_a_faithful_file_is_accepted_and_a_damaged_one_refused(scenes, exported, tmp_path):
+def accepted(segmenter, path, scenes):
+    options = {"data": f"camvid:{scenes}", "split": "val", "tolerance": Tolerance.of("float32")}
+    return accept_file(segmenter, path, **options, console=Console(stderr=True))
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_faithful_file_is_accepted(scenes, exported, file_format):
     segmenter, files = exported
+    assert not accepted(segmenter, files[file_format], scenes).complaints
 
-    def accept(path):
-        console = Console(stderr=True)
-        tolerance = Tolerance.of("float32")
-        return accept_file(segmenter, path, data=f"camvid:{scenes}", split="val", tolerance=tolerance, console=console)
 
-    for path in files.values():
-        assert not accept(path).complaints
+def test_a_damaged_file_is_refused(scenes, exported, tmp_path):
+    segmenter, files = exported
     damaged(files["onnx"], tmp_path / "bad.onnx")
-    bad = accept(tmp_path / "bad.onnx")
+    bad = accepted(segmenter, tmp_path / "bad.onnx", scenes)
     assert bad.complaints
     assert bad.worst_image in " ".join(bad.complaints)
 

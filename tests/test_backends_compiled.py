@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import refineseg
+from conftest import call
 from refineseg.backends import compiler, sized
 from refineseg.backends.aot_inductor import InductorScorer, is_package, read_package_description, write_package
 from refineseg.backends.compiler import compiling, differences, machine_facts, why_not
@@ -44,7 +45,6 @@ from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.scoring import Scorer
 from refineseg.timing import example_images
 from test_backends import tiny
-from test_cli import call
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

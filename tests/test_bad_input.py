@@ -9,26 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 from skimage import data as photographs
 
+from conftest import call
 from raw_png import RGB, write_raw_png
-from refineseg.class_info import ClassInfo
 from refineseg.predict.plan import RECORD
-from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
-from test_cli import call
-
-CLASSES = ClassInfo(("ground", "sky", "square"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    Segmenter(ModelSpec("refinenet_lw_mobilenetv2", CLASSES, Preprocessing.imagenet())).save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -120,7 +106,6 @@ def test_an_image_of_one_row_or_column_is_predicted(predict, tmp_path, size):
 
 def test_a_tiff_of_heights_with_holes_and_a_big_tiff_are_rasters(predict, photo, tmp_path):
     pytest.importorskip("rasterio")
-    pytest.importorskip("refineseg.predict.exact", reason="tiles are not there yet")
     heights = photographs.camera()[:48, :64].astype(np.float32) * 7 - 300
     heights[:8] = np.nan
     tifffile.imwrite(tmp_path / "in" / "heights.tif", heights)

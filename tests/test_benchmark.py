@@ -16,7 +16,6 @@ from rich.console import Console
 from torch import nn
 
 from oracles import needs_oracles, read_json
-from refineseg import cli
 from refineseg.arguments import parse_size
 from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
 from refineseg.class_info import ClassInfo
@@ -558,21 +557,6 @@ def test_the_papers_are_measured_side_by_side():
 
 
 # The command line
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):

@@ -15,14 +15,8 @@ from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.failures import WorstImages
 from refineseg.prediction import Prediction
-from test_cli import call
 
 INFO = ClassInfo(("a", "b", "c"))
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -10,41 +10,12 @@ from PIL import Image
 from skimage import data as photographs
 
 from conftest import write_folder
-from refineseg import cli, render
+from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import ModelSpec, Segmenter, build
 
 CLASSES = ClassInfo(("ground", "sky", "square"), ((60, 70, 50), (150, 190, 240), (220, 40, 40)))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An untrained model file of three classes."""
-    import torch
-
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    Segmenter(ModelSpec("refinenet_lw_mobilenetv2", CLASSES, Preprocessing.imagenet())).save(path)
-    return str(path)
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of ``refineseg ...``, in this process."""
-    monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "200")
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 def save(path, array):

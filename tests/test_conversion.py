@@ -1,5 +1,7 @@
 """Original weights as segmenters and model files: the authors' .mat models and the ports' checkpoints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,12 @@ from torchvision.models import resnet50
 
 import oracles
 import refineseg
+from conftest import call
 from matconvnet_files import Dag, add_decoder, add_resnet, classifier, net_config, write_v73
 from oracles import needs_oracles
 from refineseg.class_info import ClassInfo
-from refineseg.cli import app
 from refineseg.conversion import VOID, MatConvNetOptions, load_original
-from refineseg.errors import ConfigError, ModelFileError, RefinesegError
+from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.refinenet import Cascade
 from refineseg.preprocessing import Preprocessing
 
@@ -50,24 +52,33 @@ def write_oracle(path, name, *, groups, encoders=None):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    if not oracles.ORACLES.is_dir():
-        pytest.skip(f"shared oracles are absent: {oracles.ORACLES}")
-    folder = tmp_path_factory.mktemp("mat")
-    four = ((1,), (2,), (3,), (4,))
-    for name, groups in (("cascade4_improved", four), ("single_orig", ((1, 2, 3, 4),))):
-        write_oracle(folder / f"{name}.mat", name, groups=groups)
-    return folder
+def single(tmp_path_factory):
+    """One block of all levels; its file is the smallest."""
+    path = tmp_path_factory.mktemp("single") / "single_orig.mat"
+    write_oracle(path, path.stem, groups=((1, 2, 3, 4),))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cascade") / "cascade4_improved.mat"
+    write_oracle(path, path.stem, groups=((1,), (2,), (3,), (4,)))
+    return path
 
 
 @needs_oracles
 class TestMatConvNet:
     @pytest.mark.parametrize(
         ("name", "variant"),
-        [("cascade4_improved", "refinenet_resnet50"), ("single_orig", "refinenet_resnet50_single")],
+        [
+            pytest.param("cascade", "refinenet_resnet50", marks=pytest.mark.slow),
+            ("single", "refinenet_resnet50_single"),
+        ],
     )
-    def test_a_file_of_the_authors_gives_the_stored_logits_and_their_preprocessing(self, files, name, variant):
-        segmenter = load_original(files / f"{name}.mat", variant=variant)
+    def test_a_file_of_the_authors_gives_the_stored_logits_and_their_preprocessing(self, request, name, variant):
+        path = request.getfixturevalue(name)
+        name = path.stem
+        segmenter = load_original(path, variant=variant)
         truth = oracles.read_json("expected_decoders.json")[name]
         levels = oracles.features(truth["sizes"]["128x128"]["feature_sizes"], [2048, 1024, 512, 256])[::-1]
         with torch.inference_mode():
@@ -78,8 +89,8 @@ class TestMatConvNet:
         assert segmenter.network.encoder.body.layer2[0].conv1.stride == (2, 2)
         assert "non-commercial" in segmenter.spec.licence
 
-    def test_the_encoder_computes_what_the_file_holds(self, files):
-        segmenter = load_original(files / "single_orig.mat", variant="refinenet_resnet50_single")
+    def test_the_encoder_computes_what_the_file_holds(self, single):
+        segmenter = load_original(single, variant="refinenet_resnet50_single")
         network = encoder()
         for stage in (network.layer2, network.layer3, network.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
@@ -94,8 +105,9 @@ class TestMatConvNet:
                 y = stage(y)
                 torch.testing.assert_close(level, y, rtol=1e-3, atol=1e-3)
 
-    def test_void_is_dropped_or_kept_by_choice(self, files):
-        path, names = files / "single_orig.mat", tuple(f"thing {i}" for i in range(20))
+    @pytest.mark.slow
+    def test_void_is_dropped_or_kept_by_choice(self, single):
+        path, names = single, tuple(f"thing {i}" for i in range(20))
         whole = load_original(path, variant="refinenet_resnet50_single").network.decoder.classifier
         info = ClassInfo(names)
         dropped = load_original(path, variant="refinenet_resnet50_single", class_info=info)
@@ -110,8 +122,9 @@ class TestMatConvNet:
         assert torch.equal(kept.network.decoder.classifier.bias, whole.bias)
         assert kept.class_info.names == (VOID, *names)
 
-    def test_the_segmenter_predicts_at_image_size_and_survives_its_file(self, files, tmp_path):
-        segmenter = load_original(files / "cascade4_improved.mat", variant="refinenet_resnet50")
+    @pytest.mark.slow
+    def test_the_segmenter_predicts_at_image_size_and_survives_its_file(self, cascade, tmp_path):
+        segmenter = load_original(cascade, variant="refinenet_resnet50")
         segmenter.save(tmp_path / "model.safetensors")
         again = refineseg.load(tmp_path / "model.safetensors")
         images = torch.randint(0, 256, (1, 3, 33, 50), dtype=torch.uint8)
@@ -124,34 +137,36 @@ class TestMatConvNet:
     @pytest.mark.parametrize(
         ("variant", "message"),
         [
-            ("refinenet_resnet101_single", r"one encoder ResNet-101 .* got ResNet-50"),
+            pytest.param(
+                "refinenet_resnet101_single", r"one encoder ResNet-101 .* got ResNet-50", marks=pytest.mark.slow
+            ),
             (
                 "refinenet_resnet50",
                 r"expected encoder paths \(\(1,\), .*got \(\(1, 2, 3, 4\),\); name the file's variant",
             ),
-            ("refinenet_resnet50_2scale", "expected two encoders ResNet-50"),
+            pytest.param("refinenet_resnet50_2scale", "expected two encoders ResNet-50", marks=pytest.mark.slow),
         ],
     )
-    def test_another_variant_is_refused_with_what_the_file_is(self, files, variant, message):
+    def test_another_variant_is_refused_with_what_the_file_is(self, single, variant, message):
         with pytest.raises(ModelFileError, match=message):
-            load_original(files / "single_orig.mat", variant=variant)
+            load_original(single, variant=variant)
 
-    def test_classes_that_do_not_fit_are_refused(self, files):
+    @pytest.mark.slow
+    def test_classes_that_do_not_fit_are_refused(self, single):
         with pytest.raises(ModelFileError, match=r"expected 7 classes, or one more for void, got .* 21 outputs"):
-            load_original(files / "single_orig.mat", variant="refinenet_resnet50_single", num_classes=7)
+            load_original(single, variant="refinenet_resnet50_single", num_classes=7)
         with pytest.raises(ConfigError, match="void_index within the 21 outputs"):
             load_original(
-                files / "single_orig.mat",
+                single,
                 variant="refinenet_resnet50_single",
                 num_classes=20,
                 matconvnet=MatConvNetOptions(void_index=21),
             )
 
-    def test_the_command_writes_a_model_file(self, files, tmp_path, capsys):
+    def test_the_command_writes_a_model_file(self, single, tmp_path, monkeypatch, capsys):
         out = tmp_path / "model.safetensors"
-        arguments = [files / "single_orig.mat", "--variant", "refinenet_resnet50_single", "--out", out]
-        app(["convert", *map(str, arguments)], standalone_mode=False)
-        assert "licence: non-commercial" in capsys.readouterr().out
+        arguments = ("convert", single, "--variant", "refinenet_resnet50_single", "--out", out)
+        assert "licence: non-commercial" in call(monkeypatch, capsys, *arguments).out
         assert isinstance(refineseg.load(out).network.decoder, Cascade)
 
 
@@ -183,16 +198,17 @@ def test_a_file_without_a_decoder_is_refused(tmp_path):
 
 
 class TestCommand:
-    def run(self, *arguments):
-        app(["convert", *map(str, arguments)], standalone_mode=False)
+    @pytest.fixture
+    def run(self, monkeypatch, capsys):
+        return lambda *arguments: call(monkeypatch, capsys, "convert", *arguments)
 
-    def test_a_port_becomes_a_model_file_with_the_named_classes(self, tmp_path, capsys):
+    def test_a_port_becomes_a_model_file_with_the_named_classes(self, run, tmp_path):
         segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21)
         checkpoint = {"state_dict": {f"module.{n}": t for n, t in _port_names(segmenter.network.state_dict()).items()}}
         torch.save(checkpoint, tmp_path / "lw.pth.tar")
         out = tmp_path / "lw.safetensors"
-        self.run(tmp_path / "lw.pth.tar", "--variant", "refinenet_lw_mobilenetv2", "--classes", "voc", "--out", out)
-        assert capsys.readouterr().out.startswith(f"model: {out}\nclasses: 21\n")
+        said = run(tmp_path / "lw.pth.tar", "--variant", "refinenet_lw_mobilenetv2", "--classes", "voc", "--out", out)
+        assert said.out.startswith(f"model: {out}\nclasses: 21\n")
         loaded = refineseg.load(out)
         assert loaded.class_info.names[15] == "person"
         assert loaded.spec.provenance["converted_from"] == "lw.pth.tar"
@@ -209,10 +225,11 @@ class TestCommand:
             (["--out", "m.safetensors"], "expected a readable checkpoint"),
         ],
     )
-    def test_wrong_calls_say_what_is_expected(self, arguments, message, tmp_path, monkeypatch):
+    def test_wrong_calls_say_what_is_expected(self, run, arguments, message, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(RefinesegError, match=message):
-            self.run("absent.pth", "--variant", "refinenet_lw_mobilenetv2", *arguments)
+        status, _, err = run("absent.pth", "--variant", "refinenet_lw_mobilenetv2", *arguments)
+        assert status == 2
+        assert re.search(message, err)
         assert not [*tmp_path.iterdir()]
 
 

@@ -16,7 +16,7 @@ from refineseg.training.objective import Objective
 from test_objective import COUNTS, batch, config
 from test_training_run import run, same, tensors, tiny
 
-VARIANT = "refinenet_lw_mobilenetv2"
+VARIANT = "refineseg_nano"
 CPU = torch.device("cpu")
 
 

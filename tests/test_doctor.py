@@ -14,7 +14,6 @@ from PIL import Image, ImageOps
 
 from conftest import SHARED, write_folder
 from doctor_faults import CLASSES, MAKERS, pair, plant, put, save
-from refineseg import cli
 from refineseg.data import fake_own
 from refineseg.data.checks.facts import as_stored, upright
 from refineseg.data.checks.kinds import KINDS
@@ -30,23 +29,6 @@ FATAL = (  # what the check in front of training refuses, too
     *("unreadable_mask", "missing_mask", "missing_image", "ambiguous_name", "size_mismatch", "rotated_image"),
     *("jpeg_mask", "off_by_one", "unknown_values", "unknown_colours", "smoothed_mask"),
 )
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    """Exit status, stdout and stderr of ``refineseg ...``, in this process."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

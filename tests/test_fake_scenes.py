@@ -55,6 +55,7 @@ def test_a_tree_is_the_same_for_the_same_seed_and_opens_under_its_name(data, mak
     assert len(joined) == 6
 
 
+@pytest.mark.slow
 def test_a_data_set_of_full_size_opens_without_looking_at_each_file(tmp_path):
     """The names of Cityscapes' train_extra and ADE20K's training set, as empty files."""
     cities = [f"city{i}" for i in range(23)]

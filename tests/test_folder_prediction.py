@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 from rich.console import Console
 
+from conftest import untrained
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.images import read_rgb
@@ -27,24 +27,17 @@ from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.tiling import TilingOptions
-from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter, load
+from refineseg.segmenter import load
 from refineseg.writing import _own_machine
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
 SIZES = ((40, 50), (33, 64), (40, 50), (40, 50), (33, 64), (64, 33), (1, 1), (40, 50))
 
 
-def untrained(path, *, seed):
-    torch.manual_seed(seed)
-    Segmenter(ModelSpec("refinenet_lw_mobilenetv2", CLASSES, Preprocessing.imagenet())).save(path)
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return [untrained(folder / f"{seed}.safetensors", seed=seed) for seed in (1, 2)]
+    return [untrained(folder / f"{seed}.safetensors", CLASSES, seed=seed) for seed in (1, 2)]
 
 
 def write_pictures(folder, sizes=SIZES, *, start=0):
@@ -250,6 +243,7 @@ def test_areas_of_resumed_results_need_their_masks(tmp_path):
 # ----------------------------------------------------------------------------------------------------------------- plan
 
 
+@pytest.mark.slow
 def test_a_folder_of_many_files_is_planned_in_a_few_seconds(tmp_path):
     for i in range(20):
         (tmp_path / "in" / f"{i}").mkdir(parents=True)

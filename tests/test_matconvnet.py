@@ -500,9 +500,9 @@ HOSTILE_LEVEL5 = {
 class TestHostileFiles:
     @pytest.fixture(autouse=True)
     def soon(self):
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        assert time.perf_counter() - start < 60
+        assert time.process_time() - start < 60
 
     def refused(self, path, message="expected"):
         with pytest.raises(ModelFileError, match=message) as caught:

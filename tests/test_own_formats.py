@@ -240,6 +240,7 @@ def test_images_of_every_kind_are_read(tmp_path, mode):
     np.testing.assert_array_equal(sample.mask, scenes()[0].mask())
 
 
+@pytest.mark.slow
 def test_ten_thousand_images_open_quickly_and_are_painted_when_read(tmp_path):
     import time
 

@@ -20,20 +20,14 @@ from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.provenance import run_protocol
 from refineseg.training.recipes import RECIPES
 from refineseg.training.run import RunRequest, resume_run, start_run
-from test_cli import call
 from test_training_run import Silent
 
 DABNET = COMPARATORS["camvid"][0]
 
 
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
-
-
 def tiny(**changes):
     phase = Phase(epochs=1, crop_hw=(32, 32), scale=(1.0, 1.0), batch_size=3, encoder_lr=1e-3, decoder_lr=1e-3)
-    config = TrainingConfig("test", "refinenet_lw_mobilenetv2", (phase,), pretrained="no", precision="fp32")
+    config = TrainingConfig("test", "refineseg_nano", (phase,), pretrained="no", precision="fp32")
     return replace(config, **changes)
 
 

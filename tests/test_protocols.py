@@ -4,15 +4,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import write_folder
+from conftest import untrained, write_folder
 from oracles import needs_oracles, read_json, stored
-from refineseg import cli
 from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
@@ -23,7 +21,7 @@ from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.protocols import PROTOCOLS, ScoringProtocol, find_protocol
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import matlab_resize, matlab_resize_images
-from refineseg.segmenter import ModelSpec, Segmenter, build
+from refineseg.segmenter import Segmenter, build
 
 SMALL = ScoringProtocol("authors", "log_probabilities_cubic", short_side=(24, 40), enlargement=1.2)
 
@@ -325,31 +323,16 @@ def test_the_crf_refines_the_mean_of_the_probabilities(unpadded):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    classes = ClassInfo(("ground", "sky", "square", "void"))
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    Segmenter(ModelSpec("refinenet_lw_mobilenetv2", classes, Preprocessing.imagenet())).save(path)
-    return str(path)
+    return untrained(path, ClassInfo(("ground", "sky", "square", "void")), seed=0)
 
 
-def _refineseg(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, arguments)])
-    monkeypatch.setenv("COLUMNS", "200")
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def test_evaluate_prints_and_writes_all_that_repeats_the_number(monkeypatch, capsys, model, tmp_path):
+def test_evaluate_prints_and_writes_all_that_repeats_the_number(refineseg, monkeypatch, model, tmp_path):
     root = write_folder(tmp_path / "data", splits={"train": 1, "val": 2}, size=(20, 28))
     (root / "classes.txt").write_text("ground\nsky\nsquare\n")
     call = ("evaluate", "--model", model, "--data", f"folder:{root}", "--out", tmp_path / "o", "--json")
     options = ("--scales", "0.5,1", "--flip", "--crf", "--device", "cpu")
-    status, out, err = _refineseg(monkeypatch, capsys, *call, tmp_path / "a.json", *options)
+    status, out, err = refineseg(*call, tmp_path / "a.json", *options)
     assert status == 0, err
     assert "predicted with: protocol light_weight, scales 0.5, 1, flip, CRF, float32" in out
     written = json.loads((tmp_path / "a.json").read_text())
@@ -361,7 +344,7 @@ def test_evaluate_prints_and_writes_all_that_repeats_the_number(monkeypatch, cap
     assert np.array(written["confusion_matrix"]).shape == (3, 4)
     monkeypatch.setitem(PROTOCOLS, "authors", SMALL)
     options = ("--protocol", "authors", "--enlargement", 1.5, "--scales", "0.8", "--device", "cpu")
-    status, out, err = _refineseg(monkeypatch, capsys, *call, tmp_path / "b.json", *options)
+    status, out, err = refineseg(*call, tmp_path / "b.json", *options)
     assert status == 0, err
     assert "protocol authors, scales 0.8, short side 24..40 pixels, enlargement 1.5, float32" in out
     written = json.loads((tmp_path / "b.json").read_text())
@@ -370,17 +353,17 @@ def test_evaluate_prints_and_writes_all_that_repeats_the_number(monkeypatch, cap
     assert written["crf"] is None
 
 
-def test_predict_takes_the_same_options(monkeypatch, capsys, model, tmp_path):
+def test_predict_takes_the_same_options(refineseg, model, tmp_path):
     from PIL import Image
 
     Image.fromarray(_image(20, 28)).save(tmp_path / "a.png")
     call = ("predict", tmp_path / "a.png", "--model", model, "--save", "mask,probabilities", "--device", "cpu")
     for index, options in enumerate([("--scales", "0.5,1.5", "--flip"), ("--protocol", "light_weight_v1", "--crf")]):
         out = tmp_path / f"out{index}"
-        status, _, err = _refineseg(monkeypatch, capsys, *call, "--out", out, *options)
+        status, _, err = refineseg(*call, "--out", out, *options)
         assert status == 0, err
         with np.load(out / "a_probabilities.npz") as written:
             assert np.abs(written["probabilities"].astype(float).sum(axis=0) - 1).max() < 5e-3
-    status, _, err = _refineseg(monkeypatch, capsys, *call, "--out", tmp_path, "--scales", "0")
+    status, _, err = refineseg(*call, "--out", tmp_path, "--scales", "0")
     assert status == 2
     assert "expected 1 to 16 scales" in err

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 from PIL import Image
 
 import refineseg
-from conftest import write_folder
+from conftest import call, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,22 +23,29 @@ def command(beginning):
     return found[0].removeprefix("./dev ")
 
 
-def run(line, folder):
-    words = shlex.split(line)
-    words = [sys.executable, "-m", "refineseg.cli", *words[1:]] if words[0] == "refineseg" else words
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a line of the README in an empty folder and gives what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def ran(line):
+        program, *arguments = shlex.split(line)
+        assert program == "refineseg"
+        status, out, err = call(monkeypatch, capsys, *arguments)
+        assert status == 0, err
+        return out
+
+    return ran
 
 
-def test_the_first_command_segments_scikit_learns_photograph(tmp_path):
+def test_the_first_command_segments_scikit_learns_photograph(run, tmp_path):
     line = re.search(r"sh -c '(.*)'", command("sh -c")).group(1)
     from sklearn import datasets
 
     photo = Path(datasets.__file__).parent / "images" / "china.jpg"
     words = [str(photo) if word.endswith("china.jpg") else word for word in shlex.split(line)]
     assert words != shlex.split(line)
-    shown = run(shlex.join(words), tmp_path)
+    shown = run(shlex.join(words))
     assert "sky" in shown
     with Image.open(tmp_path / "masks" / "china.png") as mask, Image.open(photo) as image:
         assert mask.size == image.size
@@ -49,16 +54,16 @@ def test_the_first_command_segments_scikit_learns_photograph(tmp_path):
     assert (tmp_path / "masks" / "china_overlay.jpg").is_file()
 
 
-def test_the_commands_on_your_own_pictures_run_in_the_given_order(tmp_path):
+def test_the_commands_on_your_own_pictures_run_in_the_given_order(run, tmp_path):
     write_folder(tmp_path / "my_pictures", splits={"train": 2, "val": 1}, size=(32, 32))
     (tmp_path / "my_pictures" / "classes.txt").write_text("ground\nsky\nsquare\n")
     write_folder(tmp_path / "other", splits={"val": 2}, size=(20, 30))
     (tmp_path / "other" / "images" / "val").rename(tmp_path / "new_pictures")
     quick = " --epochs 1 --no-pretrained --set phases.0.crop_hw=[32,32] --device cpu"
-    run(command("refineseg train --data") + quick, tmp_path)
-    run(command("refineseg predict --model"), tmp_path)
+    run(command("refineseg train --data") + quick)
+    run(command("refineseg predict --model"))
     assert (tmp_path / "masks" / "001.png").is_file()
-    assert "mIoU" in run(command("refineseg evaluate"), tmp_path)
+    assert "mIoU" in run(command("refineseg evaluate"))
 
 
 def test_the_python_example_is_true():

@@ -15,16 +15,10 @@ from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError
 from refineseg.training.reproduction_table import spread
 from refineseg.training.request import parse_seeds
-from test_cli import call
 
 PHASE = {
     "epochs": 2, "crop_hw": [32, 32], "scale": [1.0, 1.0], "batch_size": 3, "encoder_lr": 1e-3, "decoder_lr": 1e-3,
 }  # fmt: skip
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 def arguments(root, out, *, seeds="0,1", epochs=2, minutes=None):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
-from refineseg.cli import app
 from refineseg.data.datasets import DATASETS, data_splits, open_dataset, open_sources, parse_data
 from refineseg.data.fake_coco import fake_coco_voc
 from refineseg.data.fake_pascal import fake_sbd, fake_voc
@@ -28,7 +25,7 @@ from refineseg.data.remote import forget_remotes
 from refineseg.data.sample import Sample
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.data.shards import ShardSource
-from refineseg.errors import ConfigError, DatasetError
+from refineseg.errors import DatasetError
 from refineseg.training.run import RunRequest, start_run
 from remote_servers import SECRET, s3_server, web_server
 from test_remote import on_disk, same_samples
@@ -300,17 +297,16 @@ def test_splits_join_and_sources_join_as_from_files(tmp_path):
     )
 
 
-def test_the_command_writes_every_split_and_says_how_to_go_on(tmp_path):
+def test_the_command_writes_every_split_and_says_how_to_go_on(refineseg, tmp_path):
     fake_voc(tmp_path / "voc")
     arguments = ["shard", f"voc:{tmp_path / 'voc'}", "--split", "train+val", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, [*arguments, "--megabytes", "0.006"])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[0] == f"train: 3 samples in 2 tar files below {tmp_path / 'out'}"
-    assert f"refineseg train --data voc:{tmp_path / 'out'} --out RUN" in result.stderr
+    status, out, err = refineseg(*arguments, "--megabytes", "0.006")
+    assert status == 0, err
+    assert out.splitlines()[0] == f"train: 3 samples in 2 tar files below {tmp_path / 'out'}"
+    assert f"refineseg train --data voc:{tmp_path / 'out'} --out RUN" in err
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert (index["source"], list(index["splits"])) == ("voc", ["train", "val"])
-    result = CliRunner().invoke(app, [*arguments, "--megabytes", "0"])
-    assert isinstance(result.exception, ConfigError)
+    assert refineseg(*arguments, "--megabytes", "0").status == 2
 
 
 def test_wrong_places_and_splits_are_refused(tmp_path):
@@ -330,9 +326,7 @@ def test_reading_any_sample_reads_its_bytes_alone(tmp_path, monkeypatch):
     shard("voc", tmp_path / "voc", tmp_path / "out")
     dataset = open_dataset("voc", tmp_path / "out", split="train")
     assert isinstance(dataset.source, ShardSource)
-    begun = time.monotonic()
     mask = dataset.read_mask(2)
     monkeypatch.setattr(ShardSource, "image", lambda *_: pytest.fail("the image was read"))
     np.testing.assert_array_equal(dataset.read_mask(2), mask)
-    assert time.monotonic() - begun < 5
     assert Path(dataset.source.shards[0]).name == "shard-000000.tar"

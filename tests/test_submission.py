@@ -2,16 +2,13 @@
 
 import fnmatch
 import json
-import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
-from conftest import write_folder
-from refineseg import cli
+from conftest import untrained, write_folder
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, voc_palette
 from refineseg.data.datasets import DATASETS
@@ -20,8 +17,6 @@ from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
 from refineseg.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
 
 VOC = catalog_classes("voc")
@@ -37,29 +32,15 @@ def voc_root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Untrained, of the VOC classes and a void channel, as the authors' models."""
-    torch.manual_seed(0)
     classes = ClassInfo((*VOC.names, "void"), (*VOC.palette, (0, 0, 0)))
-    path = tmp_path_factory.mktemp("model") / "voc.safetensors"
-    Segmenter(ModelSpec("refinenet_lw_mobilenetv2", classes, Preprocessing.imagenet())).save(path)
-    return str(path)
+    return untrained(tmp_path_factory.mktemp("model") / "voc.safetensors", classes, seed=0)
 
 
 @pytest.fixture
-def evaluated(monkeypatch, capsys, model, tmp_path):
+def evaluated(refineseg, model, tmp_path):
     """``refineseg evaluate`` on a fake VOC: exit status, stdout, stderr."""
-
-    def call(*arguments):
-        fixed = ["evaluate", "--model", model, "--out", tmp_path / "evaluation", "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["refineseg", *map(str, fixed), *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    fixed = ("evaluate", "--model", model, "--out", tmp_path / "evaluation", "--device", "cpu")
+    return lambda *arguments: refineseg(*fixed, *arguments)
 
 
 def test_the_test_split_of_voc_becomes_comp6_files_and_no_numbers(evaluated, voc_root, tmp_path):

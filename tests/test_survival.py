@@ -59,7 +59,7 @@ def tiny(epochs=3, **changes):
     )
     config = TrainingConfig(
         recipe="test",
-        variant="refinenet_lw_mobilenetv2",
+        variant="refineseg_nano",
         phases=(phase,),
         pretrained="no",
         precision="fp32",

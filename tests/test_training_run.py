@@ -16,7 +16,7 @@ from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.run import RunRequest, resume_run, start_run
 
-VARIANT = "refinenet_lw_mobilenetv2"
+VARIANT = "refineseg_nano"
 
 
 class Silent:

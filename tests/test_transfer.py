@@ -16,7 +16,6 @@ from refineseg.data.file_lists import packaged_table
 from refineseg.data.sample import Without
 from refineseg.data.transfer import find_transfer, transferred
 from refineseg.evaluation import predictions
-from test_cli import call
 
 CAMVID = catalog_classes("camvid")
 REAL = SHARED / "samples" / "cityscapes"
@@ -28,11 +27,6 @@ EXPECTED = {
     **{24: "pedestrian", 25: "bicyclist", 26: "car", 27: "car", 28: "car", 29: "car", 30: "car", 31: "car"},
     **{32: "bicyclist", 33: "bicyclist"},
 }
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 def test_every_label_id_becomes_its_camvid_class_or_void(tmp_path):
