@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
-from refineseg.backends.aot_inductor import ENDING, InductorScorer, write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program, takes_any_size
 from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
@@ -43,7 +41,7 @@ CALIBRATION_IMAGES = 8
 """Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""
 
 _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
-OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs", "torch_inductor")
+OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs")
 """Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
 
 _TRACED = Path("the traced program")
@@ -239,10 +237,7 @@ def compiled_contenders(
                 console.print(f"{name}, {precision}: preparing; compilers take minutes", highlight=False)
             begin = time.perf_counter()
             try:
-                if name == "torch_inductor":
-                    scorer: Scorer = _ahead_of_time(segmenter, choice)
-                else:
-                    scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)
+                scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)
                 scorer.class_map(images)  # or it would be compiled, and fail, among the rounds
             except ConfigError as error:
                 if refused is None:
@@ -252,14 +247,6 @@ def compiled_contenders(
             built_s = time.perf_counter() - begin
             contenders.append(Contender(model, name, precision, True, False, "nhwc", scorer, built_s))
     return contenders
-
-
-def _ahead_of_time(segmenter: Segmenter, choice: RuntimeChoice) -> Scorer:
-    description = Description(segmenter.spec, ("class_map",), size_hw=choice.fixed_hw)
-    with tempfile.TemporaryDirectory(prefix="refineseg-") as folder:
-        path = Path(folder) / f"model{ENDING}"
-        write_package(segmenter, description, path, device=choice.device)
-        return InductorScorer(path, device=choice.device)
 
 
 class OtherNetwork:

@@ -18,21 +18,20 @@ from rich.console import Console
 from rich.progress import track
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
-from refineseg.backends.aot_inductor import ENDING, is_package, write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import OUTPUTS, Output, export_program
 from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.backends.opening import open_exported, own_device
+from refineseg.backends.opening import open_exported
 from refineseg.backends.openvino_runtime import openvino_model, write_openvino_model
 from refineseg.backends.quantisation import quantised
 from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.images import written_beside
-from refineseg.predict.torch_scorer import TorchScorer, find_device
+from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.segmenter import Segmenter
 
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "inductor": ENDING}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Formats, and the ending of their files."""
 
 
@@ -45,29 +44,21 @@ class ExportOptions:
         outputs: What the file gives.
         size_hw: The one size it is for; None: any.
         calibration: With ``int8`` alone: images for the ranges of feature maps, (H, W, C) uint8.
-        device: With ``inductor`` alone: what the file is compiled for, ``cpu``, ``cuda``, ...
 
     Raises:
-        ConfigError: An unknown format or output, calibration images with a format that has no 8 bits, or a device with
-            one that is compiled for none.
+        ConfigError: An unknown format or output, or calibration images with a format that has no 8 bits.
     """
 
     file_format: str
     outputs: tuple[Output, ...] = ("class_map",)
     size_hw: tuple[int, int] | None = None
     calibration: tuple[NDArray[np.uint8], ...] = ()
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.calibration and self.file_format != "openvino":
             raise ConfigError(f"expected --format openvino with --precision int8, got {self.file_format}")
         if self.file_format not in FORMATS:
             raise ConfigError(f"expected --format {', '.join(FORMATS)}, got {self.file_format!r}")
-        if self.device != "cpu" and self.file_format != "inductor":
-            raise ConfigError(
-                f"expected --device {self.device} with --format inductor, got {self.file_format}, whose files are for "
-                "no device in particular; leave it out"
-            )
         if not self.outputs or len(set(self.outputs)) != len(self.outputs):
             raise ConfigError(f"expected different --outputs of {', '.join(OUTPUTS)}, got {self.outputs}")
 
@@ -79,7 +70,6 @@ class ExportOptions:
         size_hw: tuple[int, int] | None,
         *,
         calibration: tuple[NDArray[np.uint8], ...] = (),
-        device: str = "cpu",
     ) -> ExportOptions:
         """From the words of the command line.
 
@@ -91,7 +81,7 @@ class ExportOptions:
         if unknown:
             raise ConfigError(f"expected --outputs of {', '.join(OUTPUTS)}, got {', '.join(unknown)}")
         chosen = tuple(known for name in names for known in OUTPUTS if known == name)
-        return cls(file_format, chosen, size_hw, calibration, device)
+        return cls(file_format, chosen, size_hw, calibration)
 
 
 def calibration_images(
@@ -132,16 +122,12 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
         ConfigError: Another ending, or a network that cannot be exported so.
         MissingExtraError: The format's packages are not installed.
     """
-    ending = ENDING if is_package(path) else path.suffix
-    if ending != FORMATS[options.file_format]:
+    if path.suffix != FORMATS[options.file_format]:
         raise ConfigError(
             f"expected a file name ending in {FORMATS[options.file_format]} for {options.file_format}, got {path}"
         )
     precision = "int8" if options.calibration else "float32"
     description = Description(segmenter.spec, options.outputs, precision, options.size_hw)
-    if options.file_format == "inductor":
-        write_package(segmenter, description, path, device=find_device(options.device))
-        return
     two_passes = options.file_format != "torch"
     program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw, two_passes=two_passes)
     if options.file_format == "onnx":
@@ -172,7 +158,7 @@ def accept_file(
         ModelFileError: The file cannot be read.
         DatasetError: The images cannot.
     """
-    place = torch.device(own_device(path) or "cpu")
+    place = torch.device("cpu")
     exported = open_exported(path, backend="auto", device=place, precision="float32")
     dataset = open_sources(data, split=split)
     return compare(

@@ -31,14 +31,12 @@ class Description:
         outputs: What the file gives, in its order.
         precision: ``float32``, or ``int8`` for quantised convolutions.
         size_hw: The one height and width it takes; None: any.
-        compiled_for: Of compiled files: the kind of machine, see :func:`~refineseg.backends.compiler.machine_facts`.
     """
 
     spec: ModelSpec
     outputs: tuple[Output, ...] = OUTPUTS
     precision: str = "float32"
     size_hw: tuple[int, int] | None = None
-    compiled_for: Mapping[str, str] | None = None
 
     def to_text(self) -> str:
         """As JSON."""
@@ -47,8 +45,6 @@ class Description:
             "precision": self.precision,
             "size_hw": self.size_hw,
         }
-        if self.compiled_for is not None:
-            export["compiled_for"] = dict(self.compiled_for)
         return json.dumps({**self.spec.to_json(), "export": export})
 
     @classmethod
@@ -68,9 +64,7 @@ class Description:
             export = header["export"]
             size_hw = None if export["size_hw"] is None else (int(export["size_hw"][0]), int(export["size_hw"][1]))
             outputs = tuple(known for name in export["outputs"] for known in OUTPUTS if known == name)
-            machine = export.get("compiled_for")
-            compiled_for = None if machine is None else {str(name): str(value) for name, value in machine.items()}
-            return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw, compiled_for)
+            return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, ModelFileError) as error:
             raise ModelFileError(
                 f"expected the description of a model in {path}, which is damaged ({error!r})"

@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 
 from refineseg.backends import quantisation
-from refineseg.backends.aot_inductor import ENDING, InductorScorer, is_package, read_package_description
 from refineseg.backends.cuda_graphs import CudaGraphScorer
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
@@ -67,12 +66,11 @@ BACKENDS: dict[str, Backend] = {
     "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
     "torch_compile": Backend("torch.compile", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda"), True),
     "torch_cuda_graphs": Backend("PyTorch in CUDA graphs", ("torch",), "", ("float32", "bfloat16"), ("cuda",)),
-    "torch_inductor": Backend("AOTInductor", ("torch",), ENDING, ("float32",), ("cpu", "cuda"), True),
 }
 """Every runtime by name; on a CPU those that stand first are faster (docs/speed.md). ``auto`` is never one after
 ``torch``, which is always there."""
 
-ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer | InductorScorer
+ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
 """What scores with a file; each has a ``description``."""
 
 RuntimeScorer = ExportedScorer | CompiledScorer | CudaGraphScorer
@@ -122,14 +120,7 @@ def check_backend(name: str, *, precision: str, device: torch.device) -> str:
 
 def own_backend(path: Path) -> str:
     """The runtime that an exported file is for, by its ending."""
-    return SUFFIXES[ENDING if is_package(path) else path.suffix]
-
-
-def own_device(path: Path) -> str | None:
-    """The kind of device that a file was compiled for; None: any that its runtime knows, or no such file."""
-    if not is_package(path) or not path.is_file():
-        return None
-    return (read_package_description(path).compiled_for or {}).get("device")
+    return SUFFIXES[path.suffix]
 
 
 def is_exported(model: str) -> bool:
@@ -146,7 +137,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
     """A scorer of an exported file.
 
     Args:
-        path: ``.onnx``, ``.xml``, ``.pt2`` or ``.aoti.pt2``.
+        path: ``.onnx``, ``.xml`` or ``.pt2``.
         backend: ``torch`` (nothing was said) and ``auto``: the file's own; an ``.onnx`` file is also read by openvino.
         device: Where.
         precision: Of openvino: ``float32`` or ``bfloat16``; others compute as the file was exported.
@@ -165,8 +156,6 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         return OpenVinoScorer(path, precision="bfloat16" if precision == "bfloat16" else "float32")
     if name == "torch_export":
         return TorchProgramScorer(path, device=device)
-    if name == "torch_inductor":
-        return InductorScorer(path, device=device)
     return OnnxScorer(path, device=onnx_device(name, device))
 
 
@@ -184,14 +173,12 @@ def read_description(path: Path) -> Description:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}")
-    if is_package(path) and path.is_file():
-        return read_package_description(path)  # also of another machine's
     return open_exported(path, backend="auto", device=torch.device("cpu"), precision="float32").description
 
 
 def _check_takes_models(backend: str, model: str) -> None:
     """Refuse a runtime that reads exported files only."""
-    if backend in ("torch_export", "torch_inductor"):
+    if backend == "torch_export":
         raise ConfigError(
             f"expected an exported file ({BACKENDS[backend].suffix}) for {backend}, got {model}; export it first"
         )

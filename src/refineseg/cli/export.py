@@ -12,9 +12,9 @@ from refineseg.cli.app import ModelFile, app, messages
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2, .aoti.pt2.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2.")],
     model: ModelFile = "camvid",
-    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch or inductor.")] = "onnx",
+    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
     outputs: Annotated[str, typer.Option(help="What the file gives: class_map, logits, or both with a comma.")] = (
         "class_map"
     ),
@@ -24,9 +24,6 @@ def export(
     precision: Annotated[
         str, typer.Option(help="float32; or int8, with --format openvino: 8-bit convolutions, --calibrate.")
     ] = "float32",
-    device: Annotated[
-        str, typer.Option(help="With --format inductor: what it is compiled for, here: cpu, cuda.")
-    ] = "cpu",
     calibrate: Annotated[
         str | None, typer.Option(help="NAME:ROOT; images for the ranges of feature maps, with --precision int8.")
     ] = None,
@@ -71,7 +68,7 @@ def export(
     calibration: tuple[Any, ...] = ()
     if calibrate is not None and not check:
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
-    options = ExportOptions.parse(file_format, outputs, size_hw, calibration=calibration, device=device)
+    options = ExportOptions.parse(file_format, outputs, size_hw, calibration=calibration)
     segmenter = load(model)
     if accept is None:
         export_file(segmenter, out, options)

@@ -18,7 +18,6 @@ from refineseg.backends.opening import (
     is_exported,
     open_model,
     own_backend,
-    own_device,
     read_description,
 )
 from refineseg.errors import ConfigError
@@ -69,10 +68,7 @@ class OpenedModel:
 
 
 def place_of(device: str, backend: str, model: str) -> torch.device:
-    """``auto`` is where the backend can be, or what a file was compiled for; a named device is kept."""
-    compiled_for = own_device(Path(model))
-    if device == "auto" and compiled_for is not None:
-        return find_device(compiled_for)
+    """``auto`` is where the backend can be; a named device is kept."""
     name = own_backend(Path(model)) if is_exported(model) and backend in ("torch", "auto") else backend
     known = BACKENDS.get(name)
     if device == "auto" and known is not None and known.devices == ("cpu",):
