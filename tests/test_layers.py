@@ -18,6 +18,7 @@ LAYERS = (
         "archives",
         "protocol",
         "published",
+        "weight_files",
         "class_info",
         "catalog",
         "preprocessing",
@@ -32,7 +33,7 @@ LAYERS = (
         "losses",
     ),
     ("networks",),
-    ("segmenter",),
+    ("model_spec", "segmenter"),
     ("conversion",),
     ("backends",),
     ("predict", "data", "reports"),
@@ -59,7 +60,7 @@ LAYERS = (
 DOORS = {  # package -> the only places that may import it
     "timm": {"networks/encoders.py"},
     "lightning": {"training/engine.py"},
-    "safetensors": {"segmenter.py"},
+    "safetensors": {"weight_files.py"},
     "matplotlib": {"reports.py"},
     "torchvision": {"data/augment.py"},
     "typer": {

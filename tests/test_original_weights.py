@@ -15,10 +15,11 @@ import oracles
 import refineseg
 from oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.networks.original_weights import read_checkpoint, translate
+from refineseg.networks.original_weights import translate
 from refineseg.networks.refinenet import MultiResolutionFusion, count_parameters
 from refineseg.networks.variants import build_network
 from refineseg.resize import Resizing
+from refineseg.weight_files import read_checkpoint
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
 

@@ -19,7 +19,6 @@ from skimage.transform import resize
 from torch import nn
 
 import refineseg
-from refineseg import segmenter as segmenter_module
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.preprocessing import Preprocessing
@@ -286,7 +285,7 @@ class TestSavingFails:
 
         path = tmp_path / "model.safetensors"
         path.write_bytes(b"the old file")
-        monkeypatch.setattr(segmenter_module, "save_file", half_a_file)
+        monkeypatch.setattr("refineseg.weight_files.save_file", half_a_file)
         with pytest.raises(ModelFileError if isinstance(error, OSError) else KeyboardInterrupt):
             segmenter.save(path)
         assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +23,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
-from refineseg.backends.description import Description
+from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import export_program, takes_any_size
 from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
 from refineseg.backends.opening import BACKENDS, onnx_device, scorer_of
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
+from refineseg.backends.program_files import program_bytes
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
@@ -44,7 +44,6 @@ _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
 OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs")
 """Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
 
-_TRACED = Path("the traced program")
 Refused = Callable[[str, ConfigError], None]
 """Told the name of a runtime and why it cannot be measured here."""
 
@@ -178,11 +177,9 @@ def _of_program(
 
     if "torch_export" in choice.backends and "float32" in choice.precisions:
         begin = time.perf_counter()
-        own = (traced(two_passes=False), description)
+        own = program_bytes(traced(two_passes=False), {KEY: description.to_text()})
         traced_s = time.perf_counter() - begin
-        add(
-            "torch_export", "float32", partial(TorchProgramScorer, _TRACED, device=choice.device, program=own), traced_s
-        )
+        add("torch_export", "float32", partial(TorchProgramScorer, own, device=choice.device), traced_s)
     if not {"onnxruntime", "tensorrt", "openvino"} & set(choice.backends):
         return contenders
     begin = time.perf_counter()

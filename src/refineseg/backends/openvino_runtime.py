@@ -20,7 +20,7 @@ from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import Output
 from refineseg.backends.onnx_runtime import onnx_model
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
@@ -102,8 +102,13 @@ class OpenVinoScorer:
             try:
                 model = self._core.read_model(str(model))
             except RuntimeError as error:
-                raise ModelFileError(f"expected an OpenVINO or ONNX file, got {self._name} ({error})") from error
+                raise ModelFileError(
+                    f"expected an OpenVINO file with its .bin beside it, or an ONNX file, got {self._name}, which is "
+                    "damaged or not complete; export the model again with `refineseg export`"
+                ) from error
         self.description = Description.from_text(_metadata(model), Path(str(self._name)))
+        given = {name for node in model.outputs for name in node.get_names()}
+        self.description.check_file(given, Path(str(self._name)))
         self._config = {
             "INFERENCE_PRECISION_HINT": _HINTS["int8" if self.description.precision == "int8" else precision],
             "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
@@ -138,8 +143,14 @@ class OpenVinoScorer:
     def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
         self.description.check(output, images, str(self._name))
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        with self._lock:  # a program computes one thing at a time
-            result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        try:
+            with self._lock:  # a program computes one thing at a time
+                result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        except RuntimeError as error:
+            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+                raise
+            raise ModelFileError(f"expected a model that computes, got {self._name} ({told(error)})") from error
+        self.description.checked(torch.from_numpy(result), output, images, str(self._name))
         return result
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
