@@ -1,4 +1,4 @@
-"""DenseTorch's multi-task networks: their segmentation head computes what a module written from the description does."""
+"""DenseTorch's multi-task networks: the segmentation head computes what a module written from the description does."""
 
 import pytest
 import torch

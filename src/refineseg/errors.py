@@ -5,8 +5,8 @@ def told(error: BaseException, *, most: int = 160) -> str:
     """What a library says of its failure, in one line that is not long.
 
     Example:
-        >>> told(RuntimeError("Exception from a.cpp:1:\\n  no such layer"))
-        'RuntimeError: Exception from a.cpp:1: no such layer'
+        >>> told(RuntimeError("Exception from a.cpp:  no such layer"))
+        'RuntimeError: Exception from a.cpp: no such layer'
     """
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:most] if text else type(error).__name__

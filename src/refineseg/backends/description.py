@@ -91,7 +91,7 @@ class Description:
         count, (number, _, *size_hw) = self.spec.class_info.num_classes, images.shape
         shape = (number, *size_hw) if output == "class_map" else (number, count, *size_hw)
         fits = tuple(found.shape) == shape
-        if not fits or (output == "class_map" and not 0 <= int(found.min()) <= int(found.max()) < count):
+        if not fits or (output == "class_map" and not all(0 <= int(end) < count for end in found.aminmax())):
             raise ModelFileError(
                 f"expected {output} of {shape} for {count} classes from {path}, got "
                 f"{'other classes' if fits else tuple(found.shape)}; the file is damaged: export the model again"

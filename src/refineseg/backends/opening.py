@@ -146,7 +146,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         ConfigError: The backend does not read such files.
         ModelFileError: The file is missing or damaged.
     """
-    own, name = own_backend(path), file_backend(path, backend)
+    own, name = own_backend(path), file_backend(path, check_name(backend))
     if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
         raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
     if not path.is_file():

@@ -360,7 +360,7 @@ def _function(target: str) -> Callable[..., Any]:
         return known
     name = target.removeprefix("torch.ops.aten.")
     if name == target or name not in ATEN:
-        raise ModelFileError(f"expected functions of known networks, got {target:.80}")
+        raise ValueError(f"it calls {target:.80}, which no known network does")
     packet, overload = name.split(".")
     function: Callable[..., Any] = getattr(getattr(torch.ops.aten, packet), overload)
     return function

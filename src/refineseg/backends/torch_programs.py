@@ -50,9 +50,8 @@ class TorchProgramScorer:
         self._call, texts = read_program(source, self._path, device=device)
         self.description = Description.from_text(texts.get(KEY), self._path)
         if len(self._call.outputs) != len(self.description.outputs):
-            raise ModelFileError(
-                f"expected {' and '.join(self.description.outputs)} from {self._path}, got other outputs"
-            )
+            outputs = " and ".join(self.description.outputs)
+            raise ModelFileError(f"expected {outputs} from {self._path}, got other outputs; export the model again")
         self._device = device
 
     @property
