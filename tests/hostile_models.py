@@ -6,6 +6,7 @@ Every payload writes a marker file when it is run, so that a test can see whethe
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -65,7 +66,11 @@ def honest_program():
 def changed(content, *, add=None, replace=None, fields=None, packed=()):
     """An archive with members added (by their name in it) or replaced, or with the program's JSON changed in place."""
     written = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(written, "w") as new:
+    with (
+        warnings.catch_warnings(action="ignore"),  # of names that are there twice
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(written, "w") as new,
+    ):
         for info in old.infolist():
             inner = info.filename.removeprefix("archive/")
             member = (replace or {}).get(inner, old.read(info))

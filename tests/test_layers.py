@@ -14,6 +14,7 @@ LAYERS = (
     (
         "_version",
         "errors",
+        "telemetry",
         "allocation",
         "archives",
         "protocol",

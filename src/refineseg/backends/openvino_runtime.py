@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import Output
-from refineseg.backends.onnx_runtime import onnx_model
+from refineseg.backends.onnx_runtime import onnx_model, read_description
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 
@@ -100,11 +101,12 @@ class OpenVinoScorer:
         self._name = model if isinstance(model, Path) else "the exported model"
         if isinstance(model, Path):
             try:
+                _check_kind(model)
                 model = self._core.read_model(str(model))
-            except RuntimeError as error:
+            except (RuntimeError, OSError, ElementTree.ParseError, ValueError) as error:
                 raise ModelFileError(
                     f"expected an OpenVINO file with its .bin beside it, or an ONNX file, got {self._name}, which is "
-                    "damaged or not complete; export the model again with `refineseg export`"
+                    f"damaged or not complete ({told(error)}); export the model again with `refineseg export`"
                 ) from error
         self.description = Description.from_text(_metadata(model), Path(str(self._name)))
         given = {name for node in model.outputs for name in node.get_names()}
@@ -168,6 +170,27 @@ class OpenVinoScorer:
             ConfigError: The file takes another size, or gives logits only.
         """
         return torch.from_numpy(self._run("class_map", images))
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no file of the kind its ending says: OpenVINO would try it as files of other makers, aloud.
+
+    Raises:
+        ModelFileError: No ONNX file.
+        ValueError: XML of something else, or with definitions that may grow without end.
+        ElementTree.ParseError: No XML.
+    """
+    if path.suffix == ".onnx":
+        read_description(path)
+        return
+    content = path.read_bytes()
+    if b"<!" in content.replace(b"<!--", b""):
+        raise ValueError("definitions in the XML")
+    root = ElementTree.fromstring(content)
+    if root.tag != "net":
+        raise ValueError(f"XML of {root.tag:.40}")
+    if not path.with_suffix(".bin").is_file():
+        raise ValueError(f"there is no {path.with_suffix('.bin').name}")
 
 
 def _metadata(model: Any) -> str | None:  # noqa: ANN401 - openvino.Model
