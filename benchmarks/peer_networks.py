@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from refineseg.class_info import ClassInfo
+from refineseg.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import Segmenter
 
 OURS = ("refineseg_nano", "refineseg_small", "refinenet_lw_mobilenetv2")
 TORCHVISION = {"lraspp_mobilenet_v3_large": "", "deeplabv3_mobilenet_v3_large": "out"}

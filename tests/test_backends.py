@@ -369,7 +369,7 @@ def test_a_model_file_is_exported_in_memory_for_another_backend(exported, backen
 
 def test_export_refuses_wrong_words(exported, tmp_path):
     segmenter, _ = exported
-    with pytest.raises(ConfigError, match="expected --format onnx, openvino, torch, inductor, got 'trt'"):
+    with pytest.raises(ConfigError, match="expected --format onnx, openvino, torch, got 'trt'"):
         ExportOptions.parse("trt", "class_map", None)
     with pytest.raises(ConfigError, match="expected --outputs of class_map, logits, got mask"):
         ExportOptions.parse("onnx", "mask", None)

@@ -12,8 +12,9 @@ from skimage import data as photographs
 from conftest import write_folder
 from refineseg import render
 from refineseg.class_info import ClassInfo
+from refineseg.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter, build
+from refineseg.segmenter import Segmenter, build
 
 CLASSES = ClassInfo(("ground", "sky", "square"), ((60, 70, 50), (150, 190, 240), (220, 40, 40)))
 

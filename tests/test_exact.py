@@ -19,6 +19,7 @@ from torch import nn
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact import TiledScorer, needed_context, prove
 from refineseg.predict.tiles.exact_plan import extra_arithmetic
@@ -26,7 +27,7 @@ from refineseg.predict.tiles.streaming import needed_spans
 from refineseg.predict.tiles.tracing import trace
 from refineseg.predict.tiling import ArraySource, Region, TilingOptions
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import Segmenter
 
 CPU = torch.device("cpu")
 META = torch.device("meta")

@@ -19,11 +19,11 @@ from skimage.transform import resize
 from torch import nn
 
 import refineseg
-from refineseg import segmenter as segmenter_module
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, OutputError
+from refineseg.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter, load_spec
+from refineseg.segmenter import Segmenter, load_spec
 
 VARIANT = "refinenet_lw_mobilenetv2"
 CLASSES = ClassInfo(("sky", "Fahrbahn, naß", "道"), ((1, 2, 3), (250, 0, 7), (0, 0, 0)), ignore_index=254)
@@ -286,7 +286,7 @@ class TestSavingFails:
 
         path = tmp_path / "model.safetensors"
         path.write_bytes(b"the old file")
-        monkeypatch.setattr(segmenter_module, "save_file", half_a_file)
+        monkeypatch.setattr("refineseg.weight_files.save_file", half_a_file)
         with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
             segmenter.save(path)
         assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from refineseg import telemetry
 from refineseg._version import __version__
+
+telemetry.switch_off()
 
 if TYPE_CHECKING:
     from refineseg.allocation import keep_freed_memory

@@ -65,11 +65,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(("calibrate_split", "images"), "with --calibrate", lambda call: call["calibrate"] is not None),
         Rule(("split", "agreement", "drift"), "with --accept", lambda call: call["accept"] is not None),
         Rule(
-            ("file_format", "outputs", "size", "precision", "calibrate", "device"),
+            ("file_format", "outputs", "size", "precision", "calibrate"),
             "without --check, which writes nothing",
             lambda call: not call["check"],
         ),
-        Rule(("device",), "with --format inductor", lambda call: call["file_format"] == "inductor"),
     ),
     "bench": (
         Rule(("model",), "without --papers, --counts and --training", _bench("model", "folder")),

@@ -18,9 +18,10 @@ from refineseg.archives import refuse_special
 from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
 from refineseg.reports import draw_curves
-from refineseg.segmenter import ModelSpec, load, load_spec
+from refineseg.segmenter import load, load_spec
 from refineseg.writing import written_beside
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")

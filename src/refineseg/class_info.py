@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from refineseg.errors import ConfigError
 
 Colour = tuple[int, int, int]
+MOST_CLASSES = 65535
+"""Of 16-bit masks, one value being void."""
 
 _PAINTED_AT_A_TIME = 2**18  # pixels
 
@@ -68,6 +70,10 @@ class ClassInfo:
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigError("expected at least one class, got none; give the class names")
+        if len(self.names) > MOST_CLASSES:
+            raise ConfigError(
+                f"expected at most {MOST_CLASSES} classes, as many as masks can hold, got {len(self.names)}"
+            )
         doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if doubled:
             raise ConfigError(f"expected different class names, got {doubled} more than once; rename them")
@@ -138,11 +144,13 @@ class ClassInfo:
             ConfigError: A field is missing or of the wrong kind.
         """
         try:
+            if len(value["names"]) > MOST_CLASSES:
+                raise ValueError(f"{len(value['names'])} classes, at most {MOST_CLASSES}")
             palette = tuple((int(r), int(g), int(b)) for r, g, b in value["palette"])
             return cls(tuple(str(n) for n in value["names"]), palette, int(value["ignore_index"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
-                f"expected a class table with names, palette and ignore_index, got {value!r} ({error!r})"
+                f"expected a class table with names, palette and ignore_index, got {value!r:.200} ({error!r:.200})"
             ) from error
 
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +23,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
-from refineseg.backends.aot_inductor import InductorScorer, write_package
-from refineseg.backends.description import Description
+from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import export_program, takes_any_size
 from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
 from refineseg.backends.opening import onnx_device, scorer_of
 from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
-from refineseg.backends.table import BACKENDS, ENDING, Precision
+from refineseg.backends.program_files import program_bytes
+from refineseg.backends.table import BACKENDS, Precision
 from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
@@ -44,10 +42,9 @@ CALIBRATION_IMAGES = 8
 """Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""
 
 _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
-OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs", "torch_inductor")
+OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs")
 """Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
 
-_TRACED = Path("the traced program")
 Refused = Callable[[str, ConfigError], None]
 """Told the name of a runtime and why it cannot be measured here."""
 
@@ -181,11 +178,9 @@ def _of_program(
 
     if "torch_export" in choice.backends and "float32" in choice.precisions:
         begin = time.perf_counter()
-        own = (traced(two_passes=False), description)
+        own = program_bytes(traced(two_passes=False), {KEY: description.to_text()})
         traced_s = time.perf_counter() - begin
-        add(
-            "torch_export", "float32", partial(TorchProgramScorer, _TRACED, device=choice.device, program=own), traced_s
-        )
+        add("torch_export", "float32", partial(TorchProgramScorer, own, device=choice.device), traced_s)
     if not {"onnxruntime", "tensorrt", "openvino"} & set(choice.backends):
         return contenders
     begin = time.perf_counter()
@@ -240,10 +235,7 @@ def compiled_contenders(
                 console.print(f"{name}, {precision}: preparing; compilers take minutes", highlight=False)
             begin = time.perf_counter()
             try:
-                if name == "torch_inductor":
-                    scorer: Scorer = _ahead_of_time(segmenter, choice)
-                else:
-                    scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)
+                scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)
                 scorer.class_map(images)  # or it would be compiled, and fail, among the rounds
             except ConfigError as error:
                 if refused is None:
@@ -253,14 +245,6 @@ def compiled_contenders(
             built_s = time.perf_counter() - begin
             contenders.append(Contender(model, name, precision, True, False, "nhwc", scorer, built_s))
     return contenders
-
-
-def _ahead_of_time(segmenter: Segmenter, choice: RuntimeChoice) -> Scorer:
-    description = Description(segmenter.spec, ("class_map",), size_hw=choice.fixed_hw)
-    with tempfile.TemporaryDirectory(prefix="refineseg-") as folder:
-        path = Path(folder) / f"model{ENDING}"
-        write_package(segmenter, description, path, device=choice.device)
-        return InductorScorer(path, device=choice.device)
 
 
 class OtherNetwork:

@@ -17,18 +17,20 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.families import Resize
 from refineseg.networks.matconvnet import MatConvNetModel, encoder_state, read_matconvnet
 from refineseg.networks.original_weights import (
+    aligns_corners,
     num_pooling_links,
     original_num_classes,
     path_groups_of,
-    read_checkpoint,
     translate,
 )
 from refineseg.networks.variants import NetworkOptions, Variant, find_variant
 from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import Segmenter
+from refineseg.weight_files import check_weights, read_checkpoint
 
 _LOG = logging.getLogger("refineseg")
 _LICENCE = "non-commercial, as the original weights"
@@ -82,7 +84,8 @@ def load_original(
         matconvnet: For a ``.mat`` file: its void class, resizing and enlargement.
 
     Raises:
-        ModelFileError: A tensor is left over, missing or of another shape, or the file is no plain checkpoint.
+        ModelFileError: A tensor is left over, missing, of another shape or not finite, or the file is no plain
+            checkpoint.
         ConfigError: No such variant, or options that contradict each other.
         MissingExtraError: A ``.mat`` file of version 7.3 without the package h5py.
     """
@@ -104,13 +107,11 @@ def load_original(
         variant,
         class_info or ClassInfo.generic(found),
         Preprocessing.imagenet(),
-        NetworkOptions(align_corners=entry.original_align_corners, padded=False),
+        NetworkOptions(align_corners=aligns_corners(content, entry), padded=False),
         {"origin": "original PyTorch port"},
         _LICENCE,
     )
-    segmenter = Segmenter(spec)
-    segmenter.network.load_state_dict(translate(content, variant=variant, own=segmenter.network.state_dict()))
-    return segmenter
+    return _filled(spec, content, "the original weights" if isinstance(weights, Mapping) else weights)
 
 
 def _from_matconvnet(
@@ -134,8 +135,14 @@ def _from_matconvnet(
         {"origin": "original MatConvNet model"},
         _LICENCE,
     )
+    return _filled(spec, state, "the .mat file")
+
+
+def _filled(spec: ModelSpec, content: Mapping[str, Any], source: object) -> Segmenter:
     segmenter = Segmenter(spec)
-    segmenter.network.load_state_dict(translate(state, variant=variant, own=segmenter.network.state_dict()))
+    state = translate(content, variant=spec.variant, own=segmenter.network.state_dict())
+    check_weights(state, source)
+    segmenter.network.load_state_dict(state)
     return segmenter
 
 

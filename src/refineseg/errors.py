@@ -1,6 +1,17 @@
 """Every exception refineseg raises on purpose; each message says what was expected, what was got and what to do."""
 
 
+def told(error: BaseException, *, most: int = 160) -> str:
+    """What a library says of its failure, in one line that is not long.
+
+    Example:
+        >>> told(RuntimeError("Exception from a.cpp:  no such layer"))
+        'RuntimeError: Exception from a.cpp: no such layer'
+    """
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:most] if text else type(error).__name__
+
+
 class RefinesegError(Exception):
     """Base of all deliberate errors; the command line prints its message and ends with status 2.
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.backends.table import ENDING, OUTPUTS, Output
+from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError
 
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "inductor": ENDING}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Formats, and the ending of their files."""
 
 
@@ -27,28 +27,20 @@ class ExportOptions:
         outputs: What the file gives.
         size_hw: The one size it is for; None: any.
         calibration: With ``int8`` alone: images for the ranges of feature maps, (H, W, C) uint8.
-        device: With ``inductor`` alone: what the file is compiled for, ``cpu``, ``cuda``, ...
 
     Raises:
-        ConfigError: An unknown format or output, calibration images with a format that has no 8 bits, or a device with
-            one that is compiled for none.
+        ConfigError: An unknown format or output, or calibration images with a format that has no 8 bits.
     """
 
     file_format: str
     outputs: tuple[Output, ...] = ("class_map",)
     size_hw: tuple[int, int] | None = None
     calibration: tuple[NDArray[np.uint8], ...] = ()
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         self.check_precision("int8" if self.calibration else "float32")
         if self.file_format not in FORMATS:
             raise ConfigError(f"expected --format {', '.join(FORMATS)}, got {self.file_format!r}")
-        if self.device != "cpu" and self.file_format != "inductor":
-            raise ConfigError(
-                f"expected --device {self.device} with --format inductor, got {self.file_format}, whose files are for "
-                "no device in particular; leave it out"
-            )
         if not self.outputs or len(set(self.outputs)) != len(self.outputs):
             raise ConfigError(f"expected different --outputs of {', '.join(OUTPUTS)}, got {self.outputs}")
 
@@ -60,7 +52,6 @@ class ExportOptions:
         size_hw: tuple[int, int] | None,
         *,
         calibration: tuple[NDArray[np.uint8], ...] = (),
-        device: str = "cpu",
     ) -> ExportOptions:
         """From the words of the command line.
 
@@ -72,7 +63,7 @@ class ExportOptions:
         if unknown:
             raise ConfigError(f"expected --outputs of {', '.join(OUTPUTS)}, got {', '.join(unknown)}")
         chosen = tuple(known for name in names for known in OUTPUTS if known == name)
-        return cls(file_format, chosen, size_hw, calibration, device)
+        return cls(file_format, chosen, size_hw, calibration)
 
     def check_precision(self, precision: str) -> None:
         """Whether the format has a precision.
@@ -89,7 +80,7 @@ class ExportOptions:
         Raises:
             ConfigError: It has another.
         """
-        if (ENDING if path.name.endswith(ENDING) else path.suffix) != FORMATS[self.file_format]:
+        if path.suffix != FORMATS[self.file_format]:
             raise ConfigError(
                 f"expected a file name ending in {FORMATS[self.file_format]} for {self.file_format}, got {path}"
             )

@@ -16,18 +16,17 @@ from rich.console import Console
 from rich.progress import track
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
-from refineseg.backends.aot_inductor import write_package
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.backends.opening import open_exported, own_device
+from refineseg.backends.opening import open_exported
 from refineseg.backends.openvino_runtime import openvino_model, write_openvino_model
 from refineseg.backends.quantisation import quantised
 from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
-from refineseg.predict.torch_scorer import TorchScorer, find_device
+from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.segmenter import Segmenter
 from refineseg.writing import folder_beside, written_beside
 
@@ -73,9 +72,6 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
     options.check_path(path)
     precision = "int8" if options.calibration else "float32"
     description = Description(segmenter.spec, options.outputs, precision, options.size_hw)
-    if options.file_format == "inductor":
-        write_package(segmenter, description, path, device=find_device(options.device))
-        return
     two_passes = options.file_format != "torch"
     program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw, two_passes=two_passes)
     if options.file_format == "onnx":
@@ -106,7 +102,7 @@ def accept_file(
         ModelFileError: The file cannot be read.
         DatasetError: The images cannot.
     """
-    place = torch.device(own_device(path) or "cpu")
+    place = torch.device("cpu")
     exported = open_exported(path, backend="auto", device=place, precision="float32")
     dataset = open_sources(data, split=split)
     return compare(

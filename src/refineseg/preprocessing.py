@@ -52,6 +52,8 @@ class Preprocessing:
             raise ConfigError(
                 f"expected as many means as positive standard deviations, got mean {self.mean} and std {self.std}"
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise ConfigError(f"expected finite means and standard deviations, got mean {self.mean} and std {self.std}")
         if not 0 < self.input_scale <= 8:
             raise ConfigError(f"expected an input scale above 0 and up to 8, got {self.input_scale}")
 
@@ -122,5 +124,5 @@ class Preprocessing:
         try:
             mean, std = (tuple(float(v) for v in value[key]) for key in ("mean", "std"))
             return cls(mean, std, float(value.get("input_scale", 1.0)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"expected mean and std per channel, got {value!r} ({error!r})") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ConfigError(f"expected mean and std per channel, got {value!r:.200} ({error!r:.200})") from error

@@ -10,110 +10,34 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.model_names import model_file
+from refineseg.model_spec import ModelSpec as ModelSpec
+from refineseg.model_spec import read_json
 from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
-from refineseg.writing import write_error, written_beside
+from refineseg.weight_files import read_header, read_tensors, write_tensors
 
 _LOG = logging.getLogger("refineseg")
-FORMAT = 1
 _KEY = "refineseg"
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything about a model that is not a tensor.
-
-    Args:
-        variant: Network name, see ``refineseg.VARIANTS``.
-        class_info: The classes of the logits.
-        preprocessing: Normalisation the weights were trained with.
-        options: What the weights ask of the network.
-        provenance: Where the weights come from: version, recipe, data, metrics, seed.
-        licence: Of the weights.
-
-    Raises:
-        ConfigError: Encoder options or a provenance that JSON cannot hold, so that no model file could.
-    """
-
-    variant: str
-    class_info: ClassInfo
-    preprocessing: Preprocessing
-    options: NetworkOptions = field(default_factory=NetworkOptions)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    licence: str = ""
-
-    def __post_init__(self) -> None:
-        # through JSON, so that a model is the same before and after its file
-        encoder_options = _plain("encoder_options", self.options.encoder_options)
-        object.__setattr__(self, "options", replace(self.options, encoder_options=encoder_options))
-        object.__setattr__(self, "provenance", _plain("provenance", self.provenance))
-
-    def to_json(self) -> dict[str, Any]:
-        """The header of a model file."""
-        return {
-            "format": FORMAT,
-            "variant": self.variant,
-            "class_info": self.class_info.to_json(),
-            "preprocessing": self.preprocessing.to_json(),
-            "network": asdict(self.options),
-            "provenance": {"version": __version__, **self.provenance},
-            "licence": self.licence,
-        }
-
-    @classmethod
-    def from_json(cls, header: Mapping[str, Any]) -> ModelSpec:
-        """From the header of a model file.
-
-        Raises:
-            ModelFileError: Another format, or a field is missing or wrong.
-        """
-        if header.get("format") != FORMAT:
-            raise ModelFileError(
-                f"expected model file format {FORMAT}, got {header.get('format')!r}; "
-                "it was written by another version of refineseg, use that one"
-            )
-        try:
-            network, variant, licence = header["network"], header["variant"], header["licence"]
-            if not isinstance(variant, str) or not isinstance(licence, str):
-                raise TypeError(f"variant {variant!r} and licence {licence!r} must be strings")
-            return cls(
-                variant=variant,
-                class_info=ClassInfo.from_json(header["class_info"]),
-                preprocessing=Preprocessing.from_json(header["preprocessing"]),
-                options=NetworkOptions(**network),
-                provenance=header["provenance"],
-                licence=licence,
-            )
-        except (KeyError, TypeError, ConfigError) as error:
-            raise ModelFileError(f"expected a complete header, but {error!r} is missing or wrong in it") from error
-
-
-def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(value)))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"expected JSON values in {name}, got {value!r} ({error})") from error
-    return plain
+_MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
 
 class Segmenter(nn.Module):
@@ -248,16 +172,11 @@ class Segmenter(nn.Module):
         """
         if self._is_fused:
             raise ModelFileError("expected a segmenter as it was loaded, got one after fuse(); save it before that")
-        path = Path(path)
         tensors = {
             name: (t.to(torch.float16) if half and t.is_floating_point() and t.ndim > 1 else t).contiguous().cpu()
             for name, t in self.network.state_dict().items()
         }
-        with written_beside(path) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={_KEY: json.dumps(self.spec.to_json())})
-            except SafetensorError as error:
-                raise write_error(path, error) from error
+        write_tensors(Path(path), tensors, {_KEY: json.dumps(self.spec.to_json())})
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Segmenter:
         """Add facts about where the weights come from (JSON values); returns this segmenter."""
@@ -304,64 +223,96 @@ def build(
     return Segmenter(spec, pretrained=pretrained)
 
 
-def _read(path: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"expected a safetensors file, got {path}, which cannot be read ({error})") from error
-    if _KEY not in metadata:
+def _read(path: Path) -> tuple[ModelSpec, Mapping[str, tuple[int, ...]]]:
+    """What the header says of the model, and the shapes of its tensors."""
+    header = read_header(path)
+    if _KEY not in header.metadata:
         raise ModelFileError(
             f"expected a refineseg model file, got {path}, whose header has no {_KEY!r} entry; "
             "original PyTorch checkpoints are read by refineseg.load_original"
         )
+    fields = read_json(header.metadata[_KEY], path)
     try:
-        header = json.loads(metadata[_KEY])
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"expected JSON in the header of {path}, got {error}") from error
-    if not isinstance(header, dict):
-        raise ModelFileError(f"expected the fields of a model in the header of {path}, got {header!r:.80}")
-    try:
-        return ModelSpec.from_json(header), tensors
+        return ModelSpec.from_json(fields), header.shapes
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _check_tensors(path: Path, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], spec: ModelSpec) -> None:
-    missing, unused = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+def _check_shapes(
+    path: Path, own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], spec: ModelSpec
+) -> None:
+    missing, unused = sorted(own.keys() - shapes.keys()), sorted(shapes.keys() - own.keys())
     if missing or unused:
         raise ModelFileError(
             f"{path} does not fit {spec.variant}: missing tensors {missing[:5] or 'none'}, unused "
             f"{unused[:5] or 'none'} ({len(missing)} and {len(unused)} in all)"
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
+    for name, shape in shapes.items():
+        if tuple(own[name].shape) != shape:
             raise ModelFileError(
                 f"{path}: expected {name} of shape {tuple(own[name].shape)} for {spec.variant} with "
-                f"{spec.class_info.num_classes} classes, got {tuple(tensor.shape)}"
+                f"{spec.class_info.num_classes} classes, got {shape}"
             )
+
+
+@contextmanager
+def _at_most(num_parameters: int) -> Iterator[None]:
+    """A network that is built inside may not have more parameters; each may be made several times, to look at shapes.
+
+    Raises:
+        ConfigError: It has.
+    """
+    left = _MADE_OFTEN * num_parameters + _MADE_ANYWAY
+
+    def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ConfigError(f"expected a network of the file's {num_parameters} tensors, got one of many more")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _materialised(segmenter: Segmenter) -> Segmenter:
+    """A segmenter on the CPU, weights not set, from one on the meta device, which has shapes alone."""
+    persistent = segmenter.state_dict().keys()
+    made_only_here = any(name not in persistent for name, _ in segmenter.named_buffers())
+    attributes = (value for module in segmenter.modules() for value in vars(module).values())
+    if made_only_here or any(isinstance(value, Tensor) for value in attributes):
+        return Segmenter(segmenter.spec)  # what its file does not hold is computed
+    return segmenter.to_empty(device="cpu")
 
 
 def load(model: str | Path) -> Segmenter:
     """Load a model: a shipped name (``camvid``) or a ``.safetensors`` file written by refineseg.
 
+    The network is compared with the file's header on the meta device first, so that a small file cannot ask for a
+    large network.
+
     Returns:
         The segmenter in evaluation mode, single precision, on the CPU.
 
     Raises:
-        ModelFileError: No such model, an unknown format, or any tensor missing, unused or of another shape.
+        ModelFileError: No such model, an unknown format, any tensor missing, unused or of another shape, or weights
+            that are no finite floating-point numbers.
     """
     path = model_file(model)
-    spec, tensors = _read(path)
+    spec, shapes = _read(path)
+    try:
+        with torch.device("meta"), _at_most(len(shapes)):
+            segmenter = Segmenter(spec)
+    except (ConfigError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its network cannot be built here: {str(error) or repr(error):.300}") from error
+    _check_shapes(path, segmenter.network.state_dict(), shapes, spec)
+    tensors = read_tensors(path)
     if spec.licence:
         _LOG.warning("model %s: licence of the weights: %s", model, spec.licence)
-    try:
-        segmenter = Segmenter(spec)
-    except ConfigError as error:
-        raise ModelFileError(f"{path}: its network cannot be built here: {error}") from error
+    segmenter = _materialised(segmenter)
     own = segmenter.network.state_dict()
-    _check_tensors(path, own, tensors, spec)
     segmenter.network.load_state_dict({name: t.to(own[name].dtype) for name, t in tensors.items()})
     return segmenter
 

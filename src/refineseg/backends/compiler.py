@@ -1,7 +1,6 @@
-"""PyTorch's compiler, inductor: whether it can work here, its errors in a sentence, and what its code runs on.
+"""PyTorch's compiler, inductor: whether it can work here, and its errors in a sentence.
 
-In: a device. Out: a refusal before any minute is spent, silence while it works, and the facts of a machine that
-compiled code depends on.
+In: a device. Out: a refusal before any minute is spent, and silence while it works.
 
 Sources: PyTorch's documentation of ``torch.compile`` (a C++ compiler on a CPU; Triton, which builds its launcher with a
 C compiler, on CUDA).
@@ -13,13 +12,12 @@ import contextlib
 import importlib.util
 import logging
 import os
-import platform
 import re
 import shutil
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,29 +27,16 @@ from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 
 _TALKING = ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo", "torch._functorch", "torch.export")
-_INSTRUCTIONS = re.compile(
-    r"(avx|sse|ssse|fma|f16c|bmi|amx|vaes|vpclmul|gfni|sha|abm|lzcnt|movbe|popcnt|adx|asimd|sve|sme|bf16|i8mm)"
-)
 
 
 def _compiler_name() -> str:
     return os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
 
 
-def why_not(device: torch.device, *, ahead_of_time: bool = False) -> str:
-    """What compiling for a device lacks on this machine, and what to do; empty: nothing.
-
-    Args:
-        device: For what.
-        ahead_of_time: Into a library, which on CUDA is linked with the CUDA toolkit.
-    """
+def why_not(device: torch.device) -> str:
+    """What compiling for a device lacks on this machine, and what to do; empty: nothing."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "Triton, got none; install it: pip install triton (or the PyTorch that brings it)"
-    if device.type == "cuda" and ahead_of_time:
-        from torch.utils.cpp_extension import CUDA_HOME  # imported late: it looks for compilers
-
-        if CUDA_HOME is None:
-            return "the CUDA toolkit, got none (no nvcc on PATH, no CUDA_HOME); install it, or set CUDA_HOME"
     name = _compiler_name()
     if not name.split() or shutil.which(name.split()[0]) is None:
         return (
@@ -72,9 +57,9 @@ def check_compiler(backend: str, device: torch.device) -> None:
         device: For what.
 
     Raises:
-        ConfigError: No C++ compiler, no headers of Python, or on CUDA no Triton or, ahead of time, no CUDA toolkit.
+        ConfigError: No C++ compiler, no headers of Python, or on CUDA no Triton.
     """
-    missing = why_not(device, ahead_of_time=backend == "torch_inductor")
+    missing = why_not(device)
     if missing:
         raise ConfigError(f"expected, for --backend {backend} on {device.type}, {missing}; or use --backend torch")
 
@@ -123,49 +108,3 @@ def compiling(backend: str, variant: str) -> Iterator[None]:
     finally:
         for name, logger in loggers.items():
             logger.setLevel(levels[name])
-
-
-def _instructions() -> str:
-    """The instruction sets of this processor that a compiler may use, sorted; what PyTorch uses where none are told."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE)
-        if found:
-            return " ".join(sorted({word for word in found[1].split() if _INSTRUCTIONS.match(word)}))
-    return str(torch.backends.cpu.get_cpu_capability())
-
-
-def machine_facts(device: torch.device) -> dict[str, str]:
-    """What compiled code for a device depends on, of this machine."""
-    facts = {
-        "device": device.type,
-        "platform": sys.platform,
-        "processor": platform.machine(),
-        "torch": ".".join(torch.__version__.split(".")[:2]),
-    }
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return facts | {"compute_capability": f"{major}.{minor}"}
-    return facts | {"instructions": _instructions()}
-
-
-def differences(needed: Mapping[str, str], own: Mapping[str, str]) -> str:
-    """In what a machine is not the one that code was compiled for, in words; empty: it runs here.
-
-    Args:
-        needed: :func:`machine_facts` of where it was compiled.
-        own: Of where it is to run; it may know more instructions.
-
-    Example:
-        >>> differences({"torch": "2.14", "instructions": "avx2 fma"}, {"torch": "2.15", "instructions": "avx2"})
-        'torch 2.14, here 2.15; instructions fma, here none of them'
-    """
-    found = []
-    for name, value in needed.items():
-        if name == "instructions":
-            lacking = set(value.split()) - set(own.get(name, "").split())
-            if lacking:
-                found.append(f"instructions {' '.join(sorted(lacking))}, here none of them")
-        elif own.get(name) != value:
-            found.append(f"{name} {value}, here {own.get(name, 'none')}")
-    return "; ".join(found)

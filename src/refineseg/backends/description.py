@@ -6,7 +6,7 @@ In: a model's spec. Out: one JSON string under the key ``refineseg``, the same i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.segmenter import ModelSpec
+from refineseg.model_spec import ModelSpec, read_json
 
 KEY = "refineseg"
 """Where the description stands in a file's metadata."""
@@ -31,14 +31,12 @@ class Description:
         outputs: What the file gives, in its order.
         precision: ``float32``, or ``int8`` for quantised convolutions.
         size_hw: The one height and width it takes; None: any.
-        compiled_for: Of compiled files: the kind of machine, see :func:`~refineseg.backends.compiler.machine_facts`.
     """
 
     spec: ModelSpec
     outputs: tuple[Output, ...] = OUTPUTS
     precision: str = "float32"
     size_hw: tuple[int, int] | None = None
-    compiled_for: Mapping[str, str] | None = None
 
     def to_text(self) -> str:
         """As JSON."""
@@ -47,8 +45,6 @@ class Description:
             "precision": self.precision,
             "size_hw": self.size_hw,
         }
-        if self.compiled_for is not None:
-            export["compiled_for"] = dict(self.compiled_for)
         return json.dumps({**self.spec.to_json(), "export": export})
 
     @classmethod
@@ -64,17 +60,43 @@ class Description:
                 "model again with `refineseg export`"
             )
         try:
-            header: Mapping[str, Any] = json.loads(text)
+            header = read_json(text, path)
             export = header["export"]
             size_hw = None if export["size_hw"] is None else (int(export["size_hw"][0]), int(export["size_hw"][1]))
             outputs = tuple(known for name in export["outputs"] for known in OUTPUTS if known == name)
-            machine = export.get("compiled_for")
-            compiled_for = None if machine is None else {str(name): str(value) for name, value in machine.items()}
-            return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw, compiled_for)
+            return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, ModelFileError) as error:
             raise ModelFileError(
-                f"expected the description of a model in {path}, which is damaged ({error!r})"
+                f"expected the description of a model in {path}, which is damaged ({error!r:.300})"
             ) from error
+
+    def check_file(self, given: Collection[str], path: Path) -> None:
+        """Refuse a file that does not give what it says.
+
+        Raises:
+            ModelFileError: An output is missing, or it says of none.
+        """
+        if not self.outputs or not set(self.outputs) <= set(given):
+            raise ModelFileError(
+                f"expected a file that gives {' and '.join(self.outputs) or 'a class map'}, got {path}, which gives "
+                f"{', '.join(sorted(given)) or 'nothing'}; export the model again with `refineseg export`"
+            )
+
+    def checked(self, found: Tensor, output: Output, images: Tensor, path: Path | str) -> Tensor:
+        """What a file computed, if it is what it should be: its program may be that of another network.
+
+        Raises:
+            ModelFileError: It has another shape, or classes that there are not.
+        """
+        count, (number, _, *size_hw) = self.spec.class_info.num_classes, images.shape
+        shape = (number, *size_hw) if output == "class_map" else (number, count, *size_hw)
+        fits = tuple(found.shape) == shape
+        if not fits or (output == "class_map" and not all(0 <= int(end) < count for end in found.aminmax())):
+            raise ModelFileError(
+                f"expected {output} of {shape} for {count} classes from {path}, got "
+                f"{'other classes' if fits else tuple(found.shape)}; the file is damaged: export the model again"
+            )
+        return found
 
     def check(self, wanted: Output, images: Tensor, path: Path | str) -> None:
         """Refuse what a file cannot do: its runtime would fail in its own words, or read other memory.

@@ -21,7 +21,7 @@ from refineseg.backends.description import KEY, Description
 from refineseg.backends.graph import INPUT
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.writing import written_beside
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -97,7 +97,7 @@ def read_description(path: Path) -> Description:
     except MissingExtraError:
         raise
     except Exception as error:  # protobuf fails with several kinds
-        raise ModelFileError(f"expected an ONNX file, got {path}, which cannot be read ({error})") from error
+        raise ModelFileError(f"expected an ONNX file, got {path}, which cannot be read ({told(error)})") from error
     return Description.from_text(next((entry.value for entry in metadata if entry.key == KEY), None), path)
 
 
@@ -146,7 +146,7 @@ class OnnxScorer:
             content = str(model) if isinstance(model, Path) else model
             self._session = runtime.InferenceSession(content, options, providers=_places(kind, int(index or 0)))
         except Exception as error:  # ONNX Runtime has exceptions of its own for every status
-            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({error})") from error
+            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
         if provider not in self._session.get_providers():  # it goes on without a word on the CPU
             raise ConfigError(
                 f"expected ONNX Runtime to compute on {device}, but its {provider} did not start; install the CUDA and "
@@ -154,6 +154,7 @@ class OnnxScorer:
             )
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.from_text(metadata.get(KEY), self._name)
+        self.description.check_file([node.name for node in self._session.get_outputs()], self._name)
         self._run_options = runtime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True  # the class map alone needs no logits at image size
 
@@ -162,11 +163,16 @@ class OnnxScorer:
         """The classes of the logits."""
         return self.description.spec.class_info
 
-    def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
+    def _run(self, output: Output, images: Tensor) -> Tensor:
         self.description.check(output, images, self._name)
         feed = {INPUT: np.ascontiguousarray(images.cpu().numpy())}
-        result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
-        return result
+        try:
+            result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
+        except Exception as error:  # as above
+            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+                raise
+            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
+        return self.description.checked(torch.from_numpy(result), output, images, self._name)
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size.
@@ -174,7 +180,7 @@ class OnnxScorer:
         Raises:
             ConfigError: The file does not give them, or takes another size.
         """
-        return torch.from_numpy(self._run("logits", images))
+        return self._run("logits", images)
 
     def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel.
@@ -182,4 +188,4 @@ class OnnxScorer:
         Raises:
             ConfigError: The file takes another size, or gives logits only.
         """
-        return torch.from_numpy(self._run("class_map", images))
+        return self._run("class_map", images)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 
-from refineseg.backends.aot_inductor import InductorScorer, is_package, read_package_description
 from refineseg.backends.cuda_graphs import CudaGraphScorer
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
@@ -33,7 +32,7 @@ from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter, load
 
-ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer | InductorScorer
+ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
 """What scores with a file; each has a ``description``."""
 
 RuntimeScorer = ExportedScorer | CompiledScorer | CudaGraphScorer
@@ -59,13 +58,6 @@ def check_backend(name: str, *, precision: str, device: torch.device) -> str:
     return name
 
 
-def own_device(path: Path) -> str | None:
-    """The kind of device that a file was compiled for; None: any that its runtime knows, or no such file."""
-    if not is_package(path) or not path.is_file():
-        return None
-    return (read_package_description(path).compiled_for or {}).get("device")
-
-
 def file_backend(path: Path, backend: str) -> str:
     """The runtime for an exported file: its own, if none was named but ``torch``, which stands for nothing said."""
     return own_backend(path) if backend in ("torch", "auto") else backend
@@ -75,7 +67,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
     """A scorer of an exported file.
 
     Args:
-        path: ``.onnx``, ``.xml``, ``.pt2`` or ``.aoti.pt2``.
+        path: ``.onnx``, ``.xml`` or ``.pt2``.
         backend: ``torch`` (nothing was said) and ``auto``: the file's own; an ``.onnx`` file is also read by openvino.
         device: Where.
         precision: Of openvino: ``float32`` or ``bfloat16``; others compute as the file was exported.
@@ -90,8 +82,6 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         return OpenVinoScorer(path, precision="bfloat16" if precision == "bfloat16" else "float32")
     if name == "torch_export":
         return TorchProgramScorer(path, device=device)
-    if name == "torch_inductor":
-        return InductorScorer(path, device=device)
     return OnnxScorer(path, device=onnx_device(name, device))
 
 
@@ -109,8 +99,6 @@ def read_description(path: Path) -> Description:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}")
-    if is_package(path) and path.is_file():
-        return read_package_description(path)  # also of another machine's
     return open_exported(path, backend="auto", device=torch.device("cpu"), precision="float32").description
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
-from refineseg.backends.onnx_runtime import onnx_model
+from refineseg.backends.onnx_runtime import onnx_model, read_description
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.writing import folder_beside, write_error
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
@@ -103,10 +104,16 @@ class OpenVinoScorer:
         self._name = model if isinstance(model, Path) else "the exported model"
         if isinstance(model, Path):
             try:
+                _check_kind(model)
                 model = self._core.read_model(str(model))
-            except RuntimeError as error:
-                raise ModelFileError(f"expected an OpenVINO or ONNX file, got {self._name} ({error})") from error
+            except (RuntimeError, OSError, ElementTree.ParseError, ValueError) as error:
+                raise ModelFileError(
+                    f"expected an OpenVINO file with its .bin beside it, or an ONNX file, got {self._name}, which is "
+                    f"damaged or not complete ({told(error)}); export the model again with `refineseg export`"
+                ) from error
         self.description = Description.from_text(_metadata(model), Path(str(self._name)))
+        given = {name for node in model.outputs for name in node.get_names()}
+        self.description.check_file(given, Path(str(self._name)))
         self._config = {
             "INFERENCE_PRECISION_HINT": _HINTS["int8" if self.description.precision == "int8" else precision],
             "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
@@ -141,8 +148,14 @@ class OpenVinoScorer:
     def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
         self.description.check(output, images, str(self._name))
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        with self._lock:  # a program computes one thing at a time
-            result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        try:
+            with self._lock:  # a program computes one thing at a time
+                result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
+        except RuntimeError as error:
+            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+                raise
+            raise ModelFileError(f"expected a model that computes, got {self._name} ({told(error)})") from error
+        self.description.checked(torch.from_numpy(result), output, images, str(self._name))
         return result
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
@@ -160,6 +173,27 @@ class OpenVinoScorer:
             ConfigError: The file takes another size, or gives logits only.
         """
         return torch.from_numpy(self._run("class_map", images))
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no file of the kind its ending says: OpenVINO would try it as files of other makers, aloud.
+
+    Raises:
+        ModelFileError: No ONNX file.
+        ValueError: XML of something else, or with definitions that may grow without end.
+        ElementTree.ParseError: No XML.
+    """
+    if path.suffix == ".onnx":
+        read_description(path)
+        return
+    content = path.read_bytes()
+    if b"<!" in content.replace(b"<!--", b""):
+        raise ValueError("definitions in the XML")
+    root = ElementTree.fromstring(content)
+    if root.tag != "net":
+        raise ValueError(f"XML of {root.tag:.40}")
+    if not path.with_suffix(".bin").is_file():
+        raise ValueError(f"there is no {path.with_suffix('.bin').name}")
 
 
 def _metadata(model: Any) -> str | None:  # noqa: ANN401 - openvino.Model

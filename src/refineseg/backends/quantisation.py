@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 from refineseg.backends.description import KEY, Description
 from refineseg.errors import ConfigError, MissingExtraError
 
-_TELEMETRY_OFF = "NNCF_CI"
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _HALF_RANGE = "enable"
 """Filters of seven bits: processors without VNNI add two 8-bit products in 16 bits, which eight bits would overflow."""
@@ -32,9 +30,8 @@ _HALF_RANGE = "enable"
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """No progress bars and log lines on stdout, no report to NNCF's makers, no logger class of its own for others."""
-    logger_class, switch = logging.getLoggerClass(), os.environ.get(_TELEMETRY_OFF)
-    os.environ[_TELEMETRY_OFF] = "1"
+    """No progress bars and log lines on stdout, no logger class of its own for others."""
+    logger_class = logging.getLoggerClass()
     torch_log = logging.getLogger("torch.utils.cpp_extension")  # which misses a compiler for GPUs
     level = torch_log.level
     torch_log.setLevel(logging.ERROR)
@@ -45,10 +42,6 @@ def _silence() -> Iterator[None]:
     finally:
         logging.setLoggerClass(logger_class)
         torch_log.setLevel(level)
-        if switch is None:
-            del os.environ[_TELEMETRY_OFF]
-        else:
-            os.environ[_TELEMETRY_OFF] = switch
 
 
 def _nncf() -> Any:  # noqa: ANN401 - a module

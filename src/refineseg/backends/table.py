@@ -20,9 +20,6 @@ Output = Literal["class_map", "logits"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 """What a file gives: ``class_map`` (N, H, W) uint8 (int32 above 256 classes), ``logits`` (N, K, H, W) float32."""
 
-ENDING = ".aoti.pt2"
-"""Of compiled packages; a bare ``.pt2`` is a program of torch.export."""
-
 
 @dataclass(frozen=True)
 class Backend:
@@ -65,7 +62,6 @@ BACKENDS: dict[str, Backend] = {
     "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
     "torch_compile": Backend("torch.compile", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda"), True),
     "torch_cuda_graphs": Backend("PyTorch in CUDA graphs", ("torch",), "", ("float32", "bfloat16"), ("cuda",)),
-    "torch_inductor": Backend("AOTInductor", ("torch",), ENDING, ("float32",), ("cpu", "cuda"), True),
 }
 """Every runtime by name; on a CPU those that stand first are faster (docs/speed.md). ``auto`` is never one after
 ``torch``, which is always there."""
@@ -91,7 +87,7 @@ def is_exported(model: str) -> bool:
 
 def own_backend(path: Path) -> str:
     """The runtime that an exported file is for, by its ending."""
-    return SUFFIXES[ENDING if path.name.endswith(ENDING) else path.suffix]
+    return SUFFIXES[path.suffix]
 
 
 def check_installed(name: str, *, for_file: bool = False) -> None:
@@ -134,7 +130,7 @@ def check_takes_models(backend: str, model: str) -> None:
     Raises:
         ConfigError: It does not.
     """
-    if backend in ("torch_export", "torch_inductor"):
+    if backend == "torch_export":
         raise ConfigError(
             f"expected an exported file ({BACKENDS[backend].suffix}) for {backend}, got {model}; export it first"
         )

@@ -5,9 +5,6 @@ In: a traced segmenter, or a file (``.pt2``). Out: a file, or a :class:`~refines
 
 from __future__ import annotations
 
-import copy
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,10 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.backends.description import KEY, Description
+from refineseg.backends.program_files import program_bytes, read_program
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ModelFileError
+from refineseg.errors import ConfigError, ModelFileError, told
 from refineseg.writing import written_beside
 
 SMALLEST_SIDE = 33
@@ -26,53 +24,35 @@ SMALLEST_SIDE = 33
 
 
 def write_torch_program(program: Any, description: Description, path: Path) -> None:  # noqa: ANN401 - ExportedProgram
-    """Write a traced segmenter, beside and then renamed."""
-    content = io.BytesIO()  # given a file on a full disk, torch ends the process
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about how it stores weights that share memory
-        torch.export.save(program, content, extra_files={KEY: description.to_text()})
+    """Write a traced segmenter, beside and then renamed.
+
+    Raises:
+        ConfigError: It calls functions that such a file may not.
+    """
+    content = program_bytes(program, {KEY: description.to_text()})
     with written_beside(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
-def _read(path: Path) -> tuple[Any, Description]:
-    metadata = {KEY: ""}
-    try:
-        traced = torch.export.load(path, extra_files=metadata)
-    except Exception as error:  # zip, JSON and pickle readers each fail in their way
-        raise ModelFileError(
-            f"expected a program of torch.export, got {path} ({error}); packages of AOTInductor end in .aoti.pt2"
-        ) from error
-    return traced, Description.from_text(metadata[KEY], path)
-
-
-def on_device(program: Any, device: torch.device) -> Any:  # noqa: ANN401 - ExportedProgram
-    """A program that was traced on the CPU, for another device: a copy whose weights and new tensors are all there."""
-    if device.type == "cpu":
-        return program
-    from torch.export.passes import move_to_device_pass  # imported late: what stays on the CPU does not need it
-
-    return move_to_device_pass(copy.deepcopy(program), device)
+        temporary.write_bytes(content)
 
 
 class TorchProgramScorer:
     """A traced segmenter.
 
     Args:
-        path: A file of :func:`write_torch_program`.
+        source: A file of :func:`write_torch_program`, or the content of one.
         device: Where to compute.
-        program: What the file would hold, where it is in memory already; the path then is its name alone.
 
     Raises:
         ModelFileError: Not such a file.
     """
 
-    def __init__(self, path: Path, *, device: torch.device, program: tuple[Any, Description] | None = None) -> None:
-        if program is None:
-            program = _read(path)
-        traced, self.description = program
-        self._path, self._device = path, device
-        self._call = on_device(traced, device).module()
+    def __init__(self, source: Path | bytes, *, device: torch.device) -> None:
+        self._path = source if isinstance(source, Path) else Path("the traced program")
+        self._call, texts = read_program(source, self._path, device=device)
+        self.description = Description.from_text(texts.get(KEY), self._path)
+        if len(self._call.outputs) != len(self.description.outputs):
+            outputs = " and ".join(self.description.outputs)
+            raise ModelFileError(f"expected {outputs} from {self._path}, got other outputs; export the model again")
+        self._device = device
 
     @property
     def class_info(self) -> ClassInfo:
@@ -87,8 +67,14 @@ class TorchProgramScorer:
                 f"expected images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels for {self._path}, got "
                 f"{images.shape[2]}x{images.shape[3]}; use the model file, or an .onnx file"
             )
-        results: tuple[Tensor, ...] = self._call(images.to(self._device))
-        return results[self.description.outputs.index(output)]
+        try:
+            results = self._call(images.to(self._device))
+        except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            if "memory" in str(error).lower():
+                raise
+            raise ModelFileError(f"expected a program that computes, got {self._path} ({told(error)})") from error
+        found = results[self.description.outputs.index(output)]
+        return self.description.checked(found, output, images, self._path)
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size.

@@ -49,7 +49,7 @@ BackendName = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile, torch_cuda_graphs, torch_inductor; "
+        help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile, torch_cuda_graphs; "
         "auto: the fastest that need not compile.",
     ),
 ]

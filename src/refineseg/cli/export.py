@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs, check_word, parse_size
+from refineseg.arguments import check_input_file, check_number, check_outputs, check_word, parse_size
 from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 from refineseg.errors import ConfigError
 
 
 @app.command(cls=CheckedCommand)
 def export(
-    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2, .aoti.pt2.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2.")],
     model: ModelFile = "camvid",
-    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch or inductor.")] = "onnx",
+    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
     outputs: Annotated[str, typer.Option(help="What the file gives: class_map, logits, or both with a comma.")] = (
         "class_map"
     ),
@@ -27,9 +27,6 @@ def export(
     precision: Annotated[
         str, typer.Option(help="float32; or int8, with --format openvino: 8-bit convolutions, --calibrate.")
     ] = "float32",
-    device: Annotated[
-        str, typer.Option(help="With --format inductor: what it is compiled for, here: cpu, cuda.")
-    ] = "cpu",
     calibrate: Annotated[
         str | None, typer.Option(help="NAME:ROOT; images for the ranges of feature maps, with --precision int8.")
     ] = None,
@@ -56,7 +53,7 @@ def export(
     check_number("--images", images, least=1)
     check_number("--agreement", agreement, least=0, most=1)
     check_number("--drift", drift, least=0, most=1)
-    options = _options(file_format, outputs, size, device)
+    options = _options(file_format, outputs, size)
     _check_files(options, out, model, precision, check=check)
     _check_data((calibrate, calibrate_split), (accept, split))
 
@@ -90,11 +87,10 @@ def export(
     _tell(found, out)
 
 
-def _options(file_format: str, outputs: str, size: str | None, device: str) -> Any:  # noqa: ANN401 - ExportOptions
+def _options(file_format: str, outputs: str, size: str | None) -> Any:  # noqa: ANN401 - ExportOptions
     from refineseg.export_options import ExportOptions
 
-    check_device_name(device)
-    return ExportOptions.parse(file_format, outputs, None if size is None else parse_size(size), device=device)
+    return ExportOptions.parse(file_format, outputs, None if size is None else parse_size(size))
 
 
 def _check_files(

@@ -79,7 +79,7 @@ def bench(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="torch, openvino, onnxruntime, torch_export, torch_compile, torch_cuda_graphs, torch_inductor; by "
+            help="torch, openvino, onnxruntime, torch_export, torch_compile, torch_cuda_graphs; by "
             "default all that are installed, on a CPU without those that compile."
         ),
     ] = None,

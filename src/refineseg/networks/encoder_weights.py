@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
+from torch import Tensor
 
 from refineseg.errors import ModelFileError, WeightsUnavailableError
+from refineseg.weight_files import check_weights, read_checkpoint, read_header, read_tensors
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class PackagedWeights:
             )
         return found
 
-    def read(self) -> Mapping[str, Any]:
+    def read(self) -> Mapping[str, Tensor]:
         """The tensors by name.
 
         Raises:
@@ -82,21 +81,17 @@ class PackagedWeights:
         return read_state(path)
 
 
-def read_state(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file that ``torch.save`` wrote.
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file of weights, without running anything in it.
 
     Raises:
-        ModelFileError: There is no such file, or it holds anything but tensors by name.
+        ModelFileError: There is no such file, or it holds anything but finite tensors by name.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelFileError(f"expected a file of encoder weights, but there is no {path}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ModelFileError(
-            f"expected tensors in {path}, which torch cannot read as such ({type(error).__name__}); "
-            "give a state dict written by torch.save"
-        ) from error
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelFileError(f"expected tensors by name in {path}, got {type(state).__name__} of something else")
+    if path.suffix == ".safetensors":
+        read_header(path)
+        return read_tensors(path)
+    state = dict(read_checkpoint(path))
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelFileError(f"expected tensors by name in {path}, got something else; give a state dict")
+    check_weights(state, path)
     return state

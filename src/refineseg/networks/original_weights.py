@@ -1,11 +1,11 @@
 """Original weights: the tensor names of the authors' networks and their ports, each translated to ours, once.
 
 In: a state dict, or a checkpoint file of the ports (tensors of the authors' ``.mat`` files come from ``matconvnet``).
-Out: tensors under this package's names. The legacy names live here only. Files are read without running code in them.
+Out: tensors under this package's names. The legacy names live here only. Files are read by ``weight_files``.
 
-Names of five families are known: the authors' MatConvNet names (``adapt_input_path1_b1_conv``), those of the PyTorch
+Names of six families are known: the authors' MatConvNet names (``adapt_input_path1_b1_conv``), those of the PyTorch
 ports of RefineNet and Light-Weight RefineNet (``adapt_stage1_b.0.1_conv``), its MobileNet-v2 (``conv8``, ``crp4``),
-DenseTorch (``1.stem_convs.0``) and the multi-task follow-up (``pre_segm``).
+DenseTorch (``1.stem_convs.0``) and the multi-task follow-up (``pre_segm``), also in DenseTorch (``1.heads.0.0``).
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from refineseg.archives import refuse_special
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
@@ -28,9 +26,9 @@ from refineseg.networks.variants import VARIANTS, Variant
 
 _LOG = logging.getLogger("refineseg")
 _NESTED = ("state_dict", "segmenter", "model")
-_CLASSIFIERS = ("clf_conv", "final_loss_conv", "segm", "1.segm")
+_CLASSIFIERS = ("clf_conv", "final_loss_conv", "segm", "1.segm", "1.heads.0.2")
 _HEAD = re.compile(r"p_ims(\dd\d)_outl(\d)_dimred\.weight")
-_OTHER_TASKS = re.compile(r"(?:pre_)?(?:depth|normals?)\..*")
+_OTHER_TASKS = re.compile(r"(?:(?:pre_)?(?:depth|normals?)|1\.heads\.[1-9]\d*)\..*")
 _MOBILE_BLOCK_PARTS = {
     "0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2.0": "conv_pwl", "2.1": "bn3",
 }  # fmt: skip
@@ -98,8 +96,8 @@ def _light_rules(place: _Place, num_levels: int) -> tuple[_Rule, ...]:
             r"crp([1-4])\.0\.(\d)_outvar_dimred\.(.*)",
             lambda m: f"blocks.{last + 1 - int(m[1])}.pooling.convs.{int(m[2]) - 1}.{m[3]}",
         ),
-        (r"pre_segm\.(.*)", lambda m: f"head.0.{m[1]}"),
-        (r"(?:1\.)?segm\.(.*)", lambda m: f"classifier.{m[1]}"),
+        (r"(?:pre_segm|1\.heads\.0\.0)\.(.*)", lambda m: f"head.0.{m[1]}"),
+        (r"(?:(?:1\.)?segm|1\.heads\.0\.2)\.(.*)", lambda m: f"classifier.{m[1]}"),
     )
 
 
@@ -151,27 +149,6 @@ def _rules_of(variant: Variant, names: Iterable[str]) -> tuple[_Rule, ...]:
 
 def _in_decoder(rules: Sequence[_Rule]) -> tuple[_Rule, ...]:
     return tuple((pattern, lambda m, name=name: f"decoder.{name(m)}") for pattern, name in rules)
-
-
-def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """The content of a ``.pth`` / ``.pth.tar`` / ``.ckpt`` file, without running code in it.
-
-    Raises:
-        ModelFileError: No such file, damaged, or holding more than tensors and plain values.
-    """
-    try:
-        refuse_special(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelFileError(f"expected a readable checkpoint, got {path}: {error}") from error
-    except Exception as error:  # a damaged file makes the unpickler raise anything
-        raise ModelFileError(
-            f"expected a PyTorch checkpoint of tensors and plain values, got {path}, which is damaged or holds code "
-            f"({type(error).__name__}); refineseg never runs code from a checkpoint"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ModelFileError(f"expected a state dict in {path}, got {type(content).__name__}; save model.state_dict()")
-    return content
 
 
 def _names(keys: list[str]) -> str:
@@ -253,6 +230,11 @@ def _fill(
             f"left over: {_names(unused) if unused else 'none'}; missing: {_names(missing) if missing else 'none'}"
         )
     return {name: result.get(name, torch.zeros_like(tensor)) for name, tensor in own.items()}
+
+
+def aligns_corners(content: Mapping[str, Any], variant: Variant) -> bool:
+    """Whether the original enlarges with aligned corners; of multi-task networks those of DenseTorch do."""
+    return variant.original_align_corners or any(name.startswith("1.stem_convs.") for name in _unwrap(content))
 
 
 def original_num_classes(content: Mapping[str, Any]) -> int:

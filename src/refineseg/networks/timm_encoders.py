@@ -25,8 +25,9 @@ from timm.models import _efficientnet_builder, efficientnet
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
-from refineseg.errors import ConfigError, WeightsUnavailableError
+from refineseg.errors import ConfigError, RefinesegError, WeightsUnavailableError
 from refineseg.networks.encoders import Encoder
+from refineseg.weight_files import check_weights, read_checkpoint, read_header, read_tensors, tensors_in
 
 STRIDES = (4, 8, 16, 32)
 _SIZE_MULTIPLES = (32, 64, 128)
@@ -53,6 +54,7 @@ def _load_weights(name: str, in_channels: int, pretrained: bool | Path, options:
         return timm.create_model(name, in_chans=in_channels, pretrained=pretrained, **options)
     if not pretrained.is_file():
         raise ConfigError(f"expected a file with weights of {name!r}, but there is no {pretrained}")
+    _check_file(pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = timm.create_model(name, in_chans=in_channels, pretrained=False, **options)
@@ -78,6 +80,16 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in units of 0..1, of the pixels that a backbone's ImageNet weights expect."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if config is None else (config.mean, config.std)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that holds more than finite weights, before timm reads it."""
+    if path.suffix == ".safetensors":
+        read_header(path)
+        read_tensors(path)
+    elif path.suffix not in (".npz", ".npy"):  # which hold arrays alone; timm reads them without pickles
+        found = tensors_in(read_checkpoint(path))
+        check_weights({name: tensor for name, tensor in found.items() if tensor.ndim}, path)
 
 
 class TimmEncoder(Encoder):
@@ -117,7 +129,7 @@ class TimmEncoder(Encoder):
         try:
             self.body = _load_weights(name, in_channels, pretrained, {"features_only": True, **options})
         except Exception as error:
-            if not pretrained or isinstance(error, ConfigError):
+            if not pretrained or isinstance(error, RefinesegError):
                 raise
             raise _cannot_pretrain(name, error) from error  # timm lets through whatever hub or network library fails
         if caffe_strides:
@@ -290,7 +302,7 @@ class MobileNetV2Encoder(Encoder):
     def _load_timm(self, in_channels: int, pretrained: bool | Path) -> None:
         try:
             source = _load_weights(self._TIMM_NAME, in_channels, pretrained, {"num_classes": 0})
-        except ConfigError:
+        except RefinesegError:
             raise
         except Exception as error:
             raise _cannot_pretrain(self._TIMM_NAME, error) from error

@@ -5,6 +5,7 @@ In: a variant's name. Out: a :class:`Variant`, which :mod:`refineseg.networks.bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -76,7 +77,7 @@ class NetworkOptions:
         flags = (self.align_corners, self.padded, self.caffe_strides)
         if not all(isinstance(flag, bool) for flag in flags) or not isinstance(self.encoder_options, Mapping):
             raise ConfigError(f"expected true or false for align_corners, padded and caffe_strides, got {self}")
-        if not self.width > 0 or (self.num_links is not None and self.num_links < 0):
+        if not 0 < self.width < math.inf or (self.num_links is not None and self.num_links < 0):
             raise ConfigError(f"expected width above 0 and num_links of at least 0, got {self.width}, {self.num_links}")
         if self.pooling_order not in (None, *get_args(PoolingOrder)):
             raise ConfigError(f"expected pooling_order of {get_args(PoolingOrder)}, got {self.pooling_order!r}")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from refineseg.backends.opening import RuntimeScorer, open_model, own_device, read_description
+from refineseg.backends.opening import RuntimeScorer, open_model, read_description
 from refineseg.backends.table import BACKENDS, is_exported, own_backend
 from refineseg.errors import ConfigError
+from refineseg.model_spec import ModelSpec
 from refineseg.predict.torch_scorer import find_device
-from refineseg.segmenter import ModelSpec, Segmenter, load_spec
+from refineseg.segmenter import Segmenter, load_spec
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,7 @@ class OpenedModel:
 
 
 def place_of(device: str, backend: str, model: str) -> torch.device:
-    """``auto`` is where the backend can be, or what a file was compiled for; a named device is kept."""
-    compiled_for = own_device(Path(model))
-    if device == "auto" and compiled_for is not None:
-        return find_device(compiled_for)
+    """``auto`` is where the backend can be; a named device is kept."""
     name = own_backend(Path(model)) if is_exported(model) and backend in ("torch", "auto") else backend
     known = BACKENDS.get(name)
     if device == "auto" and known is not None and known.devices == ("cpu",):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from refineseg.errors import CheckpointError, OutputError
+from refineseg.errors import CheckpointError, ModelFileError, OutputError
 from refineseg.training.request import CHECKPOINT
+from refineseg.weight_files import check_weights, read_checkpoint
 from refineseg.writing import written_beside
+
+_FIELDS = {"config": dict, "epoch": int, "history": list, "network": dict, "optimiser": dict}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -39,15 +41,18 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The last complete checkpoint in a run's folder; None if there is none yet.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The file is damaged, or its weights are not finite.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        state = dict(read_checkpoint(path))
+        wrong = [name for name, kind in _FIELDS.items() if not isinstance(state.get(name), kind)]
+        if not wrong:
+            check_weights(state["network"], path)
+    except ModelFileError as error:
         raise CheckpointError(f"expected a checkpoint in {path}, which cannot be read ({error})") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"expected a checkpoint in {path}, got {type(state).__name__}")
+    if wrong:
+        raise CheckpointError(f"expected a checkpoint in {path}, whose {', '.join(wrong)} is missing or wrong")
     return state

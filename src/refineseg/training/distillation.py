@@ -15,7 +15,8 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
+from refineseg.model_spec import ModelSpec
+from refineseg.segmenter import Segmenter, load, load_spec
 
 
 def check_teacher(name: str, class_info: ClassInfo) -> ModelSpec:

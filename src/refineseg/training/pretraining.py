@@ -23,9 +23,10 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.augment import padding_pixel
 from refineseg.data.loading import mix_seeds
 from refineseg.errors import ConfigError
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
 from refineseg.predict.predictor import find_device
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import Feed, TrainingData, default_workers, held
 from refineseg.training.optim import clip_gradients, hardware_has_bf16, make_optimiser, set_rates

@@ -24,9 +24,10 @@ from refineseg.errors import (
     MissingExtraError,
     WeightsUnavailableError,
 )
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
-from refineseg.segmenter import ModelSpec, Segmenter, load, load_spec
+from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training.budget import fit_to_budget
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import TrainingConfig, to_json

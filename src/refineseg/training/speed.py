@@ -22,9 +22,10 @@ from refineseg.benchmark import Report
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.sample import Concatenation
 from refineseg.errors import ConfigError
+from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.variants import find_variant
-from refineseg.segmenter import ModelSpec, Segmenter
+from refineseg.segmenter import Segmenter
 from refineseg.timing import describe_machine
 from refineseg.training.config import TrainingConfig
 from refineseg.training.engine import Engine, Stepper

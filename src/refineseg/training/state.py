@@ -73,10 +73,16 @@ class RunState:
                 f"expected the checkpoint in {folder} to be of this configuration, but they differ; "
                 "resume without other options, or train into another folder"
             )
-        self.segmenter.network.load_state_dict(checkpoint["network"])
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint["average"])
+        try:
+            self.segmenter.network.load_state_dict(checkpoint["network"])
+            self.optimiser.load_state_dict(checkpoint["optimiser"])
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint["average"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"expected the state of this network in the checkpoint of {folder}, which holds another ({reason:.200})"
+            ) from error
         self.epoch = self.saved_epoch = checkpoint["epoch"]
         self.history = checkpoint["history"]
         self.micro_batch = checkpoint.get("micro_batch", config.micro_batch)

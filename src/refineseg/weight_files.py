@@ -1,0 +1,208 @@
+"""Files of weights, read without running anything in them: safetensors, and PyTorch's of tensors and plain values.
+
+In: a path. Out: tensors, or (of safetensors) first what their header says, so that a file is compared with its network
+before anything large is made. Weights that are no finite floating-point numbers are refused. The door to safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from refineseg.archives import refuse_special
+from refineseg.errors import ModelFileError
+from refineseg.writing import write_error, written_beside
+
+_FLOATS = ("F16", "BF16", "F32", "F64")
+_INTEGERS = ("I64", "I32")
+_COUNTER = "num_batches_tracked"
+_VARIANCE = "running_var"
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file says of itself before any tensor is read.
+
+    Args:
+        metadata: Strings by name.
+        shapes: Of each tensor.
+    """
+
+    metadata: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def read_header(path: Path) -> TensorHeader:
+    """The header of a safetensors file.
+
+    Raises:
+        ModelFileError: No such file, or its weights are no floating-point numbers.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            kinds = {name: str(part.get_dtype()) for name, part in slices.items()}
+            header = TensorHeader(file.metadata() or {}, {name: tuple(p.get_shape()) for name, p in slices.items()})
+    except (SafetensorError, OSError) as error:
+        raise _no_safetensors(path, error) from error
+    wrong = [n for n, kind in kinds.items() if kind not in (_INTEGERS if n.endswith(_COUNTER) else _FLOATS)]
+    if wrong:
+        raise _no_numbers(path, wrong, kinds[wrong[0]])
+    return header
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ModelFileError: No such file, or its weights are not finite.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _no_safetensors(path, error) from error
+    check_weights(tensors, path)
+    return tensors
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, beside and then renamed.
+
+    Raises:
+        OutputError: It cannot be written; nothing is left behind, and an existing file stays as it was.
+    """
+    with written_beside(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise write_error(path, error) from error
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """The content of a file that PyTorch wrote (``.pth``, ``.pth.tar``, ``.ckpt``, ...), without running code in it.
+
+    Raises:
+        ModelFileError: No such file, damaged, packed, or holding more than tensors and plain values.
+    """
+    try:
+        refuse_special(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_stored(path, archive, size=path.stat().st_size)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # attributes only; training scripts store theirs
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelFileError(f"expected a readable checkpoint, got {path}: {error}") from error
+    except ModelFileError:
+        raise
+    except Exception as error:  # a damaged file makes the unpickler raise anything
+        raise ModelFileError(
+            f"expected a PyTorch checkpoint of tensors and plain values, got {path}, which is damaged or holds code "
+            f"({type(error).__name__}); refineseg never runs code from a checkpoint"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ModelFileError(f"expected a state dict in {path}, got {type(content).__name__}; save model.state_dict()")
+    for name, tensor in tensors_in(content).items():
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:
+            raise ModelFileError(
+                f"expected tensors that are in the file, got {name} of {tuple(tensor.shape)} in the smaller {path}"
+            )
+    return content
+
+
+def tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Every tensor in nested dicts and lists, by its keys with dots between."""
+    found: dict[str, Tensor] = {}
+    waiting: list[tuple[str, Any]] = [("", content)]
+    seen = set[int]()
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) in seen:  # a container may hold itself
+            continue
+        if isinstance(value, Mapping | list | tuple):
+            seen.add(id(value))
+        if isinstance(value, Tensor):
+            found[name.removeprefix(".")] = value
+        elif isinstance(value, Mapping):
+            waiting += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{name}.{index}", inner) for index, inner in enumerate(value)]
+    return found
+
+
+def check_stored(path: Path, archive: zipfile.ZipFile, *, size: int) -> None:
+    """Refuse an archive whose members need more room than the file itself: PyTorch packs none, so that none grows.
+
+    Args:
+        path: Named in messages.
+        archive: Its table of contents.
+        size: Bytes of the file.
+
+    Raises:
+        ModelFileError: A member is packed, or members overlap, or two have one name.
+    """
+    members = archive.infolist()
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(member.file_size for member in members) > size:
+        raise ModelFileError(
+            f"expected an archive as PyTorch writes it, without compression, got {path}, where "
+            f"{_shown(packed) if packed else 'members'} would unpack to more than the file; save it again"
+        )
+    if len({member.filename for member in members}) < len(members):
+        raise ModelFileError(f"expected every name once in the archive {path}, got some twice; save it again")
+
+
+def check_weights(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Refuse weights with which a network would compute nothing: a sum tells, for a hundredth of a second per 100 MB.
+
+    Args:
+        tensors: By name; counters of batches are integers.
+        source: Named in the message.
+
+    Raises:
+        ModelFileError: Some are no floating-point numbers, infinite or NaN, or a variance is negative.
+    """
+    wrong = [n for n, t in tensors.items() if not t.is_floating_point() and not n.endswith(_COUNTER)]
+    if wrong:
+        raise _no_numbers(source, wrong, str(tensors[wrong[0]].dtype).removeprefix("torch."))
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
+    if wrong:
+        raise ModelFileError(
+            f"expected finite weights in {source}, got NaN or infinity in {_shown(wrong)}; the training diverged or "
+            "the file is damaged, so take an earlier one"
+        )
+    wrong = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and t.numel() and float(t.min()) < 0]
+    if wrong:
+        raise ModelFileError(f"expected variances of at least 0 in {source}, got less in {_shown(wrong)}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is; a sum alone may be infinite because it is large, so that then each one is looked at."""
+    if tensor.is_meta:
+        return True
+    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
+def _no_safetensors(path: Path, error: Exception) -> ModelFileError:
+    return ModelFileError(f"expected a safetensors file, got {path}, which cannot be read ({error})")
+
+
+def _no_numbers(source: object, names: list[str], kind: str) -> ModelFileError:
+    return ModelFileError(
+        f"expected floating-point weights in {source}, got {kind} in {_shown(names)}; save them as float32 or float16"
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
