@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
 
 import refineseg
 from refineseg.acceptance import Acceptance, Tolerance, compare
@@ -30,6 +29,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.exporting import ExportOptions, accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.printing import Terminal
 from refineseg.timing import example_images
 from test_cli import call
 
@@ -271,7 +271,7 @@ def test_a_faithful_file_is_accepted_and_a_damaged_one_refused(scenes, exported,
     segmenter, files = exported
 
     def accept(path):
-        console = Console(stderr=True)
+        console = Terminal(stderr=True)
         tolerance = Tolerance.of("float32")
         return accept_file(segmenter, path, data=f"camvid:{scenes}", split="val", tolerance=tolerance, console=console)
 

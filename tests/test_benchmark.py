@@ -1,6 +1,7 @@
 """Counting and timing: counts equal independent ones, reports say what was run. Speed is never asserted."""
 
 import copy
+import io
 import json
 import re
 import sys
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
 from oracles import needs_oracles, read_json
@@ -37,6 +37,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.images import read_rgb, write_image
 from refineseg.networks.refinenet import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET, Cascade, RefineNet
 from refineseg.networks.variants import VARIANTS, build_network
+from refineseg.printing import Terminal
 from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.resize import Resizing
 from refineseg.segmenter import build
@@ -81,10 +82,9 @@ def slow_after(names, quick):
 
 
 def shown(table):
-    console = Console(width=100, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-    console.print(table)
-    console.file.close()
-    return console.export_text()
+    file = io.StringIO()
+    Terminal(width=100, file=file).print(table)
+    return file.getvalue()
 
 
 # Counting

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from conftest import write_folder
 from refineseg import cli
@@ -21,6 +20,7 @@ from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.preprocessing import Preprocessing
+from refineseg.printing import Terminal
 from refineseg.segmenter import ModelSpec, Segmenter
 from refineseg.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
 
@@ -131,7 +131,7 @@ def test_an_unlabelled_image_between_labelled_ones_ends_the_evaluation(monkeypat
             "val",
             options=options,
             files=EvaluationFiles(tmp_path),
-            console=Console(quiet=True),
+            console=Terminal(quiet=True),
         )
 
 

@@ -2,7 +2,13 @@
 
 
 class RefinesegError(Exception):
-    """Base of all deliberate errors; the command line prints its message and ends with status 2."""
+    """Base of all deliberate errors; the command line prints its message and ends with status 2.
+
+    Further arguments are further lines of the message: a line break inside of one came with a foreign text.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(RefinesegError):

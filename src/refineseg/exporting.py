@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.aot_inductor import ENDING, is_package, write_package
@@ -30,6 +28,7 @@ from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.images import written_beside
 from refineseg.predict.torch_scorer import TorchScorer, find_device
+from refineseg.printing import Terminal, progress_bar
 from refineseg.segmenter import Segmenter
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "inductor": ENDING}
@@ -156,7 +155,7 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
 
 
 def accept_file(
-    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Console
+    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Terminal
 ) -> Acceptance:
     """Compare an exported file with its model on real images.
 
@@ -175,17 +174,16 @@ def accept_file(
     place = torch.device(own_device(path) or "cpu")
     exported = open_exported(path, backend="auto", device=place, precision="float32")
     dataset = open_sources(data, split=split)
-    return compare(
-        TorchScorer(segmenter, device=place),
-        exported,
-        dataset,
-        data=f"{data} {split}",
-        tolerance=tolerance,
-        size_hw=exported.description.size_hw,
-        track=lambda indices: track(
-            list(indices), "accepting", console=console, transient=True, disable=not console.is_terminal
-        ),
-    )
+    with progress_bar(console) as bar:
+        return compare(
+            TorchScorer(segmenter, device=place),
+            exported,
+            dataset,
+            data=f"{data} {split}",
+            tolerance=tolerance,
+            size_hw=exported.description.size_hw,
+            track=lambda indices: bar.track(list(indices), description="accepting"),
+        )
 
 
 def export_accepted(
@@ -196,11 +194,11 @@ def export_accepted(
     data: str,
     split: str,
     tolerance: Tolerance,
-    console: Console,
+    console: Terminal,
 ) -> Acceptance:
     """Export, accept, and only then give the file its name; the report is written in both cases."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".refineseg-") as folder:
         candidate = Path(folder) / path.name
         export_file(segmenter, candidate, options)
         found = accept_file(segmenter, candidate, data=data, split=split, tolerance=tolerance, console=console)

@@ -8,7 +8,6 @@ evaluation and prediction cannot disagree. A model file (safetensors, never pick
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import tempfile
@@ -31,10 +30,10 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions, build_network
 from refineseg.preprocessing import Preprocessing
+from refineseg.printing import warn
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 
-_LOG = logging.getLogger("refineseg")
 FORMAT = 1
 _KEY = "refineseg"
 
@@ -380,7 +379,7 @@ def load(model: str | Path) -> Segmenter:
     path = _resolve(model)
     spec, tensors = _read(path)
     if spec.licence:
-        _LOG.warning("model %s: licence of the weights: %s", model, spec.licence)
+        warn(f"model {model}: licence of the weights: {spec.licence}")
     try:
         segmenter = Segmenter(spec)
     except ConfigError as error:

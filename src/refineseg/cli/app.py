@@ -6,15 +6,16 @@ Results go to stdout, progress and warnings to stderr.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
+from refineseg.printing import messages, print_lines, tables
+
+__all__ = ["app", "messages", "prepare_training", "tables", "write_json"]
 
 app = typer.Typer(
     name="refineseg",
@@ -49,16 +50,6 @@ BackendName = Annotated[
 Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
 
 
-def messages() -> Console:
-    """Stderr."""
-    return Console(stderr=True)
-
-
-def tables() -> Console:
-    """stdout; wide enough for a table where it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=100)
-
-
 def prepare_training(device: str) -> None:
     """Refuse a device that is not there, and let the process keep the memory that it frees.
 
@@ -89,7 +80,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
 
 def _version(asked: bool | None) -> None:
     if asked:
-        print(f"refineseg {__version__}")
+        print_lines(f"refineseg {__version__}")
         raise typer.Exit
 
 

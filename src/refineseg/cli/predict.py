@@ -22,6 +22,7 @@ from refineseg.cli.app import (
     messages,
     write_json,
 )
+from refineseg.cli.interruption import goes_on_with
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _RASTERS, _VIDEOS = "Rasters", "Videos"
@@ -197,7 +198,8 @@ def predict(
     how = PredictorOptions.parse(device=device, flip=flip, enlargement=enlargement, crf=crf, tiling=tiling, **scoring)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
-    result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
+    with goes_on_with("--resume", instead_of="--no-resume"):
+        result = predict_files(inputs, out, model=model, options=how, files=files, console=messages())
     if json_file is not None:
         used = {**how.to_json(), "backend": result.backend}
         write_json(json_file, {"model": model, "options": used, **result.to_json()})

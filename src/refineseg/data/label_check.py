@@ -62,7 +62,7 @@ def read_all(
         lines = [f"{len(errors)} of {count} masks cannot be used:", *(f"  {error}" for error in errors[:_SHOWN])]
         lines += [f"  and {len(errors) - _SHOWN} more"] * (len(errors) > _SHOWN)
         kind = LabelError if any(isinstance(error, LabelError) for error in errors) else DatasetError
-        raise kind("\n".join(lines))
+        raise kind(*lines)
     return results
 
 

@@ -166,7 +166,7 @@ def recognise(root: Path) -> tuple[str, Path]:
             return "pairs", candidate
     if folder_splits(root):
         return "masks", root
-    raise DatasetError(_unknown(root))
+    raise DatasetError(*_unknown(root))
 
 
 def _opened(name: str, root: Path, split: str) -> Dataset:
@@ -275,7 +275,7 @@ def _json_kind(path: Path) -> str:
     return "coco" if all(f'"{key}"' in text for key in ("images", "categories")) else ""
 
 
-def _unknown(root: Path) -> str:
+def _unknown(root: Path) -> tuple[str, ...]:
     files = list_files(root)
     endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in files)
     most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:6]
@@ -286,9 +286,9 @@ def _unknown(root: Path) -> str:
     advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
     inner = [name for name in subfolders(root) if _fits(root / name)]
     advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
-    layouts = "".join(f"\n  {own.layout}" for own in FORMATS.values())
     return (
-        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}{layouts}"
+        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}",
+        *(f"  {own.layout}" for own in FORMATS.values()),
     )
 
 

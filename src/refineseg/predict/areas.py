@@ -130,6 +130,11 @@ def check_areas_path(path: Path) -> None:
         raise ConfigError(f"expected --areas FILE ending in {' or '.join(SUFFIXES)}, got {path}")
 
 
+def _opened(path: Path) -> TextIO:
+    """For names of any bytes: what is no UTF-8 becomes an escape."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 @contextmanager
 def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
     """A table that is complete, total included, and gets its name when the block ends without an error.
@@ -158,7 +163,7 @@ def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
         return
     check_areas_path(path)
     try:
-        with written_beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with written_beside(path) as temporary, _opened(temporary) as file:
             table = AreaTable(class_info, file=file, kind=path.suffix.lower())
             yield table
             table.finish()

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.predict.areas import area_table, check_areas_path
@@ -31,6 +30,7 @@ from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.streams import StreamOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoOptions
+from refineseg.printing import Terminal
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def predict_files(
     model: str,
     options: PredictorOptions,
     files: FileOptions,
-    console: Console,
+    console: Terminal,
 ) -> FilesResult:
     """Predict every input; what cannot be read or written is named and skipped.
 
@@ -110,7 +110,7 @@ def predict_files(
 
 
 def predict_plan(
-    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Console
+    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Terminal
 ) -> FilesResult:
     """The same with a model that is open already.
 
@@ -172,6 +172,9 @@ def predict_plan(
             if plan.videos and files.outputs.unknown_below is not None:
                 run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
+    except KeyboardInterrupt as stop:
+        stop.add_note(run.how_far(len(plan.files) + len(plan.videos)))
+        raise
     except ImageError as error:  # of the table alone: all others cost their file's line
         run.fail(str(error))
     return run.finish()
