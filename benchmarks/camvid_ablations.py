@@ -23,12 +23,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from refineseg.data.datasets import open_sources
 from refineseg.evaluation import evaluate
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
+from refineseg.printing import Terminal
 from refineseg.segmenter import load
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.progress import TerminalProgress
@@ -106,7 +105,7 @@ def run_row(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, Any
     start_run(
         RunRequest(config, arguments.data, device=arguments.device),
         folder,
-        progress=TerminalProgress(Console(stderr=True)),
+        progress=TerminalProgress(Terminal(stderr=True)),
     )
     seconds = time.monotonic() - begun
     segmenter = load(folder / "last.safetensors")

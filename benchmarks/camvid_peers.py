@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 from peer_networks import NETWORKS, build_model, is_installed
-from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.arguments import parse_size
@@ -49,6 +48,7 @@ from refineseg.evaluation import evaluate
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor, TorchScorer
+from refineseg.printing import Terminal
 from refineseg.scoring import Scorer
 from refineseg.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.training.config import Phase, TrainingConfig, override, to_json
@@ -114,7 +114,7 @@ class Plan:
         return None if self.deadline is None else self.deadline - time.monotonic()
 
 
-def run_one(plan: Plan, name: str, seed: int, data: TrainingData, console: Console) -> bool:
+def run_one(plan: Plan, name: str, seed: int, data: TrainingData, console: Terminal) -> bool:
     """Train and measure one network with one seed once; False where the time is up first."""
     folder = plan.out / name / f"seed{seed}"
     done = folder / "result.json"
@@ -122,7 +122,7 @@ def run_one(plan: Plan, name: str, seed: int, data: TrainingData, console: Conso
         return True
     if plan.seconds_left is not None and plan.seconds_left <= 0:
         return False
-    console.print(f"{name}, seed {seed}", highlight=False)
+    console.say(f"{name}, seed {seed}")
     config = replace(plan.config, variant=name, seed=seed)
     segmenter = build_model(name, data.phases[0].dataset.class_info, seed=seed)
     names, training = tuple(parse_sources(plan.data)), (data.phases[0].dataset,)
@@ -201,7 +201,7 @@ def count(name: str, class_info: ClassInfo, size_hw: tuple[int, int]) -> dict[st
     return {"parameters": count_parameters(network), "multiply_adds": int(counter.get_total_flops()) // 2}
 
 
-def measure_times(plan: Plan, names: Sequence[str], class_info: ClassInfo, console: Console) -> dict[str, Any]:
+def measure_times(plan: Plan, names: Sequence[str], class_info: ClassInfo, console: Terminal) -> dict[str, Any]:
     """All networks in all ways in turns, in one run; time does not depend on the weights."""
     cpu = torch.device("cpu")
     contenders: list[tuple[str, str, str, Scorer]] = []
@@ -387,7 +387,7 @@ def make_plan(arguments: argparse.Namespace, begun: float) -> Plan:
 def main(argv: Sequence[str] | None = None) -> None:
     """The steps that were asked for; then the table and the picture of what is there."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    plan, console = make_plan(arguments, time.monotonic()), Console(stderr=True)
+    plan, console = make_plan(arguments, time.monotonic()), Terminal(stderr=True)
     steps = arguments.steps.split(",")
     fitted = open_sources(plan.data, split="fit")
     class_info = fitted.class_info

@@ -28,13 +28,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from refineseg.allocation import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.printing import Terminal
 from refineseg.protocol import Learned
 from refineseg.segmenter import load, load_spec
 from refineseg.training.config import TrainingConfig, override, to_json
@@ -147,7 +146,7 @@ def scaled(config: TrainingConfig, factor: float) -> TrainingConfig:
     return replace(config, phases=tuple(phases))
 
 
-def run_one(plan: Plan, name: str, seed: int, console: Console) -> dict[str, Any] | None:
+def run_one(plan: Plan, name: str, seed: int, console: Terminal) -> dict[str, Any] | None:
     """Train and measure one change with one seed once; None where the time is up first."""
     folder = plan.out / name / f"seed{seed}"
     done = folder / "result.json"
@@ -158,7 +157,7 @@ def run_one(plan: Plan, name: str, seed: int, console: Console) -> dict[str, Any
     if left is not None and left <= 0:
         return None
     config = replace(scaled(changed(plan.base, plan.changes[name]), plan.image_scale), seed=seed)
-    console.print(f"{name}, seed {seed}: {'; '.join(plan.changes[name]) or 'the base'}", highlight=False)
+    console.say(f"{name}, seed {seed}: {'; '.join(plan.changes[name]) or 'the base'}")
     options = {"device": plan.device, "stop_after_s": left}
     progress = TerminalProgress(console)
     if not train_within(folder, config, plan.data, progress=progress, **options):
@@ -167,7 +166,7 @@ def run_one(plan: Plan, name: str, seed: int, console: Console) -> dict[str, Any
     return None if left is not None and left <= 0 else measure(plan, name, seed, config, console)
 
 
-def measure(plan: Plan, name: str, seed: int, config: TrainingConfig, console: Console) -> dict[str, Any]:
+def measure(plan: Plan, name: str, seed: int, config: TrainingConfig, console: Terminal) -> dict[str, Any]:
     """Measure a trained run on the drive that was held out, and keep what is small."""
     folder = plan.out / name / f"seed{seed}"
     model = folder / "last.safetensors"
@@ -280,14 +279,16 @@ def markdown(rows: Sequence[Mapping[str, Any]], plan: Plan, missing: Sequence[st
     return "\n".join(lines) + "\n"
 
 
-def known(base: TrainingConfig, changes: Mapping[str, tuple[str, ...]], console: Console) -> dict[str, tuple[str, ...]]:
+def known(
+    base: TrainingConfig, changes: Mapping[str, tuple[str, ...]], console: Terminal
+) -> dict[str, tuple[str, ...]]:
     """The changes that this version can make; the others are said."""
     kept = {}
     for name, settings in changes.items():
         try:
             changed(base, settings)
         except ConfigError as error:
-            console.print(f"left out: {name}: {str(error)[:200]}", highlight=False, soft_wrap=True)
+            console.say(f"left out: {name}: {str(error)[:200]}")
             continue
         kept[name] = settings
     return kept
@@ -353,7 +354,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Every change with every seed, as far as the time goes; then the table."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-    begun, console = time.monotonic(), Console(stderr=True)
+    begun, console = time.monotonic(), Terminal(stderr=True)
     keep_freed_memory()
     if arguments.teacher is not None:
         check_teacher(arguments.teacher)

@@ -12,10 +12,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
+from refineseg.printing import Terminal
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.pretraining import Hiding, pretrain
 from refineseg.training.progress import TerminalProgress
@@ -48,7 +47,7 @@ def main() -> None:
         TrainingData((learned,) * len(config.phases), None, f"{name}:{split}, {len(dataset)} images"),
         device=arguments.device,
         hiding=Hiding(arguments.share, arguments.square),
-        progress=TerminalProgress(Console(stderr=True)),
+        progress=TerminalProgress(Terminal(stderr=True)),
         stop_after_s=None if arguments.minutes is None else 60 * arguments.minutes,
     )
     model.save(arguments.out)

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
 
 import refineseg
 from conftest import call
@@ -283,7 +282,7 @@ def damaged(path, target):
 
 def accepted(segmenter, path, scenes):
     options = {"data": f"camvid:{scenes}", "split": "val", "tolerance": Tolerance.of("float32")}
-    return accept_file(segmenter, path, **options, console=Console(stderr=True))
+    return accept_file(segmenter, path, **options, console=Terminal(stderr=True))
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])

@@ -1,6 +1,7 @@
 """Counting and timing: counts equal independent ones, reports say what was run. Speed is never asserted."""
 
 import copy
+import io
 import json
 import re
 import sys
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import nn
 
 from oracles import needs_oracles, read_json
@@ -39,6 +39,7 @@ from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import VARIANTS
+from refineseg.printing import Terminal
 from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.segmenter import build
 from refineseg.timing import (
@@ -82,10 +83,9 @@ def slow_after(names, quick):
 
 
 def shown(table):
-    console = Console(width=100, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-    console.print(table)
-    console.file.close()
-    return console.export_text()
+    file = io.StringIO()
+    Terminal(width=100, file=file).print(table)
+    return file.getvalue()
 
 
 # Counting

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from conftest import SHARED
 from refineseg.data.camvid import open_camvid
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError
+from refineseg.printing import Terminal
 from refineseg.training.recipes import find_recipe
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "camvid_recipes.py"
@@ -36,14 +36,14 @@ def test_settings_multiply_what_the_base_has_and_unknown_ones_are_said(tool, cap
     assert tool.scaled(config, 0.5).phases[0].scale == (0.25, 1.0)
     with pytest.raises(ConfigError, match="expected a number of the config to multiply, got 'nothing=\\*2'"):
         tool.changed(base, ["nothing=*2"])
-    kept = tool.known(base, {"base": (), "new": ("some_day=1",)}, Console(stderr=True, width=200))
+    kept = tool.known(base, {"base": (), "new": ("some_day=1",)}, Terminal(stderr=True, width=200))
     assert kept == {"base": ()}
     assert "left out: new: expected --set KEY=VALUE" in capsys.readouterr().err
 
 
 def test_every_listed_change_is_one_this_version_can_make(tool):
     base = find_recipe("camvid_refinenet_lw_mobilenetv2_long")
-    kept = tool.known(base, tool.CHANGES, Console(quiet=True))
+    kept = tool.known(base, tool.CHANGES, Terminal(quiet=True))
     assert kept == tool.CHANGES
     configs = [tool.changed(base, settings) for settings in kept.values()]
     assert len({json.dumps(tool.to_json(config)) for config in configs}) == len(configs), "two changes are the same"

@@ -21,7 +21,6 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.label_check import check_labels
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
-from refineseg.doctor.findings import printable
 from refineseg.doctor.sequences import Frame, sequence_findings
 from refineseg.errors import DatasetError
 
@@ -421,10 +420,6 @@ def test_plain_numbers_are_a_sequence_where_neighbours_look_alike():
 
 
 # ------------------------------------------------------------------------------------------------------ names and time
-
-
-def test_names_cannot_steer_a_terminal():
-    assert printable("\x1b[2J[red]ä\n\udcff") == "\\x1b[2J[red]ä\\n\\udcff"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from rich.console import Console
 
 from conftest import untrained
 from refineseg.class_info import ClassInfo
@@ -27,6 +26,7 @@ from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.tiling import TilingOptions
+from refineseg.printing import Terminal
 from refineseg.segmenter import load
 from refineseg.writing import _own_machine
 
@@ -51,7 +51,7 @@ def write_pictures(folder, sizes=SIZES, *, start=0):
 def run(inputs, out, model, *, console=None, outputs=None, **files):
     options = FileOptions(outputs or Outputs(("mask",)), **files)
     how = PredictorOptions.parse(device="cpu")
-    return predict_files(inputs, out, model=model, options=how, files=options, console=console or Console(quiet=True))
+    return predict_files(inputs, out, model=model, options=how, files=options, console=console or Terminal(quiet=True))
 
 
 def contents(folder, pattern="*.png"):
@@ -230,7 +230,7 @@ def test_resuming_without_a_record_predicts_all_anew_and_says_so(models, tmp_pat
     folder, out = write_pictures(tmp_path / "in", [(20, 30)] * 2), tmp_path / "out"
     run([folder], out, models[0])
     (out / RECORD).write_text("no record")
-    assert run([folder], out, models[0], resume=True, console=Console(stderr=True)).done == 2
+    assert run([folder], out, models[0], resume=True, console=Terminal(stderr=True)).done == 2
     assert "has no record of an earlier run" in " ".join(capsys.readouterr().err.split())
     assert json.loads((out / RECORD).read_text())["format"] == 1
 
@@ -340,14 +340,14 @@ def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
 
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
     now = [0.0]
-    with Advance(Console(stderr=True), what="images", total=1010, clock=lambda: now[0]) as progress:
+    with Advance(Terminal(stderr=True), what="images", total=1010, clock=lambda: now[0]) as progress:
         progress.leave_out(10)
         for _ in range(500):
             now[0] += 0.1
             progress.advance()
     assert capsys.readouterr().err.splitlines() == ["300 of 1000 images, 10 per s, 1 min 10 s left"]
     now[0] = 0.0
-    with Fraction(Console(stderr=True), what="big.tif", clock=lambda: now[0]) as told:
+    with Fraction(Terminal(stderr=True), what="big.tif", clock=lambda: now[0]) as told:
         told(0.5)  # was done by an earlier run
         now[0] = 100.0
         told(0.6)
@@ -361,7 +361,7 @@ def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(model
         raise OutputError(f"expected to write {target}", no_room=True)
 
     monkeypatch.setattr(file_run, "write_prediction", full)
-    result = run([folder], tmp_path / "out", models[0], console=Console(stderr=True))
+    result = run([folder], tmp_path / "out", models[0], console=Terminal(stderr=True))
     assert 11 <= len(result.failures) < 31
     assert "stopped: the disk did not take the results of" in result.failures[-1]
     assert "run the same command again with --resume" in capsys.readouterr().err
@@ -382,7 +382,7 @@ def test_an_image_larger_than_the_tile_is_cut_with_the_same_mask(models, tmp_pat
         model=models[0],
         options=options,
         files=FileOptions(Outputs(("mask", "confidence")), prove=True),
-        console=Console(quiet=True),
+        console=Terminal(quiet=True),
     )
     assert contents(tmp_path / "cut", "[0-9]*[0-9].png") == contents(tmp_path / "whole", "[0-9]*[0-9].png")
     for name in ("000", "001"):

@@ -24,6 +24,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = (
     (
         "_version",
+        "printable",
+        "printing",
         "errors",
         "arguments",
         "foreign_text",
@@ -286,3 +288,20 @@ def test_normalisation_softmax_and_argmax_are_written_once():
     assert places(r"123\.675|58\.395") == {"preprocessing.py"}
     assert places(r"softmax\(") == {"scoring.py"}
     assert places(r"argmax\(") == {"scoring.py"}
+
+
+def test_one_place_prints():
+    """Nothing else makes a console, a bar, or writes a line: foreign text reaches a terminal through one filter."""
+    rich_bars = {"Console", "Progress", "Live", "track", "TextColumn", "Status", "RichHandler"}
+    for path in FILES:
+        if path.name == "printing.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rich"):
+                assert not rich_bars & {alias.name for alias in node.names}, path
+            if isinstance(node, ast.Name):
+                assert node.id != "print", f"{path} prints; use refineseg.printing"
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("stdout", "stderr") or path.name == "quantisation.py", path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in ("echo", "secho", "warn", "warning"), path

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from rich.console import Console
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
 from refineseg.errors import LabelError
 from refineseg.metrics import MEANS, ConfusionMatrix
+from refineseg.printing import Terminal
 from refineseg.reports import metrics_table
 
 INFO = ClassInfo(("a", "b", "c"))
@@ -120,7 +120,7 @@ def test_the_table_shows_another_definition_only_where_it_is_another_number():
     def shown(mask, truth):
         matrix = ConfusionMatrix(INFO)
         matrix.update(np.array(mask), np.array(truth))
-        console = Console(width=100, file=io.StringIO())
+        console = Terminal(width=100, file=io.StringIO())
         console.print(metrics_table(matrix, title="t"))
         return console.file.getvalue()
 

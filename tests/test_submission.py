@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from conftest import untrained, write_folder
 from refineseg.catalog import catalog_classes
@@ -17,6 +16,7 @@ from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.printing import Terminal
 from refineseg.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
 
 VOC = catalog_classes("voc")
@@ -112,7 +112,7 @@ def test_an_unlabelled_image_between_labelled_ones_ends_the_evaluation(monkeypat
             "val",
             options=options,
             files=EvaluationFiles(tmp_path),
-            console=Console(quiet=True),
+            console=Terminal(quiet=True),
         )
 
 

@@ -186,7 +186,7 @@ from pathlib import Path
 from refineseg.training.config import from_json
 from refineseg.training.run import RunRequest, start_run
 from refineseg.training.progress import TerminalProgress
-from rich.console import Console
+from refineseg.printing import Terminal
 
 class Tight(TerminalProgress):
     def start(self, config, num_samples, *, done):
@@ -199,7 +199,7 @@ class Tight(TerminalProgress):
         super().epoch_done(entry)
 
 config = from_json(json.loads(Path(sys.argv[1]).read_text()))
-progress = Tight(Console(stderr=True, width=1000))
+progress = Tight(Terminal(stderr=True, width=1000))
 start_run(RunRequest(config, "folder:" + sys.argv[2], device="cpu"), Path(sys.argv[3]), progress=progress)
 """
 

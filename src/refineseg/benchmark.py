@@ -15,8 +15,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from refineseg.arguments import parse_size
@@ -41,6 +41,7 @@ from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
 from refineseg.predict.predictor import TorchScorer, find_device
+from refineseg.printing import Terminal
 from refineseg.segmenter import Segmenter, build, load
 from refineseg.timing import (
     OTHER_NETWORK,
@@ -120,7 +121,7 @@ def bench_model(
     batch: int = 1,
     repeats: int | None = None,
     backend: str | None = None,
-    console: Console | None = None,
+    console: Terminal | None = None,
 ) -> Report:
     """Measure a model in every precision against the plain one.
 
@@ -172,13 +173,13 @@ def bench_model(
 
 
 def _in_runtimes(
-    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, named: bool, console: Console | None
+    model: str, segmenter: Segmenter, choice: RuntimeChoice, *, named: bool, console: Terminal | None
 ) -> list[Contender]:
     """The model in every runtime but eager PyTorch; what was not named and cannot be is left out, and that is said."""
 
     def left_out(what: str, why: object) -> None:
         if console is not None:
-            console.print(f"left out: {what}: {why}", highlight=False, soft_wrap=True)
+            console.say(f"left out: {what}: {why}")
 
     if "openvino" in choice.backends and "int8" in choice.precisions and not quantisation.is_available():
         left_out("openvino int8", "nncf is not installed; install it with: pip install 'refineseg[openvino]'")
@@ -225,7 +226,7 @@ def _speed_table(rows: Sequence[Row], title: str) -> Table:
         table.add_column(name, no_wrap=True)
     numbers = ("p50 ms", "p95 ms", "p99 ms", "fastest", "times\nas fast", "over\nother", "same\npixels", "cold\ns")
     for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         name = row.model if row.note == OTHER_NETWORK else row.backend
         kind = ", plain" if row.plain else ", fused" if row.fused else ""
@@ -264,7 +265,7 @@ def bench_papers(
     size: str | None = None,
     device: str = "auto",
     repeats: int | None = None,
-    console: Console | None = None,
+    console: Terminal | None = None,
 ) -> Report:
     """RefineNet and Light-Weight RefineNet, with the modifications between them one after the other, in one run.
 
@@ -287,7 +288,7 @@ def bench_papers(
     for encoder in encoders:
         variant = f"refinenet_lw_{encoder}"
         if console is not None:
-            console.print(f"building the networks on {encoder}", highlight=False)
+            console.say(f"building the networks on {encoder}")
         counts += _paper_counts(variant)
         template = open_model(variant)
         shared = template.network.encoder  # the steps differ in the decoder alone
@@ -316,7 +317,7 @@ def _paper_table(rows: Sequence[dict[str, Any]]) -> Table:
     table.add_column("network", no_wrap=True)
     table.add_column("decoder", no_wrap=True)
     for name in ("parameters", "multiply-adds\n512x512", "p50 ms", "fastest", "times\nas fast"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["model"],

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
+from refineseg.printable import printable, short
 from refineseg.reports import draw_curves
 from refineseg.segmenter import load, load_spec
 from refineseg.writing import written_beside
@@ -134,6 +136,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def _foreign(text: str) -> str:
+    """What a model or a data set brings: neither HTML nor the end of a cell."""
+    return escape(printable(text), quote=False).replace("|", "\\|")
+
+
 def percent(value: float | None) -> str:
     """In percent with one decimal; ``-`` where there is none."""
     return "-" if value is None or value != value else f"{100 * value:.1f}"
@@ -160,7 +167,7 @@ def _facts(spec: ModelSpec, parameters: int) -> str:
         ("Software", f"refineseg {provenance.get('version', '?')}, torch {provenance.get('torch', '?')}"),
         ("Licence of the weights", spec.licence or "not stated"),
     )
-    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows)
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {_foreign(text)} |" for name, text in rows)
 
 
 def _recipe(config: Mapping[str, Any]) -> str:
@@ -197,7 +204,7 @@ def _results(result: EvaluationResult) -> str:
     ]
     rows = [
         [name, *(percent(values[i]) for _, values in columns)]
-        for i, name in enumerate([*matrix.class_info.names, "**mean**"])
+        for i, name in enumerate([*(_foreign(short(name)) for name in matrix.class_info.names), "**mean**"])
     ]
     lines = [
         f"Measured: {result.protocol.describe()}.",
@@ -234,7 +241,7 @@ def _failures(result: EvaluationResult, *, shown: bool) -> str:
         return "None were asked for."
     lines = []
     for rank, failure in enumerate(result.failures, 1):
-        lines.append(f"{rank}. `{failure.name}`: {failure.describe()}")
+        lines.append(f"{rank}. `{printable(failure.name)}`: {_foreign(failure.describe())}")
         if shown:
             lines.append(f"\n   ![image, truth, prediction, errors](pictures/{failure.file_name(rank)})\n")
     end = "" if shown else "\n\nThe pictures are made by `refineseg card`; frames of the data set are not passed on."

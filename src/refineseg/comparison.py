@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from refineseg.archives import refuse_special
 from refineseg.errors import ConfigError
+from refineseg.printable import short
 from refineseg.protocol import Differences, MeasurementProtocol
 from refineseg.published import COMPARATORS, PUBLISHED_SCORES
 
@@ -104,9 +106,11 @@ def compare_published(ours: MeasurementProtocol, mean_iou: float, variant: str) 
 
 
 def published_lines(compared: tuple[Comparison, ...], ours: MeasurementProtocol) -> list[str]:
-    """The published numbers for the terminal, each with what its protocol has otherwise; none where there are none."""
+    """The published numbers for the terminal, each with what its protocol has otherwise; none where none are."""
     lines = [
-        f"  {100 * row.mean_iou:.1f} % mIoU, {row.network} ({row.origin})\n      {row.verdict}" for row in compared
+        line
+        for row in compared
+        for line in (f"  {100 * row.mean_iou:.1f} % mIoU, {row.network} ({row.origin})", f"      {row.verdict}")
     ]
     return [f"published on {ours.dataset} {ours.split}:", *lines] if lines else []
 
@@ -147,7 +151,7 @@ def against_table(result: Mapping[str, Any], other: Mapping[str, Any], *, name: 
         "; the files that were measured on differ" if all(marks) and len({*marks}) > 1 else ""
     )
     table = Table(title=f"this result and {name}", caption=caption, caption_style="dim")
-    columns = ("", "this, %", "other, %", "difference" if differences.equal else "difference\n(unlike protocols)")
+    columns = ("", "this, %", "other, %", "difference" if differences.equal else Text("difference\n(unlike protocols)"))
     for column in columns:
         table.add_column(column, justify="right" if column else "left")
     for label, mine, theirs in _pairs(result, other):
@@ -174,5 +178,5 @@ def _pairs(result: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[st
     classes = dict.fromkeys([*result["per_class"], *other["per_class"]])
     for name in classes:
         of_class = [(side["per_class"].get(name) or {}).get("iou") for side in (result, other)]
-        pairs.append((f"IoU of {name}", of_class[0], of_class[1]))
+        pairs.append((f"IoU of {short(name)}", of_class[0], of_class[1]))
     return pairs

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
-from rich.console import Console
 from torch import Tensor, nn
 
 from refineseg.backends import quantisation
@@ -34,6 +33,7 @@ from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.printing import Terminal
 from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
@@ -118,7 +118,7 @@ def runtime_contenders(
     segmenter: Segmenter,
     choice: RuntimeChoice,
     *,
-    console: Console | None = None,
+    console: Terminal | None = None,
     refused: Refused | None = None,
 ) -> list[Contender]:
     """The rewritten network and the plain export in every runtime and precision.
@@ -142,7 +142,7 @@ def runtime_contenders(
         if backends:
             if console is not None:
                 what = "the rewritten network" if rewritten else "the plain export"
-                console.print(f"exporting {what}", highlight=False)
+                console.say(f"exporting {what}")
             own = replace(choice, backends=backends)
             contenders += _of_program(model, segmenter, own, rewritten=rewritten, refused=refused)
     return contenders
@@ -212,7 +212,7 @@ def compiled_contenders(
     segmenter: Segmenter,
     choice: RuntimeChoice,
     *,
-    console: Console | None = None,
+    console: Terminal | None = None,
     refused: Refused | None = None,
 ) -> list[Contender]:
     """The rewritten network in those of :data:`OF_SEGMENTERS` that were chosen, compiled and recorded already.
@@ -232,7 +232,7 @@ def compiled_contenders(
     for name in (name for name in choice.backends if name in OF_SEGMENTERS):
         for precision in (p for p in choice.precisions if p in BACKENDS[name].precisions):
             if console is not None:
-                console.print(f"{name}, {precision}: preparing; compilers take minutes", highlight=False)
+                console.say(f"{name}, {precision}: preparing; compilers take minutes")
             begin = time.perf_counter()
             try:
                 scorer = scorer_of(segmenter, backend=name, device=choice.device, precision=precision)

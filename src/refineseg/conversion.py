@@ -6,7 +6,6 @@ strides those weights were trained with. Every tensor is used exactly once, or t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +28,10 @@ from refineseg.networks.original_weights import (
 )
 from refineseg.networks.variants import NetworkOptions, Variant, find_variant
 from refineseg.preprocessing import Preprocessing
+from refineseg.printing import warn
 from refineseg.segmenter import Segmenter
 from refineseg.weight_files import check_weights, read_checkpoint
 
-_LOG = logging.getLogger("refineseg")
 _LICENCE = "non-commercial, as the original weights"
 VOID = "void"
 """Name of the class that void is where an authors' model keeps it as an output."""
@@ -207,7 +206,7 @@ def _classes(
         names.insert(index, VOID)
         palette.insert(index, (0, 0, 0))
         return ClassInfo(tuple(names), tuple(palette), class_info.ignore_index)
-    _LOG.warning("the output of void (number %d of %d) is dropped", index + 1, outputs)
+    warn(f"the output of void (number {index + 1} of {outputs}) is dropped")
     for leaf in ("weight", "bias"):
         state[f"final_loss_conv.{leaf}"] = state[f"final_loss_conv.{leaf}"][torch.tensor(rest)]
     return class_info

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -207,12 +208,12 @@ def counts_table(counts: AllCounts) -> Table:
     table = Table(box=box.SIMPLE, caption=TWO_SCALE_NOTE, caption_justify="left")
     table.add_column("variant", no_wrap=True)
     for name in ("parameters\n21 classes", "multiply-adds\n21 classes", "multiply-adds\n40 classes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("published\nas with", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    table.add_column(Text("published\nas with"), no_wrap=True)
     for variant, by_classes in counts.items():
         costs = [f"{by_classes[num_classes].multiply_adds / 1e9:.3f} G" for num_classes in CLASS_COUNTS]
         table.add_row(
-            _starred(variant), f"{by_classes[21].parameters:,}", *costs, "\n".join(_published(variant)).strip()
+            _starred(variant), f"{by_classes[21].parameters:,}", *costs, Text("\n".join(_published(variant)).strip())
         )
     return table
 
@@ -299,8 +300,8 @@ def variants_table() -> Table:
     """Every variant with its stored counts, for the terminal."""
     table = Table(box=box.SIMPLE, caption=f"multiply-adds at 512x512. {TWO_SCALE_NOTE}", caption_justify="left")
     table.add_column("variant", no_wrap=True)
-    table.add_column("parameters\n21 classes", justify="right", no_wrap=True)
-    table.add_column("multiply-adds\n21 classes", justify="right", no_wrap=True)
+    table.add_column(Text("parameters\n21 classes"), justify="right", no_wrap=True)
+    table.add_column(Text("multiply-adds\n21 classes"), justify="right", no_wrap=True)
     table.add_column("source")
     counts = known_counts()
     for name, variant in VARIANTS.items():
@@ -316,8 +317,8 @@ def scores_table() -> Table:
     table = Table(box=box.SIMPLE, caption=f"+ {CODE_2020}", caption_justify="left")
     for name in ("variant", "data set", "scored"):
         table.add_column(name, no_wrap=name != "scored")
-    table.add_column("published\nmIoU %", justify="right", no_wrap=True)
-    table.add_column("ours\nmIoU %", justify="right", no_wrap=True)
+    table.add_column(Text("published\nmIoU %"), justify="right", no_wrap=True)
+    table.add_column(Text("ours\nmIoU %"), justify="right", no_wrap=True)
     for variant in VARIANTS:
         published, measured = scores_of(variant)
         rows: list[tuple[str, str, str, str, str]] = []

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from refineseg.backends.opening import check_backend, scorer_of
@@ -42,6 +42,7 @@ from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.prediction import Prediction
+from refineseg.printing import Terminal
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 from refineseg.timing import describe_machine
@@ -119,7 +120,7 @@ class _Way:
         console: Shows failures.
     """
 
-    def __init__(self, opened: OpenedModel, paths: Sequence[Path], images: Sequence[Tensor], console: Console) -> None:
+    def __init__(self, opened: OpenedModel, paths: Sequence[Path], images: Sequence[Tensor], console: Terminal) -> None:
         self.opened, self._paths, self._images, self._console = opened, paths, images, console
         precision = "bfloat16" if opened.precision == "bfloat16" else "float32"
         self._options = PredictorOptions.parse(
@@ -229,7 +230,7 @@ def bench_folder(
     backend: str | None = None,
     precision: str | None = None,
     rounds: int | None = None,
-    console: Console | None = None,
+    console: Terminal | None = None,
 ) -> Report:
     """Measure ``predict`` on a folder, masks only, against the network alone.
 
@@ -254,10 +255,10 @@ def bench_folder(
     place = place_of(device, backend or "torch", model)
     choices = _choices(model, backend, precision, place)
     images = [stacked([read_rgb(path)]) for path in paths]
-    quiet, ways = Console(quiet=True), []
+    quiet, ways = Terminal(quiet=True), []
     for name, one in choices:
         if console is not None:
-            console.print(f"opening {model} in {name}, {one}", highlight=False)
+            console.say(f"opening {model} in {name}, {one}")
         ways.append(_Way(_opened(model, name, one, place), paths, images, quiet))
     sizes = dict(Counter(f"{image.shape[2]}x{image.shape[3]}" for image in images).most_common())
     times = _in_turns(ways, rounds)
@@ -301,7 +302,7 @@ def _table(rows: Sequence[FolderRow]) -> Table:
         table.add_column(name, no_wrap=True)
     numbers = ("network\nper s", "predict\nper s", "ratio", "bound", "network\nCPU ms", "predict\nCPU ms")
     for name in (*numbers, "decode\nCPU ms", "encode\nCPU ms"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.backend,

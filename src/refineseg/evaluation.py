@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from refineseg._version import __version__
 from refineseg.boundary import BoundaryIoU
@@ -32,6 +30,7 @@ from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.prediction import Prediction
+from refineseg.printing import Terminal, progress_bar
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.submission import SUBMISSIONS, find_benchmark
@@ -323,7 +322,7 @@ def evaluate_to_files(
     *,
     options: PredictorOptions,
     files: EvaluationFiles,
-    console: Console,
+    console: Terminal,
     boundary: bool = False,
 ) -> EvaluationResult:
     """Evaluate a model by name, and write the confusion matrix, the pictures of the worst images and the submission.
@@ -358,8 +357,10 @@ def evaluate_to_files(
     predictor = options.predictor(opened.scorer)
     worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        for index, sample, prediction in bar.track(predictions(predictor, dataset), total=len(dataset)):
+    with progress_bar(console) as bar:
+        for index, sample, prediction in bar.track(
+            predictions(predictor, dataset), total=len(dataset), description="evaluating"
+        ):
             if (sample.mask is not None) != labelled:
                 raise _mixed(data, split, sample.name)
             facts.add(index, (sample.image.shape[0], sample.image.shape[1]))

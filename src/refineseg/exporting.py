@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.backends.description import Description
@@ -27,6 +25,7 @@ from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
 from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.printing import Terminal, progress_bar
 from refineseg.segmenter import Segmenter
 from refineseg.writing import folder_beside, written_beside
 
@@ -86,7 +85,7 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
 
 
 def accept_file(
-    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Console
+    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Terminal
 ) -> Acceptance:
     """Compare an exported file with its model on real images.
 
@@ -105,17 +104,16 @@ def accept_file(
     place = torch.device("cpu")
     exported = open_exported(path, backend="auto", device=place, precision="float32")
     dataset = open_sources(data, split=split)
-    return compare(
-        TorchScorer(segmenter, device=place),
-        exported,
-        dataset,
-        data=f"{data} {split}",
-        tolerance=tolerance,
-        size_hw=exported.description.size_hw,
-        track=lambda indices: track(
-            list(indices), "accepting", console=console, transient=True, disable=not console.is_terminal
-        ),
-    )
+    with progress_bar(console) as bar:
+        return compare(
+            TorchScorer(segmenter, device=place),
+            exported,
+            dataset,
+            data=f"{data} {split}",
+            tolerance=tolerance,
+            size_hw=exported.description.size_hw,
+            track=lambda indices: bar.track(list(indices), description="accepting"),
+        )
 
 
 def export_accepted(
@@ -126,7 +124,7 @@ def export_accepted(
     data: str,
     split: str,
     tolerance: Tolerance,
-    console: Console,
+    console: Terminal,
 ) -> Acceptance:
     """Export, accept, and only then give the file its name; the report is written in both cases."""
     with folder_beside(path) as folder:

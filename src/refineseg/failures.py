@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from refineseg.data.sample import Sample
 from refineseg.metrics import ConfusionMatrix
 from refineseg.prediction import Prediction
+from refineseg.printable import short
 from refineseg.render import error_map, side_by_side
 from refineseg.writing import written_beside
+
+_LONGEST_NAME = 200  # bytes of a sample's name in that of its picture: disks take 255, and the rank comes first
 
 
 @dataclass(frozen=True, order=True)
@@ -44,11 +47,13 @@ class Failure:
         if self.confusion is None:
             return "no error"
         true, predicted, share = self.confusion
-        return f"{100 * self.wrong:.1f} % wrong, most of all {true} taken for {predicted} ({100 * share:.1f} %)"
+        commonest = f"{short(true)} taken for {short(predicted)} ({100 * share:.1f} %)"
+        return f"{100 * self.wrong:.1f} % wrong, most of all {commonest}"
 
     def file_name(self, rank: int) -> str:
         """Of its picture."""
-        return f"{rank:03d}_{self.name.replace('/', '_')}.png"
+        name = self.name.replace("/", "_").encode("utf-8", "surrogateescape")[-_LONGEST_NAME:]
+        return f"{rank:03d}_{name.decode('utf-8', 'ignore')}.png"
 
 
 class WorstImages:

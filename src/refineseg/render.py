@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from refineseg.class_info import ClassInfo
+from refineseg.printable import short
 
 _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)
@@ -22,6 +23,16 @@ _STRIP_PIXELS = 2**18  # painted at a time: some 15 MB of floating-point numbers
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
+
+
+def _fitting(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room: int) -> tuple[str, int]:
+    """A name, shortened where it is too wide, and its width in pixels."""
+    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    line = text = short(name)
+    while (width := int(probe.textlength(text, font=font))) > room and len(line) > 1:
+        line = line[:-1]
+        text = f"{line}..."
+    return text, width
 
 
 def legend(class_info: ClassInfo, shown: Sequence[int], *, width: int) -> NDArray[np.uint8]:
@@ -37,19 +48,19 @@ def legend(class_info: ClassInfo, shown: Sequence[int], *, width: int) -> NDArra
     """
     size = max(8, min(_LEGEND_PIXELS, width // 16))
     font = _font(size)
-    probe = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     places, x, y = [], size // 2, size // 2
     for index in shown:
-        need = size + size // 2 + int(probe.textlength(class_info.names[index], font=font)) + size
+        name, length = _fitting(class_info.names[index], font, width - 3 * size)
+        need = size + size // 2 + length + size
         if x + need > width and x > size // 2:
             x, y = size // 2, y + size + size // 2
-        places.append((index, x, y))
+        places.append((index, name, x, y))
         x += need
     picture = Image.new("RGB", (width, y + size + size // 2), "white")
     draw = ImageDraw.Draw(picture)
-    for index, left, top in places:
+    for index, name, left, top in places:
         draw.rectangle((left, top, left + size - 1, top + size - 1), fill=class_info.palette[index], outline="black")
-        draw.text((left + size + size // 3, top + size / 2), class_info.names[index], "black", font, anchor="lm")
+        draw.text((left + size + size // 3, top + size / 2), name, "black", font, anchor="lm")
     return np.asarray(picture)
 
 

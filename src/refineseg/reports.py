@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from refineseg.boundary import BoundaryIoU
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
+from refineseg.printable import short
 from refineseg.writing import written_beside
+
+_LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture
 
 
 def write_report(
@@ -66,7 +71,9 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # then a box stands for it
+        figure.savefig(picture, dpi=110, format="png")
     with written_beside(path) as temporary:
         temporary.write_bytes(picture.getbuffer())
 
@@ -79,7 +86,7 @@ def metrics_table(matrix: ConfusionMatrix, *, title: str, boundary: BoundaryIoU 
     others = {name: matrix.mean_iou_by(name) for name in MEANS if name != "in_truth"}
     others = {name: value for name, value in others.items() if value == value != matrix.mean_iou}
     caption = "\n".join([PROTOCOL, *(f"mIoU, {name}: {MEANS[name]}" for name in others)])
-    table = Table(title=title, caption=caption, caption_style="dim")
+    table = Table(title=title, caption=Text(caption, style="dim"))
     bands = [] if boundary is None else ["boundary IoU %"]
     for column in ("class", "IoU %", *bands, "accuracy %", "pixels %"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -87,7 +94,7 @@ def metrics_table(matrix: ConfusionMatrix, *, title: str, boundary: BoundaryIoU 
     for i, name in enumerate(matrix.class_info.names):
         along = () if boundary is None else (boundary.per_class_iou[i],)
         row = (matrix.per_class_iou[i], *along, matrix.per_class_accuracy[i], matrix.counts[i].sum() / total)
-        table.add_row(name, *("-" if value != value else f"{100 * value:.2f}" for value in row))
+        table.add_row(short(name), *("-" if value != value else f"{100 * value:.2f}" for value in row))
     table.add_section()
     for name, value in (
         ("mIoU", matrix.mean_iou),
@@ -105,15 +112,18 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix) -> None:
     """The confusion matrix as a PNG: each row is a true class and sums to 100 %."""
     from matplotlib.figure import Figure
 
-    names = [*matrix.class_info.names, *(["void"] if matrix.counts[:, -1].any() else [])]
+    names = [
+        *(short(name, most=_LABEL) for name in matrix.class_info.names),
+        *(["void"] if matrix.counts[:, -1].any() else []),
+    ]
     counts = matrix.counts[:, : len(names)]
     shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    side = 2.5 + 0.45 * len(names)
+    side = 2.5 + 0.45 * len(names) + 0.08 * max(0, max(map(len, names)) - _USUAL_LABEL)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(shares)), names[: len(shares)])
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", parse_math=False)
+    axes.set_yticks(range(len(shares)), names[: len(shares)], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Share of each true class, %")
     if len(names) <= 40:
         for i, row in enumerate(shares):

@@ -8,7 +8,6 @@ evaluation and prediction cannot disagree. A model file (safetensors, never pick
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,11 +30,11 @@ from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
+from refineseg.printing import warn
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.weight_files import read_header, read_tensors, write_tensors
 
-_LOG = logging.getLogger("refineseg")
 _KEY = "refineseg"
 _MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
@@ -310,7 +309,7 @@ def load(model: str | Path) -> Segmenter:
     _check_shapes(path, segmenter.network.state_dict(), shapes, spec)
     tensors = read_tensors(path)
     if spec.licence:
-        _LOG.warning("model %s: licence of the weights: %s", model, spec.licence)
+        warn(f"model {model}: licence of the weights: {spec.licence}")
     segmenter = _materialised(segmenter)
     own = segmenter.network.state_dict()
     segmenter.network.load_state_dict({name: t.to(own[name].dtype) for name, t in tensors.items()})

@@ -24,12 +24,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float64, Integer, UInt8
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
+from refineseg.printing import Terminal, progress_bar
 from refineseg.scoring import Scorer
 
 WARM_UP_ROUNDS = 2
@@ -144,7 +143,7 @@ def time_in_turns(
     *,
     repeats: int | None = None,
     warm_up: int = WARM_UP_ROUNDS,
-    console: Console | None = None,
+    console: Terminal | None = None,
 ) -> Float64[np.ndarray, "calls repeats"]:
     """Milliseconds of every call in every round; each round runs all, in an order that turns by one.
 
@@ -172,7 +171,7 @@ def time_in_turns(
     if repeats is None:
         repeats = int(min(max(BUDGET_S / (2 * round_s + len(calls) * REST_S), REPEATS[0]), REPEATS[1]))
     times = np.zeros((len(calls), repeats))
-    with Progress(console=console, transient=True, disable=console is None) as progress:
+    with progress_bar(console) as progress:
         for turn in progress.track(range(repeats), description=f"{len(calls)} contenders in turns"):
             for step in range(len(calls)):
                 index = (turn + step) % len(calls)
@@ -212,7 +211,7 @@ def measure(
     images: UInt8[Tensor, "n c h w"],
     *,
     repeats: int | None = None,
-    console: Console | None = None,
+    console: Terminal | None = None,
 ) -> list[Row]:
     """Time contenders in turns on one batch, and compare their class maps with the plain one's.
 

@@ -9,7 +9,6 @@ choose their kernel by the number of values, and the choice becomes a condition 
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor
 from refineseg.backends.compiler import check_compiler, check_sizes, compiling
 from refineseg.backends.sized import SizedScorer
 from refineseg.backends.table import Output
+from refineseg.printing import warn
 from refineseg.segmenter import Segmenter
-
-_LOG = logging.getLogger("refineseg")
 
 COMPILED_SHAPES = 4
 """Shapes that are compiled, of each output; images of further ones are computed by the same network uncompiled."""
@@ -64,10 +62,9 @@ class CompiledScorer(SizedScorer):
         shape, known = tuple(images.shape), self._shapes[output]
         if shape not in known and len(known) >= COMPILED_SHAPES:
             if not self._told:
-                _LOG.warning(
-                    "torch_compile: more than %d shapes of images; further ones are computed uncompiled "
-                    "(--backend torch needs no compilation)",
-                    COMPILED_SHAPES,
+                warn(
+                    f"torch_compile: more than {COMPILED_SHAPES} shapes of images; further ones are computed "
+                    "uncompiled (--backend torch needs no compilation)"
                 )
             self._told = True
             uncompiled: Tensor = self._functions[output](images)

@@ -1,14 +1,21 @@
 """The command line: one function per verb, wiring only; heavy imports are inside them.
 
-Exit status 0: done; 1: some inputs failed, each named; 2: the call is wrong, with one message.
+Exit status 0: done; 1: some inputs failed, each named; 2: the call is wrong, with one message; 130 and 143: stopped by
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any, NoReturn
+
+import typer
 
 from refineseg.cli.app import app
+from refineseg.cli.interruption import Interruption
 from refineseg.errors import RefinesegError
+from refineseg.printable import printable
+from refineseg.printing import guard_terminal, messages
 
 # The verbs register themselves; help shows them in this order.
 # isort: off
@@ -24,14 +31,34 @@ from refineseg.cli import shards
 
 __all__ = ["app", "doctor", "export", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
 
+_UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer typers bundle
 
-def main() -> None:
+
+def main() -> NoReturn:
     """Run the command line; deliberate errors become one message and exit status 2."""
+    guard_terminal()
+    with Interruption() as stop:
+        status = _status()
+    if stop.raised is not None and status == _INTERRUPTED:
+        messages().say(*stop.raised.lines(sys.argv[1:]))
+        status = stop.raised.status
+    raise SystemExit(status)
+
+
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+
+
+def _status() -> int:
+    """What the call exits with; what went wrong has been said."""
     try:
-        app()
+        return typer.main.get_command(app).main(standalone_mode=False) or 0
     except RefinesegError as error:
-        print(f"refineseg: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("refineseg: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        first, *more = error.args
+        messages().say(f"refineseg: {first}", *more)
+    except _UsageError as error:
+        if sys.argv[1:]:  # else it is the help
+            error.message = printable(error.message)
+        error.show()
+    except KeyboardInterrupt:  # outside of the verb
+        return _INTERRUPTED
+    return 2

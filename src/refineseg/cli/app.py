@@ -15,13 +15,15 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
 from refineseg._version import __version__
 from refineseg.applicability import check_options
 from refineseg.errors import ConfigError
+from refineseg.printing import messages, print_lines, tables
 from refineseg.writing import written_beside
+
+__all__ = ["app", "messages", "prepare_training", "tables", "write_json"]
 
 app = typer.Typer(
     name="refineseg",
@@ -86,16 +88,6 @@ def _given(ctx: Any) -> dict[str, str]:  # noqa: ANN401 - click's
     return found
 
 
-def messages() -> Console:
-    """Stderr."""
-    return Console(stderr=True)
-
-
-def tables() -> Console:
-    """stdout; wide enough for a table where it is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=100)
-
-
 def prepare_training(device: str) -> None:
     """Refuse a device that is not there, and let the process keep the memory that it frees.
 
@@ -121,7 +113,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
 
 def _version(asked: bool | None) -> None:
     if asked:
-        print(f"refineseg {__version__}")
+        print_lines(f"refineseg {__version__}")
         raise typer.Exit
 
 

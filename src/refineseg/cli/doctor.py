@@ -10,6 +10,7 @@ import typer
 from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages, write_json
 from refineseg.errors import ConfigError
+from refineseg.printing import print_lines
 
 
 @app.command()
@@ -25,7 +26,6 @@ def doctor(
     """Examine every file of a data set; exit status 1 where there are errors or warnings."""
     from refineseg.data.datasets import parse_data
     from refineseg.doctor.examination import examine
-    from refineseg.doctor.findings import printable
     from refineseg.doctor.summary import progress_bar, summary_lines
 
     console = messages()
@@ -41,14 +41,12 @@ def doctor(
         check_target(name, root, target)
     with progress_bar(console, "examining") as report:
         examination = examine(data, report=report)
-    for line in summary_lines(examination):
-        print(line)
+    print_lines(*summary_lines(examination))
     value = examination.to_json()
     if fix:
         with progress_bar(console, "repairing") as report:
             repaired = repair(examination, target, report=report)
-        for line in repaired.lines():
-            print(printable(line))
+        print_lines(*repaired.lines())
         value["repair"] = repaired.to_json()
     if html is not None:
         from refineseg.doctor.report import html_page
@@ -56,7 +54,7 @@ def doctor(
 
         with written_beside(html) as temporary:
             temporary.write_text(html_page(examination), encoding="utf-8")
-        print(f"page: {html}")
+        print_lines(f"page: {html}")
     if json_file is not None:
         write_json(json_file, value)
     if not examination.healthy:

@@ -11,6 +11,7 @@ import typer
 from refineseg.arguments import check_input_file, check_number, check_outputs, check_word, parse_size
 from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 from refineseg.errors import ConfigError
+from refineseg.printing import print_lines
 
 
 @app.command(cls=CheckedCommand)
@@ -70,7 +71,7 @@ def export(
     segmenter = load(model)
     if accept is None:
         export_file(segmenter, out, options)
-        print(f"exported: {out}\nnot compared with the model; add --accept NAME:ROOT")
+        print_lines(f"exported: {out}", "not compared with the model; add --accept NAME:ROOT")
         return
     tolerance = Tolerance.of(read_description(out).precision if check else precision)
     if agreement is not None:
@@ -124,14 +125,14 @@ def _check_data(*parts: tuple[str | None, str]) -> None:
 
 def _tell(found: Any, out: Path) -> None:  # noqa: ANN401 - Acceptance, which would be a heavy import
     """What the comparison found; status 1 where the file is refused."""
-    print(
+    print_lines(
         f"{100 * found.agreement:.4f} % of the pixels of {found.num_images} images agree; worst image: "
         f"{found.worst_image} ({100 * found.worst_agreement:.3f} %)"
     )
     if found.model_mean_iou is not None and found.file_mean_iou is not None:
-        print(f"mIoU: model {100 * found.model_mean_iou:.2f} %, file {100 * found.file_mean_iou:.2f} %")
+        print_lines(f"mIoU: model {100 * found.model_mean_iou:.2f} %, file {100 * found.file_mean_iou:.2f} %")
     for complaint in found.complaints:
-        messages().print(f"refused: {complaint}", style="red", highlight=False, soft_wrap=True)
+        messages().say(f"refused: {complaint}", style="red")
     if found.complaints:
         raise typer.Exit(1)
-    print(f"accepted: {out}")
+    print_lines(f"accepted: {out}")

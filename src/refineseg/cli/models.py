@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from refineseg.arguments import (
     check_device_name,
@@ -20,6 +19,8 @@ from refineseg.arguments import (
 )
 from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
 from refineseg.errors import ConfigError
+from refineseg.printable import printable
+from refineseg.printing import Terminal, print_lines
 
 
 @app.command()
@@ -62,7 +63,7 @@ def convert(
         options = MatConvNetOptions("keep" if void == "keep" else "drop", index)
     segmenter = load_original(checkpoint, variant=variant, class_info=class_info, matconvnet=options)
     segmenter.with_provenance({"converted_from": checkpoint.name}).save(out)
-    print(f"model: {out}\nclasses: {segmenter.class_info.num_classes}\nlicence: {segmenter.spec.licence}")
+    print_lines(f"model: {out}", f"classes: {segmenter.class_info.num_classes}", f"licence: {segmenter.spec.licence}")
 
 
 @app.command(cls=CheckedCommand)
@@ -215,7 +216,7 @@ def _check_bench_files(
 def _shown(report: Any) -> Any:  # noqa: ANN401 - a Report, which would be a heavy import; JSON
     """A report as a table on stdout and as plain values."""
     tables().print(report.table)
-    print(report.conditions)
+    print_lines(report.conditions)
     return report.to_json()
 
 
@@ -244,10 +245,10 @@ def _bench_counts(*, write: bool) -> Any:  # noqa: ANN401 - JSON
     from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
 
     console = messages()
-    numbers = count_all(seen=lambda name: console.print(f"counting {name}")) if write else known_counts()
+    numbers = count_all(seen=lambda name: console.say(f"counting {name}")) if write else known_counts()
     tables().print(counts_table(numbers))
     for path in write_counts(numbers) if write else ():
-        print(f"written: {path}")
+        print_lines(f"written: {path}")
     return counts_json(numbers)
 
 
@@ -256,7 +257,7 @@ def _bench_training(
     data: str,
     settings: list[str],
     device: str,
-    console: Console,
+    console: Terminal,
     options: Any,  # noqa: ANN401 - of bench_training
 ) -> Any:  # noqa: ANN401 - JSON
     """Images/s of training, as a table on stdout and as plain values."""
@@ -285,6 +286,7 @@ def models(
 ) -> None:
     """List the shipped models, the network variants with their published scores, and the recipes."""
     from rich.table import Table
+    from rich.text import Text
 
     check_outputs({"--json": json_file})
 
@@ -297,7 +299,9 @@ def models(
     table = Table("shipped model", "variant", "classes", "scores", "licence of the weights")
     for name, facts in shipped.items():
         scores = [f"{100 * s['mean_iou']:.1f} % on {s['dataset']} {s['split']}, {s['protocol']}" for s in facts["ours"]]
-        table.add_row(name, facts["variant"], str(facts["num_classes"]), "\n".join(scores), facts["licence"])
+        table.add_row(
+            name, facts["variant"], str(facts["num_classes"]), Text("\n".join(map(printable, scores))), facts["licence"]
+        )
     recipes = Table("recipe", "what it is")
     summaries = {name: recipe_summary(name) for name in RECIPES}
     for name, summary in summaries.items():

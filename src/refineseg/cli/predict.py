@@ -26,6 +26,7 @@ from refineseg.cli.app import (
     messages,
     write_json,
 )
+from refineseg.cli.interruption import goes_on_with
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
@@ -202,7 +203,8 @@ def predict(
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
-    result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
+    with goes_on_with("--resume", instead_of="--no-resume"):
+        result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
     if json_file is not None:
         write_json(
             json_file, {"model": model, "options": {**how.to_json(), "backend": result.backend}, **result.to_json()}

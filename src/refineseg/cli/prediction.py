@@ -25,6 +25,7 @@ from refineseg.cli.app import (
     write_json,
 )
 from refineseg.errors import ConfigError
+from refineseg.printing import print_lines
 
 
 @app.command()
@@ -87,7 +88,7 @@ def evaluate(
             raise ConfigError(f"expected a labelled split to compare with {against}, got {split} of {data}")
         tables().print(against_table(result.to_json(), other, name=str(against))[0])
     if submission is not None:
-        print(f"submission: {result.num_images} files below {submission}")
+        print_lines(f"submission: {result.num_images} files below {submission}")
     if json_file is not None:
         write_json(json_file, result.to_json())
 
@@ -98,17 +99,17 @@ def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, w
     from refineseg.reports import metrics_table
 
     for note in result.notes:
-        print(note)
-    print(result.how)
+        print_lines(note)
+    print_lines(result.how)
     if result.matrix is None:
         return
     title = f"{result.model} on {result.data} {result.split}, {result.num_images} images"
     tables().print(metrics_table(result.matrix, title=title, boundary=result.boundary))
     for name, counts in result.parts.items() if len(result.parts) > 1 else ():
-        print(f"{name}: {counts.num_images} images, mIoU {100 * counts.matrix.mean_iou:.2f} %")
-    print(f"measured: {result.protocol.describe()}")
+        print_lines(f"{name}: {counts.num_images} images, mIoU {100 * counts.matrix.mean_iou:.2f} %")
+    print_lines(f"measured: {result.protocol.describe()}")
     if result.warning:
-        print(result.warning)
+        print_lines(result.warning)
     for line in published_lines(result.published, result.protocol):
-        print(line)
-    print(f"confusion matrix: {out / 'confusion_matrix.png'}")
+        print_lines(line)
+    print_lines(f"confusion matrix: {out / 'confusion_matrix.png'}")

@@ -9,6 +9,7 @@ import typer
 
 from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, ModelFile, app, messages, prepare_training
+from refineseg.printing import print_lines
 
 
 @app.command()
@@ -65,9 +66,8 @@ def reproduce(
     console = messages()
     state = reproduction.reproduce(request, progress=TerminalProgress(console), console=console)
     if (out / "table.md").is_file():
-        print((out / "table.md").read_text(encoding="utf-8"))
-    for line in reproduction.lines(state, out, request.seeds):
-        print(line)
+        print_lines(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
+    print_lines(*reproduction.lines(state, out, request.seeds))
 
 
 @app.command()
@@ -107,4 +107,4 @@ def card(
         console=messages(),
         boundary=True,
     )
-    print(f"card: {write_card(result, CardFiles(out, card_file, history))}\npictures: {out}")
+    print_lines(f"card: {write_card(result, CardFiles(out, card_file, history))}", f"pictures: {out}")

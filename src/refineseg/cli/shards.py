@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages
 from refineseg.errors import ConfigError
+from refineseg.printing import print_lines, progress_bar
 
 
 @app.command()
@@ -35,7 +35,7 @@ def shard(
     console = messages()
     for part in split.split("+"):
         dataset = open_dataset(name, root, split=part)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        with progress_bar(console) as bar:
             task = bar.add_task(part, total=len(dataset))
             count = write_shards(
                 dataset,
@@ -43,5 +43,5 @@ def shard(
                 ShardOptions(name, part, int(megabytes * 1e6)),
                 report=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
             )
-        print(f"{part}: {len(dataset)} samples in {count} tar files below {out}")
-    console.print(f"next: refineseg train --data {name}:{out} --out RUN", highlight=False, soft_wrap=True)
+        print_lines(f"{part}: {len(dataset)} samples in {count} tar files below {out}")
+    console.say(f"next: refineseg train --data {name}:{out} --out RUN")

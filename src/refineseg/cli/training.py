@@ -13,6 +13,7 @@ import typer
 from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, app, messages, prepare_training, tables
 from refineseg.errors import ConfigError
+from refineseg.printing import print_lines
 
 
 @app.command()
@@ -216,5 +217,5 @@ def _show_result(out: Path) -> None:
         matrix = ConfusionMatrix.from_json(json.loads(metrics.read_text(encoding="utf-8")), spec.class_info)
         tables().print(metrics_table(matrix, title=f"last model on {spec.provenance['metrics']['split']}"))
     result = best if best.is_file() else out / "last.safetensors"
-    print(f"model: {result}\ncurves: {out / 'curves.png'}")
-    messages().print(f"next: refineseg predict --model {result} --out masks PICTURES", highlight=False, soft_wrap=True)
+    print_lines(f"model: {result}", f"curves: {out / 'curves.png'}")
+    messages().say(f"next: refineseg predict --model {result} --out masks PICTURES")

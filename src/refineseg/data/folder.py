@@ -119,17 +119,19 @@ def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, Lab
         counts.update(values)
     classes = sorted(set(counts) - {255})
     if classes != list(range(len(classes))) or not 2 <= len(classes) <= _MOST_UNNAMED:
+        correct, *where = _where_beyond(paths, found)
         raise LabelError(
             f"expected the values 0..K-1 (and 255 for void) in the {len(paths)} training masks, because {root} has no "
-            f"classes.json, {_other_values(counts, root)}{_where_beyond(paths, found)}"
+            f"classes.json, {_other_values(counts, root)}{correct}",
+            *where,
         )
     class_info = ClassInfo.generic(len(classes))
     table = {value: value for value in classes} | {255: class_info.ignore_index}
     return class_info, LabelTable(table, declared_in="classes.json")
 
 
-def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> str:
-    """The files with values after the first hole in 0..K-1, where these are the exception."""
+def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> list[str]:
+    """The files with values after the first hole in 0..K-1, where these are the exception: end of a line, and lines."""
     present = {value for values in found for value in values} - {255}
     first_hole = next(value for value in range(len(present) + 1) if value not in present)
     beyond = [
@@ -139,11 +141,11 @@ def _where_beyond(paths: Sequence[Path], found: Sequence[dict[int, int]]) -> str
         if any(first_hole < value != 255 for value in values)
     ]
     if first_hole < 2 or not beyond:
-        return ""
-    shown = "".join(f"\n  {line}" for line in beyond[:_SHOWN])
-    more = f"\n  and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+        return [""]
+    shown = [f"  {line}" for line in beyond[:_SHOWN]]
+    shown += [f"  and {len(beyond) - _SHOWN} more"] * (len(beyond) > _SHOWN)
     masks = "mask that holds" if len(beyond) == 1 else f"{len(beyond)} masks that hold"
-    return f"; or correct the {masks} values beyond 0..{first_hole - 1}:{shown}{more}"
+    return [f"; or correct the {masks} values beyond 0..{first_hole - 1}:", *shown]
 
 
 def _other_values(counts: Counter[int], root: Path) -> str:

@@ -174,7 +174,7 @@ def recognise(root: Path) -> tuple[str, Path]:
     for candidate in _candidates(root):
         if folder_splits(candidate):
             return "masks", candidate
-    raise DatasetError(_unknown(root))
+    raise DatasetError(*_unknown(root))
 
 
 def _opened(name: str, root: Path, split: str) -> Dataset:
@@ -289,7 +289,7 @@ def _json_kind(path: Path) -> str:
     return "coco" if all(f'"{key}"' in text for key in ("images", "categories")) else ""
 
 
-def _unknown(root: Path) -> str:
+def _unknown(root: Path) -> tuple[str, ...]:
     files = list_files(root)
     endings = Counter(PurePosixPath(name).suffix.lower() or "no ending" for name in files)
     most = sorted(endings.items(), key=lambda item: (-item[1], item[0]))[:6]
@@ -301,9 +301,9 @@ def _unknown(root: Path) -> str:
     inner = [name for name in subfolders(root) if _fits(root / name)]
     advice += _CVAT_XML if any(PurePosixPath(name).name == "annotations.xml" for name in files) else ""
     advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
-    layouts = "".join(f"\n  {own.layout}" for own in FORMATS.values())
     return (
-        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}{layouts}"
+        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}",
+        *(f"  {own.layout}" for own in FORMATS.values()),
     )
 
 

@@ -80,13 +80,3 @@ def in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings, then notes; within them as in :data:`KINDS`."""
     kinds, severities = list(KINDS), ("error", "warning", "note")
     return tuple(sorted(findings, key=lambda found: (severities.index(found.severity), kinds.index(found.kind))))
-
-
-def printable(name: str) -> str:
-    r"""A file name that cannot harm a terminal or an encoder: control characters and stray bytes as escapes.
-
-    Example:
-        >>> printable("Bäume\x1b[2J\udcff.png")
-        'Bäume\\x1b[2J\\udcff.png'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)

@@ -14,9 +14,10 @@ import numpy as np
 
 from refineseg._version import __version__
 from refineseg.doctor.examination import Examination
-from refineseg.doctor.findings import Finding, printable
+from refineseg.doctor.findings import Finding
 from refineseg.doctor.inventory import Case
 from refineseg.doctor.pictures import image_picture, mask_picture, overlay_picture
+from refineseg.printable import printable
 
 _CASES = 4  # pictures of one finding
 _SAMPLES = 8

@@ -1,6 +1,6 @@
 """An examination as lines of text, and the bar that runs meanwhile.
 
-In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines; no file name in them can steer a terminal.
+In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for :func:`~refineseg.printing.print_lines`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from refineseg.doctor.examination import Examination
-from refineseg.doctor.findings import Finding, printable
+from refineseg.doctor.findings import Finding
+from refineseg.printing import Terminal
+from refineseg.printing import progress_bar as terminal_bar
 
 _SHOWN = 5
 
 
 @contextmanager
-def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Terminal, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, nothing elsewhere; gives a function to call with (done, in all)."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with terminal_bar(console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def summary_lines(examination: Examination) -> list[str]:
     """Findings with the first few files, and a last line of totals."""
-    lines = [f"note: {printable(note)}" for note in examination.inventory.notes]
+    lines = [f"note: {note}" for note in examination.inventory.notes]
     for finding in examination.findings:
         lines += finding_lines(finding)
     samples = examination.samples()
@@ -49,11 +47,11 @@ def finding_lines(finding: Finding) -> list[str]:
     many = f" ({finding.count})" if finding.count > 1 else ""
     lines = [f"{finding.severity}: {finding.kind}{many}: {finding.meaning}"]
     for name, detail in islice(finding.details.items(), _SHOWN):
-        lines.append(f"  {printable(name)}" + (f": {_one_line(detail)}" if detail != finding.action else ""))
+        lines.append(f"  {name}" + (f": {_one_line(detail)}" if detail != finding.action else ""))
     if len(finding.details) > _SHOWN:
         lines.append(f"  and {len(finding.details) - _SHOWN} more")
     return [*lines, f"  -> {_one_line(finding.action)}"]
 
 
 def _one_line(message: str) -> str:
-    return printable(" ".join(message.split()))
+    return " ".join(message.split())

@@ -10,7 +10,6 @@ DenseTorch (``1.stem_convs.0``) and the multi-task follow-up (``pre_segm``), als
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,8 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
 from refineseg.networks.variants import VARIANTS, Variant
+from refineseg.printing import warn
 
-_LOG = logging.getLogger("refineseg")
 _NESTED = ("state_dict", "segmenter", "model")
 _CLASSIFIERS = ("clf_conv", "final_loss_conv", "segm", "1.segm", "1.heads.0.2")
 _HEAD = re.compile(r"p_ims(\dd\d)_outl(\d)_dimred\.weight")
@@ -201,7 +200,7 @@ def translate(content: Mapping[str, Any], *, variant: str, own: Mapping[str, Ten
     if VARIANTS[variant].options.depthwise_end:
         left_out = [name for name in state if _OTHER_TASKS.fullmatch(name)]
         if left_out:
-            _LOG.warning("%d tensors of other tasks are left out: %s", len(left_out), _names(left_out))
+            warn(f"{len(left_out)} tensors of other tasks are left out: {_names(left_out)}")
         state = {name: tensor for name, tensor in state.items() if name not in left_out}
     return _fill(state, _rules_of(VARIANTS[variant], state), own, variant)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
@@ -30,6 +29,8 @@ from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.streams import Item, file_threads, predicted
 from refineseg.prediction import Prediction
+from refineseg.printable import short
+from refineseg.printing import Terminal, print_lines
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
@@ -91,14 +92,9 @@ def shares_line(areas: Areas, class_info: ClassInfo) -> str:
     """``sky 40.1 %, road 30.0 %``: largest first, without what rounds to nothing, the unknown last."""
     shares = np.array(areas.shares)
     order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] >= _SMALLEST_SHARE]
-    parts = [f"{class_info.names[i]} {100 * shares[i]:.1f} %" for i in order]
+    parts = [f"{short(class_info.names[i])} {100 * shares[i]:.1f} %" for i in order]
     unknown = areas.unknown / max(1, areas.pixels)
     return ", ".join(parts + ([f"unknown {100 * unknown:.1f} %"] if unknown >= _SMALLEST_SHARE else []))
-
-
-def printable(text: str) -> str:
-    """A text with file names whose bytes are no UTF-8 made fit for output."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class FileRun:
@@ -117,7 +113,7 @@ class FileRun:
         class_info: ClassInfo,
         *,
         outputs: Outputs,
-        console: Console,
+        console: Terminal,
         count_resumed: bool = False,
         prover: Prover | None = None,
     ) -> None:
@@ -136,13 +132,12 @@ class FileRun:
 
     def fail(self, message: str) -> None:
         """Say and remember it."""
-        message = printable(message)
         self.result.failures.append(message)
-        self._console.print(message, style="red", highlight=False, soft_wrap=True)
+        self._console.say(message, style="red")
 
     def note(self, message: str) -> None:
         """Say it."""
-        self._console.print(f"note: {printable(message)}", style="yellow", highlight=False, soft_wrap=True)
+        self._console.say(f"note: {message}", style="yellow")
 
     def images(
         self,
@@ -204,10 +199,19 @@ class FileRun:
 
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
         """A row of the table for a raster or a video, and unless silent a line on stdout."""
-        name = printable(name)
         if not silent:
-            print(f"{name}: {shares_line(areas, self.result.class_info)}")
+            print_lines(f"{name}: {shares_line(areas, self.result.class_info)}")
         self.table.add(name, areas)
+
+    def how_far(self, total: int) -> str:
+        """What a run that is broken off says; nothing is being written any more.
+
+        Args:
+            total: Inputs of the call.
+        """
+        new = sum(_is_written(future) for _, _, future in self._waiting)
+        done = self.result.done + new + self.result.resumed + len(self.result.others)
+        return f"{done} of {total} files are done, {total - done} are left"
 
     def finish(self) -> FilesResult:
         """The result, with the total of all rows."""
@@ -298,9 +302,9 @@ class FileRun:
             self._next += 1
             if ready is None:
                 continue
-            source, written = printable(ready[0]), ready[1]
+            source, written = ready
             if written.new:
-                print(f"{source}: {shares_line(written.areas, self.result.class_info)}")
+                print_lines(f"{source}: {shares_line(written.areas, self.result.class_info)}")
             self.table.add(source, written.areas)
 
     def _summary(self, progress: Advance) -> None:
@@ -310,7 +314,11 @@ class FileRun:
         text += f"; {result.resumed} were there already" if result.resumed else ""
         text += f"; {self._changed} had changed" if self._changed else ""
         text += f"; {len(result.failures)} failed" if result.failures else ""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.say(text)
+
+
+def _is_written(future: Future[_Written]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None and future.result().new
 
 
 def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:

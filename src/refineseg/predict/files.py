@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from rich.console import Console
 
 from refineseg.applicability import check_inputs
 from refineseg.errors import OutputError
@@ -33,6 +32,7 @@ from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind
+from refineseg.printing import Terminal
 from refineseg.writing import remove_leftovers
 
 
@@ -61,7 +61,7 @@ def predict_files(
     model: str,
     options: PredictorOptions,
     files: FileOptions,
-    console: Console,
+    console: Terminal,
 ) -> FilesResult:
     """Predict every input; what cannot be read or written is named and skipped.
 
@@ -83,7 +83,7 @@ def predict_files(
 
 
 def predict_plan(
-    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Console
+    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Terminal
 ) -> FilesResult:
     """The same with a model that is open already.
 
@@ -153,6 +153,9 @@ def predict_plan(
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
             for note in unused_options(files, plan, run):
                 run.note(note)
+    except KeyboardInterrupt as stop:
+        stop.add_note(run.how_far(len(plan.files) + len(plan.videos)))
+        raise
     except OutputError as error:  # of the table alone: all others cost their file's line
         run.fail(str(error))
     return run.finish()

@@ -25,6 +25,8 @@ from refineseg.writing import written_beside
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""
 
+_OTHER_ENDINGS = ("_areas.json", "..tif.parts", "_shares.csv")  # of rasters and videos; the first dot stands in front
+_LONGEST_NAME = 255  # bytes, where the system does not tell
 _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
 
 
@@ -125,7 +127,9 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
         else:
             plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
-    _refuse_collisions(plan, tuple(endings), places)
+    endings = tuple(endings)
+    _refuse_long_names(plan, out, endings)
+    _refuse_collisions(plan, endings, places)
     return plan
 
 
@@ -149,6 +153,34 @@ def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
             f"{len(apart)} videos or rasters in {folder} are left out: {first_names(apart)}; name each on the command "
             "line"
         )
+
+
+def _refuse_long_names(plan: Plan, out: Path, endings: Sequence[str]) -> None:
+    """Leave out inputs some of whose results could not get their names, before anything is written for them."""
+    longest = _longest_name(out)
+    room = longest - max(len(os.fsencode(ending)) for ending in (*endings, *_OTHER_ENDINGS))
+
+    def fits(source: str, target: str) -> bool:
+        name = target.rpartition(os.sep)[2]
+        size = len(name) if len(name) <= room // 4 else len(os.fsencode(name))  # a character has up to four bytes
+        if size > room:
+            plan.failures.append(
+                f"skipped: expected a file name of at most {room} bytes without its ending, because {out} takes names "
+                f"of {longest} bytes and results get longer endings, got {size} bytes: {source}; rename it"
+            )
+        return size <= room
+
+    plan.files[:] = [job for job in plan.files if fits(job.source, job.target)]
+    plan.videos[:] = [video for video in plan.videos if fits(*video)]
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that the disk allows in the name of a file."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
+    try:
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows has no such question
+        return _LONGEST_NAME
 
 
 class _Places:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+from refineseg.printing import Column, Terminal, progress_bar
 
 _SILENT_S = 30.0  # between two lines where there is no terminal
 
@@ -40,17 +41,12 @@ class Advance:
         clock: Seconds; a test brings its own.
     """
 
-    def __init__(self, console: Console, *, what: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Terminal, *, what: str, total: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console, self._what, self._total, self._clock = console, what, total, clock
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
+        self._bar = progress_bar(
+            console, BarColumn(), MofNCompleteColumn(), Column("{task.fields[rate]}"), TimeRemainingColumn()
         )
         self._task = self._bar.add_task(what, total=total, rate="")
         self.done = 0
@@ -81,7 +77,7 @@ class Advance:
             self._shown = now
             left = duration((self._total - self.done) / max(self.rate, 1e-9))
             text = f"{self.done} of {self._total} {self._what}, {rate}, {left} left"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.say(text)
 
     def __enter__(self) -> Advance:
         self._bar.start()
@@ -102,17 +98,9 @@ class Fraction:
         clock: Seconds; a test brings its own.
     """
 
-    def __init__(self, console: Console, *, what: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Terminal, *, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._what, self._clock = console, what, clock
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = progress_bar(console, BarColumn(), Column("{task.percentage:.0f} %"), TimeRemainingColumn())
         self._task = self._bar.add_task(what, total=1.0)
         self._first: float | None = None  # what was done before, in a run that is resumed
         self._start = self._shown = clock()
@@ -126,7 +114,7 @@ class Fraction:
             self._shown = now
             left = duration((now - self._start) * (1 - done) / (done - self._first))
             text = f"{self._what}: {100 * done:.1f} %, {left} left"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.say(text)
 
     def __enter__(self) -> Fraction:
         self._bar.start()

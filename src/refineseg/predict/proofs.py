@@ -17,6 +17,7 @@ from refineseg.predict.rasters.files import open_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import ArraySource, PixelSource, TilingOptions
+from refineseg.printing import print_lines
 from refineseg.reading import choose_bands
 from refineseg.segmenter import Segmenter
 
@@ -48,7 +49,7 @@ class Prover:
         if self._predictor.cuts((image.shape[0], image.shape[1])):
             self._prove(name, ArraySource(image))
         else:
-            print(f"{name}: proof: it is predicted whole")
+            print_lines(f"{name}: proof: it is predicted whole")
 
     def raster(self, path: Path, options: RasterOptions) -> None:
         """Prove a raster whose regions can be read in any order; of others nothing is said.
@@ -69,7 +70,7 @@ class Prover:
         proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)
         region, window = proof.region, proof.window
         seen = "the whole image" if proof.whole else f"{window.height}x{window.width} pixels around it"
-        print(
+        print_lines(
             f"{name}: proof: largest difference {proof.largest_difference:.2g} of the logits of rows {region.top} to "
             f"{region.bottom - 1}, columns {region.left} to {region.right - 1}, to those of {seen}; "
             f"{100 * proof.equal_share:.4g} % of the classes are equal"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-from rich.console import Console
 
 from refineseg.damage import check_plausible
 from refineseg.errors import ConfigError, RefinesegError
@@ -26,6 +25,7 @@ from refineseg.predict.protocols import DEFAULT_PROTOCOL
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
+from refineseg.printing import Terminal, print_lines
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -39,7 +39,7 @@ class SingleInputs:
         alone: There is but one input, so that an option that does not fit it makes the whole call wrong.
     """
 
-    def __init__(self, run: FileRun, console: Console, *, alone: bool) -> None:
+    def __init__(self, run: FileRun, console: Terminal, *, alone: bool) -> None:
         self._run, self._console, self._alone = run, console, alone
 
     @contextmanager
@@ -93,7 +93,7 @@ class SingleInputs:
                     self._run.note(f"{job.source}: {note}")
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
                 text = f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}"
-                self._console.print(text, highlight=False, soft_wrap=True)
+                self._console.say(text)
                 self._run.result.others.append(
                     {
                         "source": job.source,
@@ -128,7 +128,7 @@ class SingleInputs:
                 result = predict_video(
                     source, Path(stem), predictor, options=replace(options, kinds=wanted), progress=_of(told)
                 )
-                print(f"{source}: {result.summary()}")
+                print_lines(f"{source}: {result.summary()}")
                 pixels = result.frames * result.size_hw[0] * result.size_hw[1]
                 names = self._run.result.class_info.names
                 counts = np.array([round(result.shares.get(name, 0.0) * pixels) for name in names], np.int64)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, TimeRemainingColumn
 
 from refineseg.data.sample import Dataset
+from refineseg.printing import Column, Terminal, progress_bar
 from refineseg.training.config import TrainingConfig
 
 
@@ -45,24 +44,25 @@ class TerminalProgress:
     Time left counts pixels, not epochs, so that phases of small crops do not mislead it.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
-        self._bar = RichProgress(
-            TextColumn("epoch {task.fields[epoch]}"),
+        self._bar = progress_bar(
+            console,
+            Column("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=10),  # the whole line fits into 80 columns
-            TextColumn("loss {task.fields[loss]:.3f}  mIoU {task.fields[mean_iou]}  {task.fields[rate]:.1f} images/s"),
-            TextColumn("left"),
+            Column("loss {task.fields[loss]:.3f}  mIoU {task.fields[mean_iou]}  {task.fields[rate]:.1f} images/s"),
+            Column("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-            speed_estimate_period=600,
-            disable=not console.is_terminal,
+            described=False,
+            transient=False,
+            period_s=600,
         )
         self._work: list[int] = []
         self._done = 0
 
     def say(self, message: str) -> None:
         """A line for the user."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.say(message)
 
     def start(self, config: TrainingConfig, num_samples: Sequence[int], *, done: int) -> None:
         """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""

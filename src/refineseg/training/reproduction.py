@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from refineseg.card import CardFiles, write_card
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.printing import Terminal
 from refineseg.segmenter import load_spec
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.progress import Progress
@@ -48,7 +47,7 @@ class ReproductionState:
     left: tuple[str, ...]
 
 
-def reproduce(request: ReproductionRequest, *, progress: Progress, console: Console) -> ReproductionState:
+def reproduce(request: ReproductionRequest, *, progress: Progress, console: Terminal) -> ReproductionState:
     """Train and measure as many seeds as the budget allows, and write the table of those that are done.
 
     Raises:
@@ -204,7 +203,7 @@ def _model(request: ReproductionRequest, seed: int) -> Path:
     return best if request.config.val_split is not None and best.is_file() else folder / "last.safetensors"
 
 
-def _measure(request: ReproductionRequest, seed: int, console: Console) -> SeedResult:
+def _measure(request: ReproductionRequest, seed: int, console: Terminal) -> SeedResult:
     """Measure a trained seed once, and write its card."""
     split, folder, model = find_reproduction(request.name).split, _seed_folder(request, seed), _model(request, seed)
     options = PredictorOptions.parse(device=request.device)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from refineseg.benchmark import Report
 from refineseg.data.datasets import open_dataset, parse_sources
@@ -25,6 +25,7 @@ from refineseg.errors import ConfigError
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.variants import find_variant
+from refineseg.printing import Terminal
 from refineseg.segmenter import Segmenter
 from refineseg.timing import describe_machine
 from refineseg.training.config import TrainingConfig
@@ -90,7 +91,7 @@ def bench_training(
     device: str = "auto",
     num_workers: int | None = None,
     rounds: int | None = None,
-    console: Console,
+    console: Terminal,
 ) -> Report:
     """Measure the phases of a configuration; those of equal crops and batches once.
 
@@ -189,7 +190,7 @@ def _measure(device: torch.device, stepper: Stepper, feed: Feed, rounds: int) ->
 def _table(speeds: Sequence[PhaseSpeed], title: str) -> Table:
     table = Table("phase", "crops", "batch", title=title, title_justify="left", box=box.SIMPLE)
     for name in ("loader alone\nimages/s", "network alone\nimages/s", "together\nimages/s", "loader costs"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for speed in speeds:
         medians = [f"{speed.images_per_s(way):.1f}" for way in WAYS]
         table.add_row(

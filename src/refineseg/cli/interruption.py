@@ -1,0 +1,91 @@
+"""Ctrl-C and SIGTERM: every verb ends in order, and the user is told what to do next.
+
+In: signals. Out: an exception in the main thread, so that files close, threads end and nothing stays half written; and
+lines for stderr. What knows more, the work or the verb, adds it to the exception as a note.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GOES_ON = ("reproduce", "shard")  # called again, they go on where they were
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the run; it is a ``KeyboardInterrupt`` also where it is SIGTERM.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """What a process that this signal ended exits with."""
+        return 128 + self.number
+
+    def lines(self, arguments: list[str]) -> list[str]:
+        """What to say.
+
+        Args:
+            arguments: Of the command line, without the program.
+        """
+        name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
+        notes = getattr(self, "__notes__", None) or ["run the same command again"]
+        if arguments[:1] and arguments[0] in _GOES_ON:
+            notes = ["run the same command again: it goes on where it stopped"]
+        return [f"refineseg: stopped by {name}: {notes[0]}", *notes[1:]]
+
+
+class Interruption:
+    """Raises :class:`Interrupted` at a signal inside its ``with`` block; ``raised`` is what was raised."""
+
+    def __init__(self) -> None:
+        self.raised: Interrupted | None = None
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.signal(number, self._raise) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a reading process that inherited this: it ends as it would by itself
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.raised = self.raised or Interrupted(number)
+        raise self.raised
+
+
+@contextmanager
+def goes_on_with(option: str, *, instead_of: str) -> Iterator[None]:
+    """At an interruption inside the block, name the command that goes on: this call with an option.
+
+    Args:
+        option: Added where it is not there.
+        instead_of: Its opposite, which is taken out.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        words = [word for word in sys.argv[1:] if word not in (option, instead_of)]
+        stop.add_note(f"go on with: {shlex.join(['refineseg', *words, option])}")
+        raise
