@@ -51,8 +51,10 @@ def test_a_runtime_is_measured_under_its_own_name(folder, monkeypatch):
 
 def test_the_whole_of_predict_is_measured_beside_its_network(folder, monkeypatch):
     read = []
-    true_read = streams.read_rgb
-    monkeypatch.setattr(streams, "read_rgb", lambda path, **options: read.append(path) or true_read(path, **options))
+    true_read = streams.read_picture
+    monkeypatch.setattr(
+        streams, "read_picture", lambda path, **options: read.append(path) or true_read(path, **options)
+    )
     report = bench_folder(VARIANT, folder, device="cpu", backend="torch", rounds=2)
     assert len(read) == 3 * 2 * (1 + 2), "two precisions, a round to warm up and two that count"
     assert [(row["backend"], row["precision"]) for row in report.rows] == [("torch", "float32"), ("torch", "bfloat16")]
@@ -104,14 +106,14 @@ def test_wrong_options_of_the_folder_are_told(folder):
 
 
 def test_an_image_that_cannot_be_predicted_ends_the_measurement(folder, monkeypatch):
-    true_read = streams.read_rgb
+    true_read = streams.read_picture
 
     def broken(path, **options):
         if path.name == "1.jpg":
             raise ConfigError(f"{path.name} is broken")
         return true_read(path, **options)
 
-    monkeypatch.setattr(streams, "read_rgb", broken)
+    monkeypatch.setattr(streams, "read_picture", broken)
     with pytest.raises(ConfigError, match="expected images that can be predicted for --folder, but .*1.jpg is broken"):
         bench_folder(VARIANT, folder, device="cpu", backend="torch", precision="float32", rounds=1)
 

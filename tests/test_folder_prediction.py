@@ -108,7 +108,7 @@ def test_memory_holds_a_window_of_files_and_a_budget_of_pixels(tmp_path, monkeyp
     paths = [sorted(folder.iterdir())[i % 12] for i in range(300)]
     monkeypatch.setattr(streams, "PIXEL_BYTES_AHEAD", 3 * 7 * 20 * 20)
     pulled, decoded, most_ahead, finished = 0, 0, [0, 0], 0
-    true_read = streams.read_rgb
+    true_read = streams.read_picture
 
     def counted(path, **options):
         nonlocal decoded
@@ -121,7 +121,7 @@ def test_memory_holds_a_window_of_files_and_a_budget_of_pixels(tmp_path, monkeyp
             pulled += 1
             yield path
 
-    monkeypatch.setattr(streams, "read_rgb", counted)
+    monkeypatch.setattr(streams, "read_picture", counted)
     for _ in Predictor(Brightest()).stream(pulling(), batch_size=1, workers=8):
         most_ahead = [max(most_ahead[0], pulled - finished), max(most_ahead[1], decoded - finished)]
         finished += 1

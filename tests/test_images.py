@@ -240,7 +240,9 @@ def test_a_file_that_cannot_hold_what_it_declares_is_refused_before_memory_is_ta
     write_raw_png(tmp_path / "a.png", 13000, 13000, bits=8, kind=RGB, rows=b"")
     for name in ("a.jpg", "a.png"):
         for read in (read_rgb, read_image_size):
-            with pytest.raises(ImageError, match=rf"expected at least \d+ bytes for the 13000x13000 pixels .*{name}"):
+            with pytest.raises(
+                ImageError, match=rf"expected an image, got .*{name}, whose \d+ bytes declare 13000x13000"
+            ):
                 read(tmp_path / name)
 
 

@@ -49,8 +49,8 @@ def check_plausible(path: Path, kind: str, size_hw: tuple[int, int], num_bytes: 
     }.get(kind, 0.0)
     if num_bytes < least:
         raise ImageError(
-            f"expected at least {int(least)} bytes for the {height}x{width} pixels (height x width) that {path} "
-            f"declares, got {num_bytes}: a decompression bomb, or damaged; replace or remove it"
+            f"expected an image, got {path}, whose {num_bytes} bytes declare {height}x{width} pixels: a decompression "
+            f"bomb, or damaged: even pixels of one colour need {int(least)} bytes; replace or remove it"
         )
 
 
@@ -116,7 +116,7 @@ def _png_ended_early(image: Image.Image, path: Path, content: bytes | None) -> b
         return False
     data = read_bytes(path) if content is None else content
     width, height, bits, kind = struct.unpack(">IIBB", data[16:26])
-    missing = height * (1 + -(-width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind] // 8))
+    missing: int = height * (1 + -(-width * bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind] // 8))
     unpacker, place = zlib.decompressobj(), 8
     while missing > 0 and place + 8 <= len(data):
         (length,), name = struct.unpack(">I", data[place : place + 4]), data[place + 4 : place + 8]

@@ -272,8 +272,7 @@ def _low_bytes(path: Path, content: bytes | None, how: str) -> NDArray[np.uint8]
 def _sixteen_bits(high: NDArray[np.uint8], low: NDArray[np.uint8], how: str) -> NDArray[np.uint16]:
     if how.startswith("LA"):
         high, low = low[:, :, ::2], low[:, :, 1::2]
-    whole: NDArray[np.uint16] = (high.astype(np.uint16) << 8) | low
-    return whole
+    return high.astype(np.uint16) << np.uint16(8) | low
 
 
 def _palette(image: Image.Image, key: object) -> NDArray[np.uint8]:
