@@ -7,6 +7,7 @@ is the same, as in a copy of a folder, is the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -81,20 +82,17 @@ class InputsRecord:
         return _mark(job.source) == mark
 
     def add(self, job: Job, read_at: Times | None) -> None:
-        """Note that a result is made.
+        """Note that a result is made; without room for that, its time will have to tell.
 
         Args:
             job: The input and its result.
             read_at: The input's times before it was read; where they are others now, nobody knows what was read.
-
-        Raises:
-            OSError: The record cannot be written.
         """
         mark = _mark(job.source)
         if mark is None or file_times(job.source) != read_at:
             return
         line: list[Any] = [self._key(job), read_at, mark]
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
+        with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _key(self, job: Job) -> str:
