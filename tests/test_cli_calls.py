@@ -383,7 +383,7 @@ def test_calls_that_are_done_or_done_in_part_have_status_0_and_1(tmp_path, monke
         (f"predict note.txt --out o4 {model}", 1, "note.txt"),
         (f"predict a.png --out o5 {model} --save mask --classes nope", 2, "got nope"),
         ("train --data folder:mine --out r --epochs 1 --no-pretrained --device cpu --workers 0 "
-         "--variant refineseg_nano --set phases.0.crop_hw=[32,32]", 0, ""),
+         "--variant refineseg_nano --set phases.0.crop_hw=[64,64]", 0, ""),
         ("train --resume --out r", 0, ""),
         ("evaluate --data folder:mine --model r/last.safetensors --out ev --json e.json", 0, ""),
         ("evaluate --data folder:mine --model camvid", 2, "expected the model's classes"),
