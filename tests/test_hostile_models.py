@@ -157,7 +157,10 @@ class TestModelFiles:
             ({"network": {**large, "encoder_options": {"layers": [1_000_000] * 4}}}, "one of many more"),
             ({"network": {**large, "encoder_options": {"channels": [10**9] * 4}}}, "cannot be built|of shape"),
             ({"class_info": classes}, "at most 8388608 characters"),
-            ({"class_info": {**classes, "names": [0] * 70_000, "palette": []}}, "at most 65535 classes, as many as masks can hold, got 70000"),
+            (
+                {"class_info": {**classes, "names": [0] * 70_000, "palette": []}},
+                "at most 65535 classes, as many as masks can hold, got 70000",
+            ),
             (
                 {"class_info": {**classes, "names": classes["names"][:60_000], "palette": many, "ignore_index": 65535}},
                 r"expected decoder\.classifier\.\w+ of shape \(60000",
