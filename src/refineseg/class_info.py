@@ -46,6 +46,11 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     return tuple(palette)
 
 
+def _check_count(num_classes: int) -> None:
+    if num_classes > MOST_CLASSES:
+        raise ConfigError(f"expected at most {MOST_CLASSES} classes, as many as masks can hold, got {num_classes}")
+
+
 @dataclass(frozen=True)
 class ClassInfo:
     """What the class indices ``0 .. K-1`` of masks and logits mean.
@@ -70,10 +75,7 @@ class ClassInfo:
     def __post_init__(self) -> None:
         if not self.names:
             raise ConfigError("expected at least one class, got none; give the class names")
-        if len(self.names) > MOST_CLASSES:
-            raise ConfigError(
-                f"expected at most {MOST_CLASSES} classes, as many as masks can hold, got {len(self.names)}"
-            )
+        _check_count(len(self.names))
         doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
         if doubled:
             raise ConfigError(f"expected different class names, got {doubled} more than once; rename them")
@@ -144,8 +146,7 @@ class ClassInfo:
             ConfigError: A field is missing or of the wrong kind.
         """
         try:
-            if len(value["names"]) > MOST_CLASSES:
-                raise ValueError(f"{len(value['names'])} classes, at most {MOST_CLASSES}")
+            _check_count(len(value["names"]))  # before anything is made of them
             palette = tuple((int(r), int(g), int(b)) for r, g, b in value["palette"])
             return cls(tuple(str(n) for n in value["names"]), palette, int(value["ignore_index"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
