@@ -334,7 +334,8 @@ class _Reader:
 
 def _size(item: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a number, or a name
     ((kind, value),) = item.items()
-    return {"as_int": int, "as_float": float, "as_name": lambda text: Name(str(text))}[kind](value)
+    read: dict[str, Callable[[Any], Any]] = {"as_int": int, "as_float": float, "as_name": lambda text: Name(str(text))}
+    return read[kind](value)
 
 
 def _names(value: Any) -> list[str]:  # noqa: ANN401 - as above

@@ -224,7 +224,6 @@ def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tu
 
 def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, Plan
     """What is to be done; ends the call where nothing is, because no input is there."""
-    from refineseg.doctor.findings import printable
     from refineseg.predict.plan import make_plan
 
     tables = {"--areas": files.areas, "--json": json_file}
@@ -233,6 +232,6 @@ def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> A
         check_not_input(option, path, (job.real for job in plan.files))
     if not plan.files and not plan.videos and not any(tables.values()):
         for failure in plan.failures:
-            messages().print(printable(failure), style="red", highlight=False, soft_wrap=True)
+            messages().say(failure, style="red")
         raise typer.Exit(1)
     return plan

@@ -129,14 +129,15 @@ def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = 
     if not counts.any():
         raise LabelError(
             f"expected labelled pixels, got none in {len(dataset)} masks"
-            + (f": all {void} pixels are void" if void else "")
-            + _lost_objects(dataset)
+            + (f": all {void} pixels are void" if void else ""),
+            *_lost_objects(dataset),
         )
     if num_classes > 1 and void and not counts[1:].any():
         raise LabelError(
             f"expected pixels of more than one class, got only {dataset.class_info.names[0]!r} "
             f"({int(counts[0])} pixels) and void ({void} pixels) in {len(dataset)} masks; if these are masks of 0 and "
-            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json' + _lost_objects(dataset)
+            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json',
+            *_lost_objects(dataset),
         )
     refuse_fatal(looks)
     return CheckedData(counts, data_record(dataset, [one.marks for one in looks]))
@@ -160,8 +161,8 @@ def check_learnable(dataset: Dataset) -> CheckedData:
         only = ", ".join(f"{dataset.class_info.names[i]!r} ({counts[i]} pixels)" for i in present) or "none"
         raise LabelError(
             f"expected pixels of more than one class in the {len(dataset)} training masks, got only {only}: there is "
-            "nothing to learn from one class; label the others, or correct the masks or the list of classes"
-            + _lost_objects(dataset)
+            "nothing to learn from one class; label the others, or correct the masks or the list of classes",
+            *_lost_objects(dataset),
         )
     return checked
 
@@ -182,5 +183,5 @@ def check_files(dataset: Dataset, *, report: Callable[[int, int], None] | None =
     return data_record(dataset, [one.marks for one in looks])
 
 
-def _lost_objects(dataset: Dataset) -> str:
-    return "".join(f"\n  {record}" for record in left_out(dataset))
+def _lost_objects(dataset: Dataset) -> list[str]:
+    return [f"  {record}" for record in left_out(dataset)]
