@@ -15,14 +15,8 @@ from refineseg.errors import ImageError
 from refineseg.predict.video import _targets
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.predict.videos.sources import find_source
-from test_cli import call
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def refineseg(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 @pytest.fixture

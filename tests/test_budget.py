@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from conftest import write_folder
+from conftest import call, write_folder
 from refineseg.data.loading import epoch_order
 from refineseg.errors import ConfigError
 from refineseg.training.budget import _fitted
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.request import parse_duration
-from test_cli import call
 
 BUDGET = ["--budget", "90s"]
 SMALL = ["--variant", "refineseg_nano", "--no-pretrained", "--set", "phases.0.crop_hw=[64,64]", "--workers", "0"]

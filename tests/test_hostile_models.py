@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import refineseg
-from conftest import write_folder
+from conftest import call, write_folder
 from hostile_models import (
     VARIANT,
     Touch,
@@ -30,7 +30,6 @@ from refineseg.backends.opening import open_exported
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
 from refineseg.timing import example_images
 from refineseg.training.checkpoint import load_checkpoint
-from test_cli import call
 
 CPU = torch.device("cpu")
 

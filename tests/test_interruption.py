@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import call
 from refineseg.failures import Failure
-from test_cli import call
 
 SIGNALS = [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
 IMAGES = 100

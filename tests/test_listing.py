@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import write_folder
+from conftest import call, write_folder
 from refineseg import archives
 from refineseg.archives import list_folder
 from refineseg.class_info import LabelTable
@@ -29,7 +29,6 @@ from refineseg.predict.videos.files import VideoReader
 from refineseg.predict.videos.sources import SequenceReader, find_source
 from refineseg.segmenter import build, load
 from refineseg.weight_files import read_checkpoint
-from test_bad_input import call
 
 PICTURE = Image.new("RGB", (20, 12), (200, 30, 30))
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.table import Table
 
+from conftest import call
 from refineseg import card, render, reports
 from refineseg.class_info import ClassInfo
 from refineseg.data.own import open_own
@@ -24,7 +25,6 @@ from refineseg.preprocessing import Preprocessing
 from refineseg.printable import printable, short
 from refineseg.printing import Terminal, print_lines, progress_bar, tables, warn
 from refineseg.segmenter import Segmenter, load
-from test_cli import call
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\r\n\u202egnp\u2028\u200f\udcff[red]b[/b]:smile:\x9b1m$\\frac"
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"}

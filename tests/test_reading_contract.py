@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from conftest import write_folder
+from conftest import call, write_folder
 from rasters import UTM
 from rasters import write as write_geotiff
 from raw_png import GREY, write_raw_png
@@ -19,7 +19,6 @@ from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import Region, TilingOptions
 from refineseg.reading import Reading, choose_bands
-from test_cli import call
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 HEIGHT, WIDTH = 40, 52
