@@ -26,7 +26,8 @@ RUN_ALL = """
 import contextlib, io, json, sys, time
 import typer
 from refineseg import cli
-cli.app = typer.main.get_command(cli.app)  # built once, not for every call
+command = typer.main.get_command(cli.app)
+typer.main.get_command = lambda app: command  # built once, not for every call
 results = []
 for arguments in json.load(sys.stdin):
     sys.argv = ["refineseg", *arguments]
@@ -105,7 +106,7 @@ WRONG = [
     ("predict a.png --out o --tile large", 2, "expected --tile auto, off or a number of pixels, got 'large'"),
     ("predict a.png --out o --tile 7", 2, "expected tiles of at least 32 pixels, got 7"),
     ("predict a.png --out o --tile-mode fast", 2, "expected --tile-mode of exact, blend"),
-    ("predict a.png --out o --overlap -1", 2, "expected an overlap from 0"),
+    ("predict a.png --out o --tile-mode blend --overlap -1", 2, "expected an overlap from 0"),
     ("predict a.png --out o --overlap x", 2, NUMBER),
     ("predict a.png --out o --memory lots", 2, "expected an amount of memory such as 4GB"),
     ("predict a.png --out o --memory 0", 2, "expected an amount of memory such as 4GB"),
@@ -120,10 +121,10 @@ WRONG = [
     ("predict a.png --out o --smooth 2", 2, "expected smooth between 0 and 1"),
     ("predict a.png --out o --seconds -1", 2, "expected seconds between 0"),
     ("predict a.png --out o --live maybe", 2, "expected live to be auto, yes, no"),
-    ("predict a.png --out o --simplify -1", 2, "expected simplify to be a number of pixels from 0 on"),
-    ("predict a.png --out o --polygon-format shp", 2, "expected a polygon format of geojson, coco"),
-    ("predict a.png --out o --probability-format png", 2, "expected a probability format of npz, tiff"),
-    ("predict a.png --out o --confidence-format jpg", 2, "expected a confidence format of png8"),
+    ("predict a.png --out o --save polygons --simplify -1", 2, "expected simplify to be a number of pixels from 0 on"),
+    ("predict a.png --out o --save polygons --polygon-format shp", 2, "expected a polygon format of geojson, coco"),
+    ("predict a.png --out o --save probabilities --probability-format png", 2, "expected a probability format of npz, tiff"),
+    ("predict a.png --out o --save confidence --confidence-format jpg", 2, "expected a confidence format of png8"),
     ("predict nope.png --out o", 1, "^skipped: expected an image or a folder, but there is no nope.png$"),
     ("predict nope.png nope2 --out o", 1, "there is no nope.png\n.*there is no nope2$"),
     ("predict empty --out o", 1, "expected images in empty, found none"),
