@@ -55,7 +55,7 @@ class TerminalProgress:
             TimeRemainingColumn(elapsed_when_finished=False),
             described=False,
             transient=False,
-            period_s=600,
+            period_s=600.0,
         )
         self._work: list[int] = []
         self._done = 0
