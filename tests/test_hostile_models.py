@@ -34,6 +34,8 @@ from refineseg.training.checkpoint import load_checkpoint
 from test_cli import call
 
 CPU = torch.device("cpu")
+LARGE = {"padded": True, "encoder_options": {}}
+MANY = {"names": [str(i) for i in range(60_000)], "palette": [[0, 0, 0]] * 60_000, "ignore_index": 65535}
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +147,6 @@ class TestModelFiles:
                 (tmp_path / name).write_bytes(content)
                 refused(lambda name=name: refineseg.load(tmp_path / name), match="expected a safetensors file")
         assert not marker.exists()
-
-    LARGE = {"padded": True, "encoder_options": {}}
-    MANY = {"names": [str(i) for i in range(60_000)], "palette": [[0, 0, 0]] * 60_000, "ignore_index": 65535}
 
     @pytest.mark.parametrize(
         ("header", "message"),

@@ -334,7 +334,7 @@ class _Reader:
 
 def _size(item: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a number, or a name
     ((kind, value),) = item.items()
-    return {"as_int": int, "as_float": float, "as_name": lambda text: Name(str(text))}[kind](value)
+    return Name(str(value)) if kind == "as_name" else {"as_int": int, "as_float": float}[kind](value)
 
 
 def _names(value: Any) -> list[str]:  # noqa: ANN401 - as above
