@@ -8,6 +8,7 @@ import json
 import pickle
 import warnings
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -60,7 +61,7 @@ def honest_program():
     torch.manual_seed(0)
     example = (torch.zeros(1, 3, 40, 48, dtype=torch.uint8),)
     program = torch.export.export(Least().eval(), example, dynamic_shapes=({2: torch.export.Dim.DYNAMIC},))
-    return program_bytes(program, {"refineseg": Description(build(VARIANT, num_classes=3).spec).to_text()})
+    return program_bytes(program, {"refineseg": Description(small().spec).to_text()})
 
 
 def changed(content, *, add=None, replace=None, fields=None, packed=()):
@@ -161,9 +162,16 @@ def unevaluated_programs(content, marker):
     return {name: changed(content, fields=f) for name, f in (("guards", guards), ("sizes", sizes), ("v", verifier))}
 
 
+@lru_cache(maxsize=1)
+def small():
+    """A small model, built once."""
+    torch.manual_seed(0)
+    return build(VARIANT, num_classes=3)
+
+
 def model_file(path, *, header=None, tensors=None, raw=None):
     """A small model file with fields of its header, or tensors, changed."""
-    segmenter = build(VARIANT, num_classes=3)
+    segmenter = small()
     own = {**segmenter.network.state_dict(), **(tensors or {})}
     own = {name: tensor.contiguous() for name, tensor in own.items() if tensor is not None}
     fields = {**segmenter.spec.to_json(), **(header or {})}

@@ -123,7 +123,11 @@ WRONG = [
     ("predict a.png --out o --live maybe", 2, "expected live to be auto, yes, no"),
     ("predict a.png --out o --save polygons --simplify -1", 2, "expected simplify to be a number of pixels from 0 on"),
     ("predict a.png --out o --save polygons --polygon-format shp", 2, "expected a polygon format of geojson, coco"),
-    ("predict a.png --out o --save probabilities --probability-format png", 2, "expected a probability format of npz, tiff"),
+    (
+        "predict a.png --out o --save probabilities --probability-format png",
+        2,
+        "expected a probability format of npz, tiff",
+    ),
     ("predict a.png --out o --save confidence --confidence-format jpg", 2, "expected a confidence format of png8"),
     ("predict nope.png --out o", 1, "^skipped: expected an image or a folder, but there is no nope.png$"),
     ("predict nope.png nope2 --out o", 1, "there is no nope.png\n.*there is no nope2$"),

@@ -163,7 +163,7 @@ def check_stored(path: Path, archive: zipfile.ZipFile, *, size: int) -> None:
 
 
 def check_weights(tensors: Mapping[str, Tensor], source: object) -> None:
-    """Refuse weights with which a network would compute nothing: a sum tells, for a hundredth of a second per 100 MB.
+    """Refuse weights with which a network would compute nothing; a sum tells, in a tenth of a second for 100 MB.
 
     Args:
         tensors: By name; counters of batches are integers.
