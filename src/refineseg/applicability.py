@@ -38,6 +38,11 @@ def _is_plain(call: Call) -> bool:
     return call["scales"] == "1" and not call["flip"] and not call["crf"] and call["protocol"] == "light_weight"
 
 
+def _may_cut(call: Call) -> bool:
+    exported = str(call["model"]).lower().endswith((".onnx", ".xml", ".pt2"))
+    return call["tile"] == "off" or (call["backend"] in ("torch", "auto") and not exported)
+
+
 def _bench(*modes: str) -> Callable[[Call], bool]:
     def measured(call: Call) -> str:
         named = (name for name in ("folder", "training", "counts", "papers") if call[name])
@@ -58,6 +63,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             ("memory", "tile_mode", "overlap"),
             "without --scales, --flip, --crf and --protocol, which need the whole image",
             _is_plain,
+        ),
+        Rule(
+            ("tile", "memory", "tile_mode", "overlap"),
+            "with --backend torch or auto and a model file: other runtimes see the whole image",
+            _may_cut,
         ),
         Rule(("percentiles",), "without --value-range, which says the same", lambda call: call["value_range"] is None),
     ),
