@@ -83,15 +83,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "bench": (
         Rule(("model",), "without --papers, --counts and --training", _bench("model", "folder")),
-        Rule(("size",), "without --counts, --training and --folder", _bench("model", "papers")),
+        Rule(("size", "stages"), "without --counts and --training", _bench("model", "papers", "folder")),
         Rule(("device", "repeats"), "without --counts, which times nothing", lambda call: not call["counts"]),
         Rule(("precision", "backend"), "without --papers, --counts and --training", _bench("model", "folder")),
-        Rule(("batch", "stages"), "without --papers, --counts, --training and --folder", _bench("model")),
-        Rule(("write",), "with --counts, whose numbers it stores", _bench("counts")),
+        Rule(("batch",), "without --papers, --counts and --training", _bench("model", "folder")),
         Rule(("data", "workers", "settings"), "with --training", _bench("training")),
     ),
 }
-"""Verb -> its rules. Options without a rule always have an effect; ``enlargement`` is the protocol's to refuse."""
+"""Verb -> its rules. Options without a rule always have an effect, or are refused where they are used, with a reason of
+their own: an enlargement by its protocol, options of ``bench --folder`` and ``--write`` by the verb."""
 
 FOR_INPUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bands", "percentiles", "value_range", "nodata", "overviews"), ("images",)),
