@@ -47,6 +47,8 @@ def test_every_rule_is_about_options_that_there_are():
         (["--tile", "off", "--memory", "1GB"], "expected --memory only without --tile off"),
         (["--flip", "--memory", "1GB"], "expected --memory only without --scales, --flip"),
         (["--scales", "0.5,1", "--tile-mode", "blend"], "expected --tile-mode only without --scales"),
+        (["--backend", "onnxruntime", "--memory", "1GB"], "expected --memory only with --backend torch or auto"),
+        (["--model", "a.onnx", "--tile", "64"], "expected --tile only with --backend torch or auto"),
         (["--percentiles", "2,98", "--value-range", "0,9"], "expected --percentiles only without --value-range"),
         (["--enlargement", "1.2"], "expected an enlargement only with the authors' protocols"),
         (["--smooth", "0.5"], "expected --smooth with videos or image sequences among the inputs, got images only"),
@@ -83,7 +85,8 @@ def test_options_of_images_are_refused_for_videos_alone(refineseg, tmp_path, opt
         ("bench", ["--counts", "--device", "cpu"], "--device only without --counts"),
         ("bench", ["--workers", "2"], "--workers only with --training"),
         ("bench", ["--set", "epochs=1"], "--set only with --training"),
-        ("bench", ["--folder", "x", "--batch", "1"], "--batch only without --papers"),
+        ("bench", ["--papers", "--batch", "1"], "--batch only without --papers"),
+        ("bench", ["--counts", "--stages", "x"], "--stages only without --counts"),
     ],
 )
 def test_options_of_other_verbs_that_cannot_apply_are_refused(refineseg, tmp_path, verb, options, message):
@@ -109,14 +112,6 @@ def test_bands_of_a_photograph_are_those_that_are_named(refineseg, picture, tmp_
     status, _, said = refineseg("predict", picture, "--out", tmp_path / "b", "--bands", "4,3,2")
     assert status == 1
     assert "expected bands from 1 to 3 of" in said
-
-
-def test_runtimes_that_cut_nothing_refuse_to_be_bounded(refineseg, picture, tmp_path):
-    pytest.importorskip("onnxruntime")
-    options = ["--backend", "onnxruntime", "--memory", "2GB", "--out", tmp_path / "out"]
-    status, _, said = refineseg("predict", picture, *options)
-    assert status == 2
-    assert "expected --backend torch and a model file for tiles and a bound of memory" in " ".join(said.split())
 
 
 def test_pictures_and_videos_in_a_folder_that_are_not_predicted_are_counted_and_named(refineseg, picture, tmp_path):

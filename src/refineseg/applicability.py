@@ -38,6 +38,11 @@ def _is_plain(call: Call) -> bool:
     return call["scales"] == "1" and not call["flip"] and not call["crf"] and call["protocol"] == "light_weight"
 
 
+def _may_cut(call: Call) -> bool:
+    exported = str(call["model"]).lower().endswith((".onnx", ".xml", ".pt2"))
+    return call["tile"] == "off" or (call["backend"] in ("torch", "auto") and not exported)
+
+
 def _bench(*modes: str) -> Callable[[Call], bool]:
     def measured(call: Call) -> str:
         named = (name for name in ("folder", "training", "counts", "papers") if call[name])
@@ -59,6 +64,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "without --scales, --flip, --crf and --protocol, which need the whole image",
             _is_plain,
         ),
+        Rule(
+            ("tile", "memory", "tile_mode", "overlap"),
+            "with --backend torch or auto and a model file: other runtimes see the whole image",
+            _may_cut,
+        ),
         Rule(("percentiles",), "without --value-range, which says the same", lambda call: call["value_range"] is None),
     ),
     "export": (
@@ -72,15 +82,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "bench": (
         Rule(("model",), "without --papers, --counts and --training", _bench("model", "folder")),
-        Rule(("size",), "without --counts, --training and --folder", _bench("model", "papers")),
+        Rule(("size", "stages"), "without --counts and --training", _bench("model", "papers", "folder")),
         Rule(("device", "repeats"), "without --counts, which times nothing", lambda call: not call["counts"]),
         Rule(("precision", "backend"), "without --papers, --counts and --training", _bench("model", "folder")),
-        Rule(("batch", "stages"), "without --papers, --counts, --training and --folder", _bench("model")),
-        Rule(("write",), "with --counts, whose numbers it stores", _bench("counts")),
+        Rule(("batch",), "without --papers, --counts and --training", _bench("model", "folder")),
         Rule(("data", "workers", "settings"), "with --training", _bench("training")),
     ),
 }
-"""Verb -> its rules. Options without a rule always have an effect; ``enlargement`` is the protocol's to refuse."""
+"""Verb -> its rules. Options without a rule always have an effect, or are refused where they are used, with a reason of
+their own: an enlargement by its protocol, options of ``bench --folder`` and ``--write`` by the verb."""
 
 FOR_INPUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bands", "percentiles", "value_range", "nodata", "overviews"), ("images",)),
