@@ -24,7 +24,7 @@ from refineseg.backends.opening import check_backend, open_exported, open_model
 from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.backends.quantisation import quantised
 from refineseg.backends.table import BACKENDS, OUTPUTS, own_backend
-from refineseg.backends.torch_programs import TorchProgramScorer, write_torch_program
+from refineseg.backends.torch_programs import write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
@@ -120,18 +120,11 @@ def test_an_exported_file_predicts_like_the_model_file(exported):
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
 
 
-def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(traced, exported, monkeypatch):
+def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monkeypatch):
     """ONNX Runtime and traced programs raise errors of their own, compiled code would read other memory."""
-    segmenter, files = exported
-    in_memory = (traced[1], Description(segmenter.spec, OUTPUTS))  # reading a program takes a minute
-
-    def opened(path):
-        if path.suffix == ".pt2":
-            return TorchProgramScorer(path, device=CPU, program=in_memory)
-        return open_exported(path, backend="auto", device=CPU, precision="float32")
-
+    _, files = exported
     for path in files.values():
-        scorer = opened(path)
+        scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
         with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\) for .*, got .*1, 4, 40"):
             scorer.class_map(example_images(1, 4, (40, 50)))
         monkeypatch.setattr(scorer, "description", replace(scorer.description, size_hw=(40, 50)))
@@ -140,7 +133,9 @@ def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(traced, export
         with pytest.raises(ConfigError, match="expected images of 40x50 pixels .* got 50x40"):
             scorer.class_map(example_images(1, 3, (50, 40)))
     with pytest.raises(ConfigError, match=r"expected images of at least 33x33 pixels for .*net.pt2, got 32x90"):
-        opened(files["torch"]).logits(example_images(1, 3, (32, 90)))
+        open_exported(files["torch"], backend="auto", device=CPU, precision="float32").logits(
+            example_images(1, 3, (32, 90))
+        )
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -194,9 +189,10 @@ def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys
         scorer.class_map(example_images(1, 3, (32, 50)))
     with pytest.raises(ConfigError, match="gives class_map; export it with --outputs"):
         scorer.logits(example_images(1, 3, (40, 56)))
-    assert call(monkeypatch, capsys, *arguments, "--check")[0] == 0
+    check = ("export", "--model", tmp_path / "net.safetensors", "--out", path, "--accept", data, "--check")
+    assert call(monkeypatch, capsys, *check)[0] == 0
     damaged(path, path)
-    status, out, err = call(monkeypatch, capsys, *arguments, "--check")
+    status, out, err = call(monkeypatch, capsys, *check)
     assert status == 1
     assert "refused: " in err
     assert "accepted:" not in out
@@ -244,7 +240,7 @@ def test_files_of_others_and_damaged_files_are_refused(exported, tmp_path):
         ("plain.onnx", None, "expected a file that refineseg exported"),
         ("cut.onnx", exported[1]["onnx"].read_bytes()[:1000], "expected an ONNX file"),
         ("cut.pt2", exported[1]["torch"].read_bytes()[:1000], "expected a program of torch.export"),
-        ("cut.xml", b"<net", "expected an OpenVINO or ONNX file"),
+        ("cut.xml", b"<net", "expected an OpenVINO file"),
     ):
         path = tmp_path / name
         if content is not None:
@@ -334,8 +330,11 @@ def test_what_needs_the_network_itself_says_so(scenes, exported, tmp_path, monke
             (scenes / "val", "--model", files["onnx"], "--prove"),
             "expected --backend torch and a model file for --prove",
         ),
-        ((scenes / "val", "--model", files["onnx"], "--tile", "64"), "expected tiles of 64 pixels with a segmenter"),
-        ((scenes / "val", "--model", files["onnx"], "--protocol", "authors"), "expected a segmenter for the protocol"),
+        ((scenes / "val", "--model", files["onnx"], "--tile", "64"), "expected --tile only with --backend torch"),
+        (
+            (scenes / "val", "--model", files["onnx"], "--protocol", "authors"),
+            "a model file with the protocol authors",
+        ),
         ((scenes / "val", "--backend", "opnvino"), "expected a backend of auto, openvino"),
         ((scenes / "val", "--backend", "torch_export"), "expected an exported file (.pt2) for torch_export"),
         ((scenes / "val", "--model", files["torch"], "--backend", "openvino"), "expected a file of openvino (.xml)"),
@@ -480,13 +479,14 @@ def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes
 
 def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp_path):
     data = f"camvid:{scenes}"
+    int8 = ("--precision", "int8", "--calibrate", data, "--format", "openvino", "--out", tmp_path / "net.xml")
     for arguments, message in (
         (("--precision", "int8"), "expected --precision int8 and --calibrate NAME:ROOT together"),
         (("--calibrate", data), "expected --precision int8 and --calibrate NAME:ROOT together"),
-        (("--precision", "int4"), "expected --precision float32 or int8"),
-        (("--precision", "int8", "--calibrate", data, "--images", "0"), "expected at least one image to calibrate"),
+        (("--precision", "int4"), "expected a precision of float32, int8"),
+        (("--precision", "int8", "--calibrate", data, "--images", "0"), "expected --images of at least 1, got 0"),
         (("--precision", "int8", "--calibrate", data), "expected --format openvino with --precision int8, got onnx"),
-        (("--precision", "int8", "--calibrate", data, "--size", "8x8"), "expected images of (8, 8) pixels"),
+        ((*int8, "--size", "8x8"), "expected images of (8, 8) pixels"),
     ):
         status, _, err = call(monkeypatch, capsys, "export", "--out", tmp_path / "net.onnx", *arguments)
         assert status != 0

@@ -88,7 +88,7 @@ def test_unreadable_files_are_named_and_skipped_and_the_rest_is_done(refineseg, 
     for name in ("empty.jpg", "text.png", "absent.png"):
         assert name in err
     written = {p.name for p in (tmp_path / "out").iterdir()}
-    assert written - {".refineseg.json"} == {"good.png", "good_overlay.jpg"}
+    assert written - {".refineseg.json", ".refineseg.inputs.jsonl"} == {"good.png", "good_overlay.jpg"}
 
 
 def test_results_that_would_overwrite_each_other_are_refused_before_work(refineseg, model, tmp_path):
@@ -111,7 +111,16 @@ def test_the_help_of_predict_groups_its_options(refineseg):
     status, out, _ = refineseg("predict", "--help")
     assert status == 0
     headings = [line.rstrip(":") for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Arguments", "Options", "What is written", "Large images", "Many files", "Rasters", "Videos"]
+    assert headings == [
+        "Arguments",
+        "Options",
+        "What is written",
+        "Large images",
+        "Many files",
+        "Pixels of images and rasters",
+        "Rasters",
+        "Videos",
+    ]
     for option in ("--tile", "--save", "--resume", "--bands", "--smooth", "--device"):
         assert option in out
 

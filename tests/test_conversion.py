@@ -221,8 +221,8 @@ class TestCommand:
             (["--out", "model.pth"], r"expected --out FILE\.safetensors"),
             (["--out", "m.safetensors", "--void", "maybe"], "expected --void drop or keep"),
             (["--out", "m.safetensors", "--void", "keep"], r"with a \.mat file only"),
-            (["--out", "m.safetensors", "--classes", "birds"], "expected classes of voc, person_part"),
-            (["--out", "m.safetensors"], "expected a readable checkpoint"),
+            (["--out", "m.safetensors", "--classes", "birds"], "expected a data set whose classes are known"),
+            (["--out", "m.safetensors"], "but there is no absent.pth"),
         ],
     )
     def test_wrong_calls_say_what_is_expected(self, run, arguments, message, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import refineseg
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks import timm_encoders as encoders
 from refineseg.networks.timm_encoders import MobileNetV2Encoder, TimmEncoder
 
@@ -137,7 +137,7 @@ class TestRefused:
             build("resnet18", encoder_options={"output_stride": 16})
 
     def test_mobilenetv2_takes_no_options(self):
-        with pytest.raises(ConfigError, match=r"refinenet_lw_mobilenetv2 takes no encoder_options, got \{'drop_rate'"):
+        with pytest.raises(ConfigError, match=r"the encoder mobilenetv2 takes no encoder_options, got \{'drop_rate'"):
             refineseg.build("refinenet_lw_mobilenetv2", num_classes=3, encoder_options={"drop_rate": 0.1})
 
     @pytest.mark.parametrize(("num_classes", "in_channels"), [(0, 3), (-1, 3), (3, 0)])
@@ -238,12 +238,12 @@ class TestLocalFile:
         with pytest.raises(ConfigError, match=r"file with weights of 'resnet18', but there is no .*absent\.pth"):
             refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "absent.pth")
         (tmp_path / "text.pth").write_text("no weights")
-        with pytest.raises(ConfigError, match="ImageNet weights of 'resnet18'"):
+        with pytest.raises(ModelFileError, match="of tensors and plain values, got .*text.pth, which is damaged"):
             refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "text.pth")
 
     def test_code_in_a_file_is_not_run(self, tmp_path):
         torch.save({"state_dict": _Touches(tmp_path / "ran")}, tmp_path / "hostile.pth")
-        with pytest.raises(ConfigError, match="ImageNet weights of 'resnet18'"):
+        with pytest.raises(ModelFileError, match="refineseg never runs code from a checkpoint"):
             refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "hostile.pth")
         assert not (tmp_path / "ran").exists()
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from conftest import write_folder
 from refineseg.data.datasets import open_dataset
@@ -19,6 +18,7 @@ from refineseg.predict.files import FileOptions, predict_files
 from refineseg.predict.inputs_record import INPUTS_RECORD
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import PredictorOptions
+from refineseg.printing import Terminal
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
@@ -242,7 +242,7 @@ def predict():
             model="camvid",
             options=options,
             files=FileOptions(Outputs.parse("mask"), resume=resume),
-            console=Console(file=said, width=1000),
+            console=Terminal(file=said, width=1000),
         )
         return said.getvalue(), result.done, result.resumed
 

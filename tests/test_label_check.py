@@ -82,7 +82,7 @@ def test_unreadable_files_and_wrong_sizes_are_told_beside_wrong_labels(tmp_path)
     assert "02.png: expected a mask of the image's size 3x4 (height x width), got 3x3" in lines[2]
     assert "there is no " in lines[3]
     Image.fromarray(np.full((3, 4), 9, np.uint8)).save(tmp_path / "00.png")
-    with pytest.raises(LabelError, match=r"(?s)4 of 5 masks .*00\.png: .* got 9 in 12 pixels;.*01\.png"):
+    with pytest.raises(LabelError, match=r"(?s)4 of 5 images or masks .*00\.png: .* got 9 in 12 pixels;.*01\.png"):
         check_labels(dataset)
 
 
@@ -153,5 +153,5 @@ def test_only_the_expected_errors_are_collected():
     def unreadable(index: int) -> int:
         raise ImageError(f"no {index}")
 
-    with pytest.raises(DatasetError, match=r"2 of 2 masks cannot be used:\n  no 0\n  no 1"):
+    with pytest.raises(DatasetError, match=r"2 of 2 images or masks cannot be used:\n  no 0\n  no 1"):
         read_all(unreadable, 2)

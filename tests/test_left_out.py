@@ -318,8 +318,8 @@ def test_one_class_is_refused_with_the_objects_that_were_lost(tmp_path):
 
 @pytest.mark.parametrize("names", ["background\n", "a\nb\nc\n"])
 def test_training_says_the_notes_and_refuses_one_class_before_it_writes(tmp_path, names):
+    from refineseg.training.opening import _open_phase
     from refineseg.training.progress import Progress
-    from refineseg.training.run import _open_phase
 
     class Said(Progress):
         def __init__(self):

@@ -81,7 +81,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
-from rich.console import Console
+from refineseg.printing import Terminal
 from refineseg.class_info import ClassInfo
 from refineseg.predict.file_run import FileRun
 from refineseg.predict.outputs import Outputs
@@ -104,7 +104,7 @@ outputs = Outputs(tuple(sys.argv[1].split(",")))
 plan = make_plan([sys.argv[2]], Path(sys.argv[3]), endings=outputs.endings.values())
 predictor = Predictor(Brightest(), device="cpu")
 predictor(np.zeros((40, 40, 3), np.uint8))
-run = FileRun(predictor.class_info, outputs=outputs, console=Console(quiet=True))
+run = FileRun(predictor.class_info, outputs=outputs, console=Terminal(quiet=True))
 status = Path("/proc/self/status")
 print(re.search(r"VmRSS:\\s+(\\d+)", status.read_text())[1])
 run.images(plan.files, predictor, options=StreamOptions(workers=4), since_ns=None)

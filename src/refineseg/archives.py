@@ -1,10 +1,10 @@
 """Zip files read in place: a path may go on inside a zip file as if that were a folder.
 
 In: paths such as ``photos.zip/images/a.jpg``; ordinary files and folders work the same way. Out: names and bytes.
-Nothing is ever written, so a hostile archive can neither place files nor fill the disk; what it could do to memory is
-bounded by :data:`MOST_UNPACKED`. A zip file's table of contents is read once per process.
+Nothing is ever written, so a hostile archive cannot fill the disk; what it could do to memory is bounded by
+:data:`MOST_UNPACKED`. A zip file's table of contents is read once per process.
 
-Source: the zip format, APPNOTE.TXT 6.3.10 by PKWARE; its table of contents is parsed by Python's ``zipfile``.
+Source: the zip format, APPNOTE.TXT 6.3.10 by PKWARE. Python's ``zipfile`` reads its table of contents.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ MOST_BYTES = 1 << 30
 
 _MARKED_WHOLE = 1 << 20  # bytes of a file whose mark sums up all of them; of a larger one three pieces are enough
 _MARKED_PIECE = 1 << 18
-
 MOST_UNPACKED = 1 << 29
 """Largest file of a zip file, unpacked: all of COCO's outlines are a JSON of 470 MB."""
 

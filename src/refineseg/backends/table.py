@@ -143,7 +143,7 @@ def check_reads(path: Path, backend: str) -> str:
         ConfigError: It does not read such files, or there is no such file.
     """
     own = own_backend(path)
-    name = own if backend in ("torch", "auto") else backend
+    name = own if backend in ("torch", "auto") else check_name(backend)
     if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
         raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
     if not path.is_file():

@@ -145,7 +145,7 @@ def _classes(path: Path, content: dict[str, Any]) -> NamedClasses:
     listed = [str(numbered[i]) for i in range(len(numbered))]
     counts = Counter(map(tidy, listed))
     if len(counts) < len(listed):
-        twice = [name for name in listed if counts[tidy(name)] > 1]
+        twice = list(dict.fromkeys(name for name in listed if counts[tidy(name)] > 1))
         raise DatasetError(f"expected every name once in {path}, got again {first_names(twice)}; rename one")
     classes = named_classes(listed)
     return NamedClasses(

@@ -78,6 +78,9 @@ def _load_weights(name: str, in_channels: int, pretrained: bool | Path, options:
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in units of 0..1, of the pixels that a backbone's ImageNet weights expect."""
+    wrong_name = _name_error(name)
+    if wrong_name:
+        raise wrong_name
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if config is None else (config.mean, config.std)
 

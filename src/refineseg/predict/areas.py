@@ -135,6 +135,11 @@ def _opened(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
+def _opened(path: Path) -> TextIO:
+    """For names of any bytes: what is no UTF-8 becomes an escape."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
 @contextmanager
 def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
     """A table that is complete, total included, and gets its name when the block ends without an error.
@@ -162,7 +167,7 @@ def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
         yield AreaTable(class_info)
         return
     check_areas_path(path)
-    with written_beside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with written_beside(path) as temporary, _opened(temporary) as file:
         table = AreaTable(class_info, file=file, kind=path.suffix.lower())
         yield table
         table.finish()

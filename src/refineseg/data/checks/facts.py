@@ -164,8 +164,14 @@ def glance_at_image(path: Path) -> ImageFacts:
     except (ImageError, DatasetError) as error:
         return ImageFacts(str(error))
     except _UNREADABLE as error:
-        return ImageFacts(f"expected a readable image, got {path}: {error}")
+        return ImageFacts(_unreadable(path, error))
     return ImageFacts("", hw, header.size_hw, header.orientation)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"expected an image, but there is no {path}"
+    return f"expected a readable image, got {path}: {error}"
 
 
 def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
@@ -177,7 +183,7 @@ def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
     except (ImageError, DatasetError) as error:
         return ImageFacts(str(error)), None
     except _UNREADABLE as error:
-        return ImageFacts(f"expected a readable image, got {path}: {error}"), None
+        return ImageFacts(_unreadable(path, error)), None
     largest = _largest(path) if header.sixteen_bit else -1
     hw = (pixels.shape[0], pixels.shape[1])
     return image_facts(pixels, hw, header.size_hw, header.orientation, largest), pixels

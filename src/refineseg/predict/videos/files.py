@@ -3,8 +3,7 @@
 In: paths, addresses, camera numbers; frames to write. Out: frames upright and as RGB with the source's times; H.264 in
 mp4, and masks without loss as FFV1 in Matroska.
 
-What is broken in a source is counted in its :class:`~refineseg.predict.videos.sources.Faults` and left out; the rest
-goes on. Frames after a broken one may show its damage up to the next key frame, as in any player.
+What is broken is counted (:class:`~refineseg.predict.videos.sources.Faults`) and left out, as in any player.
 """
 
 from __future__ import annotations
