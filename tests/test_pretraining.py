@@ -77,7 +77,7 @@ def test_hidden_squares_are_learned_and_a_run_starts_from_the_model(tmp_path):
     model = pretrain(longer(12), training_data(root), device="cpu", hiding=Hiding(0.5, 8), progress=progress)
     differences = [float(line.split()[-1]) for line in progress.said]
     assert len(differences) == 12
-    assert differences[-1] < 0.75 * differences[0]
+    assert differences[-1] < 0.85 * differences[0]
     told = model.spec.provenance
     assert told["pretraining"]["task"] == "hidden squares of 8 pixels, 50% of each image"
     assert (told["data"], told["started_from"]) == ("folder:train, 8 images", "scratch")
@@ -101,7 +101,7 @@ def test_equal_seeds_give_equal_models_and_the_time_limit_ends_after_an_epoch(tm
         models.append(pretrain(tiny(epochs), training_data(root), device="cpu", progress=progress, **options))
         assert len(progress.said) == 1
     first, second = (model.network.state_dict() for model in models)
-    stems = "encoder.conv_stem.weight"
+    stems = next(iter(first))
     assert first.keys() == second.keys()
     assert not torch.equal(first[stems], build(models[0].spec.variant, num_classes=3).network.state_dict()[stems])
 

@@ -18,6 +18,7 @@ from refineseg.training import loop, run
 from refineseg.training.config import from_json, to_json
 from refineseg.training.engine import Engine
 from refineseg.training.feeding import TrainingData
+from refineseg.training.opening import open_data
 from refineseg.training.optim import set_rates
 from refineseg.training.paper_recipes import PAPER_RECIPES
 from refineseg.training.recipes import RECIPES, default_recipe, find_recipe, recipe_summary
@@ -78,7 +79,7 @@ def sources_of(config, roots):
 def learn_and_measure(name, roots, *, released):
     config = recipe_options(find_recipe(name, released=released), epochs=None, lr=None, batch_size=1)
     progress = Messages()
-    data = run._open(sources_of(config, roots), config, progress)
+    data, _ = open_data(sources_of(config, roots), config, progress)
     assert len(data.phases) == len(config.phases)
     phase = replace(config.phases[0], epochs=1, crop_hw=(64, 64), smallest_side=0, short_side=None)
     config = replace(config, phases=(phase,), pretrained="no", precision="fp32")
@@ -151,7 +152,7 @@ class TestData:
     def test_images_of_the_validation_split_are_left_out_of_other_data_and_counted(self, roots):
         config = find_recipe("voc_refinenet_resnet101")
         progress = Messages()
-        data = run._open(sources_of(config, roots), config, progress)
+        data, _ = open_data(sources_of(config, roots), config, progress)
         val = {data.val.name(i) for i in range(len(data.val))}
         sbd = open_dataset("sbd", roots["sbd"], split="all")
         shared = [sbd.name(i) for i in range(len(sbd)) if sbd.name(i) in val]
@@ -166,7 +167,7 @@ class TestData:
     def test_names_that_hold_for_a_split_alone_are_not_compared(self, roots):
         """SUN RGB-D's extracted images are numbered anew in each split."""
         progress = Messages()
-        data = run._open({"sunrgbd": roots["sunrgbd"]}, find_recipe("sunrgbd_refinenet_resnet101"), progress)
+        data, _ = open_data({"sunrgbd": roots["sunrgbd"]}, find_recipe("sunrgbd_refinenet_resnet101"), progress)
         train = open_dataset("sunrgbd", roots["sunrgbd"], split="train")
         assert len(data.phases[0].dataset) == len(train)
         assert not [line for line in progress.said if "left out" in line]

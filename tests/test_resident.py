@@ -104,7 +104,7 @@ def test_one_pass_changes_colours_as_three_do(factors):
         strict=True,
     ):
         scaled = change(scaled, factor)
-    assert (recoloured(image[None].float(), torch.tensor([factors]))[0] - 255 * scaled).abs().max() < 0.05
+    assert (recoloured(image[None].float(), torch.tensor([(*factors, 1.0, 1.0)]))[0] - 255 * scaled).abs().max() < 0.05
 
 
 def test_crops_that_shrink_with_the_image_are_batches_of_one():

@@ -25,7 +25,7 @@ from refineseg.data.remote import forget_remotes
 from refineseg.data.sample import Sample
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.data.shards import ShardSource
-from refineseg.errors import DatasetError
+from refineseg.errors import DatasetError, OutputError
 from refineseg.training.run import RunRequest, start_run
 from remote_servers import SECRET, s3_server, web_server
 from test_remote import on_disk, same_samples
@@ -317,7 +317,7 @@ def test_wrong_places_and_splits_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="or an address that can be written to .s3://, gs://., got https://host/x"):
         write_shards(Hostile(), "https://host/x", ShardOptions("folder", "train"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="expected to write to .*; choose another folder"):
+    with pytest.raises(OutputError, match="file exists and is a file; choose"):
         write_shards(Hostile(), str(tmp_path / "file"), ShardOptions("folder", "train"))
 
 

@@ -135,11 +135,6 @@ def _opened(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
-def _opened(path: Path) -> TextIO:
-    """For names of any bytes: what is no UTF-8 becomes an escape."""
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
 @contextmanager
 def area_table(path: Path | None, class_info: ClassInfo) -> Iterator[AreaTable]:
     """A table that is complete, total included, and gets its name when the block ends without an error.
