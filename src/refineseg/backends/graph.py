@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError
 from refineseg.networks.fused import enlarged_class_map, separate_pooling
+from refineseg.networks.lite import assume_even_sizes
 from refineseg.networks.variants import find_variant
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
@@ -60,6 +61,8 @@ class InferenceGraph(nn.Module):
         self.padded = options.padded or not encoder.takes_any_size
         two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
         self.enlarges_logits = two_scale or not rewritten
+        if self.padded:  # and then a trace need not ask whether sizes are odd, which takes minutes
+            assume_even_sizes(self.segmenter)
         self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
         small = segmenter.class_info.num_classes <= 256
         self.class_dtype = torch.uint8 if small else torch.int32

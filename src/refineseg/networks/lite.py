@@ -76,8 +76,35 @@ LITE_SIZES = {"lite0": LiteSize(1.0, 1.0), "lite1": LiteSize(1.0, 1.1), "lite2":
 """Name -> size of the encoders of this module."""
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's ``SAME``: ceil(size / stride) outputs, an odd pixel of padding comes last.
+class SamePadding(nn.Module):
+    """TensorFlow's ``SAME`` in front of a convolution of stride 2: ceil(size / 2) outputs, an odd pixel comes last.
+
+    Args:
+        kernel_size: Side of the convolution's filters, odd.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.even_sizes = False
+        """Height and width are even: then the padding is one number for all sizes, which exporters need."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Maps (N, C, H, W) with zeros around them."""
+        both = self.kernel_size - 2  # for both sides of an even map
+        rows, columns = (both if self.even_sizes else both + side % 2 for side in (x.shape[2], x.shape[3]))
+        return F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+def assume_even_sizes(module: nn.Module) -> None:
+    """Tell every :class:`SamePadding` that its maps have even sizes, as those of images in multiples of 32 have."""
+    for part in module.modules():
+        if isinstance(part, SamePadding):
+            part.even_sizes = True
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its normalisation.
 
     Args:
         in_channels: Channels in.
@@ -87,23 +114,21 @@ class SameConv2d(nn.Conv2d):
         groups: As in :class:`torch.nn.Conv2d`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, groups: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
         padding = kernel_size // 2 if stride == 1 else 0
-        super().__init__(
+        self.pad = nn.Identity() if stride == 1 else SamePadding(kernel_size)
+        self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=False
         )
+        self.norm = nn.BatchNorm2d(out_channels, eps=_EPSILON, momentum=_MOMENTUM)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
         """Maps (N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
-        if self.stride == (2, 2):
-            rows, columns = (self.kernel_size[0] - 2 + side % 2 for side in x.shape[2:])  # in all, for both sides
-            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return super().forward(x)
-
-
-def _conv_norm(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = SameConv2d(in_channels, out_channels, kernel, stride=stride, groups=groups)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels, eps=_EPSILON, momentum=_MOMENTUM))
+        normalised: Tensor = self.norm(self.conv(self.pad(x)))
+        return normalised
 
 
 class InvertedResidual(nn.Module):
@@ -122,9 +147,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = in_channels * expansion
-        layers: list[nn.Module] = [] if expansion == 1 else [_conv_norm(in_channels, inner, 1), nn.ReLU6()]
-        layers += [_conv_norm(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6()]
-        self.layers = nn.Sequential(*layers, _conv_norm(inner, out_channels, 1))
+        layers: list[nn.Module] = [] if expansion == 1 else [ConvNorm(in_channels, inner, 1), nn.ReLU6()]
+        layers += [ConvNorm(inner, inner, kernel, stride=stride, groups=inner), nn.ReLU6()]
+        self.layers = nn.Sequential(*layers, ConvNorm(inner, out_channels, 1))
         self.adds = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h2 w2"]:
@@ -154,7 +179,7 @@ class LiteEncoder(Encoder):
         super().__init__()
         size = LITE_SIZES[name]
         channels = _STEM_CHANNELS  # neither the stem nor the number of blocks of the outer stages is scaled
-        self.stem = nn.Sequential(_conv_norm(in_channels, channels, 3, stride=2), nn.ReLU6())
+        self.stem = nn.Sequential(ConvNorm(in_channels, channels, 3, stride=2), nn.ReLU6())
         self.stages = nn.ModuleList()
         widths = []
         for index, stage in enumerate(_STAGES):

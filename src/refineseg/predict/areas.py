@@ -130,9 +130,9 @@ def check_areas_path(path: Path) -> None:
         raise ConfigError(f"expected --areas FILE ending in {' or '.join(SUFFIXES)}, got {path}")
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(temporary: Path) -> TextIO:
     """For names of any bytes: what is no UTF-8 becomes an escape."""
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    return temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 @contextmanager
