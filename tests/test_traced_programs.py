@@ -82,12 +82,15 @@ def test_a_network_with_unknown_functions_is_refused_when_it_is_written(traced, 
         "refinenet_lw_mobilenetv2", "refinenet_lw_nasnetmobile", "refinenet_resnet50_improved",
         "refinenet_lw_mobilenetv2_multitask", "refinenet_lw:convnext_atto", "refinenet_lw:efficientnet_b0",
         "refinenet_lw:mobilenetv3_large_100", "refinenet_lw:regnety_002", "refinenet_lw:swin_tiny_patch4_window7_224",
+        "refinenet_lw:convnextv2_atto", "refinenet_lw:edgenext_xx_small", "refinenet_lw:pvt_v2_b0",
+        "refinenet_lw:mobilevitv2_050", "refinenet_lw:nfnet_l0", "refinenet_lw:resnest14d",
     ],
 )  # fmt: skip
 def test_networks_of_many_kinds_can_be_written_and_read(name):
     assert name in VARIANTS or ":" in name
     segmenter = build(name, num_classes=3).eval()
-    read, _ = read_program(program_bytes(export_program(segmenter, outputs=("logits",)), {}), NET, device=CPU)
+    program = export_program(segmenter, outputs=("logits",), size_hw=(64, 96))
+    read, _ = read_program(program_bytes(program, {}), NET, device=CPU)
     images = example_images(1, 3, (64, 96))
     with torch.no_grad():
         torch.testing.assert_close(read(images)[0], segmenter(images), atol=1e-4, rtol=1e-4)

@@ -50,21 +50,23 @@ _STRIDED = 7
 
 ATEN = frozenset(
     """
-    _unsafe_view.default _upsample_bilinear2d_aa.vec abs.default adaptive_avg_pool2d.default add.Tensor add_.Tensor
-    addmm.default alias.default amax.default arange.default arange.start argmax.default avg_pool2d.default
-    batch_norm.default bmm.default cat.default chunk.default clamp.default clamp_.default clamp_min.default
-    clone.default constant_pad_nd.default contiguous.default conv1d.default conv2d.default conv2d.padding
-    detach_.default div.Tensor div_.Tensor dropout.default dropout_.default elu.default exp.default expand.default
-    expand_as.default flatten.using_ints floor.default full.default gelu.default gelu_.default group_norm.default
+    _unsafe_view.default _upsample_bilinear2d_aa.vec abs.default adaptive_avg_pool2d.default add.Scalar add.Tensor
+    add_.Tensor addcmul.default addmm.default alias.default amax.default arange.default arange.start argmax.default
+    avg_pool2d.default batch_norm.default bitwise_not.default bmm.default cat.default chunk.default clamp.default
+    clamp_.default clamp_min.default clone.default constant_pad_nd.default contiguous.default conv1d.default
+    conv2d.default conv2d.padding cos.default cumsum.default detach_.default div.Scalar div.Tensor div.Tensor_mode
+    div_.Tensor dropout.default dropout_.default elu.default eq.Scalar exp.default expand.default expand_as.default
+    fill_.Scalar flatten.using_ints floor.default full.default gelu.default gelu_.default group_norm.default
     hardsigmoid.default hardsigmoid_.default hardswish.default hardswish_.default hardtanh.default hardtanh_.default
     index.Tensor index_select.default layer_norm.default leaky_relu.default leaky_relu_.default
-    lift_fresh_copy.default linalg_vector_norm.default linear.default log_softmax.int matmul.default
-    max_pool2d.default maximum.default mean.default mean.dim minimum.default mish.default mul.Tensor mul_.Tensor
-    narrow.default neg.default ones.default pad.default permute.default pixel_shuffle.default pow.Tensor_Scalar
-    reciprocal.default relu.default relu6.default relu_.default repeat.default reshape.default roll.default
-    round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int sigmoid.default
-    sigmoid_.default silu.default silu_.default slice.Tensor softmax.int split.Tensor split_with_sizes.default
-    sqrt.default squeeze.dim stack.default sub.Tensor sum.dim_IntList sym_size.int tanh.default to.device to.dtype
+    lift_fresh_copy.default linalg_vector_norm.default linear.default log_softmax.int masked_fill.Scalar
+    matmul.default max_pool2d.default maximum.default mean.default mean.dim minimum.default mish.default movedim.int
+    mul.Scalar mul.Tensor mul_.Tensor narrow.default ne.Scalar neg.default ones.default pad.default permute.default
+    pixel_shuffle.default pow.Scalar pow.Tensor_Scalar reciprocal.default relu.default relu6.default relu_.default
+    repeat.default reshape.default reshape_as.default roll.default round.default rsqrt.default rsub.Scalar
+    scaled_dot_product_attention.default select.int sigmoid.default sigmoid_.default silu.default silu_.default
+    sin.default slice.Tensor softmax.int softplus.default split.Tensor split_with_sizes.default sqrt.default
+    squeeze.dim stack.default sub.Scalar sub.Tensor sum.dim_IntList sym_size.int tanh.default to.device to.dtype
     to.dtype_layout transpose.int unbind.int unflatten.int unsqueeze.default upsample_bicubic2d.vec
     upsample_bilinear2d.vec upsample_nearest2d.vec var.correction view.default where.self zeros.default
     """.split()  # noqa: SIM905 - a table of words
