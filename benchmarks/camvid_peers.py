@@ -45,6 +45,7 @@ from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.data.label_check import check_labels
 from refineseg.errors import ConfigError
 from refineseg.evaluation import evaluate
+from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor, TorchScorer
@@ -58,7 +59,6 @@ from refineseg.training.progress import TerminalProgress
 from refineseg.training.provenance import run_protocol
 from refineseg.training.recipes import find_recipe
 from refineseg.training.request import parse_seeds
-from refineseg.writing import written_beside
 
 WAYS = ("PyTorch", "OpenVINO", "ONNX Runtime")
 STEPS = ("train", "export", "time")

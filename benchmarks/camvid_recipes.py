@@ -31,6 +31,7 @@ from typing import Any
 from refineseg.allocation import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.printing import Terminal
@@ -41,7 +42,6 @@ from refineseg.training.progress import TerminalProgress
 from refineseg.training.recipes import find_recipe
 from refineseg.training.reproduction import train_within
 from refineseg.training.request import parse_seeds
-from refineseg.writing import written_beside
 
 BASE = "base"
 RATES = ("phases.0.encoder_lr", "phases.0.decoder_lr")

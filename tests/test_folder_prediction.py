@@ -17,6 +17,7 @@ from PIL import Image
 from conftest import untrained
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, OutputError
+from refineseg.files.writing import _own_machine
 from refineseg.images import read_rgb
 from refineseg.predict import file_run, streams
 from refineseg.predict.file_options import FileOptions, StreamOptions
@@ -28,7 +29,6 @@ from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.tiling import TilingOptions
 from refineseg.printing import Terminal
 from refineseg.segmenter import load
-from refineseg.writing import _own_machine
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
 SIZES = ((40, 50), (33, 64), (40, 50), (40, 50), (33, 64), (64, 33), (1, 1), (40, 50))

@@ -13,7 +13,7 @@ from conftest import write_folder
 from refineseg.data.class_files import read_class_file
 from refineseg.data.datasets import open_dataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, RefinesegError
-from refineseg.foreign_text import parse_json, parse_yaml
+from refineseg.files.foreign_text import parse_json, parse_yaml
 
 DEEP = (101, 900, 5000, 100_000)
 

@@ -12,8 +12,6 @@ import pytest
 from PIL import Image
 
 from conftest import call, write_folder
-from refineseg import archives
-from refineseg.archives import list_folder
 from refineseg.class_info import LabelTable
 from refineseg.comparison import read_result
 from refineseg.data.datasets import open_dataset
@@ -21,6 +19,8 @@ from refineseg.data.file_lists import file_names, subfolders
 from refineseg.data.pascal_layout import read_ids
 from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
+from refineseg.files import archives
+from refineseg.files.archives import list_folder
 from refineseg.images import find_images, read_image_size, read_mask, read_rgb
 from refineseg.networks.mat_files import open_mat
 from refineseg.predict.plan import make_plan

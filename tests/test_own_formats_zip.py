@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refineseg import archives
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_own import FAKES, zipped
 from refineseg.errors import ConfigError, DatasetError, ImageError
+from refineseg.files import archives
 from refineseg.images import find_images, read_image_size, read_rgb
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)

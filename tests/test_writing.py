@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from conftest import write_folder
-from refineseg import writing
 from refineseg.backends.description import Description
 from refineseg.backends.openvino_runtime import write_openvino_model
 from refineseg.backends.torch_programs import write_torch_program
@@ -25,13 +24,14 @@ from refineseg.cli.app import write_json
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.errors import CheckpointError, OutputError
+from refineseg.files import writing
+from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images import write_image, write_mask
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.areas import Areas, area_table
 from refineseg.reports import draw_confusion, draw_curves
 from refineseg.segmenter import build
 from refineseg.training.checkpoint import save_checkpoint
-from refineseg.writing import folder_beside, remove_leftovers, write_error, written_beside
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "refineseg"
 CLASSES = ClassInfo(("sky", "road"))
@@ -188,7 +188,7 @@ def test_a_repaired_copy_that_does_not_fit_is_taken_back(was_there, tmp_path):
 WRITING = """
 import sys, time
 from pathlib import Path
-from refineseg.writing import folder_beside, written_beside
+from refineseg.files.writing import folder_beside, written_beside
 with written_beside(Path(sys.argv[1]) / "a.png") as file, folder_beside(Path(sys.argv[1]) / "b.xml") as folder:
     file.write_bytes(b"half")
     (folder / "b.bin").write_bytes(b"half")

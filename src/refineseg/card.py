@@ -15,16 +15,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import refuse_special
 from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
+from refineseg.files.archives import refuse_special
+from refineseg.files.writing import written_beside
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
 from refineseg.printable import printable, short
 from refineseg.reports import draw_curves
 from refineseg.segmenter import load, load_spec
-from refineseg.writing import written_beside
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")
 _BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)

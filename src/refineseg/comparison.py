@@ -14,8 +14,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from refineseg.archives import refuse_special
 from refineseg.errors import ConfigError
+from refineseg.files.archives import refuse_special
 from refineseg.printable import short
 from refineseg.protocol import Differences, MeasurementProtocol
 from refineseg.published import COMPARATORS, PUBLISHED_SCORES

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
+from refineseg.files.writing import written_beside
 from refineseg.model_names import SHIPPED
 from refineseg.networks.building import build_network
 from refineseg.networks.fused import merge_laterals
@@ -41,7 +42,6 @@ from refineseg.published import (
     PublishedScore,
 )
 from refineseg.segmenter import load_spec
-from refineseg.writing import written_beside
 
 SIZE_HW = (512, 512)
 """Image size of the table: the one at which the published numbers hold."""

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import read_bytes
 from refineseg.errors import ImageError
+from refineseg.files.archives import read_bytes
 
 _JPEG_PIXELS_PER_BYTE = 512  # a block of 8 x 8 pixels takes at least one bit: the shortest Huffman code there is
 _DEFLATE_BYTES_PER_BYTE = 1032  # a run of 258 bytes takes at least two bits

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from refineseg.archives import openable
 from refineseg.damage import check_ended, check_plausible
 from refineseg.errors import ImageError
+from refineseg.files.archives import openable
 from refineseg.pillow_warnings import PillowWarnings
 
 FORMATS = (

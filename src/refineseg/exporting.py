@@ -24,10 +24,10 @@ from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
+from refineseg.files.writing import folder_beside, written_beside
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.printing import Terminal, progress_bar
 from refineseg.segmenter import Segmenter
-from refineseg.writing import folder_beside, written_beside
 
 
 def calibration_images(

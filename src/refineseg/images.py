@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from refineseg.archives import list_files
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
 from refineseg.errors import ImageError, LabelError
+from refineseg.files.archives import list_files
+from refineseg.files.writing import written_beside
 from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
-from refineseg.writing import written_beside
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"),

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from refineseg.boundary import BoundaryIoU
+from refineseg.files.writing import written_beside
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
 from refineseg.printable import short
-from refineseg.writing import written_beside
 
 _LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from refineseg.archives import refuse_special
 from refineseg.errors import ModelFileError
-from refineseg.writing import write_error, written_beside
+from refineseg.files.archives import refuse_special
+from refineseg.files.writing import write_error, written_beside
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _INTEGERS = ("I64", "I32")

@@ -22,7 +22,7 @@ from refineseg.backends.graph import INPUT
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
-from refineseg.writing import written_beside
+from refineseg.files.writing import written_beside
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 

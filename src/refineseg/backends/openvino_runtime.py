@@ -21,7 +21,7 @@ from refineseg.backends.onnx_runtime import onnx_model, read_description
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
-from refineseg.writing import folder_beside, write_error
+from refineseg.files.writing import folder_beside, write_error
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4

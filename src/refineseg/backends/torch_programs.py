@@ -17,7 +17,7 @@ from refineseg.backends.program_files import program_bytes, read_program
 from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, told
-from refineseg.writing import written_beside
+from refineseg.files.writing import written_beside
 
 SMALLEST_SIDE = 33
 """Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""

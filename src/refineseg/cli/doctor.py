@@ -50,7 +50,7 @@ def doctor(
         value["repair"] = repaired.to_json()
     if html is not None:
         from refineseg.doctor.report import html_page
-        from refineseg.writing import written_beside
+        from refineseg.files.writing import written_beside
 
         with written_beside(html) as temporary:
             temporary.write_text(html_page(examination), encoding="utf-8")

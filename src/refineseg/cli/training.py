@@ -170,8 +170,8 @@ def _training_config(
 ) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
     from dataclasses import replace
 
-    from refineseg.archives import refuse_special
     from refineseg.data.datasets import parse_sources
+    from refineseg.files.archives import refuse_special
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
     from refineseg.training.recipes import default_recipe, find_recipe

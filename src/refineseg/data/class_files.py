@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import decoded, is_file, read_bytes
 from refineseg.class_info import ClassInfo, Colour, LabelTable, voc_palette
 from refineseg.errors import ConfigError
-from refineseg.foreign_text import parse_json
+from refineseg.files.archives import decoded, is_file, read_bytes
+from refineseg.files.foreign_text import parse_json
 
 CLASS_FILES = ("classes.json", "labelmap.txt", "classes.txt")
 """Names of the class list, the first that is there is read."""

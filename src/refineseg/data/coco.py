@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from refineseg.archives import is_folder, list_files, locate, read_text
 from refineseg.data.json_files import json_elements
 from refineseg.data.left_out import FRACTIONS, NO_OUTLINE
 from refineseg.data.outlines import Canvas, looks_like_fractions, outline_points, painted, rle_tools
@@ -23,6 +22,7 @@ from refineseg.data.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
+from refineseg.files.archives import is_folder, list_files, locate, read_text
 from refineseg.images import IMAGE_SUFFIXES, first_names
 
 _ROBOFLOW = "_annotations.coco.json"

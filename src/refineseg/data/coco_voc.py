@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.archives import refuse_special
 from refineseg.catalog import catalog_classes
 from refineseg.data.json_files import json_elements
 from refineseg.data.outlines import painted, rle_tools
 from refineseg.data.pascal_layout import Archive, find_folder, names_in
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
+from refineseg.files.archives import refuse_special
 from refineseg.images import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "val", "train2014", "val2014", "train2017", "val2017")

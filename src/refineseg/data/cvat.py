@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from refineseg.archives import is_file, is_folder, list_files, read_text
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.class_files import read_class_file
@@ -19,6 +18,7 @@ from refineseg.data.own_classes import alike
 from refineseg.data.painting import unknown_split
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
+from refineseg.files.archives import is_file, is_folder, list_files, read_text
 from refineseg.images import IMAGE_SUFFIXES, first_names
 
 _LISTS, _MASKS, _IMAGES = "ImageSets/Segmentation", "SegmentationClass", "JPEGImages"

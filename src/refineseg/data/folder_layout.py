@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.archives import is_folder, list_files, subfolders
 from refineseg.errors import DatasetError
+from refineseg.files.archives import is_folder, list_files, subfolders
 from refineseg.images import IMAGE_SUFFIXES, find_images, first_names
 
 MASK_FOLDERS = ("masks", "labels", "annotations")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import decoded, read_bytes
 from refineseg.errors import DatasetError
-from refineseg.foreign_text import parse_element, parse_json
+from refineseg.files.archives import decoded, read_bytes
+from refineseg.files.foreign_text import parse_element, parse_json
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import is_folder, list_files, read_text
 from refineseg.data.json_files import list_elements
 from refineseg.data.label_studio_rle import brush_pixels
 from refineseg.data.left_out import NO_AREA, NO_LABEL
@@ -32,6 +31,7 @@ from refineseg.data.own_classes import NamedClasses, classes_beside, named_class
 from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
+from refineseg.files.archives import is_folder, list_files, read_text
 from refineseg.images import IMAGE_SUFFIXES, first_names, read_rgb
 
 _SHAPES = {  # a part of the value that tells the kind of a region -> the kind; the first that is there

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from refineseg.archives import list_files
 from refineseg.data.class_files import CLASS_FILES
 from refineseg.data.json_files import read_json
 from refineseg.data.label_check import read_all
@@ -28,6 +27,7 @@ from refineseg.data.own_classes import NamedClasses, classes_beside, named_class
 from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError
+from refineseg.files.archives import list_files
 from refineseg.images import IMAGE_SUFFIXES, read_image_size, read_rgb
 
 _CLASS_FILES = (*CLASS_FILES, "labels.txt")

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from refineseg.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
 from refineseg.data.coco import coco_files, coco_splits, open_coco
 from refineseg.data.cvat import cvat_splits, open_cvat
 from refineseg.data.folder import open_folder
@@ -23,6 +22,7 @@ from refineseg.data.sample import Dataset, PairDataset
 from refineseg.data.sources import SourceDataset
 from refineseg.data.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.files.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
 from refineseg.images import first_names
 
 _SNIFFED = 8  # JSON files looked into

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.archives import refuse_special
 from refineseg.data.sample import FilePair
 from refineseg.errors import DatasetError
+from refineseg.files.archives import refuse_special
 from refineseg.images import first_names
 
 _LIST_SUFFIXES = (".jpg", ".png", ".mat")

@@ -26,7 +26,7 @@ from refineseg.data.remote_access import (
     without_secrets,
 )
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.foreign_text import parse_json
+from refineseg.files.foreign_text import parse_json
 
 INDEX_NAME = "index.json"
 """Describes shards, in their root and in the folder of each split."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refineseg.archives import refuse_special
 from refineseg.data.sample import Dataset, image_file
 from refineseg.errors import ImageError
+from refineseg.files.archives import refuse_special
 from refineseg.images import read_image_size
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")

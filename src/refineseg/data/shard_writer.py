@@ -26,7 +26,6 @@ import numpy as np
 from PIL import Image
 
 from refineseg._version import __version__
-from refineseg.archives import read_bytes
 from refineseg.class_info import ClassInfo
 from refineseg.data.label_check import check_files
 from refineseg.data.remote import INDEX_NAME, check_address, is_remote
@@ -34,9 +33,10 @@ from refineseg.data.remote_access import remote_address, remote_call
 from refineseg.data.sample import Dataset, Sample, image_file
 from refineseg.data.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
 from refineseg.errors import DatasetError, ImageError
-from refineseg.foreign_text import parse_json
+from refineseg.files.archives import read_bytes
+from refineseg.files.foreign_text import parse_json
+from refineseg.files.writing import written_beside
 from refineseg.images import read_rgb, write_mask
-from refineseg.writing import written_beside
 
 UNFINISHED_NAME = "unfinished.json"
 """The index so far, where writing was interrupted; the next call goes on from there."""

@@ -26,7 +26,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.remote import INDEX_NAME, RemotePath
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.foreign_text import parse_json
+from refineseg.files.foreign_text import parse_json
 from refineseg.images import first_names, read_mask, read_rgb
 
 FORMAT, VERSION = "refineseg shards", 1

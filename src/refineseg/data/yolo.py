@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.archives import is_file, is_folder, list_files, locate, read_text, subfolders
 from refineseg.data.left_out import NO_IMAGE, LeftOut
 from refineseg.data.outlines import Canvas, inside_polygon
 from refineseg.data.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
-from refineseg.foreign_text import parse_yaml
+from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text, subfolders
+from refineseg.files.foreign_text import parse_yaml
 from refineseg.images import find_images, first_names
 
 _SPLITS = ("train", "val", "test")

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from refineseg.archives import is_file, is_folder, list_folder
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.class_files import CLASS_FILES, read_class_file
@@ -18,6 +17,7 @@ from refineseg.data.folder_layout import existing_folders, folder_splits, partne
 from refineseg.data.own import recognise
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
+from refineseg.files.archives import is_file, is_folder, list_folder
 
 _SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "camvid": (("train", "val", "test"), ()),

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import openable
 from refineseg.class_info import voc_palette
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import inspect_mask
 from refineseg.doctor.inventory import Case
 from refineseg.errors import DatasetError, ImageError
+from refineseg.files.archives import openable
 from refineseg.images import read_mask, read_rgb
 from refineseg.render import overlay
 

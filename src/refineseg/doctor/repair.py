@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import is_file, openable, read_bytes
 from refineseg.class_info import LabelTable
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
@@ -32,8 +31,9 @@ from refineseg.data.sample import same_shape
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
 from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError
+from refineseg.files.archives import is_file, openable, read_bytes
+from refineseg.files.writing import write_error, written_beside
 from refineseg.images import read_mask, read_rgb, save_image, write_image
-from refineseg.writing import write_error, written_beside
 
 REPAIRS = "repairs.json"
 """Name of the list of repairs in the copy."""

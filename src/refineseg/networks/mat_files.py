@@ -13,8 +13,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from refineseg.archives import refuse_special
 from refineseg.errors import MissingExtraError, ModelFileError
+from refineseg.files.archives import refuse_special
 from refineseg.networks.mat_hdf5 import open_hdf5
 from refineseg.networks.mat_level5 import read_level5
 from refineseg.networks.mat_nodes import MatFile, damaged

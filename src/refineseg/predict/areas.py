@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.writing import written_beside
+from refineseg.files.writing import written_beside
 
 SUFFIXES = (".csv", ".json")
 _TOTAL = "total"

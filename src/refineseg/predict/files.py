@@ -20,6 +20,7 @@ import numpy as np
 
 from refineseg.applicability import check_inputs
 from refineseg.errors import OutputError
+from refineseg.files.writing import remove_leftovers
 from refineseg.predict.areas import area_table
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
@@ -33,7 +34,6 @@ from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind
 from refineseg.printing import Terminal
-from refineseg.writing import remove_leftovers
 
 
 def unused_options(files: FileOptions, plan: Plan, run: FileRun) -> Iterator[str]:

@@ -14,8 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from refineseg.archives import file_mark
 from refineseg.errors import DatasetError
+from refineseg.files.archives import file_mark
 from refineseg.predict.plan import Job
 
 INPUTS_RECORD = ".refineseg.inputs.jsonl"

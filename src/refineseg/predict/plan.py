@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refineseg import archives
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
+from refineseg.files import archives
+from refineseg.files.writing import written_beside
 from refineseg.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
 from refineseg.predict.videos.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
-from refineseg.writing import written_beside
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.files.writing import written_beside
 from refineseg.predict.polygons.class_regions import (
     ClassRegion,
     RegionMerger,
@@ -27,7 +28,6 @@ from refineseg.predict.polygons.class_regions import (
 )
 from refineseg.predict.polygons.coco_results import Outline, coco_annotations, write_coco
 from refineseg.predict.polygons.coordinates import Affine, Ground
-from refineseg.writing import written_beside
 
 __all__ = [
     "ENDINGS",

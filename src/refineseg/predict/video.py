@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import ConfigError, ImageError
+from refineseg.files.writing import write_error, written_beside
 from refineseg.predict.videos.files import VideoReader
 from refineseg.predict.videos.options import VideoKind, VideoOptions
 from refineseg.predict.videos.sources import (
@@ -29,7 +30,6 @@ from refineseg.predict.videos.sources import (
     is_video,
 )
 from refineseg.predict.videos.stages import FramePredictor, VideoRun
-from refineseg.writing import write_error, written_beside
 
 __all__ = ["VideoKind", "VideoOptions", "VideoResult", "is_video", "predict_video"]
 

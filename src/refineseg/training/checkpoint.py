@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from refineseg.errors import CheckpointError, ModelFileError, OutputError
+from refineseg.files.writing import written_beside
 from refineseg.training.request import CHECKPOINT
 from refineseg.weight_files import check_weights, read_checkpoint
-from refineseg.writing import written_beside
 
 _FIELDS = {"config": dict, "epoch": int, "history": list, "network": dict, "optimiser": dict}
 

@@ -20,10 +20,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.files.writing import written_beside
 from refineseg.render import side_by_side
 from refineseg.training.measuring import Measured
 from refineseg.training.request import check_logs
-from refineseg.writing import written_beside
 
 EXPERIMENT = "refineseg"
 SEND_EVERY_S = 5.0

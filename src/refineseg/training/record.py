@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refineseg.writing import written_beside
+from refineseg.files.writing import written_beside
 
 READ_EVERY_S = 1.0
 """How often the losses of a GPU are read while an epoch lasts; a CPU has nothing to wait for."""

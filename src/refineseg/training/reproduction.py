@@ -17,6 +17,7 @@ from pathlib import Path
 from refineseg.card import CardFiles, write_card
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+from refineseg.files.writing import written_beside
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.printing import Terminal
 from refineseg.segmenter import load_spec
@@ -26,7 +27,6 @@ from refineseg.training.reproduction_table import SeedResult, markdown, summary
 from refineseg.training.request import ReproductionRequest, find_reproduction
 from refineseg.training.run import RunRequest, resume_run, start_run
 from refineseg.training.run_record import RECORD_NAME
-from refineseg.writing import written_beside
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8

@@ -24,6 +24,7 @@ from refineseg.errors import (
     MissingExtraError,
     WeightsUnavailableError,
 )
+from refineseg.files.writing import written_beside
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.protocol import Learned
@@ -41,7 +42,6 @@ from refineseg.training.provenance import learned_before, run_protocol
 from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
 from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
 from refineseg.training.state import METRICS_FILE
-from refineseg.writing import written_beside
 
 
 @dataclass(frozen=True)

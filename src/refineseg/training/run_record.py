@@ -15,10 +15,10 @@ from typing import Any
 from refineseg.class_info import ClassInfo
 from refineseg.data.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
+from refineseg.files.writing import written_beside
 from refineseg.segmenter import load_spec
 from refineseg.training.progress import Progress
 from refineseg.training.request import CHECKPOINT
-from refineseg.writing import written_beside
 
 RECORD_NAME = "data.json"
 _FORMAT = 1

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from refineseg.errors import CheckpointError, OutputError
+from refineseg.files.writing import storing, written_beside
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import save_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.optim import WeightAverage, make_optimiser
-from refineseg.writing import storing, written_beside
 
 METRICS_FILE = "metrics.jsonl"
 

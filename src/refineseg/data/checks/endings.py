@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from refineseg.archives import locate
+from refineseg.files.archives import locate
 
 _ENDS = {
     "JPEG": b"\xff\xd9",

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import openable
 from refineseg.data.checks.endings import ends_as_it_should, png_outline
 from refineseg.errors import DatasetError, ImageError
+from refineseg.files.archives import openable
 from refineseg.images import HeaderReadable, mask_values, read_image_size, read_rgb
 
 Form = Literal["index", "palette", "colour", "jpeg", "classes"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from refineseg.archives import file_mark
 from refineseg.data.remote import HEADER_BYTES, RemotePath
 from refineseg.errors import ImageError
+from refineseg.files.archives import file_mark
 
 
 def data_mark(path: Path) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
+from refineseg.files.writing import written_beside
 from refineseg.predict.polygons.borders import spread
 from refineseg.predict.polygons.class_regions import ClassRegion, corners
-from refineseg.writing import written_beside
 
 Outline = Literal["runs", "polygons"]
 

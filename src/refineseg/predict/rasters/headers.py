@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from refineseg.archives import refuse_special
+from refineseg.files.archives import refuse_special
 
 MOST_PIXELS = 2 * 89_478_485
 """More than so many are never read at once; the limit of :func:`refineseg.images.read_rgb`, which is Pillow's."""

@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, OutputError
+from refineseg.files.writing import write_error
 from refineseg.predict.tiling import Region
 from refineseg.segmenter import Segmenter
-from refineseg.writing import write_error
 
 PIECE_ROWS = 512
 """Rows in which tiles are stored and results written; a multiple of the height of a result's blocks."""

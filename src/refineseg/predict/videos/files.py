@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.archives import special_kind
 from refineseg.errors import ImageError, MissingExtraError
+from refineseg.files.archives import special_kind
 from refineseg.predict.videos.sources import (
     Faults,
     Frame,

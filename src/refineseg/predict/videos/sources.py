@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.archives import list_folder
 from refineseg.errors import ConfigError, ImageError
+from refineseg.files.archives import list_folder
 from refineseg.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, find_images, read_rgb
 
 VIDEO_SUFFIXES = (

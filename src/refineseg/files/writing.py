@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from refineseg.archives import special_kind
 from refineseg.errors import OutputError
+from refineseg.files.archives import special_kind
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says that takes no more of a file."""
