@@ -27,8 +27,8 @@ from refineseg.data.datasets import open_sources
 from refineseg.evaluation import evaluate
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
-from refineseg.printing import Terminal
 from refineseg.segmenter import load
+from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.run import RunRequest, start_run

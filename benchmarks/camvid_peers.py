@@ -35,7 +35,6 @@ import torch
 from peer_networks import NETWORKS, build_model, is_installed
 from torch.utils.flop_counter import FlopCounterMode
 
-from refineseg.arguments import parse_size
 from refineseg.backends.description import Description
 from refineseg.backends.graph import export_program
 from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
@@ -49,8 +48,9 @@ from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor, TorchScorer
-from refineseg.printing import Terminal
 from refineseg.scoring import Scorer
+from refineseg.terminal.arguments import parse_size
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.training.config import Phase, TrainingConfig, override, to_json
 from refineseg.training.feeding import PhaseData, TrainingData

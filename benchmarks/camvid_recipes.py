@@ -34,9 +34,9 @@ from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.printing import Terminal
 from refineseg.protocol import Learned
 from refineseg.segmenter import load, load_spec
+from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, override, to_json
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.recipes import find_recipe

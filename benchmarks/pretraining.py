@@ -14,7 +14,7 @@ from pathlib import Path
 
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.label_check import check_labels
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.pretraining import Hiding, pretrain
 from refineseg.training.progress import TerminalProgress

@@ -9,12 +9,12 @@ from PIL import Image
 
 from rasters import UTM
 from rasters import write as write_geotiff
-from refineseg.applicability import FOR_INPUTS, RULES
 from refineseg.cli import export, models, predict
 from refineseg.errors import ImageError
 from refineseg.predict.video import _targets
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.predict.videos.sources import find_source
+from refineseg.terminal.applicability import FOR_INPUTS, RULES
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 

@@ -32,7 +32,7 @@ from refineseg.export_options import ExportOptions
 from refineseg.exporting import accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import example_images
 
 CPU = torch.device("cpu")

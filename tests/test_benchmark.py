@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from oracles import needs_oracles, read_json
-from refineseg.arguments import parse_size
 from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
 from refineseg.class_info import ClassInfo
 from refineseg.contenders import other_contenders, torch_contenders
@@ -39,9 +38,10 @@ from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import VARIANTS
-from refineseg.printing import Terminal
 from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.segmenter import build
+from refineseg.terminal.arguments import parse_size
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import (
     OTHER_NETWORK,
     PLAIN_EXPORT,

@@ -12,7 +12,7 @@ from conftest import SHARED
 from refineseg.data.camvid import open_camvid
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 from refineseg.training.recipes import find_recipe
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "camvid_recipes.py"

@@ -19,7 +19,7 @@ from refineseg.doctor.examination import examine
 from refineseg.errors import ImageError, LabelError, RefinesegError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 from refineseg.training.run import RunRequest, start_run
 from test_survival import Silent, tiny
 

@@ -27,8 +27,8 @@ from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
 from refineseg.predict.tiling import TilingOptions
-from refineseg.printing import Terminal
 from refineseg.segmenter import load
+from refineseg.terminal.printing import Terminal
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
 SIZES = ((40, 50), (33, 64), (40, 50), (40, 50), (33, 64), (64, 33), (1, 1), (40, 50))

@@ -18,8 +18,8 @@ from refineseg.predict.files import FileOptions, predict_files
 from refineseg.predict.inputs_record import INPUTS_RECORD
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.printing import Terminal
 from refineseg.segmenter import build, load, load_spec
+from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
 from refineseg.training.run import RunRequest, resume_run, start_run

@@ -13,8 +13,8 @@ from oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
 from refineseg.errors import LabelError
 from refineseg.metrics import MEANS, ConfusionMatrix
-from refineseg.printing import Terminal
 from refineseg.reports import metrics_table
+from refineseg.terminal.printing import Terminal
 
 INFO = ClassInfo(("a", "b", "c"))
 masks = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2]))

@@ -22,9 +22,9 @@ from refineseg.errors import DatasetError
 from refineseg.metrics import ConfusionMatrix
 from refineseg.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
-from refineseg.printable import printable, short
-from refineseg.printing import Terminal, print_lines, progress_bar, tables, warn
 from refineseg.segmenter import Segmenter, load
+from refineseg.terminal.printable import printable, short
+from refineseg.terminal.printing import Terminal, print_lines, progress_bar, tables, warn
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\r\n\u202egnp\u2028\u200f\udcff[red]b[/b]:smile:\x9b1m$\\frac"
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"}

@@ -81,7 +81,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 from refineseg.class_info import ClassInfo
 from refineseg.predict.file_run import FileRun
 from refineseg.predict.outputs import Outputs

@@ -16,8 +16,8 @@ from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.printing import Terminal
 from refineseg.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
+from refineseg.terminal.printing import Terminal
 
 VOC = catalog_classes("voc")
 CITYSCAPES = catalog_classes("cityscapes")

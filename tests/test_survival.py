@@ -186,7 +186,7 @@ from pathlib import Path
 from refineseg.training.config import from_json
 from refineseg.training.run import RunRequest, start_run
 from refineseg.training.progress import TerminalProgress
-from refineseg.printing import Terminal
+from refineseg.terminal.printing import Terminal
 
 class Tight(TerminalProgress):
     def start(self, config, num_samples, *, done):

@@ -19,7 +19,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from refineseg.arguments import parse_size
 from refineseg.backends import quantisation
 from refineseg.backends.table import BACKENDS, Precision
 from refineseg.contenders import (
@@ -41,8 +40,9 @@ from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
 from refineseg.predict.predictor import TorchScorer, find_device
-from refineseg.printing import Terminal
 from refineseg.segmenter import Segmenter, build, load
+from refineseg.terminal.arguments import parse_size
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import (
     OTHER_NETWORK,
     PLAIN_EXPORT,

@@ -22,9 +22,9 @@ from refineseg.files.archives import refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
-from refineseg.printable import printable, short
 from refineseg.reports import draw_curves
 from refineseg.segmenter import load, load_spec
+from refineseg.terminal.printable import printable, short
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")
 _BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from importlib import resources
 
-from refineseg.arguments import hint
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.terminal.arguments import hint
 
 CATALOG = ("voc", "person_part", "nyud", "sunrgbd", "pascal_context", "ade20k", "cityscapes", "camvid")
 """Data sets whose classes are known."""

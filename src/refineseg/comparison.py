@@ -16,9 +16,9 @@ from rich.text import Text
 
 from refineseg.errors import ConfigError
 from refineseg.files.archives import refuse_special
-from refineseg.printable import short
 from refineseg.protocol import Differences, MeasurementProtocol
 from refineseg.published import COMPARATORS, PUBLISHED_SCORES
+from refineseg.terminal.printable import short
 
 KEY = "measurement_protocol"
 """Where a result of evaluation has its protocol."""

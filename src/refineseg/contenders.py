@@ -33,9 +33,9 @@ from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.printing import Terminal
 from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
 
 CALIBRATION_IMAGES = 8

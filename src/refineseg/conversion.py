@@ -28,8 +28,8 @@ from refineseg.networks.original_weights import (
 )
 from refineseg.networks.variants import NetworkOptions, Variant, find_variant
 from refineseg.preprocessing import Preprocessing
-from refineseg.printing import warn
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import warn
 from refineseg.weight_files import check_weights, read_checkpoint
 
 _LICENCE = "non-commercial, as the original weights"

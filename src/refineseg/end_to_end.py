@@ -42,9 +42,9 @@ from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.prediction import Prediction
-from refineseg.printing import Terminal
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import describe_machine
 
 MOST_IMAGES = 64

@@ -30,11 +30,11 @@ from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.prediction import Prediction
-from refineseg.printing import Terminal, progress_bar
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.submission import SUBMISSIONS, find_benchmark
 from refineseg.tally import Counts, Tally
+from refineseg.terminal.printing import Terminal, progress_bar
 
 VOID_CLASS = "void"
 """A model's class of this name that the data do not have stands for void pixels (weights of the RefineNet authors)."""

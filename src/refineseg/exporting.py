@@ -26,8 +26,8 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
 from refineseg.files.writing import folder_beside, written_beside
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.printing import Terminal, progress_bar
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import Terminal, progress_bar
 
 
 def calibration_images(

@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from refineseg.arguments import hint, near_files, nearest
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.variants import VARIANTS, find_variant
+from refineseg.terminal.arguments import hint, near_files, nearest
 
 SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
 """Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""

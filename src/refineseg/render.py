@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from refineseg.class_info import ClassInfo
-from refineseg.printable import short
+from refineseg.terminal.printable import short
 
 _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)

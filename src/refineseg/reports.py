@@ -18,7 +18,7 @@ from rich.text import Text
 from refineseg.boundary import BoundaryIoU
 from refineseg.files.writing import written_beside
 from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
-from refineseg.printable import short
+from refineseg.terminal.printable import short
 
 _LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture
 

@@ -30,9 +30,9 @@ from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
-from refineseg.printing import warn
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
+from refineseg.terminal.printing import warn
 from refineseg.weight_files import read_header, read_tensors, write_tensors
 
 _KEY = "refineseg"

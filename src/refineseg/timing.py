@@ -28,8 +28,8 @@ from torch import Tensor
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
-from refineseg.printing import Terminal, progress_bar
 from refineseg.scoring import Scorer
+from refineseg.terminal.printing import Terminal, progress_bar
 
 WARM_UP_ROUNDS = 2
 REPEATS = (5, 50)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from refineseg.arguments import check_word
 from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.terminal.arguments import check_word
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

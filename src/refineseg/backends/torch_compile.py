@@ -17,8 +17,8 @@ from torch import Tensor
 from refineseg.backends.compiler import check_compiler, check_sizes, compiling
 from refineseg.backends.sized import SizedScorer
 from refineseg.backends.table import Output
-from refineseg.printing import warn
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import warn
 
 COMPILED_SHAPES = 4
 """Shapes that are compiled, of each output; images of further ones are computed by the same network uncompiled."""

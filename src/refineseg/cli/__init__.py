@@ -14,8 +14,8 @@ import typer
 from refineseg.cli.app import app
 from refineseg.cli.interruption import Interruption
 from refineseg.errors import RefinesegError
-from refineseg.printable import printable
-from refineseg.printing import guard_terminal, messages
+from refineseg.terminal.printable import printable
+from refineseg.terminal.printing import guard_terminal, messages
 
 # The verbs register themselves; help shows them in this order.
 # isort: off

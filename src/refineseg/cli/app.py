@@ -18,10 +18,10 @@ import typer
 from typer.core import TyperCommand
 
 from refineseg._version import __version__
-from refineseg.applicability import check_options
 from refineseg.errors import ConfigError
 from refineseg.files.writing import written_beside
-from refineseg.printing import messages, print_lines, tables
+from refineseg.terminal.applicability import check_options
+from refineseg.terminal.printing import messages, print_lines, tables
 
 __all__ = ["app", "messages", "prepare_training", "tables", "write_json"]
 

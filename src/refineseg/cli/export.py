@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.arguments import check_input_file, check_number, check_outputs, check_word, parse_size
 from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 from refineseg.errors import ConfigError
-from refineseg.printing import print_lines
+from refineseg.terminal.arguments import check_input_file, check_number, check_outputs, check_word, parse_size
+from refineseg.terminal.printing import print_lines
 
 
 @app.command(cls=CheckedCommand)

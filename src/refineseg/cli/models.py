@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.arguments import (
+from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
+from refineseg.errors import ConfigError
+from refineseg.terminal.arguments import (
     check_device_name,
     check_input_file,
     check_not_input,
@@ -17,10 +19,8 @@ from refineseg.arguments import (
     near_files,
     parse_size,
 )
-from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
-from refineseg.errors import ConfigError
-from refineseg.printable import printable
-from refineseg.printing import Terminal, print_lines
+from refineseg.terminal.printable import printable
+from refineseg.terminal.printing import Terminal, print_lines
 
 
 @app.command()

@@ -9,7 +9,6 @@ import typer
 from typer.core import TyperOption
 
 from refineseg.allocation import keep_freed_memory
-from refineseg.arguments import check_not_input, check_outputs
 from refineseg.cli.app import (
     BackendName,
     CheckedCommand,
@@ -27,6 +26,7 @@ from refineseg.cli.app import (
     write_json,
 )
 from refineseg.cli.interruption import goes_on_with
+from refineseg.terminal.arguments import check_not_input, check_outputs
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from refineseg.allocation import keep_freed_memory
-from refineseg.arguments import check_input_file, check_number, check_outputs
 from refineseg.cli.app import (
     BackendName,
     Crf,
@@ -25,7 +24,8 @@ from refineseg.cli.app import (
     write_json,
 )
 from refineseg.errors import ConfigError
-from refineseg.printing import print_lines
+from refineseg.terminal.arguments import check_input_file, check_number, check_outputs
+from refineseg.terminal.printing import print_lines
 
 
 @app.command()

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, ModelFile, app, messages, prepare_training
-from refineseg.printing import print_lines
+from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
+from refineseg.terminal.printing import print_lines
 
 
 @app.command()

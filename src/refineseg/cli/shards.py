@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages
 from refineseg.errors import ConfigError
-from refineseg.printing import print_lines, progress_bar
+from refineseg.terminal.arguments import check_outputs
+from refineseg.terminal.printing import print_lines, progress_bar
 
 
 @app.command()

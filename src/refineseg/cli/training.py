@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.cli.app import Device, app, messages, prepare_training, tables
 from refineseg.errors import ConfigError
-from refineseg.printing import print_lines
+from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
+from refineseg.terminal.printing import print_lines
 
 
 @app.command()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.arguments import hint, near_files
 from refineseg.data.ade20k import open_ade20k
 from refineseg.data.camvid import drive_of, open_camvid
 from refineseg.data.cityscapes import open_cityscapes
@@ -29,6 +28,7 @@ from refineseg.data.sunrgbd import open_sunrgbd
 from refineseg.data.voc import open_voc
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder
+from refineseg.terminal.arguments import hint, near_files
 
 _FLICKR = "images from Flickr, under its terms of use"
 

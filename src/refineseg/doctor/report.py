@@ -17,7 +17,7 @@ from refineseg.doctor.examination import Examination
 from refineseg.doctor.findings import Finding
 from refineseg.doctor.inventory import Case
 from refineseg.doctor.pictures import image_picture, mask_picture, overlay_picture
-from refineseg.printable import printable
+from refineseg.terminal.printable import printable
 
 _CASES = 4  # pictures of one finding
 _SAMPLES = 8

@@ -1,6 +1,6 @@
 """An examination as lines of text, and the bar that runs meanwhile.
 
-In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for :func:`~refineseg.printing.print_lines`.
+In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for :func:`~refineseg.terminal.printing.print_lines`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from itertools import islice
 
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.findings import Finding
-from refineseg.printing import Terminal
-from refineseg.printing import progress_bar as terminal_bar
+from refineseg.terminal.printing import Terminal
+from refineseg.terminal.printing import progress_bar as terminal_bar
 
 _SHOWN = 5
 

@@ -22,7 +22,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
 from refineseg.networks.variants import VARIANTS, Variant
-from refineseg.printing import warn
+from refineseg.terminal.printing import warn
 
 _NESTED = ("state_dict", "segmenter", "model")
 _CLASSIFIERS = ("clf_conv", "final_loss_conv", "segm", "1.segm", "1.heads.0.2")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from refineseg.arguments import hint
 from refineseg.errors import ConfigError
 from refineseg.networks.families import (
     LIGHT_WEIGHT,
@@ -22,6 +21,7 @@ from refineseg.networks.families import (
     Resize,
     check_resize,
 )
+from refineseg.terminal.arguments import hint
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.streams import Item, file_threads, predicted
 from refineseg.prediction import Prediction
-from refineseg.printable import short
-from refineseg.printing import Terminal, print_lines
+from refineseg.terminal.printable import short
+from refineseg.terminal.printing import Terminal, print_lines
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone

@@ -18,7 +18,6 @@ from typing import get_args
 
 import numpy as np
 
-from refineseg.applicability import check_inputs
 from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.areas import area_table
@@ -33,7 +32,8 @@ from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind
-from refineseg.printing import Terminal
+from refineseg.terminal.applicability import check_inputs
+from refineseg.terminal.printing import Terminal
 
 
 def unused_options(files: FileOptions, plan: Plan, run: FileRun) -> Iterator[str]:

@@ -17,7 +17,6 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.arguments import check_word
 from refineseg.backends.table import PRECISIONS, Precision, check_name
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
@@ -46,6 +45,7 @@ from refineseg.prediction import Prediction
 from refineseg.reading import USUAL, Reading
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.arguments import check_word
 
 __all__ = ["Precision", "Predictor", "PredictorOptions", "TorchScorer", "find_device"]
 

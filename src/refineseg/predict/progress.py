@@ -11,7 +11,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from refineseg.printing import Column, Terminal, progress_bar
+from refineseg.terminal.printing import Column, Terminal, progress_bar
 
 _SILENT_S = 30.0  # between two lines where there is no terminal
 

@@ -17,9 +17,9 @@ from refineseg.predict.rasters.files import open_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import ArraySource, PixelSource, TilingOptions
-from refineseg.printing import print_lines
 from refineseg.reading import choose_bands
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import print_lines
 
 
 class Prover:

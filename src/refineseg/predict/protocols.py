@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from refineseg.arguments import check_device_name, check_word
 from refineseg.backends.table import (
     PRECISIONS,
     check_fits,
@@ -23,6 +22,7 @@ from refineseg.backends.table import (
 )
 from refineseg.errors import ConfigError
 from refineseg.model_names import model_file
+from refineseg.terminal.arguments import check_device_name, check_word
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]
 

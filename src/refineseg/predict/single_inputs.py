@@ -25,7 +25,7 @@ from refineseg.predict.protocols import DEFAULT_PROTOCOL
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
-from refineseg.printing import Terminal, print_lines
+from refineseg.terminal.printing import Terminal, print_lines
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 

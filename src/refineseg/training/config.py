@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from refineseg.arguments import hint
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import NetworkOptions
+from refineseg.terminal.arguments import hint
 
 
 @dataclass(frozen=True)

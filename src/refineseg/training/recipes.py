@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from refineseg.arguments import hint
 from refineseg.errors import ConfigError
+from refineseg.terminal.arguments import hint
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.paper_recipes import PAPER_RECIPES
 

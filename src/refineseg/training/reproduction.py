@@ -19,8 +19,8 @@ from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.printing import Terminal
 from refineseg.segmenter import load_spec
+from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary

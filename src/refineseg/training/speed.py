@@ -25,8 +25,8 @@ from refineseg.errors import ConfigError
 from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.variants import find_variant
-from refineseg.printing import Terminal
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.printing import Terminal
 from refineseg.timing import describe_machine
 from refineseg.training.config import TrainingConfig
 from refineseg.training.engine import Engine, Stepper

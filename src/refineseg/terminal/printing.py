@@ -1,6 +1,6 @@
 """The one place that prints: results on stdout, messages, tables and progress bars.
 
-In: texts, rich's tables. Out: lines on stdout and stderr; every text is made :func:`~refineseg.printable.printable`,
+In: texts, rich's tables. Out: lines on stdout and stderr; every text is made :func:`~refineseg.terminal.printable.printable`,
 nothing in it is taken for markup. A text becomes one line; several lines are several arguments, and a cell or caption
 of several lines of our own is a rich ``Text``.
 """
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.style import Style
 from rich.text import Text
 
-from refineseg.printable import printable
+from refineseg.terminal.printable import printable
 
 _TABLE_WIDTH = 100  # where stdout is no terminal
 
