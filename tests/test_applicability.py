@@ -144,7 +144,7 @@ def test_avif_is_read_and_heic_is_read_or_says_what_is_missing(refineseg, tmp_pa
 
 
 def _has_heif():
-    from refineseg.decoding import HAS_HEIF
+    from refineseg.images.decoding import HAS_HEIF
 
     return HAS_HEIF
 

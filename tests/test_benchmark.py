@@ -33,7 +33,7 @@ from refineseg.counting import (
 )
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.images import read_rgb, write_image
+from refineseg.images.files import read_rgb, write_image
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing

@@ -10,8 +10,8 @@ from PIL import Image
 from skimage import data as photographs
 
 from conftest import write_folder
-from refineseg import render
 from refineseg.class_info import ClassInfo
+from refineseg.images.files import render
 from refineseg.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, build

@@ -13,7 +13,7 @@ from refineseg.backends.opening import scorer_of
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.end_to_end import bench_folder, folder_images
 from refineseg.errors import ConfigError
-from refineseg.images import read_mask, write_mask
+from refineseg.images.files import read_mask, write_mask
 from refineseg.predict import streams
 from refineseg.prediction import Prediction
 from refineseg.segmenter import build

@@ -18,7 +18,7 @@ from conftest import untrained
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.files.writing import _own_machine
-from refineseg.images import read_rgb
+from refineseg.images.files import read_rgb
 from refineseg.predict import file_run, streams
 from refineseg.predict.file_options import FileOptions, StreamOptions
 from refineseg.predict.files import predict_files

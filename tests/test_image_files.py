@@ -9,7 +9,7 @@ from PIL import Image
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError, OutputError
 from refineseg.files.writing import written_beside
-from refineseg.images import find_images, first_names, read_rgb, write_image, write_mask
+from refineseg.images.files import find_images, first_names, read_rgb, write_image, write_mask
 
 
 def test_a_mask_is_written_as_palette_png_whose_values_are_the_classes(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from raw_png import GREY, RGB, write_raw_png
 from refineseg.errors import ImageError
-from refineseg.images import find_images, read_image_size, read_rgb, write_image
+from refineseg.images.files import find_images, read_image_size, read_rgb, write_image
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

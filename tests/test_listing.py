@@ -21,7 +21,7 @@ from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
 from refineseg.files import archives
 from refineseg.files.archives import list_folder
-from refineseg.images import find_images, read_image_size, read_mask, read_rgb
+from refineseg.images.files import find_images, read_image_size, read_mask, read_rgb
 from refineseg.networks.mat_files import open_mat
 from refineseg.predict.plan import make_plan
 from refineseg.predict.rasters.headers import is_raster

@@ -16,7 +16,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_own import FAKES, zipped
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.files import archives
-from refineseg.images import find_images, read_image_size, read_rgb
+from refineseg.images.files import find_images, read_image_size, read_rgb
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 

@@ -10,15 +10,15 @@ from affine import Affine
 
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
-from refineseg import reading
 from refineseg.errors import ConfigError, ImageError
+from refineseg.images.files import reading
+from refineseg.images.reading import Reading, Scaling
 from refineseg.predict import raster
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster import RasterOptions, predict_raster
 from refineseg.predict.rasters import files as raster_files
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.tiling import Region, TilingOptions
-from refineseg.reading import Reading, Scaling
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"

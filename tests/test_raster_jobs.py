@@ -354,7 +354,7 @@ def test_images_turned_by_exif_are_predicted_upright(tmp_path, model, orientatio
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(values.transpose(1, 2, 0)).save(tmp_path / "in.jpg", quality=100, subsampling=0, exif=exif)
-    upright = refineseg.images.read_rgb(tmp_path / "in.jpg")
+    upright = refineseg.images.files.read_rgb(tmp_path / "in.jpg")
     run(tmp_path / "in.jpg", tmp_path / "out.tif", model)
     assert (opened(tmp_path / "out.tif") == upright[..., 0] // 64).mean() > 0.995  # two decoders differ at edges
 

@@ -32,7 +32,7 @@ from refineseg.data.mirror import CacheOptions
 from refineseg.data.remote import RemotePath, forget_remotes, open_root
 from refineseg.data.remote_access import RemoteFile, check_names
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
-from refineseg.images import read_rgb
+from refineseg.images.files import read_rgb
 from remote_servers import SECRET, listed, s3_server, web_server
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from refineseg import class_info, render
 from refineseg.class_info import ClassInfo
-from refineseg.images import write_image
+from refineseg.images.files import write_image
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.prediction import Prediction
 

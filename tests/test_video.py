@@ -22,9 +22,9 @@ from PIL import Image
 
 import refineseg
 from conftest import SHARED
-from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError
+from refineseg.images.files import render
 from refineseg.predict.pipeline import Channel, Stages
 from refineseg.predict.video import VideoOptions, is_video, predict_video
 from refineseg.predict.videos import files as video_files

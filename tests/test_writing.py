@@ -26,7 +26,7 @@ from refineseg.doctor.repair import repair
 from refineseg.errors import CheckpointError, OutputError
 from refineseg.files import writing
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
-from refineseg.images import write_image, write_mask
+from refineseg.images.files import write_image, write_mask
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.areas import Areas, area_table
 from refineseg.reports import draw_confusion, draw_curves

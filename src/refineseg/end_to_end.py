@@ -30,7 +30,7 @@ from refineseg.backends.table import BACKENDS, is_exported
 from refineseg.benchmark import Report, open_model
 from refineseg.contenders import measurable
 from refineseg.errors import ConfigError
-from refineseg.images import find_images, read_image_size, read_rgb
+from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.files import predict_plan

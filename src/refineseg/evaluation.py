@@ -25,7 +25,7 @@ from refineseg.data.sample_facts import SampleFacts
 from refineseg.data.transfer import transferred
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.failures import Failure, WorstImages
-from refineseg.images import HeaderReadable
+from refineseg.images.files import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg import render
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.images.files import render
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 
 from refineseg.errors import ConfigError
-from refineseg.images import find_images, read_rgb, write_mask
+from refineseg.images.files import find_images, read_rgb, write_mask
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 

@@ -197,7 +197,7 @@ def _check_bench_files(
 ) -> None:
     """Refuse files, data and recipes that are not there, before PyTorch is imported."""
     from refineseg.data.datasets import open_sources
-    from refineseg.images import find_images
+    from refineseg.images.files import find_images
     from refineseg.training.config import override
     from refineseg.training.recipes import find_recipe
 

@@ -15,7 +15,7 @@ from refineseg.data.file_lists import check_pairs, files_by_stem, incomplete_not
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
-from refineseg.images import first_names, read_image_size, read_rgb
+from refineseg.images.files import first_names, read_image_size, read_rgb
 
 _FOLDERS = {
     "train": "training",

@@ -15,7 +15,7 @@ from refineseg.data.file_lists import check_present, packaged_table
 from refineseg.data.sample import Concatenation, Dataset, FilePair, PairDataset, Without
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
-from refineseg.images import first_names, read_image_size, read_mask, read_rgb
+from refineseg.images.files import first_names, read_image_size, read_mask, read_rgb
 
 SPLITS = ("train", "val", "test")
 DRIVE_SPLITS = ("fit", "held_out")

@@ -14,8 +14,8 @@ from refineseg.class_info import LabelTable
 from refineseg.data.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
-from refineseg.images import first_names
-from refineseg.label_messages import value_ranges
+from refineseg.images.files import first_names
+from refineseg.images.label_messages import value_ranges
 
 SPLITS = ("train", "val", "test", "train_extra")
 _SIZES = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}

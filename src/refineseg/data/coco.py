@@ -23,7 +23,7 @@ from refineseg.data.painting import UNPAINTABLE, Drawing, damaged, painted_datas
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, locate, read_text
-from refineseg.images import IMAGE_SUFFIXES, first_names
+from refineseg.images.files import IMAGE_SUFFIXES, first_names
 
 _ROBOFLOW = "_annotations.coco.json"
 _SINGLE = ("annotations.json", "coco.json", "instances_default.json", "result.json")

@@ -19,7 +19,7 @@ from refineseg.data.pascal_layout import Archive, find_folder, names_in
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import refuse_special
-from refineseg.images import first_names, read_image_size, read_rgb
+from refineseg.images.files import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "val", "train2014", "val2014", "train2017", "val2017")
 CATEGORIES = {

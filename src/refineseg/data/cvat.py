@@ -19,7 +19,7 @@ from refineseg.data.painting import unknown_split
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, read_text
-from refineseg.images import IMAGE_SUFFIXES, first_names
+from refineseg.images.files import IMAGE_SUFFIXES, first_names
 
 _LISTS, _MASKS, _IMAGES = "ImageSets/Segmentation", "SegmentationClass", "JPEGImages"
 _DEFAULT = "default"  # CVAT's name for everything

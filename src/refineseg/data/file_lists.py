@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import DatasetError
-from refineseg.images import first_names
+from refineseg.images.files import first_names
 
 
 def packaged_table(folder: str, name: str) -> dict[str, Any]:

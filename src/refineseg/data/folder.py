@@ -13,8 +13,8 @@ from refineseg.data.label_check import read_all
 from refineseg.data.own_classes import alike
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
-from refineseg.images import IMAGE_SUFFIXES, first_names, mask_values
-from refineseg.label_messages import value_ranges
+from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values
+from refineseg.images.label_messages import value_ranges
 
 _SHOWN = 10
 _MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0..255: so many classes must be listed

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, subfolders
-from refineseg.images import IMAGE_SUFFIXES, find_images, first_names
+from refineseg.images.files import IMAGE_SUFFIXES, find_images, first_names
 
 MASK_FOLDERS = ("masks", "labels", "annotations")
 """Names of the folder beside ``images``; of several, the first that has the split is read."""

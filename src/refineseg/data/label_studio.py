@@ -32,7 +32,7 @@ from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, p
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, read_text
-from refineseg.images import IMAGE_SUFFIXES, first_names, read_rgb
+from refineseg.images.files import IMAGE_SUFFIXES, first_names, read_rgb
 
 _SHAPES = {  # a part of the value that tells the kind of a region -> the kind; the first that is there
     "rle": "brush",

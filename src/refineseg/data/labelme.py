@@ -28,7 +28,7 @@ from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, p
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import list_files
-from refineseg.images import IMAGE_SUFFIXES, read_image_size, read_rgb
+from refineseg.images.files import IMAGE_SUFFIXES, read_image_size, read_rgb
 
 _CLASS_FILES = (*CLASS_FILES, "labels.txt")
 _NO_LABELS = ("classes.json", "remap.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import DatasetError, MissingExtraError
-from refineseg.images import first_names
+from refineseg.images.files import first_names
 
 _BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError)
 """What scipy raises on damaged files, besides its own MatReadError."""

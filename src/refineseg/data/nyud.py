@@ -24,8 +24,8 @@ from refineseg.data.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Without
 from refineseg.data.sources import SourceDataset, mapped_labels
 from refineseg.errors import DatasetError
-from refineseg.images import IMAGE_SUFFIXES, first_names, mask_values, read_image_size, read_mask, read_rgb
-from refineseg.label_messages import value_ranges
+from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values, read_image_size, read_mask, read_rgb
+from refineseg.images.label_messages import value_ranges
 
 MAT_NAME = "nyu_depth_v2_labeled.mat"
 ENCODING_NAME = "first_label.txt"

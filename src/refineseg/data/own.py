@@ -23,7 +23,7 @@ from refineseg.data.sources import SourceDataset
 from refineseg.data.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
-from refineseg.images import first_names
+from refineseg.images.files import first_names
 
 _SNIFFED = 8  # JSON files looked into
 _HEAD = 2048  # characters of a JSON file that tell its kind

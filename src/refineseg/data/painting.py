@@ -23,7 +23,7 @@ from refineseg.data.own_classes import NamedClasses, alike
 from refineseg.data.sample import void_where_transparent
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError
-from refineseg.images import first_names, read_image_size, read_rgb
+from refineseg.images.files import first_names, read_image_size, read_rgb
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ Content = Callable[[Drawing], bytes | None]
 class PaintedSource:
     """Reads images and paints masks.
 
-    Coordinates refer to the image as :func:`~refineseg.images.read_rgb` shows it: turned upright by EXIF, as browsers
+    Coordinates refer to the image as :func:`~refineseg.images.files.read_rgb` shows it: turned upright by EXIF, as browsers
     and today's annotation programs do. A stated size that is the upright one with its sides exchanged is an error.
 
     Args:

@@ -19,7 +19,7 @@ from refineseg.data.painting import unknown_split
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text
-from refineseg.images import IMAGE_SUFFIXES, first_names
+from refineseg.images.files import IMAGE_SUFFIXES, first_names
 
 LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".csv")
 _NO_LISTS = ("classes.txt", "labelmap.txt", "labels.txt", "readme.txt", "remap.csv")

@@ -22,7 +22,7 @@ from refineseg.data.pascal_layout import Archive, find_folder, first_file, names
 from refineseg.data.sample import PairDataset
 from refineseg.data.sources import mapped_labels
 from refineseg.errors import DatasetError
-from refineseg.images import read_image_size, read_mask
+from refineseg.images.files import read_image_size, read_mask
 
 SPLITS = ("train", "val", "trainval", "test")
 IDS_459 = (

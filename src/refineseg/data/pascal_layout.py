@@ -15,7 +15,7 @@ from pathlib import Path
 from refineseg.data.sample import FilePair
 from refineseg.errors import DatasetError
 from refineseg.files.archives import refuse_special
-from refineseg.images import first_names
+from refineseg.images.files import first_names
 
 _LIST_SUFFIXES = (".jpg", ".png", ".mat")
 

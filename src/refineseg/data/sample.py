@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.left_out import LeftOut, left_out, summed
 from refineseg.errors import DatasetError
-from refineseg.images import read_image_size, read_mask, read_opaque, read_rgb
+from refineseg.images.files import read_image_size, read_mask, read_opaque, read_rgb
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from refineseg.data.sample import Dataset, image_file
 from refineseg.errors import ImageError
 from refineseg.files.archives import refuse_special
-from refineseg.images import read_image_size
+from refineseg.images.files import read_image_size
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 _LOSSY = (".jpg", ".jpeg")

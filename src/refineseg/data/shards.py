@@ -27,7 +27,7 @@ from refineseg.data.remote import INDEX_NAME, RemotePath
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.foreign_text import parse_json
-from refineseg.images import first_names, read_mask, read_rgb
+from refineseg.images.files import first_names, read_mask, read_rgb
 
 FORMAT, VERSION = "refineseg shards", 1
 COLUMNS = ("name", "key", "shard", "image_type", "image_at", "image_bytes", "image_crc")

@@ -16,7 +16,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.left_out import LeftOut, left_out
 from refineseg.data.sample import Sample, image_file
 from refineseg.errors import DatasetError, LabelError
-from refineseg.label_messages import value_ranges
+from refineseg.images.label_messages import value_ranges
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from refineseg.data.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset, mapped_labels
 from refineseg.errors import DatasetError
-from refineseg.images import first_names, read_image_size, read_rgb
+from refineseg.images.files import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "test")
 _SIZES = {"train": 5285, "test": 5050}

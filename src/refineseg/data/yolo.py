@@ -24,7 +24,7 @@ from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text, subfolders
 from refineseg.files.foreign_text import parse_yaml
-from refineseg.images import find_images, first_names
+from refineseg.images.files import find_images, first_names
 
 _SPLITS = ("train", "val", "test")
 _CLASSES = "classes.txt"

@@ -19,8 +19,8 @@ from refineseg.data.checks.facts import inspect_mask
 from refineseg.doctor.inventory import Case
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
-from refineseg.images import read_mask, read_rgb
-from refineseg.render import overlay
+from refineseg.images.files import read_mask, read_rgb
+from refineseg.images.render import overlay
 
 SIDE = 220
 """Longest side of a small picture, in pixels."""

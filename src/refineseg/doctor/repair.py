@@ -33,7 +33,7 @@ from refineseg.doctor.inventory import Case, relative_name
 from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError
 from refineseg.files.archives import is_file, openable, read_bytes
 from refineseg.files.writing import write_error, written_beside
-from refineseg.images import read_mask, read_rgb, save_image, write_image
+from refineseg.images.files import read_mask, read_rgb, save_image, write_image
 
 REPAIRS = "repairs.json"
 """Name of the list of repairs in the copy."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.errors import ConfigError
+from refineseg.images.reading import USUAL, Reading
 from refineseg.predict.areas import check_areas_path
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.videos.options import VideoOptions
-from refineseg.reading import USUAL, Reading
 
 _MOST_WORKERS = 16
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
-from refineseg.images import mask_values
+from refineseg.images.files import mask_values
 from refineseg.predict.areas import Areas, AreaTable
 from refineseg.predict.file_options import StreamOptions
 from refineseg.predict.inputs_record import InputsRecord, Times, file_times

@@ -32,10 +32,10 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.files.writing import written_beside
-from refineseg.images import write_image, write_mask
+from refineseg.images.files import write_image, write_mask
+from refineseg.images.render import overlay_picture
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
 from refineseg.prediction import Prediction
-from refineseg.render import overlay_picture
 
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]

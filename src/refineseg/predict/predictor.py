@@ -20,6 +20,7 @@ from torch import Tensor
 from refineseg.backends.table import PRECISIONS, Precision, check_name
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
+from refineseg.images.reading import USUAL, Reading
 from refineseg.networks.variants import find_variant
 from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
@@ -42,7 +43,6 @@ from refineseg.predict.torch_scorer import TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.prediction import Prediction
-from refineseg.reading import USUAL, Reading
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.arguments import check_word
@@ -215,7 +215,7 @@ class Predictor:
         Example:
             >>> from tempfile import TemporaryDirectory
             >>> import refineseg
-            >>> from refineseg.images import write_image
+            >>> from refineseg.images.files import write_image
             >>> predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=4))
             >>> with TemporaryDirectory() as folder:
             ...     write_image(Path(folder) / "a.png", np.zeros((20, 30, 3), np.uint8))

@@ -33,6 +33,7 @@ import torch
 from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
+from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.areas import Areas
 from refineseg.predict.exact import TiledScorer, memory_of
 from refineseg.predict.outputs import Outputs
@@ -47,7 +48,6 @@ from refineseg.predict.rasters.tiles import TileScorer, tile_layers
 from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.vectors import VectorOptions
-from refineseg.reading import Scaling, choose_bands
 from refineseg.segmenter import Segmenter
 
 __all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]

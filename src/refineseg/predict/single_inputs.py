@@ -13,8 +13,8 @@ from typing import get_args
 
 import numpy as np
 
-from refineseg.damage import check_plausible
 from refineseg.errors import ConfigError, RefinesegError
+from refineseg.images.damage import check_plausible
 from refineseg.predict.areas import Areas
 from refineseg.predict.file_run import FileRun
 from refineseg.predict.model_opening import OpenedModel

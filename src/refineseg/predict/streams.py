@@ -15,11 +15,11 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from refineseg.errors import ConfigError, ImageError, RefinesegError
-from refineseg.images import Picture, read_image_size, read_picture
+from refineseg.images.files import Picture, read_image_size, read_picture
+from refineseg.images.reading import Reading
 from refineseg.predict.file_options import StreamOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
-from refineseg.reading import Reading
 
 PIXEL_BYTES_AHEAD = 256 * 2**20
 """Decoded images that wait for the network; one image larger than this is read alone."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.files.writing import written_beside
-from refineseg.render import side_by_side
+from refineseg.images.render import side_by_side
 from refineseg.training.measuring import Measured
 from refineseg.training.request import check_logs
 

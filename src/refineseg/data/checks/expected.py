@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.facts import MaskFacts
 from refineseg.data.checks.kinds import Fault
-from refineseg.label_messages import value_ranges
+from refineseg.images.label_messages import value_ranges
 
 _MOST_UNNAMED = 128  # as in the reader: more values without names are grey pictures
 _VOID = 255

@@ -21,7 +21,7 @@ from PIL import Image
 from refineseg.data.checks.endings import ends_as_it_should, png_outline
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
-from refineseg.images import HeaderReadable, mask_values, read_image_size, read_rgb
+from refineseg.images.files import HeaderReadable, mask_values, read_image_size, read_rgb
 
 Form = Literal["index", "palette", "colour", "jpeg", "classes"]
 """What a mask file holds; ``classes``: class indices given by a reader."""

@@ -21,7 +21,7 @@ from refineseg.data.checks.marks import data_mark
 from refineseg.data.checks.masks import mask_faults
 from refineseg.data.sample import Dataset, PairDataset, image_file, pair_of
 from refineseg.errors import DatasetError, ImageError, LabelError
-from refineseg.label_messages import value_ranges
+from refineseg.images.label_messages import value_ranges
 
 _SHOWN = 10
 

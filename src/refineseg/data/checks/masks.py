@@ -11,7 +11,7 @@ from refineseg.class_info import LabelTable
 from refineseg.data.checks.expected import Expected, class_counts
 from refineseg.data.checks.facts import MaskFacts
 from refineseg.data.checks.kinds import Fault
-from refineseg.label_messages import COLOUR_EXAMPLE, legal_values, value_ranges
+from refineseg.images.label_messages import COLOUR_EXAMPLE, legal_values, value_ranges
 
 Named = Sequence[tuple[str, MaskFacts]]
 """Masks under the names of their files."""

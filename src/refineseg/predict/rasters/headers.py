@@ -1,7 +1,7 @@
 """Which files are rasters: what the first kilobytes of a file say, without any imaging package.
 
 In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster`) or read at once as a photograph
-(:mod:`refineseg.images`).
+(:mod:`refineseg.images.files`).
 
 Sources: TIFF 6.0 and its BigTIFF extension (tags, sample formats), OGC GeoTIFF 1.1 (tags 33550, 33922, 34264, 34735),
 PNG's IHDR, JPEG's SOF markers, JPEG 2000's ihdr box and the GeoJP2 box.
@@ -17,7 +17,7 @@ from typing import BinaryIO
 from refineseg.files.archives import refuse_special
 
 MOST_PIXELS = 2 * 89_478_485
-"""More than so many are never read at once; the limit of :func:`refineseg.images.read_rgb`, which is Pillow's."""
+"""More than so many are never read at once; the limit of :func:`refineseg.images.files.read_rgb`, which is Pillow's."""
 
 _RASTER_SUFFIXES = (".vrt", ".img")  # formats that only geographic information systems write
 _HEADER_BYTES = 1 << 16

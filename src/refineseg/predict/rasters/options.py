@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
-from refineseg.reading import Percentiles, Reading
+from refineseg.images.reading import Percentiles, Reading
 
 COMPRESSIONS = ("deflate", "lzw", "zstd", "none")
 
@@ -18,7 +18,7 @@ class RasterOptions:
     """How a raster is read, and its results written.
 
     Args:
-        bands: As in :class:`~refineseg.reading.Reading`, and so the next three.
+        bands: As in :class:`~refineseg.images.reading.Reading`, and so the next three.
         percentiles: Of pixels that have not 8 bits.
         value_range: The values of black and white.
         nodata: A value that stands for no data.
@@ -64,7 +64,7 @@ class RasterOptions:
         """From the words of the command line.
 
         Args:
-            bands: As :meth:`~refineseg.reading.Reading.parse` takes it, and so the next three.
+            bands: As :meth:`~refineseg.images.reading.Reading.parse` takes it, and so the next three.
             percentiles: ``2,98``, ``auto`` or ``none``.
             value_range: ``0,10000``.
             nodata: A number.

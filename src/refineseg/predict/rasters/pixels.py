@@ -1,7 +1,7 @@
 """The pixels of a raster as a network sees them: bands chosen, scaled to 8 bits, and which of them hold data.
 
 In: an open raster. Out: :class:`RasterSource`, a source of (h, w, C) uint8 regions, by the contract of
-:mod:`refineseg.reading`. Scaling is found once for the whole raster, so that a value means the same in every tile.
+:mod:`refineseg.images.reading`. Scaling is found once for the whole raster, so that a value means the same in every tile.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.images.reading import Reading, Scaling, Values, as_channels, find_scaling, gathered, with_data
 from refineseg.predict.rasters.files import RasterReader
 from refineseg.predict.tiling import Region
-from refineseg.reading import Reading, Scaling, Values, as_channels, find_scaling, gathered, with_data
 
 _FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, 32767.0, float(np.finfo(np.float32).min))
 _FILLED = 0.2
@@ -37,7 +37,7 @@ class RasterSource:
 
     Args:
         reader: Open.
-        bands: Which, see :func:`~refineseg.reading.choose_bands`.
+        bands: Which, see :func:`~refineseg.images.reading.choose_bands`.
         num_channels: C; a single band is repeated.
         nodata: A value that stands for no data, instead of the one the file declares.
         data_band: A band that is 0 where there are no data, instead of all the file says (it is a copy then).
@@ -138,7 +138,7 @@ class RasterSource:
         return with_data(values, valid, nodata=self._nodata, palette=self._palette)
 
     def find_scaling(self, reading: Reading, *, num_bits: int) -> Scaling | None:
-        """The scaling of each band, see :func:`refineseg.reading.find_scaling`; None: the values are 8 bits already.
+        """The scaling of each band, see :func:`refineseg.images.reading.find_scaling`; None: the values are 8 bits already.
 
         Args:
             reading: What was asked for.

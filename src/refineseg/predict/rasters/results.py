@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg import render
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.images import write_image
+from refineseg.images.files import render, write_image
 from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.job import Job, pieces
 from refineseg.predict.rasters.pixels import RasterSource

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import ClassInfo
-from refineseg.render import legend
+from refineseg.images.render import legend
 
 _LARGEST_LEGEND = 0.5  # of the height of the frame
 

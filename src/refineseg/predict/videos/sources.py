@@ -23,7 +23,7 @@ from PIL import Image
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.files.archives import list_folder
-from refineseg.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, find_images, read_rgb
+from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, find_images, read_rgb
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv"),

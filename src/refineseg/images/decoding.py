@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from refineseg.damage import check_ended, check_plausible
 from refineseg.errors import ImageError
 from refineseg.files.archives import openable
-from refineseg.pillow_warnings import PillowWarnings
+from refineseg.images.damage import check_ended, check_plausible
+from refineseg.images.pillow_warnings import PillowWarnings
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"),

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
 from refineseg.files.writing import written_beside
-from refineseg.label_messages import no_colours_known, wrong_colours, wrong_values
-from refineseg.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
+from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
+from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
+from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"),
@@ -99,7 +99,7 @@ def read_picture(
     """Read an image of any common kind as a network sees it, by the one contract for all files.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; of an animation the first frame is read.
-    Pixels of more than 8 bits are scaled as :class:`~refineseg.reading.Reading` says. Transparent pixels keep the
+    Pixels of more than 8 bits are scaled as :class:`~refineseg.images.reading.Reading` says. Transparent pixels keep the
     colour that the file has there, and hold no data.
 
     Args:
