@@ -4,7 +4,7 @@
 
 Training steps on made-up crops, and class maps of made-up pixels in eager PyTorch; one thread, so that two can be run
 beside each other. Out: seconds of a step or image (medians over rounds), peak memory of the process, and both as
-ratios. See :mod:`refineseg.allocation`.
+ratios. See :mod:`refineseg.devices`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def measure(way: str, kind: str, variant: str, height: int) -> None:
     """In the child: one line of JSON on stdout."""
     import torch
 
-    from refineseg.allocation import keep_freed_memory
+    from refineseg.devices import keep_freed_memory
 
     if way == "kept" and not keep_freed_memory():
         sys.exit("expected glibc, whose memory can be kept, got another C library")

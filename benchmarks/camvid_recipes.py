@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refineseg.allocation import keep_freed_memory
+from refineseg.devices import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside

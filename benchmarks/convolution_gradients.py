@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refineseg.allocation import keep_freed_memory
+from refineseg.devices import keep_freed_memory
 
 SHAPES = (  # of refineseg_lite0 on 288x384 crops: channels, height, width, kernel, stride
     (144, 72, 96, 5, 2),

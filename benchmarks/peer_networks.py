@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from refineseg.class_info import ClassInfo
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
 

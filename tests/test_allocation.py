@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from refineseg.allocation import keep_freed_memory
+from refineseg.devices import keep_freed_memory
 
 PROGRAM = """
 import resource, sys
 import numpy as np
-from refineseg.allocation import keep_freed_memory
+from refineseg.devices import keep_freed_memory
 
 if sys.argv[1] == "kept":
     assert keep_freed_memory() is True
@@ -39,5 +39,5 @@ def test_blocks_that_were_freed_are_used_again_without_being_cleared():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr("refineseg.allocation.ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr("refineseg.devices.ctypes.CDLL", lambda _: object())
     assert keep_freed_memory() is False

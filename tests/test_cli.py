@@ -12,7 +12,7 @@ from skimage import data as photographs
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
 from refineseg.images.files import render
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, build
 

@@ -10,7 +10,7 @@ import torch
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.losses import SegmentationLoss
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, build, load_spec
 from refineseg.training.distillation import check_teacher, load_teacher
 from refineseg.training.objective import Objective

@@ -19,7 +19,7 @@ from torch import nn
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact import TiledScorer, needed_context, prove
 from refineseg.predict.tiles.exact_plan import extra_arithmetic

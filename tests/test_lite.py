@@ -19,9 +19,9 @@ from refineseg.backends.opening import open_exported
 from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, WeightsUnavailableError
-from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.encoder_table import ENCODERS, EncoderRequest, make_encoder
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter

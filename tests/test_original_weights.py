@@ -18,7 +18,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import build_network
 from refineseg.networks.original_weights import translate
 from refineseg.networks.refinenet import MultiResolutionFusion, Resizing, count_parameters
-from refineseg.weight_files import read_checkpoint
+from refineseg.networks.weight_files import read_checkpoint
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
 

@@ -20,7 +20,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.own import open_own
 from refineseg.errors import DatasetError
 from refineseg.metrics import ConfusionMatrix
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, load
 from refineseg.terminal.printable import printable, short

@@ -21,7 +21,7 @@ from torch import nn
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, OutputError
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, load_spec
 
@@ -286,7 +286,7 @@ class TestSavingFails:
 
         path = tmp_path / "model.safetensors"
         path.write_bytes(b"the old file")
-        monkeypatch.setattr("refineseg.weight_files.save_file", half_a_file)
+        monkeypatch.setattr("refineseg.networks.weight_files.save_file", half_a_file)
         with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
             segmenter.save(path)
         assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -11,11 +11,11 @@ from refineseg._version import __version__
 telemetry.switch_off()
 
 if TYPE_CHECKING:
-    from refineseg.allocation import keep_freed_memory
     from refineseg.class_info import ClassInfo
     from refineseg.conversion import load_original
     from refineseg.data.datasets import DATASETS, open_dataset
     from refineseg.data.sample import Sample
+    from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
     from refineseg.metrics import ConfusionMatrix
     from refineseg.networks.original_weights import load_original_decoder

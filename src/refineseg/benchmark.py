@@ -34,9 +34,9 @@ from refineseg.contenders import (
 )
 from refineseg.counting import Counts, count_network
 from refineseg.errors import ConfigError, MissingExtraError
-from refineseg.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
+from refineseg.networks.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
 from refineseg.predict.predictor import TorchScorer, find_device

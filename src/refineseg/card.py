@@ -20,7 +20,7 @@ from refineseg.errors import ConfigError
 from refineseg.evaluation import EvaluationResult
 from refineseg.files.archives import refuse_special
 from refineseg.files.writing import written_beside
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
 from refineseg.reports import draw_curves
 from refineseg.segmenter import load, load_spec

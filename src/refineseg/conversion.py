@@ -16,9 +16,9 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.model_spec import ModelSpec
 from refineseg.networks.families import Resize
 from refineseg.networks.matconvnet import MatConvNetModel, encoder_state, read_matconvnet
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.original_weights import (
     aligns_corners,
     num_pooling_links,
@@ -27,10 +27,10 @@ from refineseg.networks.original_weights import (
     translate,
 )
 from refineseg.networks.variants import NetworkOptions, Variant, find_variant
+from refineseg.networks.weight_files import check_weights, read_checkpoint
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn
-from refineseg.weight_files import check_weights, read_checkpoint
 
 _LICENCE = "non-commercial, as the original weights"
 VOID = "void"

@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
 from refineseg.files.writing import written_beside
-from refineseg.model_names import SHIPPED
 from refineseg.networks.building import build_network
 from refineseg.networks.fused import merge_laterals
+from refineseg.networks.model_names import SHIPPED
 from refineseg.networks.refinenet import RefineNet, count_parameters
 from refineseg.networks.variants import VARIANTS
 from refineseg.published import (

@@ -23,17 +23,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.model_names import model_file
-from refineseg.model_spec import ModelSpec as ModelSpec
-from refineseg.model_spec import read_json
 from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
+from refineseg.networks.model_names import model_file
+from refineseg.networks.model_spec import ModelSpec as ModelSpec
+from refineseg.networks.model_spec import read_json
 from refineseg.networks.variants import NetworkOptions
+from refineseg.networks.weight_files import read_header, read_tensors, write_tensors
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.terminal.printing import warn
-from refineseg.weight_files import read_header, read_tensors, write_tensors
 
 _KEY = "refineseg"
 _MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.model_spec import ModelSpec, read_json
+from refineseg.networks.model_spec import ModelSpec, read_json
 
 KEY = "refineseg"
 """Where the description stands in a file's metadata."""

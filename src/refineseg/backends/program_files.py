@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from refineseg.errors import ConfigError, ModelFileError, told
-from refineseg.weight_files import check_stored, check_weights
+from refineseg.networks.weight_files import check_stored, check_weights
 
 MOST_PROGRAM_BYTES = 64 << 20
 _SCHEMA = 8

@@ -94,7 +94,7 @@ def prepare_training(device: str) -> None:
     Raises:
         ConfigError: No such device.
     """
-    from refineseg.allocation import keep_freed_memory
+    from refineseg.devices import keep_freed_memory
     from refineseg.predict.predictor import find_device
 
     find_device(device)

@@ -103,7 +103,7 @@ def _check_files(
     check: bool,
 ) -> None:
     """The model, and the file that is written, or with ``check`` read."""
-    from refineseg.model_names import model_file
+    from refineseg.networks.model_names import model_file
 
     if check:
         check_input_file("--out", out, what="the exported file that is checked")

@@ -122,7 +122,7 @@ def bench(
         raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
     console = messages()
     if folder is not None or training is not None:  # what `predict` and `train` do, too
-        from refineseg.allocation import keep_freed_memory
+        from refineseg.devices import keep_freed_memory
 
         keep_freed_memory()
     if folder is not None:
@@ -172,7 +172,7 @@ def _check_bench_words(
 ) -> None:
     """Refuse words and numbers that mean nothing, before PyTorch is imported; None: no model of its own."""
     from refineseg.backends.table import BACKENDS, PRECISIONS
-    from refineseg.model_names import check_model_or_variant
+    from refineseg.networks.model_names import check_model_or_variant
 
     if model is not None:
         check_model_or_variant(model)

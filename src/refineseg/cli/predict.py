@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperOption
 
-from refineseg.allocation import keep_freed_memory
 from refineseg.cli.app import (
     BackendName,
     CheckedCommand,
@@ -26,6 +25,7 @@ from refineseg.cli.app import (
     write_json,
 )
 from refineseg.cli.interruption import goes_on_with
+from refineseg.devices import keep_freed_memory
 from refineseg.terminal.arguments import check_not_input, check_outputs
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"

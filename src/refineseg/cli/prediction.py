@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.allocation import keep_freed_memory
 from refineseg.cli.app import (
     BackendName,
     Crf,
@@ -23,6 +22,7 @@ from refineseg.cli.app import (
     tables,
     write_json,
 )
+from refineseg.devices import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines

@@ -143,7 +143,7 @@ def _check_begun(
 ) -> None:
     """What a new run begins with: its folder, its data, the models it reads."""
     from refineseg.data.datasets import parse_sources
-    from refineseg.model_names import model_file
+    from refineseg.networks.model_names import model_file
     from refineseg.networks.variants import find_variant
     from refineseg.training.request import check_new_run, check_training_data, fitted
 

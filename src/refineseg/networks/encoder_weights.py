@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from refineseg.errors import ModelFileError, WeightsUnavailableError
-from refineseg.weight_files import check_weights, read_checkpoint, read_header, read_tensors
+from refineseg.networks.weight_files import check_weights, read_checkpoint, read_header, read_tensors
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from refineseg.errors import ConfigError, RefinesegError, WeightsUnavailableError
 from refineseg.networks.encoders import Encoder
-from refineseg.weight_files import check_weights, read_checkpoint, read_header, read_tensors, tensors_in
+from refineseg.networks.weight_files import check_weights, read_checkpoint, read_header, read_tensors, tensors_in
 
 STRIDES = (4, 8, 16, 32)
 _SIZE_MULTIPLES = (32, 64, 128)

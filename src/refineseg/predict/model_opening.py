@@ -15,7 +15,7 @@ import torch
 from refineseg.backends.opening import RuntimeScorer, open_model, read_description
 from refineseg.backends.table import BACKENDS, is_exported, own_backend
 from refineseg.errors import ConfigError
-from refineseg.model_spec import ModelSpec
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.predict.torch_scorer import find_device
 from refineseg.segmenter import Segmenter, load_spec
 

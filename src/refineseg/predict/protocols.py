@@ -21,7 +21,7 @@ from refineseg.backends.table import (
     is_exported,
 )
 from refineseg.errors import ConfigError
-from refineseg.model_names import model_file
+from refineseg.networks.model_names import model_file
 from refineseg.terminal.arguments import check_device_name, check_word
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]

@@ -23,8 +23,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.augment import padding_pixel
 from refineseg.data.loading import mix_seeds
 from refineseg.errors import ConfigError
-from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.predict.predictor import find_device
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig

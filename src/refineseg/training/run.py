@@ -25,8 +25,8 @@ from refineseg.errors import (
     WeightsUnavailableError,
 )
 from refineseg.files.writing import written_beside
-from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import encoder_of, preprocessing_of
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.protocol import Learned
 from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training.budget import fit_to_budget

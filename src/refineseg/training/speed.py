@@ -22,8 +22,8 @@ from refineseg.benchmark import Report
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.sample import Concatenation
 from refineseg.errors import ConfigError
-from refineseg.model_spec import ModelSpec
 from refineseg.networks.building import preprocessing_of
+from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import find_variant
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
