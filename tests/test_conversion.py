@@ -13,9 +13,9 @@ from conftest import call
 from matconvnet_files import Dag, add_decoder, add_resnet, classifier, net_config, write_v73
 from oracles import needs_oracles
 from refineseg.class_info import ClassInfo
-from refineseg.conversion import VOID, MatConvNetOptions, load_original
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.refinenet import Cascade
+from refineseg.original.conversion import VOID, MatConvNetOptions, load_original
 from refineseg.preprocessing import Preprocessing
 
 VOC_AND_VOID = 21  # outputs of the oracle's classifier; here 20 classes and void

@@ -22,8 +22,8 @@ from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileErr
 from refineseg.files import archives
 from refineseg.files.archives import list_folder
 from refineseg.images.files import find_images, read_image_size, read_mask, read_rgb
-from refineseg.networks.mat_files import open_mat
 from refineseg.networks.weight_files import read_checkpoint
+from refineseg.original.mat_files import open_mat
 from refineseg.predict.plan import make_plan
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.videos.files import VideoReader

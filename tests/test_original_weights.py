@@ -16,9 +16,9 @@ import refineseg
 from oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import build_network
-from refineseg.networks.original_weights import translate
 from refineseg.networks.refinenet import MultiResolutionFusion, Resizing, count_parameters
 from refineseg.networks.weight_files import read_checkpoint
+from refineseg.original.checkpoints import translate
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
 

@@ -14,11 +14,11 @@ import typer
 
 import refineseg
 from refineseg.cli import app
-from refineseg.conversion import MatConvNetOptions, load_original
 from refineseg.counting import NOT_MEASURED, known_counts
 from refineseg.data.datasets import DATASETS
 from refineseg.metrics import MEANS
 from refineseg.networks.variants import VARIANTS, NetworkOptions
+from refineseg.original.conversion import MatConvNetOptions, load_original
 from refineseg.predict.protocols import PROTOCOLS
 from refineseg.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES
 from refineseg.training.config import override

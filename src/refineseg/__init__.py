@@ -12,14 +12,14 @@ telemetry.switch_off()
 
 if TYPE_CHECKING:
     from refineseg.class_info import ClassInfo
-    from refineseg.conversion import load_original
     from refineseg.data.datasets import DATASETS, open_dataset
     from refineseg.data.sample import Sample
     from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
     from refineseg.metrics import ConfusionMatrix
-    from refineseg.networks.original_weights import load_original_decoder
     from refineseg.networks.variants import VARIANTS
+    from refineseg.original.checkpoints import load_original_decoder
+    from refineseg.original.conversion import load_original
     from refineseg.predict.predictor import Predictor
     from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing

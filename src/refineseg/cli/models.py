@@ -55,7 +55,7 @@ def convert(
     check_not_input("--out", out, [checkpoint])
 
     # from here on PyTorch is there
-    from refineseg.conversion import VOID_FIRST, MatConvNetOptions, load_original
+    from refineseg.original.conversion import VOID_FIRST, MatConvNetOptions, load_original
 
     options: MatConvNetOptions | None = None
     if is_mat:

@@ -17,17 +17,17 @@ from torch import Tensor
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import Resize
-from refineseg.networks.matconvnet import MatConvNetModel, encoder_state, read_matconvnet
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.networks.original_weights import (
+from refineseg.networks.variants import NetworkOptions, Variant, find_variant
+from refineseg.networks.weight_files import check_weights, read_checkpoint
+from refineseg.original.checkpoints import (
     aligns_corners,
     num_pooling_links,
     original_num_classes,
     path_groups_of,
     translate,
 )
-from refineseg.networks.variants import NetworkOptions, Variant, find_variant
-from refineseg.networks.weight_files import check_weights, read_checkpoint
+from refineseg.original.matconvnet import MatConvNetModel, encoder_state, read_matconvnet
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn

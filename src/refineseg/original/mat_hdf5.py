@@ -1,4 +1,4 @@
-"""MATLAB 7.3 files (HDF5) as the nodes of :mod:`refineseg.networks.mat_nodes`.
+"""MATLAB 7.3 files (HDF5) as the nodes of :mod:`refineseg.original.mat_nodes`.
 
 In: a file. Out: its variables, and the values of its objects' properties.
 
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refineseg.errors import MissingExtraError
-from refineseg.networks.mat_nodes import (
+from refineseg.original.mat_nodes import (
     DEFLATE_LIMIT,
     MAX_ELEMENTS,
     MAX_NODES,
@@ -41,7 +41,7 @@ _H5py: TypeAlias = Any  # h5py is optional and untyped
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[MatFile]:
-    """Open a 7.3 file; see :func:`refineseg.networks.mat_files.open_mat`."""
+    """Open a 7.3 file; see :func:`refineseg.original.mat_files.open_mat`."""
     try:
         import h5py  # type: ignore[import-untyped]
     except ImportError as error:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from refineseg.errors import ModelFileError
-from refineseg.networks.mat_files import open_mat
-from refineseg.networks.mat_nodes import MatNumbers
-from refineseg.networks.matconvnet_search import MatConvNetLayer, Network, find_networks, listed
+from refineseg.original.mat_files import open_mat
+from refineseg.original.mat_nodes import MatNumbers
+from refineseg.original.matconvnet_search import MatConvNetLayer, Network, find_networks, listed
 
 NORM_EPSILON = 1e-5
 """Of the batch normalisations here. MatConvNet divides by the sigma it stores, whatever its own epsilon was."""

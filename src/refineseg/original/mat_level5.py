@@ -1,4 +1,4 @@
-"""MATLAB files of level 5 (versions 5, 6 and 7) as the nodes of :mod:`refineseg.networks.mat_nodes`.
+"""MATLAB files of level 5 (versions 5, 6 and 7) as the nodes of :mod:`refineseg.original.mat_nodes`.
 
 In: the bytes of a file. Out: its variables. Read here rather than by ``scipy.io.loadmat``, which takes memory for sizes
 that a file merely claims, and gives a network only as a whole.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from refineseg.errors import ModelFileError
-from refineseg.networks.mat_nodes import (
+from refineseg.original.mat_nodes import (
     DEFLATE_LIMIT,
     MAX_ELEMENTS,
     MAX_NODES,
