@@ -66,7 +66,7 @@ def class_map(variant: str, height: int) -> Callable[[], object]:
     import torch
 
     import refineseg
-    from refineseg.predict.torch_scorer import TorchScorer
+    from refineseg.runtimes.eager import TorchScorer
 
     scorer = TorchScorer(refineseg.build(variant, num_classes=11), device=torch.device("cpu"))
     images = torch.randint(0, 256, (1, 3, height, height), dtype=torch.uint8)

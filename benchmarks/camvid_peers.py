@@ -35,10 +35,6 @@ import torch
 from peer_networks import NETWORKS, build_model, is_installed
 from torch.utils.flop_counter import FlopCounterMode
 
-from refineseg.backends.description import Description
-from refineseg.backends.graph import export_program
-from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
-from refineseg.backends.openvino_runtime import OpenVinoScorer
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.data.label_check import check_labels
@@ -48,6 +44,10 @@ from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor, TorchScorer
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
+from refineseg.runtimes.openvino_runtime import OpenVinoScorer
 from refineseg.scoring import Scorer
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal

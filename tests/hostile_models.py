@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from refineseg.backends.description import Description
-from refineseg.backends.program_files import program_bytes
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.program_files import program_bytes
 from refineseg.segmenter import build
 
 VARIANT = "refineseg_nano"

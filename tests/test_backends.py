@@ -17,14 +17,6 @@ from PIL import Image
 import refineseg
 from conftest import call
 from refineseg.acceptance import Acceptance, Tolerance, compare
-from refineseg.backends.description import Description
-from refineseg.backends.graph import export_program
-from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
-from refineseg.backends.opening import check_backend, open_exported, open_model
-from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
-from refineseg.backends.quantisation import quantised
-from refineseg.backends.table import BACKENDS, OUTPUTS, own_backend
-from refineseg.backends.torch_programs import write_torch_program
 from refineseg.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
@@ -32,6 +24,14 @@ from refineseg.export_options import ExportOptions
 from refineseg.exporting import accept_file, calibration_images, export_file
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
+from refineseg.runtimes.opening import check_backend, open_exported, open_model
+from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
+from refineseg.runtimes.quantisation import quantised
+from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
+from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.terminal.printing import Terminal
 from refineseg.timing import example_images
 

@@ -15,17 +15,6 @@ import torch
 
 import refineseg
 from conftest import call
-from refineseg.backends import sized
-from refineseg.backends.compiler import compiling, why_not
-from refineseg.backends.cuda_graphs import RECORDED_SHAPES, CudaGraphScorer
-from refineseg.backends.opening import (
-    check_backend,
-    fastest,
-    scorer_of,
-)
-from refineseg.backends.sized import SizedScorer, with_border
-from refineseg.backends.table import BACKENDS
-from refineseg.backends.torch_compile import COMPILED_SHAPES, CompiledScorer
 from refineseg.benchmark import bench_model
 from refineseg.contenders import RuntimeChoice, compiled_contenders, measurable
 from refineseg.data.fake_scenes import fake_camvid
@@ -33,7 +22,18 @@ from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.families import LIGHT_WEIGHT_MOBILE
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor
-from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.runtimes import sized
+from refineseg.runtimes.compiler import compiling, why_not
+from refineseg.runtimes.cuda_graphs import RECORDED_SHAPES, CudaGraphScorer
+from refineseg.runtimes.eager import TorchScorer
+from refineseg.runtimes.opening import (
+    check_backend,
+    fastest,
+    scorer_of,
+)
+from refineseg.runtimes.sized import SizedScorer, with_border
+from refineseg.runtimes.table import BACKENDS
+from refineseg.runtimes.torch_compile import COMPILED_SHAPES, CompiledScorer
 from refineseg.scoring import Scorer
 from refineseg.timing import example_images
 from test_backends import tiny
@@ -351,7 +351,7 @@ def test_a_broken_compiler_is_one_sentence(segmenter, monkeypatch, tmp_path):
     broken.chmod(0o755)
     script = (
         "import torch; from test_backends import tiny; from refineseg.timing import example_images\n"
-        "from refineseg.backends.torch_compile import CompiledScorer\n"
+        "from refineseg.runtimes.torch_compile import CompiledScorer\n"
         "from refineseg.errors import ConfigError\n"
         "try:\n CompiledScorer(tiny(), device=torch.device('cpu')).class_map(example_images(1, 3, (32, 32)))\n"
         "except ConfigError as error:\n print('refused:', error)\n"

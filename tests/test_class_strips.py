@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from refineseg import scoring
 from refineseg.errors import ConfigError
-from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.segmenter import build
 from refineseg.timing import example_images

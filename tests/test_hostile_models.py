@@ -26,9 +26,9 @@ from hostile_models import (
     small,
     unevaluated_programs,
 )
-from refineseg.backends.description import Description
-from refineseg.backends.opening import open_exported
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.opening import open_exported
 from refineseg.timing import example_images
 from refineseg.training.checkpoint import load_checkpoint
 

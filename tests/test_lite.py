@@ -12,11 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 import refineseg
-from refineseg.backends.description import Description
-from refineseg.backends.graph import export_program
-from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.backends.opening import open_exported
-from refineseg.backends.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, WeightsUnavailableError
 from refineseg.networks.building import preprocessing_of
@@ -24,6 +19,11 @@ from refineseg.networks.encoder_table import ENCODERS, EncoderRequest, make_enco
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.preprocessing import Preprocessing
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import onnx_model, write_onnx_model
+from refineseg.runtimes.opening import open_exported
+from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.segmenter import Segmenter
 
 NAMES = ("lite0", "lite1", "lite2")

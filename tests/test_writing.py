@@ -16,9 +16,6 @@ import pytest
 import torch
 
 from conftest import write_folder
-from refineseg.backends.description import Description
-from refineseg.backends.openvino_runtime import write_openvino_model
-from refineseg.backends.torch_programs import write_torch_program
 from refineseg.class_info import ClassInfo
 from refineseg.cli.app import write_json
 from refineseg.doctor.examination import examine
@@ -30,6 +27,9 @@ from refineseg.images.files import write_image, write_mask
 from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.areas import Areas, area_table
 from refineseg.reports import draw_confusion, draw_curves
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.openvino_runtime import write_openvino_model
+from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.segmenter import build
 from refineseg.training.checkpoint import save_checkpoint
 
@@ -251,7 +251,7 @@ ELSEWHERE = {
     "predict/rasters/job.py",
     "predict/videos/stages.py",  # a temporary file it is given
 }
-LIBRARIES = {"reports.py", "backends/torch_programs.py", "training/checkpoint.py", "predict/outputs.py"}  # tried above
+LIBRARIES = {"reports.py", "runtimes/torch_programs.py", "training/checkpoint.py", "predict/outputs.py"}  # tried above
 
 
 def test_no_module_writes_a_file_under_its_own_name():

@@ -19,8 +19,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from refineseg.backends import quantisation
-from refineseg.backends.table import BACKENDS, Precision
 from refineseg.contenders import (
     OF_SEGMENTERS,
     RuntimeChoice,
@@ -40,6 +38,8 @@ from refineseg.networks.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
 from refineseg.predict.predictor import TorchScorer, find_device
+from refineseg.runtimes import quantisation
+from refineseg.runtimes.table import BACKENDS, Precision
 from refineseg.segmenter import Segmenter, build, load
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
@@ -57,7 +57,7 @@ from refineseg.timing import (
 )
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-"""That are measured; which runtime has which is in :data:`~refineseg.backends.opening.BACKENDS`."""
+"""That are measured; which runtime has which is in :data:`~refineseg.runtimes.opening.BACKENDS`."""
 
 NUM_CLASSES = 21
 """Of untrained networks."""
@@ -132,7 +132,7 @@ def bench_model(
         precision: Only this one beside the plain contender, which is ``float32``; None: float32, bfloat16, int8.
         batch: Images at a time.
         repeats: Rounds; None: as many as fit into half a minute.
-        backend: A key of :data:`~refineseg.backends.opening.BACKENDS`; None: all that are installed.
+        backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`; None: all that are installed.
         console: Shows progress.
 
     Raises:

@@ -21,18 +21,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from refineseg.backends import quantisation
-from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import export_program, takes_any_size
-from refineseg.backends.onnx_runtime import OnnxScorer, computes_on, onnx_model
-from refineseg.backends.opening import onnx_device, scorer_of
-from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_from_onnx
-from refineseg.backends.program_files import program_bytes
-from refineseg.backends.table import BACKENDS, Precision
-from refineseg.backends.torch_programs import TorchProgramScorer
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.runtimes import quantisation
+from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.eager import TorchScorer
+from refineseg.runtimes.graph import export_program, takes_any_size
+from refineseg.runtimes.onnx_runtime import OnnxScorer, computes_on, onnx_model
+from refineseg.runtimes.opening import onnx_device, scorer_of
+from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_from_onnx
+from refineseg.runtimes.program_files import program_bytes
+from refineseg.runtimes.table import BACKENDS, Precision
+from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
@@ -94,7 +94,7 @@ class RuntimeChoice:
     """Which runtimes are measured, and on what.
 
     Args:
-        backends: Keys of :data:`~refineseg.backends.opening.BACKENDS`, without ``torch``.
+        backends: Keys of :data:`~refineseg.runtimes.opening.BACKENDS`, without ``torch``.
         precisions: ``float32``, ``bfloat16``, ``int8``.
         size_hw: Height and width of the images.
         batch: Images at a time; a program for one image has a fixed size, which is what is fastest.

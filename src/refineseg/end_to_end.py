@@ -25,8 +25,6 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from refineseg.backends.opening import check_backend, scorer_of
-from refineseg.backends.table import BACKENDS, is_exported
 from refineseg.benchmark import Report, open_model
 from refineseg.contenders import measurable
 from refineseg.errors import ConfigError
@@ -34,14 +32,16 @@ from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.files import predict_plan
-from refineseg.predict.model_opening import OpenedModel, open_scored, place_of
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import make_plan
 from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.prediction import Prediction
+from refineseg.runtimes.eager import TorchScorer
+from refineseg.runtimes.open import OpenedModel, open_scored, place_of
+from refineseg.runtimes.opening import check_backend, scorer_of
+from refineseg.runtimes.table import BACKENDS, is_exported
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
@@ -238,7 +238,7 @@ def bench_folder(
         model: A shipped model, a model file, a variant (untrained) or an exported file.
         folder: Of images; the first :data:`MOST_IMAGES` are taken.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        backend: A key of :data:`~refineseg.backends.opening.BACKENDS`; None: torch, onnxruntime and openvino, where
+        backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`; None: torch, onnxruntime and openvino, where
             they are installed.
         precision: ``float32`` or ``bfloat16``; None: both.
         rounds: How often each is measured; None: :data:`ROUNDS`.

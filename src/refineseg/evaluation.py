@@ -27,11 +27,11 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.failures import Failure, WorstImages
 from refineseg.images.files import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
-from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.prediction import Prediction
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
+from refineseg.runtimes.open import read_spec
 from refineseg.submission import SUBMISSIONS, find_benchmark
 from refineseg.tally import Counts, Tally
 from refineseg.terminal.printing import Terminal, progress_bar

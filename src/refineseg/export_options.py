@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError
+from refineseg.runtimes.table import OUTPUTS, Output
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Formats, and the ending of their files."""

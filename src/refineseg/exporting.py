@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from refineseg.acceptance import Acceptance, Tolerance, compare
-from refineseg.backends.description import Description
-from refineseg.backends.graph import export_program
-from refineseg.backends.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.backends.opening import open_exported
-from refineseg.backends.openvino_runtime import openvino_model, write_openvino_model
-from refineseg.backends.quantisation import quantised
-from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
 from refineseg.files.writing import folder_beside, written_beside
-from refineseg.predict.torch_scorer import TorchScorer
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.eager import TorchScorer
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import onnx_model, write_onnx_model
+from refineseg.runtimes.opening import open_exported
+from refineseg.runtimes.openvino_runtime import openvino_model, write_openvino_model
+from refineseg.runtimes.quantisation import quantised
+from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal, progress_bar
 

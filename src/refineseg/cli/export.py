@@ -60,8 +60,8 @@ def export(
 
     # from here on PyTorch is there
     from refineseg.acceptance import Tolerance
-    from refineseg.backends.opening import read_description
     from refineseg.exporting import accept_file, calibration_images, export_accepted, export_file, write_acceptance
+    from refineseg.runtimes.opening import read_description
     from refineseg.segmenter import load
 
     if calibrate is not None and not check:

@@ -171,8 +171,8 @@ def _check_bench_words(
     workers: int | None,
 ) -> None:
     """Refuse words and numbers that mean nothing, before PyTorch is imported; None: no model of its own."""
-    from refineseg.backends.table import BACKENDS, PRECISIONS
     from refineseg.networks.model_names import check_model_or_variant
+    from refineseg.runtimes.table import BACKENDS, PRECISIONS
 
     if model is not None:
         check_model_or_variant(model)

@@ -24,7 +24,6 @@ from refineseg.predict.areas import area_table
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
 from refineseg.predict.inputs_record import InputsRecord
-from refineseg.predict.model_opening import OpenedModel, file_digest
 from refineseg.predict.plan import Plan, begin_record, make_plan
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.proofs import Prover
@@ -32,6 +31,7 @@ from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind
+from refineseg.runtimes.open import OpenedModel, file_digest
 from refineseg.terminal.applicability import check_inputs
 from refineseg.terminal.printing import Terminal
 

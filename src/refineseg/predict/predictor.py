@@ -17,7 +17,6 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.backends.table import PRECISIONS, Precision, check_name
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.reading import USUAL, Reading
@@ -26,7 +25,6 @@ from refineseg.predict.augmented import mean_probabilities
 from refineseg.predict.authors import authors_scores
 from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.crf import CrfOptions, dense_crf
-from refineseg.predict.model_opening import OpenedModel, open_scored
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.protocols import (
     DEFAULT_PROTOCOL,
@@ -39,10 +37,12 @@ from refineseg.predict.raster import RasterResult, predict_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiles.cutting import Cutter
 from refineseg.predict.tiling import TilingOptions
-from refineseg.predict.torch_scorer import TorchScorer, find_device
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.prediction import Prediction
+from refineseg.runtimes.eager import TorchScorer, find_device
+from refineseg.runtimes.open import OpenedModel, open_scored
+from refineseg.runtimes.table import PRECISIONS, Precision, check_name
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.arguments import check_word
@@ -329,7 +329,7 @@ class PredictorOptions:
         protocol: Sizes and enlargements.
         crf: Of a dense CRF at the end; None: without.
         tiling: How large images are cut; None: never.
-        backend: The runtime: ``torch``, ``auto``, or a key of :data:`~refineseg.backends.opening.BACKENDS`.
+        backend: The runtime: ``torch``, ``auto``, or a key of :data:`~refineseg.runtimes.opening.BACKENDS`.
     """
 
     device: str

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from refineseg.backends.table import (
+from refineseg.errors import ConfigError
+from refineseg.networks.model_names import model_file
+from refineseg.runtimes.table import (
     PRECISIONS,
     check_fits,
     check_installed,
@@ -20,8 +22,6 @@ from refineseg.backends.table import (
     check_takes_models,
     is_exported,
 )
-from refineseg.errors import ConfigError
-from refineseg.networks.model_names import model_file
 from refineseg.terminal.arguments import check_device_name, check_word
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
@@ -48,6 +47,7 @@ from refineseg.predict.rasters.tiles import TileScorer, tile_layers
 from refineseg.predict.rasters.writing import copy_in_order
 from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.vectors import VectorOptions
+from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 
 __all__ = ["RasterOptions", "RasterResult", "is_raster", "predict_raster"]

@@ -17,7 +17,6 @@ from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
 from refineseg.predict.areas import Areas
 from refineseg.predict.file_run import FileRun
-from refineseg.predict.model_opening import OpenedModel
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.progress import Fraction, duration
@@ -25,6 +24,7 @@ from refineseg.predict.protocols import DEFAULT_PROTOCOL
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
+from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printing import Terminal, print_lines
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from refineseg._version import __version__
-from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.outputs import Outputs
@@ -22,6 +21,7 @@ from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.tiles import Layers
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.vectors import VectorOptions
+from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 
 

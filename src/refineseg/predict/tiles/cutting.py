@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 
 from refineseg.predict.exact import TiledScorer, fits_whole
 from refineseg.predict.tiling import ArraySource, TilingOptions
-from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.prediction import Prediction
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 
 

@@ -12,12 +12,13 @@ from typing import Literal
 
 import torch
 
-from refineseg.backends.cuda_graphs import CudaGraphScorer
-from refineseg.backends.description import Description
-from refineseg.backends.graph import export_program
-from refineseg.backends.onnx_runtime import OnnxScorer, onnx_model
-from refineseg.backends.openvino_runtime import OpenVinoScorer, openvino_model
-from refineseg.backends.table import (
+from refineseg.errors import ConfigError
+from refineseg.runtimes.cuda_graphs import CudaGraphScorer
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
+from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_model
+from refineseg.runtimes.table import (
     BACKENDS,
     SUFFIXES,
     check_fits,
@@ -27,9 +28,8 @@ from refineseg.backends.table import (
     is_exported,
     own_backend,
 )
-from refineseg.backends.torch_compile import CompiledScorer
-from refineseg.backends.torch_programs import TorchProgramScorer
-from refineseg.errors import ConfigError
+from refineseg.runtimes.torch_compile import CompiledScorer
+from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.segmenter import Segmenter, load
 
 ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
@@ -86,7 +86,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
 
 
 def onnx_device(backend: str, device: torch.device) -> str:
-    """Where ONNX Runtime computes, in the words of :class:`~refineseg.backends.onnx_runtime.OnnxScorer`."""
+    """Where ONNX Runtime computes, in the words of :class:`~refineseg.runtimes.onnx_runtime.OnnxScorer`."""
     return f"tensorrt:{device.index or 0}" if backend == "tensorrt" else str(device)
 
 

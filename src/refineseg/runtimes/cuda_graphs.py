@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from refineseg.backends.compiler import check_sizes
-from refineseg.backends.sized import SizedScorer
-from refineseg.backends.table import Output
 from refineseg.errors import ConfigError
+from refineseg.runtimes.compiler import check_sizes
+from refineseg.runtimes.sized import SizedScorer
+from refineseg.runtimes.table import Output
 from refineseg.segmenter import Segmenter
 
 RECORDED_SHAPES = 8

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from refineseg.backends.description import KEY, Description
 from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.runtimes.description import KEY, Description
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _HALF_RANGE = "enable"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from refineseg.backends.opening import RuntimeScorer, open_model, read_description
-from refineseg.backends.table import BACKENDS, is_exported, own_backend
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.predict.torch_scorer import find_device
+from refineseg.runtimes.eager import find_device
+from refineseg.runtimes.opening import RuntimeScorer, open_model, read_description
+from refineseg.runtimes.table import BACKENDS, is_exported, own_backend
 from refineseg.segmenter import Segmenter, load_spec
 
 
@@ -26,7 +26,7 @@ class OpenedModel:
 
     Args:
         scorer: A segmenter for eager PyTorch, else a scorer.
-        backend: A key of :data:`~refineseg.backends.opening.BACKENDS`.
+        backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`.
         precision: ``float32``, ``bfloat16``; ``int8``: of a quantised file.
         device: Where it computes.
         source: What it was made from: a segmenter, or a file.

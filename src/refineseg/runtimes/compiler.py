@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from refineseg.backends.graph import takes_any_size, traceable
 from refineseg.errors import ConfigError
+from refineseg.runtimes.graph import takes_any_size, traceable
 from refineseg.segmenter import Segmenter
 
 _TALKING = ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo", "torch._functorch", "torch.export")

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.model_spec import ModelSpec, read_json
+from refineseg.runtimes.table import OUTPUTS, Output
 
 KEY = "refineseg"
 """Where the description stands in a file's metadata."""

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from refineseg.backends.table import Precision
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.arguments import check_device_name
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from refineseg.backends.description import Description
-from refineseg.backends.table import OUTPUTS, Output
 from refineseg.class_info import ClassInfo
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.table import OUTPUTS, Output
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 

@@ -16,12 +16,12 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.backends.description import KEY, Description
-from refineseg.backends.onnx_runtime import onnx_model, read_description
-from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import folder_beside, write_error
+from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.onnx_runtime import onnx_model, read_description
+from refineseg.runtimes.table import Output
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
@@ -42,7 +42,7 @@ def openvino_model(program: Any, description: Description) -> Any:  # noqa: ANN4
     It goes through ONNX: OpenVINO's own reader of traced programs does not know arithmetic on sizes.
 
     Args:
-        program: Of :func:`~refineseg.backends.graph.export_program`; it stays as it is.
+        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: What it is.
 
     Raises:

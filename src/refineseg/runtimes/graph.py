@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refineseg.backends.table import OUTPUTS, Output
 from refineseg.errors import ConfigError
 from refineseg.networks.fused import enlarged_class_map, separate_pooling
 from refineseg.networks.lite import assume_even_sizes
 from refineseg.networks.variants import find_variant
+from refineseg.runtimes.table import OUTPUTS, Output
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 

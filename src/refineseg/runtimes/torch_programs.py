@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from refineseg.backends.description import KEY, Description
-from refineseg.backends.program_files import program_bytes, read_program
-from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, told
 from refineseg.files.writing import written_beside
+from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.program_files import program_bytes, read_program
+from refineseg.runtimes.table import Output
 
 SMALLEST_SIDE = 33
 """Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""

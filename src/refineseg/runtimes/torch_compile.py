@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from refineseg.backends.compiler import check_compiler, check_sizes, compiling
-from refineseg.backends.sized import SizedScorer
-from refineseg.backends.table import Output
+from refineseg.runtimes.compiler import check_compiler, check_sizes, compiling
+from refineseg.runtimes.sized import SizedScorer
+from refineseg.runtimes.table import Output
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn
 

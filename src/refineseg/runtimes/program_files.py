@@ -163,7 +163,7 @@ def program_bytes(program: Any, description: Mapping[str, str]) -> bytes:  # noq
     """A traced segmenter as a file's content, without a pickle in it.
 
     Args:
-        program: Of :func:`~refineseg.backends.graph.export_program`; it stays as it is.
+        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: Texts by name.
 
     Raises:

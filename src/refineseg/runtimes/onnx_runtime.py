@@ -17,12 +17,12 @@ from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.backends.description import KEY, Description
-from refineseg.backends.graph import INPUT
-from refineseg.backends.table import Output
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import written_beside
+from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.graph import INPUT
+from refineseg.runtimes.table import Output
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -48,7 +48,7 @@ def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 -
     """A traced segmenter as an ONNX model in memory, described in its metadata.
 
     Args:
-        program: Of :func:`~refineseg.backends.graph.export_program`; it stays as it is.
+        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: What it is.
 
     Raises:
