@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from refineseg.catalog import catalog_classes
-from refineseg.data.camvid import open_camvid
 from refineseg.data.label_check import check_labels
+from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import DatasetError, LabelError
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -12,8 +12,8 @@ from PIL import Image
 import refineseg
 from conftest import SHARED
 from refineseg.catalog import catalog_classes
-from refineseg.data.camvid import open_camvid
 from refineseg.data.fake_scenes import fake_camvid_published
+from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import DatasetError, LabelError
 
 TABLE = json.loads((Path(refineseg.__file__).parent / "class_tables" / "camvid_32.json").read_text())

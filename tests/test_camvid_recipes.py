@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from conftest import SHARED
-from refineseg.data.camvid import open_camvid
 from refineseg.data.fake_scenes import fake_camvid
+from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import ConfigError
 from refineseg.terminal.printing import Terminal
 from refineseg.training.recipes import find_recipe

@@ -9,9 +9,9 @@ from PIL import Image
 
 from conftest import SHARED
 from refineseg.catalog import catalog_classes
-from refineseg.data.cityscapes import open_cityscapes, to_label_ids
 from refineseg.data.fake_scenes import fake_cityscapes
 from refineseg.data.label_check import check_labels
+from refineseg.data.readers.cityscapes import open_cityscapes, to_label_ids
 from refineseg.errors import DatasetError, LabelError
 
 REAL = SHARED / "samples" / "cityscapes"

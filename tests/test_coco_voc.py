@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle
 
 from refineseg.catalog import catalog_classes
-from refineseg.data.coco_voc import CATEGORIES, CocoImage, CocoMasks, open_coco_voc
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_coco import compressed, fake_coco_voc, run_lengths
 from refineseg.data.label_check import check_labels
+from refineseg.data.readers.coco_voc import CATEGORIES, CocoImage, CocoMasks, open_coco_voc
 from refineseg.errors import DatasetError, MissingExtraError
 
 COCO_NAMES_OF_VOC = {  # where the two differ

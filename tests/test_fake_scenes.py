@@ -10,7 +10,7 @@ from refineseg.data import fake_scenes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.file_lists import check_present, file_names
 from refineseg.data.label_check import check_labels
-from refineseg.data.matlab import load_mat
+from refineseg.data.readers.matlab import load_mat
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError, MissingExtraError
 

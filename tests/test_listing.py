@@ -16,7 +16,7 @@ from refineseg.class_info import LabelTable
 from refineseg.comparison import read_result
 from refineseg.data.datasets import open_dataset
 from refineseg.data.file_lists import file_names, subfolders
-from refineseg.data.pascal_layout import read_ids
+from refineseg.data.readers.pascal_layout import read_ids
 from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
 from refineseg.files import archives

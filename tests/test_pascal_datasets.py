@@ -15,10 +15,10 @@ from refineseg.data import fake_pascal
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_pascal import SBD_TRAIN, VOC_TEST, VOC_TRAIN, VOC_VAL, fake_sbd, fake_voc
 from refineseg.data.label_check import check_labels
-from refineseg.data.pascal_layout import read_ids
+from refineseg.data.readers.pascal_layout import read_ids
+from refineseg.data.readers.sbd import open_sbd, read_sbd_mask
+from refineseg.data.readers.voc import open_voc
 from refineseg.data.sample import Concatenation, Dataset, Without
-from refineseg.data.sbd import open_sbd, read_sbd_mask
-from refineseg.data.voc import open_voc
 from refineseg.errors import DatasetError, ImageError, LabelError, MissingExtraError
 
 SAMPLES = SHARED / "samples"

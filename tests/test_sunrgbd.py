@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import SHARED
 from refineseg.data.fake_scenes import fake_sunrgbd, fake_sunrgbd_toolbox
-from refineseg.data.sunrgbd import open_sunrgbd
+from refineseg.data.readers.sunrgbd import open_sunrgbd
 from refineseg.errors import DatasetError, LabelError
 
 REAL = SHARED / "samples" / "sunrgbd"

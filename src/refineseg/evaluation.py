@@ -20,9 +20,9 @@ from refineseg.class_info import ClassInfo
 from refineseg.comparison import KEY, Comparison, compare_published
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
 from refineseg.data.label_check import check_files
+from refineseg.data.readers.transfer import transferred
 from refineseg.data.sample import Dataset, Sample
 from refineseg.data.sample_facts import SampleFacts
-from refineseg.data.transfer import transferred
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.failures import Failure, WorstImages
 from refineseg.images.files import HeaderReadable
@@ -328,7 +328,7 @@ def evaluate_to_files(
     """Evaluate a model by name, and write the confusion matrix, the pictures of the worst images and the submission.
 
     A split without labels gives no numbers, only a submission. Data of other classes than the model's are mapped to
-    them where a table says how (:mod:`refineseg.data.transfer`), and it is said.
+    them where a table says how (:mod:`refineseg.data.readers.transfer`), and it is said.
 
     Args:
         model: A shipped name or a model file.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.cityscapes import to_label_ids
+from refineseg.data.readers.cityscapes import to_label_ids
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.images.files import save_image, write_mask
 

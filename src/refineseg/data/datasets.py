@@ -7,25 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.data.ade20k import open_ade20k
-from refineseg.data.camvid import drive_of, open_camvid
-from refineseg.data.cityscapes import open_cityscapes
-from refineseg.data.coco_voc import open_coco_voc
-from refineseg.data.nyud import open_nyud
 from refineseg.data.own import FORMATS, open_as, open_own, own_splits, root_endings, splits_as
-from refineseg.data.pascal_context import (
+from refineseg.data.readers.ade20k import open_ade20k
+from refineseg.data.readers.camvid import drive_of, open_camvid
+from refineseg.data.readers.cityscapes import open_cityscapes
+from refineseg.data.readers.coco_voc import open_coco_voc
+from refineseg.data.readers.nyud import open_nyud
+from refineseg.data.readers.pascal_context import (
     open_pascal_context,
     open_pascal_context_59,
     open_pascal_context_alphabetical,
     open_pascal_context_refinenet,
 )
-from refineseg.data.person_part import open_person_part
+from refineseg.data.readers.person_part import open_person_part
+from refineseg.data.readers.sbd import open_sbd
+from refineseg.data.readers.sunrgbd import open_sunrgbd
+from refineseg.data.readers.voc import open_voc
 from refineseg.data.remote import open_root
 from refineseg.data.sample import Concatenation, Dataset
-from refineseg.data.sbd import open_sbd
 from refineseg.data.shards import is_sharded, open_shards, shard_splits, sharded_data
-from refineseg.data.sunrgbd import open_sunrgbd
-from refineseg.data.voc import open_voc
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder
 from refineseg.terminal.arguments import hint, near_files

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.data.coco_voc import CATEGORIES
+from refineseg.data.readers.coco_voc import CATEGORIES
 
 SIZE_HW = (40, 56)
 IMAGES_PER_SPLIT = 4

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import voc_palette
-from refineseg.data.pascal_context import ALPHABETICAL_IDS, IDS_459
-from refineseg.data.person_part import PART_GROUPS
+from refineseg.data.readers.pascal_context import ALPHABETICAL_IDS, IDS_459
+from refineseg.data.readers.person_part import PART_GROUPS
 from refineseg.errors import MissingExtraError
 
 SIZE_HW = (40, 56)

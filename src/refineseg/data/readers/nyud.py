@@ -20,7 +20,7 @@ from refineseg.data.file_lists import (
     packaged_table,
     subfolders,
 )
-from refineseg.data.matlab import load_mat, open_hdf5
+from refineseg.data.readers.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Without
 from refineseg.data.sources import SourceDataset, mapped_labels
 from refineseg.errors import DatasetError

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
-from refineseg.data.matlab import load_mat
-from refineseg.data.pascal_layout import Archive, find_folder, first_file, pair_by_id, read_ids
+from refineseg.data.readers.matlab import load_mat
+from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, pair_by_id, read_ids
 from refineseg.data.sample import PairDataset
 from refineseg.data.sources import mapped_labels
 from refineseg.errors import DatasetError
