@@ -8,7 +8,7 @@ import pytest
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import voc_palette
-from refineseg.data.class_files import read_class_file
+from refineseg.data.own.class_files import read_class_file
 from refineseg.errors import ConfigError
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))

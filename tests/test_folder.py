@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from refineseg.class_info import voc_palette
-from refineseg.data.folder import folder_splits, open_folder
+from refineseg.data.own.folder import folder_splits, open_folder
 from refineseg.data.sample import Concatenation
 from refineseg.errors import ConfigError, DatasetError, LabelError
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from conftest import write_folder
-from refineseg.data.class_files import read_class_file
 from refineseg.data.datasets import open_dataset
+from refineseg.data.own.class_files import read_class_file
 from refineseg.errors import ConfigError, DatasetError, ImageError, RefinesegError
 from refineseg.files.foreign_text import parse_json, parse_yaml
 

@@ -14,8 +14,8 @@ from pycocotools import mask as rle
 
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_own import FAKES, LABELS, brush_rle, coco_json, scenes
-from refineseg.data.label_studio_rle import brush_pixels, decode_values
-from refineseg.data.outlines import inside_polygon, painted
+from refineseg.data.own.label_studio_rle import brush_pixels, decode_values
+from refineseg.data.own.outlines import inside_polygon, painted
 from refineseg.errors import ConfigError, DatasetError, LabelError
 
 SIZE = (36, 48)

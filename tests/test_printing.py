@@ -17,7 +17,7 @@ from rich.table import Table
 from conftest import call
 from refineseg import card, render, reports
 from refineseg.class_info import ClassInfo
-from refineseg.data.own import open_own
+from refineseg.data.own.formats import open_own
 from refineseg.errors import DatasetError
 from refineseg.metrics import ConfusionMatrix
 from refineseg.networks.model_spec import ModelSpec

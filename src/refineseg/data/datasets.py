@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.data.own import FORMATS, open_as, open_own, own_splits, root_endings, splits_as
+from refineseg.data.own.formats import FORMATS, open_as, open_own, own_splits, root_endings, splits_as
 from refineseg.data.readers.ade20k import open_ade20k
 from refineseg.data.readers.camvid import drive_of, open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes

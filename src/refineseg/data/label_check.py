@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.checks.looking import look, refuse_fatal
-from refineseg.data.left_out import left_out
+from refineseg.data.own.left_out import left_out
 from refineseg.data.record import DataRecord, data_record
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError, ImageError, LabelError

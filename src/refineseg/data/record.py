@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.remap import Remapped
+from refineseg.data.own.remap import Remapped
 from refineseg.data.sample import Concatenation, Dataset, PairDataset, Without
 from refineseg.errors import CheckpointError, ConfigError
 

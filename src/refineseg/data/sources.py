@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.left_out import LeftOut, left_out
+from refineseg.data.own.left_out import LeftOut, left_out
 from refineseg.data.sample import Sample, image_file
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.label_messages import value_ranges

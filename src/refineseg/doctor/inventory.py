@@ -11,10 +11,10 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
-from refineseg.data.class_files import CLASS_FILES, read_class_file
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.folder_layout import existing_folders, folder_splits, partners
-from refineseg.data.own import recognise
+from refineseg.data.own.class_files import CLASS_FILES, read_class_file
+from refineseg.data.own.folder_layout import existing_folders, folder_splits, partners
+from refineseg.data.own.formats import recognise
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder
@@ -199,7 +199,7 @@ def _folder_inventory(root: Path) -> Inventory:
 
 
 def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
-    """Pairs of a split by the rules of :func:`~refineseg.data.folder.open_folder`, and what has no partner."""
+    """Pairs of a split by the rules of :func:`~refineseg.data.own.folder.open_folder`, and what has no partner."""
     image_folder, mask_folder = existing_folders(root, split)
     found = partners(image_folder, mask_folder)
     if found.images and mask_folder is None and split == "test":

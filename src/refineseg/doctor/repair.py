@@ -21,11 +21,11 @@ from refineseg.class_info import LabelTable
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
-from refineseg.data.class_files import CLASS_FILES
-from refineseg.data.folder import open_folder
 from refineseg.data.label_check import check_labels, read_all
-from refineseg.data.own import recognise
-from refineseg.data.remap import FILE_NAMES as REMAP_FILES
+from refineseg.data.own.class_files import CLASS_FILES
+from refineseg.data.own.folder import open_folder
+from refineseg.data.own.formats import recognise
+from refineseg.data.own.remap import FILE_NAMES as REMAP_FILES
 from refineseg.data.remote import is_remote
 from refineseg.data.sample import same_shape
 from refineseg.doctor.examination import Examination

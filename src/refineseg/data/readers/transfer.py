@@ -15,7 +15,7 @@ import numpy as np
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.file_lists import packaged_table
-from refineseg.data.remap import Remapped
+from refineseg.data.own.remap import Remapped
 from refineseg.data.sample import Dataset, PairDataset
 
 TRANSFERS = (("cityscapes", "camvid"),)

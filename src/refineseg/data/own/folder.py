@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.class_files import read_class_file
-from refineseg.data.folder_layout import folder_splits, partners, split_folders
 from refineseg.data.label_check import read_all
-from refineseg.data.own_classes import alike
+from refineseg.data.own.class_files import read_class_file
+from refineseg.data.own.folder_layout import folder_splits, partners, split_folders
+from refineseg.data.own.own_classes import alike
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values
@@ -23,13 +23,13 @@ _MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0
 def open_folder(root: Path, split: str) -> PairDataset:
     """One split of your own data.
 
-    The layouts are those of :mod:`refineseg.data.folder_layout`: ``ROOT/images/SPLIT`` with ``ROOT/masks/SPLIT``,
+    The layouts are those of :mod:`refineseg.data.own.folder_layout`: ``ROOT/images/SPLIT`` with ``ROOT/masks/SPLIT``,
     ``ROOT/SPLIT/images`` with ``ROOT/SPLIT/masks``, or both without splits. Subfolders are allowed. The mask of
     ``images/train/a/b.jpg`` is ``masks/train/a/b.png`` (``.png`` before other lossless kinds), or ``b_mask.png``,
     ``b_label.png``, ``b_labels.png``; an image may be called ``b_image.jpg``.
 
     Masks are grey or palette images of values (8 or 16 bits), or RGB images of colours. What these mean stands in
-    ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt`` (:func:`~refineseg.data.class_files.read_class_file`).
+    ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt`` (:func:`~refineseg.data.own.class_files.read_class_file`).
     Without such a file all masks of the split ``train`` are read: their values must be 0..K-1 and 255 for void, and the
     classes are called ``class_0`` and so on, for every split.
 

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.data.json_files import list_elements
-from refineseg.data.label_studio_rle import brush_pixels
-from refineseg.data.left_out import NO_AREA, NO_LABEL
-from refineseg.data.outlines import Canvas, inside_polygon
-from refineseg.data.own_classes import NamedClasses, classes_beside, named_classes, tidy
-from refineseg.data.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
+from refineseg.data.own.json_files import list_elements
+from refineseg.data.own.label_studio_rle import brush_pixels
+from refineseg.data.own.left_out import NO_AREA, NO_LABEL
+from refineseg.data.own.outlines import Canvas, inside_polygon
+from refineseg.data.own.own_classes import NamedClasses, classes_beside, named_classes, tidy
+from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, read_text
@@ -61,7 +61,7 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
     * Classes: those of a class file in ROOT, else the sorted labels; ``background`` is class 0. Small areas are painted
       over large ones. Labels may stand in a tag of their own (``Labels``).
     * Brushes, bitmasks, polygons, rectangles, ellipses and closed vectors are painted. Key points, open or curved
-      vectors and regions without a label are counted (:mod:`refineseg.data.left_out`).
+      vectors and regions without a label are counted (:mod:`refineseg.data.own.left_out`).
 
     Args:
         root: The folder, a zip file, or the JSON file.

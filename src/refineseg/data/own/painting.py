@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.label_check import read_all
-from refineseg.data.left_out import LeftOut, summed
-from refineseg.data.outlines import Canvas
-from refineseg.data.own_classes import NamedClasses, alike
+from refineseg.data.own.left_out import LeftOut, summed
+from refineseg.data.own.outlines import Canvas
+from refineseg.data.own.own_classes import NamedClasses, alike
 from refineseg.data.sample import void_where_transparent
 from refineseg.data.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.json_files import read_json
-from refineseg.data.left_out import LeftOut, left_out
-from refineseg.data.own_classes import near
+from refineseg.data.own.json_files import read_json
+from refineseg.data.own.left_out import LeftOut, left_out
+from refineseg.data.own.own_classes import near
 from refineseg.data.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text

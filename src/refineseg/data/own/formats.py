@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from refineseg.data.coco import coco_files, coco_splits, open_coco
-from refineseg.data.cvat import cvat_splits, open_cvat
-from refineseg.data.folder import open_folder
-from refineseg.data.folder_layout import folder_splits, has_layout
-from refineseg.data.label_studio import is_brush_png, open_label_studio
-from refineseg.data.labelme import labelme_splits, open_labelme
-from refineseg.data.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
-from refineseg.data.remap import read_remap, remapped
+from refineseg.data.own.coco import coco_files, coco_splits, open_coco
+from refineseg.data.own.cvat import cvat_splits, open_cvat
+from refineseg.data.own.folder import open_folder
+from refineseg.data.own.folder_layout import folder_splits, has_layout
+from refineseg.data.own.label_studio import is_brush_png, open_label_studio
+from refineseg.data.own.labelme import labelme_splits, open_labelme
+from refineseg.data.own.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
+from refineseg.data.own.remap import read_remap, remapped
+from refineseg.data.own.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.data.sources import SourceDataset
-from refineseg.data.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
 from refineseg.images.files import first_names
@@ -141,7 +141,7 @@ def recognise(root: Path) -> tuple[str, Path]:
        file, or ``classes.txt``, and text files in ``labels``), COCO (by its file names, or JSON with ``images`` and
        ``annotations``), Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
     4. Pairs: a list whose first line names two image files.
-    5. Masks under other names, or without splits (:mod:`refineseg.data.folder_layout`).
+    5. Masks under other names, or without splits (:mod:`refineseg.data.own.folder_layout`).
     6. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
 
     In a zip file, a single folder that holds everything may surround all this.
