@@ -8,10 +8,10 @@ from PIL import Image
 
 from refineseg.data import fake_scenes
 from refineseg.data.datasets import open_dataset
-from refineseg.data.file_lists import check_present, file_names
 from refineseg.data.label_check import check_labels
 from refineseg.data.readers.matlab import load_mat
 from refineseg.data.sample import Dataset
+from refineseg.data.storage.file_lists import check_present, file_names
 from refineseg.errors import DatasetError, MissingExtraError
 
 TREES = [
@@ -76,7 +76,9 @@ def test_absent_files_are_found_by_listing_each_folder_once(tmp_path, monkeypatc
     assert file_names(tmp_path) == ["a.png", "b.png"]
     assert file_names(tmp_path / "nowhere") == []
     listed = []
-    monkeypatch.setattr("refineseg.data.file_lists.file_names", lambda folder: listed.append(folder) or ["a.png"])
+    monkeypatch.setattr(
+        "refineseg.data.storage.file_lists.file_names", lambda folder: listed.append(folder) or ["a.png"]
+    )
     paths = [tmp_path / f"{letter}.png" for letter in "abcdefgh"]
     with pytest.raises(DatasetError, match=r"named in LIST, but 7 are absent: b\.png, .*, f\.png and 2 more; do this$"):
         check_present(paths, root=tmp_path, listed_in="LIST", advice="do this")

@@ -15,8 +15,8 @@ from conftest import call, write_folder
 from refineseg.class_info import LabelTable
 from refineseg.comparison import read_result
 from refineseg.data.datasets import open_dataset
-from refineseg.data.file_lists import file_names, subfolders
 from refineseg.data.readers.pascal_layout import read_ids
+from refineseg.data.storage.file_lists import file_names, subfolders
 from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
 from refineseg.files import archives

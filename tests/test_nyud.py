@@ -15,9 +15,9 @@ from conftest import SHARED
 from refineseg.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_nyud, fake_nyud_mat
-from refineseg.data.file_lists import packaged_table
 from refineseg.data.label_check import check_labels
 from refineseg.data.readers.nyud import held_out_names, open_nyud
+from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import DatasetError, LabelError, MissingExtraError
 
 REAL = SHARED / "samples" / "nyudv2"

@@ -10,8 +10,8 @@ from conftest import write_folder
 from refineseg.comparison import against_table, compare_published, read_result
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_camvid
-from refineseg.data.file_lists import packaged_table
 from refineseg.data.sample_facts import facts_of_files, stored_losslessly
+from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import ConfigError
 from refineseg.protocol import Learned, MeasurementProtocol
 from refineseg.published import COMPARATORS

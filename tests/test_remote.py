@@ -28,9 +28,9 @@ from refineseg.data.fake_pascal import fake_sbd, fake_voc
 from refineseg.data.fake_scenes import fake_camvid, fake_cityscapes, fake_nyud_mat, fake_sunrgbd_toolbox
 from refineseg.data.label_check import check_labels
 from refineseg.data.loading import training_batches
-from refineseg.data.mirror import CacheOptions
-from refineseg.data.remote import RemotePath, forget_remotes, open_root
-from refineseg.data.remote_access import RemoteFile, check_names
+from refineseg.data.storage.mirror import CacheOptions
+from refineseg.data.storage.remote import RemotePath, forget_remotes, open_root
+from refineseg.data.storage.remote_access import RemoteFile, check_names
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.images.files import read_rgb
 from remote_servers import SECRET, listed, s3_server, web_server
@@ -237,8 +237,8 @@ def test_processes_share_one_budget(tmp_path, cache):
     url = f"file://{folder}"
     open_root(url, options=CacheOptions(cache, 45_000, grace_s=0.5))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom refineseg.data.mirror import CacheOptions\n"
-        "from refineseg.data.remote import open_root\n"
+        "import sys\nfrom pathlib import Path\nfrom refineseg.data.storage.mirror import CacheOptions\n"
+        "from refineseg.data.storage.remote import open_root\n"
         f"root = open_root({url!r}, options=CacheOptions(Path({str(cache)!r}), 45_000, grace_s=0.5))\n"
         "for path in sorted(root.iterdir(), reverse=sys.argv[1] == 'b'):\n"
         "    assert set(path.read_bytes()) == {int(path.stem) + 1} and path.stat().st_size == 10_000, path\n"
@@ -282,7 +282,7 @@ def test_a_kill_in_the_middle_of_a_fetch_leaves_no_half_file(tmp_path, cache):
     expected = (root / "00.bin").read_bytes()
     with web_server(listed(root)) as (url, state):
         state.update(slow="00.bin", stop_after=200_000)
-        program = f"from refineseg.data.remote import open_root; (open_root({url!r}) / '00.bin').read_bytes()"
+        program = f"from refineseg.data.storage.remote import open_root; (open_root({url!r}) / '00.bin').read_bytes()"
         process = subprocess.Popen([sys.executable, "-c", program])
         assert state["waiting"].wait(30)
         end = time.monotonic() + 10

@@ -11,10 +11,10 @@ from conftest import SHARED
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo
 from refineseg.data.fake_scenes import fake_camvid, fake_cityscapes
-from refineseg.data.file_lists import packaged_table
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.transfer import find_transfer, transferred
 from refineseg.data.sample import Without
+from refineseg.data.storage.file_lists import packaged_table
 from refineseg.evaluation import predictions
 
 CAMVID = catalog_classes("camvid")

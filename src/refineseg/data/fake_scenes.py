@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.catalog import catalog_classes
-from refineseg.data.file_lists import packaged_table
 from refineseg.data.readers.cityscapes import to_label_ids
+from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import MissingExtraError
 
 SIZE_HW = (40, 56)

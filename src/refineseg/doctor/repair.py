@@ -26,8 +26,8 @@ from refineseg.data.own.class_files import CLASS_FILES
 from refineseg.data.own.folder import open_folder
 from refineseg.data.own.formats import recognise
 from refineseg.data.own.remap import FILE_NAMES as REMAP_FILES
-from refineseg.data.remote import is_remote
 from refineseg.data.sample import same_shape
+from refineseg.data.storage.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
 from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError

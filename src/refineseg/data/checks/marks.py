@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
-from refineseg.data.remote import HEADER_BYTES, RemotePath
+from refineseg.data.storage.remote import HEADER_BYTES, RemotePath
 from refineseg.errors import ImageError
 from refineseg.files.archives import file_mark
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
-from refineseg.data.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset
+from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.errors import DatasetError
 from refineseg.images.files import first_names, read_image_size, read_rgb
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import Colour, LabelTable
-from refineseg.data.file_lists import check_present, packaged_table
 from refineseg.data.sample import Concatenation, Dataset, FilePair, PairDataset, Without
 from refineseg.data.sources import SourceDataset
+from refineseg.data.storage.file_lists import check_present, packaged_table
 from refineseg.errors import DatasetError
 from refineseg.images.files import first_names, read_image_size, read_mask, read_rgb
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
-from refineseg.data.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.data.sample import FilePair, PairDataset
+from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.files import first_names
 from refineseg.images.label_messages import value_ranges

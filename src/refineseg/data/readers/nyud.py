@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
-from refineseg.data.file_lists import (
+from refineseg.data.readers.matlab import load_mat, open_hdf5
+from refineseg.data.sample import Without
+from refineseg.data.sources import SourceDataset, mapped_labels
+from refineseg.data.storage.file_lists import (
     check_pairs,
     check_present,
     files_by_stem,
@@ -20,9 +23,6 @@ from refineseg.data.file_lists import (
     packaged_table,
     subfolders,
 )
-from refineseg.data.readers.matlab import load_mat, open_hdf5
-from refineseg.data.sample import Without
-from refineseg.data.sources import SourceDataset, mapped_labels
 from refineseg.errors import DatasetError
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values, read_image_size, read_mask, read_rgb
 from refineseg.images.label_messages import value_ranges

@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
-from refineseg.data.file_lists import check_pairs, check_present, file_names, files_by_stem, incomplete_note, subfolders
 from refineseg.data.readers.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset, mapped_labels
+from refineseg.data.storage.file_lists import (
+    check_pairs,
+    check_present,
+    file_names,
+    files_by_stem,
+    incomplete_note,
+    subfolders,
+)
 from refineseg.errors import DatasetError
 from refineseg.images.files import first_names, read_image_size, read_rgb
 

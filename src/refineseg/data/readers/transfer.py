@@ -14,9 +14,9 @@ import numpy as np
 
 from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.file_lists import packaged_table
 from refineseg.data.own.remap import Remapped
 from refineseg.data.sample import Dataset, PairDataset
+from refineseg.data.storage.file_lists import packaged_table
 
 TRANSFERS = (("cityscapes", "camvid"),)
 """Pairs of data sets with a table: from, to."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path, PosixPath
 from typing import Any
 
-from refineseg.data.mirror import CacheOptions, Mirror
-from refineseg.data.remote_access import (
+from refineseg.data.storage.mirror import CacheOptions, Mirror
+from refineseg.data.storage.remote_access import (
     LIST_NAME,
     RemoteFile,
     check_names,

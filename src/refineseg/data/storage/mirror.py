@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from refineseg.data.remote_access import RemoteFile, remote_address, remote_call, remote_facts
+from refineseg.data.storage.remote_access import RemoteFile, remote_address, remote_call, remote_facts
 from refineseg.errors import ConfigError, DatasetError
 
 FOLDER_VARIABLE, BUDGET_VARIABLE = "REFINESEG_CACHE", "REFINESEG_CACHE_GB"

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.remote import INDEX_NAME, RemotePath
 from refineseg.data.sources import SourceDataset
+from refineseg.data.storage.remote import INDEX_NAME, RemotePath
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.foreign_text import parse_json
 from refineseg.images.files import first_names, read_mask, read_rgb

@@ -1,4 +1,4 @@
-"""Write shards (:mod:`refineseg.data.shards`): any split of any data set as tar files with an index.
+"""Write shards (:mod:`refineseg.data.storage.shards`): any split of any data set as tar files with an index.
 
 In: a data set. Out: files in a local or remote folder, the same bytes for the same data. Tar files are written around
 the headers of the standard library's ``tarfile``: all that is needed beyond it is to know where each file begins, which
@@ -28,10 +28,10 @@ from PIL import Image
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.label_check import check_files
-from refineseg.data.remote import INDEX_NAME, check_address, is_remote
-from refineseg.data.remote_access import remote_address, remote_call
 from refineseg.data.sample import Dataset, Sample, image_file
-from refineseg.data.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
+from refineseg.data.storage.remote import INDEX_NAME, check_address, is_remote
+from refineseg.data.storage.remote_access import remote_address, remote_call
+from refineseg.data.storage.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import read_bytes
 from refineseg.files.foreign_text import parse_json
