@@ -38,7 +38,7 @@ def training_step(variant: str, height: int) -> Callable[[], object]:
     import torch
 
     from refineseg.catalog import catalog_classes
-    from refineseg.data.loading import Batch
+    from refineseg.data.crops.loading import Batch
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import ModelSpec, Segmenter
     from refineseg.training.engine import Engine

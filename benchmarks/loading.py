@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from refineseg.data.augment import Augmentation
+from refineseg.data.crops.augment import Augmentation
+from refineseg.data.crops.loading import Batch, DecodedCache, training_batches
+from refineseg.data.crops.resident import hold
 from refineseg.data.datasets import open_dataset
-from refineseg.data.loading import Batch, DecodedCache, training_batches
-from refineseg.data.resident import hold
 
 CLASSES = {"classes": [{"id": i, "name": f"class {i}"} for i in range(8)]}
 BATCH_SIZE = 8

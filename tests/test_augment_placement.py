@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import Augmentation, augment
-from refineseg.data.balance import Donors, image_counts
-from refineseg.data.loading import training_batches
-from refineseg.data.placement import corners
-from refineseg.data.resident import hold
+from refineseg.data.crops.augment import Augmentation, augment
+from refineseg.data.crops.balance import Donors, image_counts
+from refineseg.data.crops.loading import training_batches
+from refineseg.data.crops.placement import corners
+from refineseg.data.crops.resident import hold
 from refineseg.data.sample import Sample
 from test_resident import CPU, Photographs
 

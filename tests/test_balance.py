@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from refineseg.data.balance import Donors, balanced_samples, count_classes, image_counts
-from refineseg.data.loading import epoch_order
+from refineseg.data.crops.balance import Donors, balanced_samples, count_classes, image_counts
+from refineseg.data.crops.loading import epoch_order
 from refineseg.training.run import RunRequest, resume_run, start_run
 from test_augment_and_loading import Memory
 from test_training_run import Silent, run, same, tensors, tiny

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conftest import call, write_folder
-from refineseg.data.loading import epoch_order
+from refineseg.data.crops.loading import epoch_order
 from refineseg.errors import ConfigError
 from refineseg.training.budget import _fitted
 from refineseg.training.config import Phase, TrainingConfig

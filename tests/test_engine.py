@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import Augmentation
+from refineseg.data.crops.augment import Augmentation
+from refineseg.data.crops.loading import Batch, HostBatches, training_batches
 from refineseg.data.datasets import open_dataset
-from refineseg.data.loading import Batch, HostBatches, training_batches
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, LabelError
 from refineseg.evaluation import evaluate

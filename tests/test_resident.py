@@ -9,9 +9,9 @@ from skimage import data as photographs
 from torchvision.transforms.v2 import functional as transforms
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import Augmentation, augment, recoloured
-from refineseg.data.loading import mix_seeds, training_batches
-from refineseg.data.resident import hold
+from refineseg.data.crops.augment import Augmentation, augment, recoloured
+from refineseg.data.crops.loading import mix_seeds, training_batches
+from refineseg.data.crops.resident import hold
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
 from refineseg.training.feeding import Feed, PhaseData, augmentation_of

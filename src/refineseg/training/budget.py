@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, count, islice
 
-from refineseg.data.loading import Batch
+from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import Segmenter

@@ -10,7 +10,7 @@ added up too, so that the gradient is that of the whole batch. Only normalisatio
 ``torch.compile``: in the mode of the configuration, or with ``auto`` in mode ``reduce-overhead`` (fused kernels, CUDA
 graphs) for the rest of a phase on a GPU, once its second epoch has shown that it would take longer than
 :data:`COMPILE_PAYS_S`; never on a CPU, where it was slower (``docs/experiments.md``), and never where crops differ in
-size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.loading.epoch_order` leaves out
+size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.crops.loading.epoch_order` leaves out
 one that is not full), so that nothing is compiled twice.
 """
 
@@ -23,7 +23,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from refineseg.data.loading import Batch
+from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import find_device
 from refineseg.segmenter import Segmenter

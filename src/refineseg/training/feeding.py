@@ -1,7 +1,7 @@
 """What a run learns from, and the batches of its epochs: read by the host, or held on the device and cut there.
 
 In: data sets, a configuration. Out: :class:`TrainingData`, and for each epoch something with a length that gives
-:class:`~refineseg.data.loading.Batch`.
+:class:`~refineseg.data.crops.loading.Batch`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from refineseg.data.augment import Augmentation
-from refineseg.data.balance import image_counts
-from refineseg.data.loading import Batch, DecodedCache, HostBatches
-from refineseg.data.resident import ResidentBatches, ResidentData, hold
+from refineseg.data.crops.augment import Augmentation
+from refineseg.data.crops.balance import image_counts
+from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches
+from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.sample import Dataset
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter

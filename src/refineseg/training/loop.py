@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from refineseg.data.loading import mix_seeds
+from refineseg.data.crops.loading import mix_seeds
 from refineseg.errors import CheckpointError, OutputError
 from refineseg.metrics import ConfusionMatrix
 from refineseg.reports import write_report

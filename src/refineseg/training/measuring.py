@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.loading import read_samples
+from refineseg.data.crops.loading import read_samples
 from refineseg.data.sample import Dataset, Sample
 from refineseg.evaluation import evaluate
 from refineseg.metrics import ConfusionMatrix

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import padding_pixel
-from refineseg.data.loading import mix_seeds
+from refineseg.data.crops.augment import padding_pixel
+from refineseg.data.crops.loading import mix_seeds
 from refineseg.errors import ConfigError
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.model_spec import ModelSpec

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.augment import Augmentation, augment
-from refineseg.data.balance import Donors, balanced_samples, image_counts
+from refineseg.data.crops.augment import Augmentation, augment
+from refineseg.data.crops.balance import Donors, balanced_samples, image_counts
 from refineseg.data.sample import Dataset, Sample
 
 _READ_AHEAD = 64

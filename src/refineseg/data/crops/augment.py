@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from refineseg.data.placement import Augmentation, Placed, corners, turned_sources
+from refineseg.data.crops.placement import Augmentation, Placed, corners, turned_sources
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
 

@@ -1,6 +1,6 @@
 """A whole data set in a device's memory, and crops cut there in batches: small data train at the network's speed.
 
-In: a data set that fits. Out: the same kind of batches as :mod:`refineseg.data.loading`, already on the device. Where a
+In: a data set that fits. Out: the same kind of batches as :mod:`refineseg.data.crops.loading`, already on the device. Where a
 crop lies, its scale, turn, flip, colour and what is pasted into it come from the same draws as there, and masks are
 equal to it; images are resized from one of two resolutions without a filter, so they differ from it by a few grey
 levels.
@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.data.augment import padding_pixel, recoloured
-from refineseg.data.balance import Donors, count_classes
-from refineseg.data.loading import Batch, epoch_order, mix_seeds, read_samples
-from refineseg.data.placement import Augmentation, Colours, Placed, corners, turned_sources
+from refineseg.data.crops.augment import padding_pixel, recoloured
+from refineseg.data.crops.balance import Donors, count_classes
+from refineseg.data.crops.loading import Batch, epoch_order, mix_seeds, read_samples
+from refineseg.data.crops.placement import Augmentation, Colours, Placed, corners, turned_sources
 from refineseg.data.sample import Dataset
 from refineseg.errors import DatasetError
 

@@ -1,0 +1,1 @@
+"""Crops for training: placement, augmentation, balance, loading."""
