@@ -37,7 +37,7 @@ def training_step(variant: str, height: int) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from refineseg.catalog import catalog_classes
+    from refineseg.data.catalog import catalog_classes
     from refineseg.data.crops.loading import Batch
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import ModelSpec, Segmenter

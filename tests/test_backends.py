@@ -17,7 +17,7 @@ from PIL import Image
 import refineseg
 from conftest import call
 from refineseg.acceptance import Acceptance, Tolerance, compare
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.export_options import ExportOptions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.label_check import check_labels
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import DatasetError, LabelError

@@ -11,7 +11,7 @@ from PIL import Image
 
 import refineseg
 from conftest import SHARED
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid_published
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import DatasetError, LabelError

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_cityscapes
 from refineseg.data.label_check import check_labels
 from refineseg.data.readers.cityscapes import open_cityscapes, to_label_ids

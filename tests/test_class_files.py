@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import voc_palette
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.own.class_files import read_class_file
 from refineseg.errors import ConfigError
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable, voc_palette
+from refineseg.data.catalog import catalog_classes
 from refineseg.errors import ConfigError
 
 

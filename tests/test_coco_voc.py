@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_coco import compressed, fake_coco_voc, run_lengths
 from refineseg.data.label_check import check_labels

@@ -12,7 +12,7 @@ from PIL import Image
 
 import refineseg
 from conftest import SHARED
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_nyud, fake_nyud_mat
 from refineseg.data.label_check import check_labels

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from conftest import SHARED
-from refineseg.catalog import catalog_classes
 from refineseg.data import fake_pascal
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_pascal import SBD_TRAIN, VOC_TEST, VOC_TRAIN, VOC_VAL, fake_sbd, fake_voc
 from refineseg.data.label_check import check_labels

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from conftest import untrained, write_folder
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, voc_palette
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import DATASETS
 from refineseg.data.fake_pascal import VOC_TEST, VOC_VAL, fake_voc
 from refineseg.data.sample import Sample

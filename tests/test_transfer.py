@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid, fake_cityscapes
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.transfer import find_transfer, transferred

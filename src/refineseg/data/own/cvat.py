@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.left_out import LeftOut
 from refineseg.data.own.own_classes import alike

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset
 from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders

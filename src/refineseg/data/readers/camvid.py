@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import Colour, LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.sample import Concatenation, Dataset, FilePair, PairDataset, Without
 from refineseg.data.sources import SourceDataset
 from refineseg.data.storage.file_lists import check_present, packaged_table

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.sample import FilePair, PairDataset
 from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.errors import DatasetError, LabelError

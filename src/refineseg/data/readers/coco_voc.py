@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.own.json_files import json_elements
 from refineseg.data.own.outlines import painted, rle_tools
 from refineseg.data.readers.pascal_layout import Archive, find_folder, names_in

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Without
 from refineseg.data.sources import SourceDataset, mapped_labels

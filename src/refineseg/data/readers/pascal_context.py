@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable, voc_palette
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat
 from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, names_in, pair_by_id, read_ids
 from refineseg.data.sample import PairDataset

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat
 from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, pair_by_id, read_ids
 from refineseg.data.sample import PairDataset

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat, open_hdf5
 from refineseg.data.sample import Dataset, FilePair, PairDataset
 from refineseg.data.sources import SourceDataset, mapped_labels

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from refineseg.catalog import catalog_classes
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.catalog import catalog_classes
 from refineseg.data.own.remap import Remapped
 from refineseg.data.sample import Dataset, PairDataset
 from refineseg.data.storage.file_lists import packaged_table
