@@ -8,9 +8,9 @@ from skimage.transform import resize
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.predict.augmented import mean_probabilities, scaled_images
 from refineseg.predict.predictor import Predictor
-from refineseg.predict.protocols import AUTHORS_SCALES, check_scales, parse_scales
+from refineseg.predict.views.augmented import mean_probabilities, scaled_images
+from refineseg.predict.views.protocols import AUTHORS_SCALES, check_scales, parse_scales
 from refineseg.segmenter import build
 
 

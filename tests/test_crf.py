@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from refineseg.errors import ConfigError
-from refineseg.predict import crf
-from refineseg.predict.crf import CrfOptions, PermutohedralLattice, dense_crf
+from refineseg.predict.views import crf
+from refineseg.predict.views.crf import CrfOptions, PermutohedralLattice, dense_crf
 
 
 def exact_kernel(features):

@@ -19,7 +19,7 @@ from refineseg.data.datasets import DATASETS
 from refineseg.metrics import MEANS
 from refineseg.networks.variants import VARIANTS, NetworkOptions
 from refineseg.original.conversion import MatConvNetOptions, load_original
-from refineseg.predict.protocols import PROTOCOLS
+from refineseg.predict.views.protocols import PROTOCOLS
 from refineseg.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES
 from refineseg.training.config import override
 from refineseg.training.paper_recipes import PAPER_RECIPES

@@ -15,10 +15,10 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluation import evaluate
-from refineseg.predict.authors import authors_scores, fuse, network_images, resize_probabilities
-from refineseg.predict.crf import CrfOptions, dense_crf
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.predict.protocols import PROTOCOLS, ScoringProtocol, find_protocol
+from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
+from refineseg.predict.views.crf import CrfOptions, dense_crf
+from refineseg.predict.views.protocols import PROTOCOLS, ScoringProtocol, find_protocol
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import matlab_resize, matlab_resize_images
 from refineseg.segmenter import Segmenter, build
@@ -122,7 +122,7 @@ class TestAuthors:
         def only_sizes(images, size_hw, *, scale=None):
             return torch.zeros(1, 1, *size_hw, dtype=torch.uint8)
 
-        monkeypatch.setattr("refineseg.predict.authors.matlab_resize_images", only_sizes)
+        monkeypatch.setattr("refineseg.predict.views.authors.matlab_resize_images", only_sizes)
         images = torch.zeros(1, 1, *size_hw, dtype=torch.uint8)
         got = tuple(network_images(images, scale, protocol=PROTOCOLS[name]).shape[2:])
         assert got == expected

@@ -21,24 +21,24 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.reading import USUAL, Reading
 from refineseg.networks.variants import find_variant
-from refineseg.predict.augmented import mean_probabilities
-from refineseg.predict.authors import authors_scores
 from refineseg.predict.batches import check_images, stacked
-from refineseg.predict.crf import CrfOptions, dense_crf
 from refineseg.predict.outputs import Outputs
-from refineseg.predict.protocols import (
-    DEFAULT_PROTOCOL,
-    ScoringProtocol,
-    check_scales,
-    find_protocol,
-    parse_scales,
-)
 from refineseg.predict.raster import RasterResult, predict_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiles.cutting import Cutter
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
+from refineseg.predict.views.augmented import mean_probabilities
+from refineseg.predict.views.authors import authors_scores
+from refineseg.predict.views.crf import CrfOptions, dense_crf
+from refineseg.predict.views.protocols import (
+    DEFAULT_PROTOCOL,
+    ScoringProtocol,
+    check_scales,
+    find_protocol,
+    parse_scales,
+)
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer, find_device
 from refineseg.runtimes.open import OpenedModel, open_scored
@@ -60,7 +60,7 @@ class Predictor:
         scales: Score each image at these scales and average; 1 is its own size.
         flip: Score each scale mirrored too.
         protocol: At which sizes the network sees an image and how its output is enlarged: a name of
-            :data:`~refineseg.predict.protocols.PROTOCOLS`, or a protocol.
+            :data:`~refineseg.predict.views.protocols.PROTOCOLS`, or a protocol.
         crf: Refine the (mean) probabilities by a dense CRF; RGB images only.
         tiling: How images are cut that are too large to be predicted whole; None: never. Exact tiles change nothing.
 

@@ -20,10 +20,10 @@ from refineseg.predict.file_run import FileRun
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.progress import Fraction, duration
-from refineseg.predict.protocols import DEFAULT_PROTOCOL
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
+from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
 from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printing import Terminal, print_lines
 

@@ -68,7 +68,7 @@ class TorchScorer:
     def output_logits(
         self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
     ) -> Float[Tensor, "n k h2 w2"]:
-        """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.authors`."""
+        """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.views.authors`."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             return self._segmenter.output_logits(images.to(self._device), enlarged_already=enlarged_already)
 

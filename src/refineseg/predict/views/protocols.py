@@ -40,7 +40,7 @@ class ScoringProtocol:
     Args:
         name: As in :data:`PROTOCOLS`.
         enlarged: What is brought to image size, and how: ``logits_bilinear`` and ``logits_cubic`` enlarge logits;
-            ``log_probabilities_cubic`` is all of the authors' procedure, see :mod:`refineseg.predict.authors`.
+            ``log_probabilities_cubic`` is all of the authors' procedure, see :mod:`refineseg.predict.views.authors`.
         short_side: Images are resized until their shorter side, in pixels, lies in this range; None: own size.
         enlargement: Of the image in front of the network, on top of everything else; None: as the model says.
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from refineseg.predict.protocols import ScoringProtocol, check_scales
+from refineseg.predict.views.protocols import ScoringProtocol, check_scales
 from refineseg.resize import ResizeStyle, matlab_resize, matlab_resize_images
 from refineseg.scoring import probabilities_of
 

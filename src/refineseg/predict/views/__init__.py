@@ -1,0 +1,1 @@
+"""How an image is seen: scales, flips, the authors' procedure, and the dense CRF."""
