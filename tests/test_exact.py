@@ -21,11 +21,11 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
-from refineseg.predict.exact import TiledScorer, needed_context, prove
-from refineseg.predict.tiles.exact_plan import extra_arithmetic
-from refineseg.predict.tiles.streaming import needed_spans
-from refineseg.predict.tiles.tracing import trace
-from refineseg.predict.tiling import ArraySource, Region, TilingOptions
+from refineseg.predict.exact.exact_plan import extra_arithmetic
+from refineseg.predict.exact.streaming import needed_spans
+from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context, prove
+from refineseg.predict.exact.tiling import ArraySource, Region, TilingOptions
+from refineseg.predict.exact.tracing import trace
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
 
@@ -298,8 +298,10 @@ def test_a_random_crop_is_proven():
 @pytest.mark.parametrize(("padded", "whole"), [(True, True), (False, False)])
 def test_a_crop_of_an_image_that_does_not_fit_is_proven(monkeypatch, padded, whole):
     """With scales of exactly 2 a part of the image gives the crop its true logits; else the part stands for itself."""
-    monkeypatch.setattr("refineseg.predict.exact._CROP", 32)
-    monkeypatch.setattr("refineseg.predict.exact._whole_bytes", lambda graph: 1000 * np.prod(graph.maps[0].size_hw))
+    monkeypatch.setattr("refineseg.predict.exact.tiled_scorer._CROP", 32)
+    monkeypatch.setattr(
+        "refineseg.predict.exact.tiled_scorer._whole_bytes", lambda graph: 1000 * np.prod(graph.maps[0].size_hw)
+    )
     segmenter = segmenter_of("refinenet_lw:resnet10t", width=0.125, padded=padded)
     source = ArraySource(image_of((64, 3000)))
     options = TilingOptions(64, 1_120_000_000)
@@ -311,8 +313,8 @@ def test_a_crop_of_an_image_that_does_not_fit_is_proven(monkeypatch, padded, who
 
 PREDICT = """
 import sys, numpy as np, torch, refineseg
-from refineseg.predict.exact import TiledScorer
-from refineseg.predict.tiling import TilingOptions
+from refineseg.predict.exact.tiled_scorer import TiledScorer
+from refineseg.predict.exact.tiling import TilingOptions
 class Noise:  # nothing of the image is kept
     num_channels = 3
     size_hw = tuple(int(v) for v in sys.argv[2:4])

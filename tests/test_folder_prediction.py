@@ -20,13 +20,13 @@ from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.files.writing import _own_machine
 from refineseg.images.files import read_rgb
 from refineseg.predict import file_run, streams
+from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.file_options import FileOptions, StreamOptions
 from refineseg.predict.files import predict_files
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.plan import RECORD, make_plan
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.progress import Advance, Fraction
-from refineseg.predict.tiling import TilingOptions
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal
 

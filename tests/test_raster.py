@@ -14,11 +14,11 @@ from refineseg.errors import ConfigError, ImageError
 from refineseg.images.files import reading
 from refineseg.images.reading import Reading, Scaling
 from refineseg.predict import raster
+from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster import RasterOptions, predict_raster
 from refineseg.predict.rasters import files as raster_files
 from refineseg.predict.rasters.pixels import RasterSource
-from refineseg.predict.tiling import Region, TilingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"

@@ -9,9 +9,17 @@ from torch import nn
 
 import refineseg
 from refineseg.errors import ConfigError
-from refineseg.predict.exact import TiledScorer, fits_whole
-from refineseg.predict.tiles.blending import Blending
-from refineseg.predict.tiling import ArraySource, PixelSource, Region, TilingOptions, free_memory, grid, parse_bytes
+from refineseg.predict.exact.blending import Blending
+from refineseg.predict.exact.tiled_scorer import TiledScorer, fits_whole
+from refineseg.predict.exact.tiling import (
+    ArraySource,
+    PixelSource,
+    Region,
+    TilingOptions,
+    free_memory,
+    grid,
+    parse_bytes,
+)
 
 CPU = torch.device("cpu")
 
@@ -157,7 +165,7 @@ def test_small_images_are_not_followed_through_the_network(monkeypatch):
     def fail(*args):
         raise AssertionError
 
-    monkeypatch.setattr("refineseg.predict.exact.trace", fail)
+    monkeypatch.setattr("refineseg.predict.exact.tiled_scorer.trace", fail)
     assert fits_whole(segmenter, (600, 800), options=TilingOptions(memory_bytes=4 * 10**9), device=CPU)
 
 

@@ -30,13 +30,13 @@ from refineseg.contenders import measurable
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
+from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.files import predict_plan
 from refineseg.predict.outputs import Outputs, write_prediction
 from refineseg.predict.plan import make_plan
 from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.rasters.headers import is_raster
-from refineseg.predict.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.open import OpenedModel, open_scored, place_of

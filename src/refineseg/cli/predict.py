@@ -185,10 +185,10 @@ def predict(
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
 
     # from here on NumPy is there
+    from refineseg.predict.exact.tiling import TilingOptions
     from refineseg.predict.file_options import FileOptions
     from refineseg.predict.outputs import Outputs
     from refineseg.predict.rasters.options import RasterOptions
-    from refineseg.predict.tiling import TilingOptions
     from refineseg.predict.videos.options import VideoOptions
 
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}

@@ -21,15 +21,15 @@ import numpy as np
 from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.areas import area_table
+from refineseg.predict.exact.proofs import Prover
+from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.file_options import FileOptions
 from refineseg.predict.file_run import FileRun, FilesResult
 from refineseg.predict.inputs_record import InputsRecord
 from refineseg.predict.plan import Plan, begin_record, make_plan
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.predict.proofs import Prover
 from refineseg.predict.rasters.job import model_digest
 from refineseg.predict.single_inputs import SingleInputs
-from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.videos.options import VideoKind
 from refineseg.runtimes.open import OpenedModel, file_digest
 from refineseg.terminal.applicability import check_inputs

@@ -22,11 +22,11 @@ from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.reading import USUAL, Reading
 from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images, stacked
+from refineseg.predict.exact.cutting import Cutter
+from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.raster import RasterResult, predict_raster
 from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.tiles.cutting import Cutter
-from refineseg.predict.tiling import TilingOptions
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.predict.views.augmented import mean_probabilities

@@ -34,7 +34,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.areas import Areas
-from refineseg.predict.exact import TiledScorer, memory_of
+from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
+from refineseg.predict.exact.tiling import TilingOptions, free_memory
 from refineseg.predict.outputs import Outputs
 from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.headers import is_raster
@@ -45,7 +46,6 @@ from refineseg.predict.rasters.results import Finished
 from refineseg.predict.rasters.task import RasterTask, check_paths
 from refineseg.predict.rasters.tiles import TileScorer, tile_layers
 from refineseg.predict.rasters.writing import copy_in_order
-from refineseg.predict.tiling import TilingOptions, free_memory
 from refineseg.predict.vectors import VectorOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter

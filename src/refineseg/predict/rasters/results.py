@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images.files import render, write_image
+from refineseg.predict.exact.tiling import Region
 from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.job import Job, pieces
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.rasters.writing import Layout, write_raster
-from refineseg.predict.tiling import Region
 from refineseg.predict.vectors import RegionMerger, VectorOptions, write_geojson
 
 OVERLAY_SIDE = 2048

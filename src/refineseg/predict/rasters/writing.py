@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import Colour
+from refineseg.predict.exact.tiling import Region
 from refineseg.predict.rasters.files import (
     CACHE_BYTES,
     Dataset,
@@ -30,7 +31,6 @@ from refineseg.predict.rasters.files import (
     window_of,
 )
 from refineseg.predict.rasters.job import PIECE_ROWS
-from refineseg.predict.tiling import Region
 
 BLOCK = 256
 """Sides of a block of the files that are written, in pixels; a piece's rows are a multiple of it."""

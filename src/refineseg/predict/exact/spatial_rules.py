@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refineseg.predict.tiles.axis_rules import Window, matlab_taps, torch_taps
-from refineseg.predict.tiles.region_ops import (
+from refineseg.predict.exact.axis_rules import Window, matlab_taps, torch_taps
+from refineseg.predict.exact.region_ops import (
     AveragePooling,
     Convolution,
     Doubling,
@@ -291,4 +291,4 @@ SPATIAL: dict[str, _Finder] = {
     "permute": _permute,
     "linear": _linear,
 }
-"""By :func:`~refineseg.predict.tiles.graph_rules.operation_name`."""
+"""By :func:`~refineseg.predict.exact.graph_rules.operation_name`."""

@@ -1,7 +1,7 @@
 """Pieces of an image: rectangles, images that need not be in memory, and how prediction is to cut them.
 
 In: what ``--tile``, ``--memory``, ``--overlap`` and ``--tile-mode`` say. Out: values that
-:mod:`refineseg.predict.exact` and everything that walks over an image in tiles share.
+:mod:`refineseg.predict.exact.tiled_scorer` and everything that walks over an image in tiles share.
 """
 
 from __future__ import annotations

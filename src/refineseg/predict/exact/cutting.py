@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from refineseg.predict.exact import TiledScorer, fits_whole
-from refineseg.predict.tiling import ArraySource, TilingOptions
+from refineseg.predict.exact.tiled_scorer import TiledScorer, fits_whole
+from refineseg.predict.exact.tiling import ArraySource, TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of

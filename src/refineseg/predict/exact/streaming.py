@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from refineseg.predict.tiles.axis_rules import AxisRule, Span, needed
-from refineseg.predict.tiles.region_ops import Chain, Operation, Pointwise, Resampling
-from refineseg.predict.tiles.tracing import Graph
-from refineseg.predict.tiling import Region
+from refineseg.predict.exact.axis_rules import AxisRule, Span, needed
+from refineseg.predict.exact.region_ops import Chain, Operation, Pointwise, Resampling
+from refineseg.predict.exact.tiling import Region
+from refineseg.predict.exact.tracing import Graph
 
 _OUTPUT_PIECE_BYTES = 64 * 2**20
 """Logits at image size are large: they are made in smaller strips than all else."""
@@ -30,7 +30,7 @@ def needed_spans(graph: Graph, axis: int, span: Span) -> list[Span | None]:
 
     Example:
         >>> import refineseg
-        >>> from refineseg.predict.tiles.tracing import trace
+        >>> from refineseg.predict.exact.tracing import trace
         >>> graph = trace(refineseg.build("refinenet_lw_mobilenetv2", num_classes=2), (4096, 4096))
         >>> needed_spans(graph, 0, (2048, 2080))[0]
         (1259, 2838)
@@ -178,7 +178,7 @@ def stream(
     """Compute a rectangle of the output.
 
     Args:
-        graph: From :func:`~refineseg.predict.tiles.tracing.trace`.
+        graph: From :func:`~refineseg.predict.exact.tracing.trace`.
         region: Of the image.
         read: Gives (1, C, h, w) uint8 pixels of a region, on the device.
         step: Image rows read at a time.

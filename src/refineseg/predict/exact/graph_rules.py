@@ -1,4 +1,4 @@
-"""What each torch function means for a part of a map: which :mod:`~refineseg.predict.tiles.region_ops` operation it is.
+"""What each torch function means for a part of a map: which :mod:`~refineseg.predict.exact.region_ops` operation it is.
 
 In: a call of a torch function with tensors without values. Out: its result (without values too) and the operations
 that compute parts of it, or :class:`NotLocalError` where a pixel of the result depends on the whole image, or the
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refineseg.predict.tiles.region_ops import Pointwise
-from refineseg.predict.tiles.spatial_rules import SPATIAL, Map, NotLocalError, Real, Step, find_matlab
+from refineseg.predict.exact.region_ops import Pointwise
+from refineseg.predict.exact.spatial_rules import SPATIAL, Map, NotLocalError, Real, Step, find_matlab
 from refineseg.resize import matlab_resize, matlab_resize_images
 
 _MAKING = {

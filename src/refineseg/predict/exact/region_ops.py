@@ -4,7 +4,7 @@ In: the pixels that a rectangle of the output needs, and where both lie on the w
 (or minus infinity) surround the whole map only, never a part of it; resizing weighs pixels by their place on the whole
 map.
 
-Each operation says by :mod:`refineseg.predict.tiles.axis_rules` which pixels it needs, and how many multiply-adds a
+Each operation says by :mod:`refineseg.predict.exact.axis_rules` which pixels it needs, and how many multiply-adds a
 pixel of its output takes.
 """
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.predict.tiles.axis_rules import AxisRule, Span, Taps, Window
+from refineseg.predict.exact.axis_rules import AxisRule, Span, Taps, Window
 from refineseg.resize import HALF
 
 Spans = tuple[Span, Span]

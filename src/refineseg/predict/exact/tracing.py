@@ -21,9 +21,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from refineseg.errors import ConfigError
-from refineseg.predict.tiles.graph_rules import find_operation, operation_name
-from refineseg.predict.tiles.region_ops import Chain, Operation, Pointwise
-from refineseg.predict.tiles.spatial_rules import Map, NotLocalError
+from refineseg.predict.exact.graph_rules import find_operation, operation_name
+from refineseg.predict.exact.region_ops import Chain, Operation, Pointwise
+from refineseg.predict.exact.spatial_rules import Map, NotLocalError
 from refineseg.segmenter import Segmenter
 
 

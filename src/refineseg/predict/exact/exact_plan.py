@@ -1,7 +1,7 @@
 """Which tiles an image is cut into, so that memory stays below a limit and little is computed twice.
 
 In: a graph, the image's size and how much memory there is. Out: a :class:`Plan`, a function of these alone. Within a
-tile nothing is computed twice (:mod:`refineseg.predict.tiles.streaming`); what tiles compute twice is their neighbours'
+tile nothing is computed twice (:mod:`refineseg.predict.exact.streaming`); what tiles compute twice is their neighbours'
 context. The best tiles are therefore as wide as the image and as high as the memory for their results allows.
 """
 
@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
-from refineseg.predict.tiles.streaming import needed_spans, peak_bytes
-from refineseg.predict.tiles.tracing import Graph
-from refineseg.predict.tiling import Region, TilingOptions, grid
+from refineseg.predict.exact.streaming import needed_spans, peak_bytes
+from refineseg.predict.exact.tiling import Region, TilingOptions, grid
+from refineseg.predict.exact.tracing import Graph
 
 STEPS = (128, 64, 32)
 """Image rows read at a time; more are faster and take more memory."""
