@@ -14,8 +14,8 @@ from skimage import data as photographs
 
 from conftest import call
 from raw_png import RGB, write_raw_png
-from refineseg.predict.inputs_record import INPUTS_RECORD
-from refineseg.predict.plan import RECORD
+from refineseg.predict.folder.inputs_record import INPUTS_RECORD
+from refineseg.predict.folder.plan import RECORD
 
 
 @pytest.fixture

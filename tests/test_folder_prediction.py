@@ -21,12 +21,12 @@ from refineseg.files.writing import _own_machine
 from refineseg.images.files import read_rgb
 from refineseg.predict import file_run, streams
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.file_options import FileOptions, StreamOptions
-from refineseg.predict.files import predict_files
-from refineseg.predict.outputs import Outputs
-from refineseg.predict.plan import RECORD, make_plan
+from refineseg.predict.folder.file_options import FileOptions, StreamOptions
+from refineseg.predict.folder.files import predict_files
+from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.folder.plan import RECORD, make_plan
+from refineseg.predict.folder.progress import Advance, Fraction
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.predict.progress import Advance, Fraction
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal
 

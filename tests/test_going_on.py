@@ -14,9 +14,9 @@ from conftest import write_folder
 from refineseg.data.datasets import open_dataset
 from refineseg.data.storage.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
-from refineseg.predict.files import FileOptions, predict_files
-from refineseg.predict.inputs_record import INPUTS_RECORD
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.files import FileOptions, predict_files
+from refineseg.predict.folder.inputs_record import INPUTS_RECORD
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.segmenter import build, load, load_spec
 from refineseg.terminal.printing import Terminal

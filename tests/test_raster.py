@@ -15,7 +15,7 @@ from refineseg.images.files import reading
 from refineseg.images.reading import Reading, Scaling
 from refineseg.predict import raster
 from refineseg.predict.exact.tiling import Region, TilingOptions
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.raster import RasterOptions, predict_raster
 from refineseg.predict.rasters import files as raster_files
 from refineseg.predict.rasters.pixels import RasterSource

@@ -11,7 +11,7 @@ from PIL import Image
 from refineseg import class_info, render
 from refineseg.class_info import ClassInfo
 from refineseg.images.files import write_image
-from refineseg.predict.outputs import Outputs, write_prediction
+from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "road", "tree"), ((1, 2, 3), (140, 50, 60), (7, 208, 9)))
@@ -83,9 +83,9 @@ from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
 from refineseg.terminal.printing import Terminal
 from refineseg.class_info import ClassInfo
-from refineseg.predict.file_run import FileRun
-from refineseg.predict.outputs import Outputs
-from refineseg.predict.plan import make_plan
+from refineseg.predict.folder.file_run import FileRun
+from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.streams import StreamOptions
 

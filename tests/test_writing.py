@@ -25,7 +25,7 @@ from refineseg.files import writing
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.files import write_image, write_mask
 from refineseg.metrics import ConfusionMatrix
-from refineseg.predict.areas import Areas, area_table
+from refineseg.predict.folder.areas import Areas, area_table
 from refineseg.reports import draw_confusion, draw_curves
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.openvino_runtime import write_openvino_model
@@ -244,14 +244,19 @@ def test_a_folder_beside_is_gone_after_an_error_and_is_not_in_the_message(tmp_pa
 # ---------------------------------------------------------------------------------------------------- every other place
 
 ELSEWHERE = {
-    "predict/inputs_record.py",  # a line for each file as it is done; one that is cut off is not read
+    "predict/folder/inputs_record.py",  # a line for each file as it is done; one that is cut off is not read
     "data/storage/mirror.py",  # the cache of remote files, which has an unfinished folder of its own
     "timing.py",  # /proc/self/clear_refs
     "predict/raster.py",  # in the folder of a job
     "predict/rasters/job.py",
     "predict/videos/stages.py",  # a temporary file it is given
 }
-LIBRARIES = {"reports.py", "runtimes/torch_programs.py", "training/checkpoint.py", "predict/outputs.py"}  # tried above
+LIBRARIES = {
+    "reports.py",
+    "runtimes/torch_programs.py",
+    "training/checkpoint.py",
+    "predict/folder/outputs.py",
+}  # tried above
 
 
 def test_no_module_writes_a_file_under_its_own_name():

@@ -31,10 +31,10 @@ from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.file_options import FileOptions
-from refineseg.predict.files import predict_plan
-from refineseg.predict.outputs import Outputs, write_prediction
-from refineseg.predict.plan import make_plan
+from refineseg.predict.folder.file_options import FileOptions
+from refineseg.predict.folder.files import predict_plan
+from refineseg.predict.folder.outputs import Outputs, write_prediction
+from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.prediction import Prediction

@@ -186,8 +186,8 @@ def predict(
 
     # from here on NumPy is there
     from refineseg.predict.exact.tiling import TilingOptions
-    from refineseg.predict.file_options import FileOptions
-    from refineseg.predict.outputs import Outputs
+    from refineseg.predict.folder.file_options import FileOptions
+    from refineseg.predict.folder.outputs import Outputs
     from refineseg.predict.rasters.options import RasterOptions
     from refineseg.predict.videos.options import VideoOptions
 
@@ -215,7 +215,7 @@ def predict(
 
 def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
     """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
-    from refineseg.predict.files import predict_plan
+    from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.predictor import PredictorOptions
 
     how = PredictorOptions.parse(**options)
@@ -224,7 +224,7 @@ def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tu
 
 def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, Plan
     """What is to be done; ends the call where nothing is, because no input is there."""
-    from refineseg.predict.plan import make_plan
+    from refineseg.predict.folder.plan import make_plan
 
     tables = {"--areas": files.areas, "--json": json_file}
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())

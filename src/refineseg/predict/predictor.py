@@ -24,7 +24,7 @@ from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.exact.cutting import Cutter
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.raster import RasterResult, predict_raster
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.video import VideoResult, predict_video
@@ -223,7 +223,7 @@ class Predictor:
             ...         print(path.name, prediction.mask.shape)
             a.png (20, 30)
         """
-        from refineseg.predict.file_options import StreamOptions
+        from refineseg.predict.folder.file_options import StreamOptions
         from refineseg.predict.streams import predictions
 
         options = StreamOptions(batch_size, workers, probabilities, confidence, reading)

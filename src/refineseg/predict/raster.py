@@ -33,10 +33,10 @@ import torch
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
-from refineseg.predict.areas import Areas
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.exact.tiling import TilingOptions, free_memory
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.areas import Areas
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.rasters.files import RasterReader, open_raster
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.rasters.job import Job, writing

@@ -17,7 +17,7 @@ from pathlib import Path
 from refineseg.errors import ConfigError, ImageError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import Reading
-from refineseg.predict.file_options import StreamOptions
+from refineseg.predict.folder.file_options import StreamOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 

@@ -16,7 +16,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.rasters.job import file_facts, model_digest
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.rasters.tiles import Layers

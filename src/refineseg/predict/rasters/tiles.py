@@ -19,7 +19,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.predict.exact.tiling import PixelSource, Region
-from refineseg.predict.outputs import as_integers
+from refineseg.predict.folder.outputs import as_integers
 from refineseg.predict.rasters.job import pieces
 from refineseg.predict.rasters.pixels import RasterSource
 from refineseg.predict.rasters.results import mask_dtype

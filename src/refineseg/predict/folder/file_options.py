@@ -11,8 +11,8 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError
 from refineseg.images.reading import USUAL, Reading
-from refineseg.predict.areas import check_areas_path
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.areas import check_areas_path
+from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.videos.options import VideoOptions
 

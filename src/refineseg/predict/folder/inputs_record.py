@@ -16,7 +16,7 @@ from typing import Any
 
 from refineseg.errors import DatasetError
 from refineseg.files.archives import file_mark
-from refineseg.predict.plan import Job
+from refineseg.predict.folder.plan import Job
 
 INPUTS_RECORD = ".refineseg.inputs.jsonl"
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
-from refineseg.predict.areas import Areas
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.file_run import FileRun
-from refineseg.predict.outputs import Outputs
+from refineseg.predict.folder.areas import Areas
+from refineseg.predict.folder.file_run import FileRun
+from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.folder.progress import Fraction, duration
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
-from refineseg.predict.progress import Fraction, duration
 from refineseg.predict.rasters.options import RasterOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
 from refineseg.predict.views.protocols import DEFAULT_PROTOCOL

@@ -1,0 +1,1 @@
+"""Prediction of files and folders: what is read, what is written, in which order."""
