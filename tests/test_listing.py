@@ -25,7 +25,7 @@ from refineseg.images.files import find_images, read_image_size, read_mask, read
 from refineseg.networks.weight_files import read_checkpoint
 from refineseg.original.mat_files import open_mat
 from refineseg.predict.folder.plan import make_plan
-from refineseg.predict.rasters.headers import is_raster
+from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.videos.files import VideoReader
 from refineseg.predict.videos.sources import SequenceReader, find_source
 from refineseg.segmenter import build, load

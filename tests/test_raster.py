@@ -13,12 +13,11 @@ from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images.files import reading
 from refineseg.images.reading import Reading, Scaling
-from refineseg.predict import raster
 from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.folder.outputs import Outputs
-from refineseg.predict.raster import RasterOptions, predict_raster
-from refineseg.predict.rasters import files as raster_files
-from refineseg.predict.rasters.pixels import RasterSource
+from refineseg.predict.raster.pixels import RasterSource
+from refineseg.predict.raster.raster import RasterOptions, predict_raster, raster
+from refineseg.predict.raster.raster import files as raster_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"

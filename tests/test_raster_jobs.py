@@ -19,11 +19,10 @@ import refineseg
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
-from refineseg.predict import raster
-from refineseg.predict.raster import RasterOptions, is_raster
-from refineseg.predict.rasters import files as raster_files
-from refineseg.predict.rasters import headers as raster_headers
-from refineseg.predict.rasters.writing import copy_in_order
+from refineseg.predict.raster.raster import RasterOptions, is_raster, raster
+from refineseg.predict.raster.raster import files as raster_files
+from refineseg.predict.raster.raster import headers as raster_headers
+from refineseg.predict.raster.writing import copy_in_order
 from test_raster import opened, pixels, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -410,7 +409,7 @@ def test_polygons_lie_in_the_rasters_coordinates(tmp_path, model):
 
 
 def test_the_overlay_of_a_large_raster_is_small(tmp_path, model, monkeypatch):
-    monkeypatch.setattr("refineseg.predict.rasters.results.OVERLAY_SIDE", 128)
+    monkeypatch.setattr("refineseg.predict.raster.results.OVERLAY_SIDE", 128)
     values = np.full((3, 800, 1000), 200, np.uint8)
     values[:, 400:] = 10
     result = run(write(tmp_path / "in.tif", values, **UTM), tmp_path / "out.tif", model, kinds="mask,overlay")

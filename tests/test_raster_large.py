@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 import refineseg
 from refineseg.predict.folder.outputs import Outputs
-from refineseg.predict.raster import predict_raster
+from refineseg.predict.raster.raster import predict_raster
 from refineseg.predict.exact.tiling import TilingOptions
 
 model = refineseg.load("camvid")

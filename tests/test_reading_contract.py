@@ -16,9 +16,9 @@ from refineseg.images.files import read_picture, read_rgb
 from refineseg.images.reading import Reading, choose_bands
 from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.predictor import Predictor
-from refineseg.predict.rasters.files import open_raster
-from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.pixels import RasterSource
+from refineseg.predict.raster.files import open_raster
+from refineseg.predict.raster.options import RasterOptions
+from refineseg.predict.raster.pixels import RasterSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 HEIGHT, WIDTH = 40, 52

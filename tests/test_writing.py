@@ -247,8 +247,8 @@ ELSEWHERE = {
     "predict/folder/inputs_record.py",  # a line for each file as it is done; one that is cut off is not read
     "data/storage/mirror.py",  # the cache of remote files, which has an unfinished folder of its own
     "timing.py",  # /proc/self/clear_refs
-    "predict/raster.py",  # in the folder of a job
-    "predict/rasters/job.py",
+    "predict/raster/raster.py",  # in the folder of a job
+    "predict/raster/job.py",
     "predict/videos/stages.py",  # a temporary file it is given
 }
 LIBRARIES = {

@@ -36,7 +36,7 @@ from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import PredictorOptions, find_device
-from refineseg.predict.rasters.headers import is_raster
+from refineseg.predict.raster.headers import is_raster
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.open import OpenedModel, open_scored, place_of

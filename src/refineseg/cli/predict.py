@@ -188,7 +188,7 @@ def predict(
     from refineseg.predict.exact.tiling import TilingOptions
     from refineseg.predict.folder.file_options import FileOptions
     from refineseg.predict.folder.outputs import Outputs
-    from refineseg.predict.rasters.options import RasterOptions
+    from refineseg.predict.raster.options import RasterOptions
     from refineseg.predict.videos.options import VideoOptions
 
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}

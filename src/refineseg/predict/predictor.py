@@ -25,8 +25,8 @@ from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.exact.cutting import Cutter
 from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.outputs import Outputs
-from refineseg.predict.raster import RasterResult, predict_raster
-from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.raster.options import RasterOptions
+from refineseg.predict.raster.raster import RasterResult, predict_raster
 from refineseg.predict.video import VideoResult, predict_video
 from refineseg.predict.videos.options import VideoOptions
 from refineseg.predict.views.augmented import mean_probabilities
@@ -239,7 +239,7 @@ class Predictor:
         outputs: Outputs | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> RasterResult:
-        """Predict a raster into a class raster on the same grid; see :mod:`refineseg.predict.raster`.
+        """Predict a raster into a class raster on the same grid; see :mod:`refineseg.predict.raster.raster`.
 
         Raises:
             ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.

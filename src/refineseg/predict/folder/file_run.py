@@ -26,7 +26,7 @@ from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.folder.plan import Job, made_ns
 from refineseg.predict.folder.progress import Advance, duration
 from refineseg.predict.predictor import Predictor
-from refineseg.predict.rasters.headers import is_raster
+from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.streams import Item, file_threads, predicted
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short

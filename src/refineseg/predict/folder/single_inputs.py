@@ -21,7 +21,7 @@ from refineseg.predict.folder.file_run import FileRun
 from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.folder.progress import Fraction, duration
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
-from refineseg.predict.rasters.options import RasterOptions
+from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.videos.options import VideoKind, VideoOptions
 from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
 from refineseg.runtimes.open import OpenedModel
@@ -65,7 +65,7 @@ class SingleInputs:
         rasters: RasterOptions,
     ) -> None:
         """Predict what the run has set aside as rasters."""
-        from refineseg.predict.raster import predict_raster
+        from refineseg.predict.raster.raster import predict_raster
 
         for job in self._run.rasters:
             with self._named(job.source), Fraction(self._console, what=job.source) as told:
@@ -156,7 +156,7 @@ def _refuse_bomb(path: Path) -> None:
     Raises:
         ImageError: It is one.
     """
-    from refineseg.predict.rasters.files import open_raster
+    from refineseg.predict.raster.files import open_raster
 
     if path.suffix.lower() not in (*_JPEG, ".png"):
         return

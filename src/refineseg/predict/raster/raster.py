@@ -37,15 +37,15 @@ from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.exact.tiling import TilingOptions, free_memory
 from refineseg.predict.folder.areas import Areas
 from refineseg.predict.folder.outputs import Outputs
-from refineseg.predict.rasters.files import RasterReader, open_raster
-from refineseg.predict.rasters.headers import is_raster
-from refineseg.predict.rasters.job import Job, writing
-from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.pixels import RasterSource
-from refineseg.predict.rasters.results import Finished
-from refineseg.predict.rasters.task import RasterTask, check_paths
-from refineseg.predict.rasters.tiles import TileScorer, tile_layers
-from refineseg.predict.rasters.writing import copy_in_order
+from refineseg.predict.raster.files import RasterReader, open_raster
+from refineseg.predict.raster.headers import is_raster
+from refineseg.predict.raster.job import Job, writing
+from refineseg.predict.raster.options import RasterOptions
+from refineseg.predict.raster.pixels import RasterSource
+from refineseg.predict.raster.results import Finished
+from refineseg.predict.raster.task import RasterTask, check_paths
+from refineseg.predict.raster.tiles import TileScorer, tile_layers
+from refineseg.predict.raster.writing import copy_in_order
 from refineseg.predict.vectors import VectorOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter

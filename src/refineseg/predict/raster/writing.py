@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import Colour
 from refineseg.predict.exact.tiling import Region
-from refineseg.predict.rasters.files import (
+from refineseg.predict.raster.files import (
     CACHE_BYTES,
     Dataset,
     RasterReader,
@@ -30,7 +30,7 @@ from refineseg.predict.rasters.files import (
     translated,
     window_of,
 )
-from refineseg.predict.rasters.job import PIECE_ROWS
+from refineseg.predict.raster.job import PIECE_ROWS
 
 BLOCK = 256
 """Sides of a block of the files that are written, in pixels; a piece's rows are a multiple of it."""
@@ -58,7 +58,7 @@ class Layout:
         palette: Colours of the values, for the first band; empty: none.
         scale: What a value is to be multiplied by.
         tags: Text for its header.
-        compress: Of :data:`~refineseg.predict.rasters.options.COMPRESSIONS`.
+        compress: Of :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
         overviews: ``mode`` (classes), ``average`` or ``nearest``; None: without.
     """
 
@@ -91,7 +91,7 @@ def write_raster(path: Path, *, like: RasterReader, layout: Layout, rows: Rows, 
         path: A temporary name; what is there after an error is of no use.
         like: The raster on whose grid it lies.
         layout: What it looks like.
-        rows: Called for each band from top to bottom in steps of :data:`~refineseg.predict.rasters.job.PIECE_ROWS`.
+        rows: Called for each band from top to bottom in steps of :data:`~refineseg.predict.raster.job.PIECE_ROWS`.
         turned: The pixels were turned; they lie on no grid then.
 
     Raises:
@@ -201,7 +201,7 @@ def copy_in_order(
         reader: The raster.
         bands: Which; their values stay as they are.
         orientation: EXIF's, 1 to 8.
-        declared: As in :meth:`~refineseg.predict.rasters.files.RasterReader.valid`.
+        declared: As in :meth:`~refineseg.predict.raster.files.RasterReader.valid`.
 
     Raises:
         ImageError: The raster is damaged, or the copy cannot be written.

@@ -1,6 +1,6 @@
 """Which files are rasters: what the first kilobytes of a file say, without any imaging package.
 
-In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster`) or read at once as a photograph
+In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster.raster`) or read at once as a photograph
 (:mod:`refineseg.images.files`).
 
 Sources: TIFF 6.0 and its BigTIFF extension (tags, sample formats), OGC GeoTIFF 1.1 (tags 33550, 33922, 34264, 34735),

@@ -1,6 +1,6 @@
 """What a prediction of a raster is: its input, model, options and files, as one value.
 
-In: what :func:`~refineseg.predict.raster.predict_raster` is called with. Out: names of the results, and the JSON values
+In: what :func:`~refineseg.predict.raster.raster.predict_raster` is called with. Out: names of the results, and the JSON values
 by which a job that was broken off, or results that are there, are known again.
 """
 
@@ -17,9 +17,9 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.outputs import Outputs
-from refineseg.predict.rasters.job import file_facts, model_digest
-from refineseg.predict.rasters.options import RasterOptions
-from refineseg.predict.rasters.tiles import Layers
+from refineseg.predict.raster.job import file_facts, model_digest
+from refineseg.predict.raster.options import RasterOptions
+from refineseg.predict.raster.tiles import Layers
 from refineseg.predict.vectors import VectorOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter

@@ -1,6 +1,6 @@
 """The results of a raster, from its finished tiles: class raster, confidence, probabilities, overlay, polygons.
 
-In: a :class:`~refineseg.predict.rasters.job.Job` whose tiles are all finished. Out: files on the raster's grid. Tiles
+In: a :class:`~refineseg.predict.raster.job.Job` whose tiles are all finished. Out: files on the raster's grid. Tiles
 are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles are; files depend on nothing but them.
 """
 
@@ -19,10 +19,10 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images.files import render, write_image
 from refineseg.predict.exact.tiling import Region
-from refineseg.predict.rasters.files import RasterReader, open_raster
-from refineseg.predict.rasters.job import Job, pieces
-from refineseg.predict.rasters.pixels import RasterSource
-from refineseg.predict.rasters.writing import Layout, write_raster
+from refineseg.predict.raster.files import RasterReader, open_raster
+from refineseg.predict.raster.job import Job, pieces
+from refineseg.predict.raster.pixels import RasterSource
+from refineseg.predict.raster.writing import Layout, write_raster
 from refineseg.predict.vectors import RegionMerger, VectorOptions, write_geojson
 
 OVERLAY_SIDE = 2048
@@ -50,7 +50,7 @@ class Finished:
         reader: The raster as it is on disk, which says where it lies.
         source: Its pixels.
         class_info: Classes and void.
-        compress: Of the files, see :data:`~refineseg.predict.rasters.options.COMPRESSIONS`.
+        compress: Of the files, see :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
         overviews: Whether files get overviews.
         turned: Whether the pixels were turned upright, so that they lie on no grid.
         facts: What the header of each file is to say, for instance the scaling.
