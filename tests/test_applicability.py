@@ -11,9 +11,9 @@ from rasters import UTM
 from rasters import write as write_geotiff
 from refineseg.cli import export, models, predict
 from refineseg.errors import ImageError
-from refineseg.predict.video import _targets
-from refineseg.predict.videos.options import VideoOptions
-from refineseg.predict.videos.sources import find_source
+from refineseg.predict.video.options import VideoOptions
+from refineseg.predict.video.sources import find_source
+from refineseg.predict.video.video import _targets
 from refineseg.terminal.applicability import FOR_INPUTS, RULES
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)

@@ -26,8 +26,8 @@ from refineseg.networks.weight_files import read_checkpoint
 from refineseg.original.mat_files import open_mat
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.videos.files import VideoReader
-from refineseg.predict.videos.sources import SequenceReader, find_source
+from refineseg.predict.video.files import VideoReader
+from refineseg.predict.video.sources import SequenceReader, find_source
 from refineseg.segmenter import build, load
 
 PICTURE = Image.new("RGB", (20, 12), (200, 30, 30))

@@ -249,7 +249,7 @@ ELSEWHERE = {
     "timing.py",  # /proc/self/clear_refs
     "predict/raster/raster.py",  # in the folder of a job
     "predict/raster/job.py",
-    "predict/videos/stages.py",  # a temporary file it is given
+    "predict/video/stages.py",  # a temporary file it is given
 }
 LIBRARIES = {
     "reports.py",

@@ -189,7 +189,7 @@ def predict(
     from refineseg.predict.folder.file_options import FileOptions
     from refineseg.predict.folder.outputs import Outputs
     from refineseg.predict.raster.options import RasterOptions
-    from refineseg.predict.videos.options import VideoOptions
+    from refineseg.predict.video.options import VideoOptions
 
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
     written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}

@@ -27,8 +27,8 @@ from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.raster import RasterResult, predict_raster
-from refineseg.predict.video import VideoResult, predict_video
-from refineseg.predict.videos.options import VideoOptions
+from refineseg.predict.video.options import VideoOptions
+from refineseg.predict.video.video import VideoResult, predict_video
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
 from refineseg.predict.views.crf import CrfOptions, dense_crf
@@ -271,7 +271,7 @@ class Predictor:
         options: VideoOptions | None = None,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> VideoResult:
-        """Predict every frame of a video; see :func:`refineseg.predict.video.predict_video`.
+        """Predict every frame of a video; see :func:`refineseg.predict.video.video.predict_video`.
 
         Args:
             source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).

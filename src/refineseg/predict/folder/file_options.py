@@ -14,7 +14,7 @@ from refineseg.images.reading import USUAL, Reading
 from refineseg.predict.folder.areas import check_areas_path
 from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.raster.options import RasterOptions
-from refineseg.predict.videos.options import VideoOptions
+from refineseg.predict.video.options import VideoOptions
 
 _MOST_WORKERS = 16
 

@@ -1,7 +1,7 @@
 """Predict files and folders of any size into a folder of results.
 
 In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.folder.outputs` for each image, those of
-:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video` for the rest, a line per input on stdout with the
+:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input on stdout with the
 share of each class, and optionally one table of all areas.
 
 Image files are read and written in threads while the network works; whatever their number, a window of them is in
@@ -30,7 +30,7 @@ from refineseg.predict.folder.plan import Plan, begin_record, make_plan
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.job import model_digest
-from refineseg.predict.videos.options import VideoKind
+from refineseg.predict.video.options import VideoKind
 from refineseg.runtimes.open import OpenedModel, file_digest
 from refineseg.terminal.applicability import check_inputs
 from refineseg.terminal.printing import Terminal

@@ -20,7 +20,7 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
 from refineseg.files.writing import written_beside
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
-from refineseg.predict.videos.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
+from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
 
 RECORD = ".refineseg.json"
 """Name of the record in the output folder."""

@@ -22,7 +22,7 @@ from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.folder.progress import Fraction, duration
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.raster.options import RasterOptions
-from refineseg.predict.videos.options import VideoKind, VideoOptions
+from refineseg.predict.video.options import VideoKind, VideoOptions
 from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
 from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printing import Terminal, print_lines
@@ -115,7 +115,7 @@ class SingleInputs:
         """Predict videos, each with its results' path without an ending; of the kinds only those a video has."""
         if not videos:
             return
-        from refineseg.predict.video import predict_video
+        from refineseg.predict.video.video import predict_video
 
         wanted: tuple[VideoKind, ...] = tuple(kind for kind in get_args(VideoKind) if kind in kinds)
         for source, stem in videos:

@@ -19,9 +19,9 @@ from typing import Any
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.files.writing import write_error, written_beside
-from refineseg.predict.videos.files import VideoReader
-from refineseg.predict.videos.options import VideoKind, VideoOptions
-from refineseg.predict.videos.sources import (
+from refineseg.predict.video.files import VideoReader
+from refineseg.predict.video.options import VideoKind, VideoOptions
+from refineseg.predict.video.sources import (
     FrameReader,
     SequenceReader,
     VideoSource,
@@ -29,7 +29,7 @@ from refineseg.predict.videos.sources import (
     is_picture_address,
     is_video,
 )
-from refineseg.predict.videos.stages import FramePredictor, VideoRun
+from refineseg.predict.video.stages import FramePredictor, VideoRun
 
 __all__ = ["VideoKind", "VideoOptions", "VideoResult", "is_video", "predict_video"]
 

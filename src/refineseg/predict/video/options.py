@@ -26,7 +26,7 @@ class VideoOptions:
     Args:
         kinds: What to write: ``overlay``, ``mask``.
         smooth: Weight of the past in the moving average of probabilities, 0 (none) to 1; see
-            :class:`~refineseg.predict.videos.smoothing.Smoother`.
+            :class:`~refineseg.predict.video.smoothing.Smoother`.
         static_below: Grey levels (of 255) by which a static pixel changes less.
         cut_above: Mean change in grey levels that means another scene.
         frame_rate: Of image sequences, frames per second.

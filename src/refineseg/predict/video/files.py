@@ -3,7 +3,7 @@
 In: paths, addresses, camera numbers; frames to write. Out: frames upright and as RGB with the source's times; H.264 in
 mp4, and masks without loss as FFV1 in Matroska.
 
-What is broken is counted (:class:`~refineseg.predict.videos.sources.Faults`) and left out, as in any player.
+What is broken is counted (:class:`~refineseg.predict.video.sources.Faults`) and left out, as in any player.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, MissingExtraError
 from refineseg.files.archives import special_kind
-from refineseg.predict.videos.sources import (
+from refineseg.predict.video.sources import (
     Faults,
     Frame,
     SoundPacket,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from refineseg.predict.videos.options import CUT_ABOVE, STATIC_BELOW
+from refineseg.predict.video.options import CUT_ABOVE, STATIC_BELOW
 from refineseg.scoring import class_map_of
 
 
