@@ -14,7 +14,7 @@ from refineseg.data.fake_scenes import fake_camvid
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.failures import WorstImages
-from refineseg.prediction import Prediction
+from refineseg.predict.prediction import Prediction
 
 INFO = ClassInfo(("a", "b", "c"))
 

@@ -12,8 +12,8 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.end_to_end import bench_folder, folder_images
 from refineseg.errors import ConfigError
 from refineseg.images.files import read_mask, write_mask
-from refineseg.predict import streams
-from refineseg.prediction import Prediction
+from refineseg.predict import stream as streams
+from refineseg.predict.prediction import Prediction
 from refineseg.runtimes import opening
 from refineseg.runtimes.opening import scorer_of
 from refineseg.segmenter import build

@@ -12,7 +12,7 @@ from refineseg import class_info, render
 from refineseg.class_info import ClassInfo
 from refineseg.images.files import write_image
 from refineseg.predict.folder.outputs import Outputs, write_prediction
-from refineseg.prediction import Prediction
+from refineseg.predict.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "road", "tree"), ((1, 2, 3), (140, 50, 60), (7, 208, 9)))
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ from refineseg.predict.folder.file_run import FileRun
 from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import Predictor
-from refineseg.predict.streams import StreamOptions
+from refineseg.predict.stream import StreamOptions
 
 
 class Brightest:

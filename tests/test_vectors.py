@@ -17,7 +17,7 @@ from refineseg.class_info import ClassInfo  # noqa: E402
 from refineseg.errors import ConfigError, MissingExtraError  # noqa: E402
 from refineseg.predict.exact.tiling import Region  # noqa: E402
 from refineseg.predict.polygons.coordinates import Ground  # noqa: E402
-from refineseg.predict.vectors import (  # noqa: E402
+from refineseg.predict.polygons.vectors import (  # noqa: E402
     RegionMerger,
     VectorOptions,
     coco_annotations,

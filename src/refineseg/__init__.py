@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from refineseg.networks.variants import VARIANTS
     from refineseg.original.checkpoints import load_original_decoder
     from refineseg.original.conversion import load_original
+    from refineseg.predict.prediction import Prediction
     from refineseg.predict.predictor import Predictor
-    from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
     from refineseg.training.recipes import RECIPES

@@ -35,9 +35,9 @@ from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.raster.headers import is_raster
-from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.open import OpenedModel, open_scored, place_of
 from refineseg.runtimes.opening import check_backend, scorer_of

@@ -27,8 +27,8 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.failures import Failure, WorstImages
 from refineseg.images.files import HeaderReadable
 from refineseg.metrics import ConfusionMatrix
+from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.prediction import Prediction
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.runtimes.open import read_spec

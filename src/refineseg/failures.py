@@ -18,7 +18,7 @@ from refineseg.data.sample import Sample
 from refineseg.files.writing import written_beside
 from refineseg.images.render import error_map, side_by_side
 from refineseg.metrics import ConfusionMatrix
-from refineseg.prediction import Prediction
+from refineseg.predict.prediction import Prediction
 from refineseg.terminal.printable import short
 
 _LONGEST_NAME = 200  # bytes of a sample's name in that of its picture: disks take 255, and the rank comes first

@@ -13,7 +13,7 @@ from refineseg.boundary import BoundaryIoU
 from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
 from refineseg.metrics import ConfusionMatrix
-from refineseg.prediction import Prediction
+from refineseg.predict.prediction import Prediction
 
 
 @dataclass(frozen=True)

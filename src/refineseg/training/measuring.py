@@ -21,8 +21,8 @@ from refineseg.data.crops.loading import read_samples
 from refineseg.data.sample import Dataset, Sample
 from refineseg.evaluation import evaluate
 from refineseg.metrics import ConfusionMatrix
+from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor, TorchScorer
-from refineseg.prediction import Prediction
 from refineseg.segmenter import Segmenter
 
 PICTURES = 3

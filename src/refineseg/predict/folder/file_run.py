@@ -25,10 +25,10 @@ from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_tim
 from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.folder.plan import Job, made_ns
 from refineseg.predict.folder.progress import Advance, duration
+from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.streams import Item, file_threads, predicted
-from refineseg.prediction import Prediction
+from refineseg.predict.stream import Item, file_threads, predicted
 from refineseg.terminal.printable import short
 from refineseg.terminal.printing import Terminal, print_lines
 

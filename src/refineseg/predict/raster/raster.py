@@ -37,6 +37,7 @@ from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.exact.tiling import TilingOptions, free_memory
 from refineseg.predict.folder.areas import Areas
 from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.raster.job import Job, writing
@@ -46,7 +47,6 @@ from refineseg.predict.raster.results import Finished
 from refineseg.predict.raster.task import RasterTask, check_paths
 from refineseg.predict.raster.tiles import TileScorer, tile_layers
 from refineseg.predict.raster.writing import copy_in_order
-from refineseg.predict.vectors import VectorOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 

@@ -17,10 +17,10 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.job import file_facts, model_digest
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.tiles import Layers
-from refineseg.predict.vectors import VectorOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 
