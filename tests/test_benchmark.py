@@ -33,12 +33,12 @@ from refineseg.counting import (
 )
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.evaluate.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.images.files import read_rgb, write_image
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import VARIANTS
-from refineseg.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
 from refineseg.segmenter import build
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal

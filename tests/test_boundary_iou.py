@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.morphology import erosion
 
-from refineseg.boundary import BoundaryIoU, boundary_band, boundary_distance
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, LabelError
+from refineseg.evaluate.boundary import BoundaryIoU, boundary_band, boundary_distance
 
 INFO = ClassInfo(("a", "b", "c"))
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))

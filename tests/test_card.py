@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 import refineseg as package
-from refineseg.card import BLOCKS, fill
 from refineseg.class_info import ClassInfo
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError
-from refineseg.failures import WorstImages
+from refineseg.evaluate.card import BLOCKS, fill
+from refineseg.evaluate.failures import WorstImages
 from refineseg.predict.prediction import Prediction
 
 INFO = ClassInfo(("a", "b", "c"))

@@ -17,7 +17,7 @@ from refineseg.data.label_check import check_data, check_labels
 from refineseg.data.storage.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.examination import examine
 from refineseg.errors import ImageError, LabelError, RefinesegError
-from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.terminal.printing import Terminal
 from refineseg.training.run import RunRequest, start_run

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from conftest import call
-from refineseg.failures import Failure
+from refineseg.evaluate.failures import Failure
 
 SIGNALS = [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
 IMAGES = 100

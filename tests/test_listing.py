@@ -13,12 +13,12 @@ from PIL import Image
 
 from conftest import call, write_folder
 from refineseg.class_info import LabelTable
-from refineseg.comparison import read_result
 from refineseg.data.datasets import open_dataset
 from refineseg.data.readers.pascal_layout import read_ids
 from refineseg.data.storage.file_lists import file_names, subfolders
 from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
+from refineseg.evaluate.comparison import read_result
 from refineseg.files import archives
 from refineseg.files.archives import list_folder
 from refineseg.images.files import find_images, read_image_size, read_mask, read_rgb

@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, rec
 from oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
 from refineseg.errors import LabelError
-from refineseg.metrics import MEANS, ConfusionMatrix
-from refineseg.reports import metrics_table
+from refineseg.evaluate.metrics import MEANS, ConfusionMatrix
+from refineseg.evaluate.reports import metrics_table
 from refineseg.terminal.printing import Terminal
 
 INFO = ClassInfo(("a", "b", "c"))

@@ -16,11 +16,11 @@ import refineseg
 from refineseg.cli import app
 from refineseg.counting import NOT_MEASURED, known_counts
 from refineseg.data.datasets import DATASETS
-from refineseg.metrics import MEANS
+from refineseg.evaluate.metrics import MEANS
+from refineseg.evaluate.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES
 from refineseg.networks.variants import VARIANTS, NetworkOptions
 from refineseg.original.conversion import MatConvNetOptions, load_original
 from refineseg.predict.views.protocols import PROTOCOLS
-from refineseg.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES
 from refineseg.training.config import override
 from refineseg.training.paper_recipes import PAPER_RECIPES
 from refineseg.training.recipes import find_recipe

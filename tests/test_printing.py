@@ -19,7 +19,7 @@ from refineseg import card, render, reports
 from refineseg.class_info import ClassInfo
 from refineseg.data.own.formats import open_own
 from refineseg.errors import DatasetError
-from refineseg.metrics import ConfusionMatrix
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, load

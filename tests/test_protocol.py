@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from conftest import write_folder
-from refineseg.comparison import against_table, compare_published, read_result
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.data.sample_facts import facts_of_files, stored_losslessly
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import ConfigError
-from refineseg.protocol import Learned, MeasurementProtocol
-from refineseg.published import COMPARATORS
+from refineseg.evaluate.comparison import against_table, compare_published, read_result
+from refineseg.evaluate.protocol import Learned, MeasurementProtocol
+from refineseg.evaluate.published import COMPARATORS
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.provenance import run_protocol

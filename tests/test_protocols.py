@@ -14,7 +14,7 @@ from oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.evaluation import evaluate
+from refineseg.evaluate.measuring import evaluate
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
 from refineseg.predict.views.crf import CrfOptions, dense_crf

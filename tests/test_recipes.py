@@ -11,7 +11,7 @@ from refineseg.data.fake_pascal import fake_pascal_context, fake_person_part, fa
 from refineseg.data.fake_scenes import fake_ade20k, fake_camvid, fake_cityscapes, fake_nyud, fake_sunrgbd
 from refineseg.data.sample import Without
 from refineseg.errors import ConfigError
-from refineseg.evaluation import evaluate
+from refineseg.evaluate.measuring import evaluate
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor
 from refineseg.training import loop, run

@@ -14,9 +14,9 @@ from refineseg.data.datasets import DATASETS
 from refineseg.data.fake_pascal import VOC_TEST, VOC_VAL, fake_voc
 from refineseg.data.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
-from refineseg.evaluation import EvaluationFiles, EvaluationResult, evaluate_to_files
+from refineseg.evaluate.measuring import EvaluationFiles, EvaluationResult, evaluate_to_files
+from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
 from refineseg.terminal.printing import Terminal
 
 VOC = catalog_classes("voc")
@@ -103,7 +103,7 @@ def test_an_unlabelled_image_between_labelled_ones_ends_the_evaluation(monkeypat
         def read_mask(self, index):
             return masks[index]
 
-    monkeypatch.setattr("refineseg.evaluation.open_sources", lambda *_, **__: Gap())
+    monkeypatch.setattr("refineseg.evaluate.measuring.open_sources", lambda *_, **__: Gap())
     options = PredictorOptions.parse(device="cpu")
     with pytest.raises(DatasetError, match="got both in val of .* image 1"):
         evaluate_to_files(

@@ -15,7 +15,7 @@ from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.transfer import find_transfer, transferred
 from refineseg.data.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
-from refineseg.evaluation import predictions
+from refineseg.evaluate.measuring import predictions
 
 CAMVID = catalog_classes("camvid")
 REAL = SHARED / "samples" / "cityscapes"

@@ -21,12 +21,12 @@ from refineseg.cli.app import write_json
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.errors import CheckpointError, OutputError
+from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.reports import draw_confusion, draw_curves
 from refineseg.files import writing
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.files import write_image, write_mask
-from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.folder.areas import Areas, area_table
-from refineseg.reports import draw_confusion, draw_curves
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.openvino_runtime import write_openvino_model
 from refineseg.runtimes.torch_programs import write_torch_program

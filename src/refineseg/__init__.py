@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from refineseg.data.sample import Sample
     from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
-    from refineseg.metrics import ConfusionMatrix
+    from refineseg.evaluate.metrics import ConfusionMatrix
     from refineseg.networks.variants import VARIANTS
     from refineseg.original.checkpoints import load_original_decoder
     from refineseg.original.conversion import load_original

@@ -15,7 +15,7 @@ import torch
 
 from refineseg.data.sample import Dataset, Sample
 from refineseg.errors import DatasetError
-from refineseg.metrics import ConfusionMatrix
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.scoring import Scorer
 
 

@@ -27,13 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.errors import ConfigError
-from refineseg.files.writing import written_beside
-from refineseg.networks.building import build_network
-from refineseg.networks.fused import merge_laterals
-from refineseg.networks.model_names import SHIPPED
-from refineseg.networks.refinenet import RefineNet, count_parameters
-from refineseg.networks.variants import VARIANTS
-from refineseg.published import (
+from refineseg.evaluate.published import (
     CODE_2020,
     MEASURED_SCORES,
     PUBLISHED_COUNTS,
@@ -41,6 +35,12 @@ from refineseg.published import (
     MeasuredScore,
     PublishedScore,
 )
+from refineseg.files.writing import written_beside
+from refineseg.networks.building import build_network
+from refineseg.networks.fused import merge_laterals
+from refineseg.networks.model_names import SHIPPED
+from refineseg.networks.refinenet import RefineNet, count_parameters
+from refineseg.networks.variants import VARIANTS
 from refineseg.segmenter import load_spec
 
 SIZE_HW = (512, 512)

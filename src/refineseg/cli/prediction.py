@@ -63,9 +63,9 @@ def evaluate(
     check_outputs({"--json": json_file}, {"--out": out, "--submission": submission})
 
     # from here on NumPy is there
-    from refineseg.comparison import read_result
     from refineseg.data.datasets import open_sources, parse_sources
-    from refineseg.submission import find_benchmark
+    from refineseg.evaluate.comparison import read_result
+    from refineseg.evaluate.submission import find_benchmark
 
     other = None if against is None else read_result(against)
     if submission is not None:
@@ -73,7 +73,7 @@ def evaluate(
     open_sources(data, split=split)
 
     # from here on PyTorch is there
-    from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+    from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
     from refineseg.predict.predictor import PredictorOptions
 
     options = PredictorOptions.parse(crf=crf, **scoring)
@@ -82,7 +82,7 @@ def evaluate(
     result = evaluate_to_files(model, data, split, options=options, files=files, console=messages(), boundary=boundary)
     _show(result, out)
     if other is not None:
-        from refineseg.comparison import against_table
+        from refineseg.evaluate.comparison import against_table
 
         if result.matrix is None:
             raise ConfigError(f"expected a labelled split to compare with {against}, got {split} of {data}")
@@ -95,8 +95,8 @@ def evaluate(
 
 def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import
     """Notes, tables and the protocol on stdout."""
-    from refineseg.comparison import published_lines
-    from refineseg.reports import metrics_table
+    from refineseg.evaluate.comparison import published_lines
+    from refineseg.evaluate.reports import metrics_table
 
     for note in result.notes:
         print_lines(note)

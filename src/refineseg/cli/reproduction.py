@@ -94,8 +94,8 @@ def card(
     check_outputs({"--card": card_file}, {"--out": out})
 
     # from here on PyTorch is there
-    from refineseg.card import CardFiles, write_card
-    from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+    from refineseg.evaluate.card import CardFiles, write_card
+    from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
     from refineseg.predict.predictor import PredictorOptions
 
     result = evaluate_to_files(

@@ -207,8 +207,8 @@ def _training_config(
 
 def _show_result(out: Path) -> None:
     """The per-class table on stdout, and where the model is."""
-    from refineseg.metrics import ConfusionMatrix
-    from refineseg.reports import metrics_table
+    from refineseg.evaluate.metrics import ConfusionMatrix
+    from refineseg.evaluate.reports import metrics_table
     from refineseg.segmenter import load_spec
 
     best, metrics = out / "best.safetensors", out / "metrics.json"

@@ -1,6 +1,6 @@
 """What a number was measured on: sizes of the images and how their files are compressed.
 
-In: samples as they pass. Out: two words for a :class:`~refineseg.protocol.MeasurementProtocol`.
+In: samples as they pass. Out: two words for a :class:`~refineseg.evaluate.protocol.MeasurementProtocol`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import torch
 
 from refineseg.data.crops.loading import mix_seeds
 from refineseg.errors import CheckpointError, OutputError
-from refineseg.metrics import ConfusionMatrix
-from refineseg.reports import write_report
+from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.reports import write_report
 from refineseg.segmenter import Segmenter
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json

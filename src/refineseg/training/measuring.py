@@ -1,6 +1,6 @@
 """The measurement after an epoch: validation images held on the device, predicted in batches of equal size.
 
-In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluation.evaluate` counts, with
+In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.measuring.evaluate` counts, with
 float32 and a single scale.
 """
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
 from refineseg.data.sample import Dataset, Sample
-from refineseg.evaluation import evaluate
-from refineseg.metrics import ConfusionMatrix
+from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor, TorchScorer
 from refineseg.segmenter import Segmenter

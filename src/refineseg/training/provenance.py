@@ -11,7 +11,7 @@ from typing import Any
 
 from refineseg.data.sample import Dataset
 from refineseg.data.sample_facts import facts_of_files
-from refineseg.protocol import VOID_LEFT_OUT, Learned, MeasurementProtocol
+from refineseg.evaluate.protocol import VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.training.config import TrainingConfig
 
 
@@ -37,7 +37,7 @@ def run_protocol(
         teacher: What its teacher had learned from, whose knowledge it takes over.
 
     Returns:
-        A :class:`~refineseg.protocol.MeasurementProtocol` as plain values (its split is empty where none is measured),
+        A :class:`~refineseg.evaluate.protocol.MeasurementProtocol` as plain values (its split is empty where none is measured),
         with a list ``training_images`` of the phases: how many, their size, their compression.
     """
     parts = [

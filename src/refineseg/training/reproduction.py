@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refineseg.card import CardFiles, write_card
 from refineseg.errors import CheckpointError, ModelFileError
-from refineseg.evaluation import EvaluationFiles, evaluate_to_files
+from refineseg.evaluate.card import CardFiles, write_card
+from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.segmenter import load_spec

@@ -13,9 +13,9 @@ from importlib import metadata
 from typing import Any
 
 from refineseg._version import __version__
-from refineseg.card import percent, table
-from refineseg.comparison import KEY, compare_published
-from refineseg.protocol import MeasurementProtocol
+from refineseg.evaluate.card import percent, table
+from refineseg.evaluate.comparison import KEY, compare_published
+from refineseg.evaluate.protocol import MeasurementProtocol
 from refineseg.training.config import TrainingConfig, to_json
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "pillow")

@@ -24,10 +24,10 @@ from refineseg.errors import (
     MissingExtraError,
     WeightsUnavailableError,
 )
+from refineseg.evaluate.protocol import Learned
 from refineseg.files.writing import written_beside
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.protocol import Learned
 from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training.budget import fit_to_budget
 from refineseg.training.checkpoint import load_checkpoint

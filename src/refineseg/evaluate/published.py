@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refineseg.protocol import EVERY_CLASS, NO_OTHER_DATA, VOID_LEFT_OUT, MeasurementProtocol
+from refineseg.evaluate.protocol import EVERY_CLASS, NO_OTHER_DATA, VOID_LEFT_OUT, MeasurementProtocol
 
 _LIN = "Lin et al. 2017"
 _LIN_2 = "Lin et al. 2017, table 2"

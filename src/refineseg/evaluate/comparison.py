@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from refineseg.errors import ConfigError
+from refineseg.evaluate.protocol import Differences, MeasurementProtocol
+from refineseg.evaluate.published import COMPARATORS, PUBLISHED_SCORES
 from refineseg.files.archives import refuse_special
-from refineseg.protocol import Differences, MeasurementProtocol
-from refineseg.published import COMPARATORS, PUBLISHED_SCORES
 from refineseg.terminal.printable import short
 
 KEY = "measurement_protocol"

@@ -15,14 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from refineseg.comparison import FROM_MEMORY
 from refineseg.errors import ConfigError
-from refineseg.evaluation import EvaluationResult
+from refineseg.evaluate.comparison import FROM_MEMORY
+from refineseg.evaluate.measuring import EvaluationResult
+from refineseg.evaluate.reports import draw_curves
 from refineseg.files.archives import refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
-from refineseg.reports import draw_curves
 from refineseg.segmenter import load, load_spec
 from refineseg.terminal.printable import printable, short
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.sample import Sample
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.files.writing import written_beside
 from refineseg.images.render import error_map, side_by_side
-from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction
 from refineseg.terminal.printable import short
 

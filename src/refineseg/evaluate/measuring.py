@@ -1,6 +1,6 @@
 """Measure a model on a labelled split, or predict an unlabelled one for a benchmark's server.
 
-In: a predictor and a data set. Out: a :class:`~refineseg.metrics.ConfusionMatrix`; optionally pictures and the files of
+In: a predictor and a data set. Out: a :class:`~refineseg.evaluate.metrics.ConfusionMatrix`; optionally pictures and the files of
 a submission.
 """
 
@@ -15,25 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg._version import __version__
-from refineseg.boundary import BoundaryIoU
 from refineseg.class_info import ClassInfo
-from refineseg.comparison import KEY, Comparison, compare_published
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
 from refineseg.data.label_check import check_files
 from refineseg.data.readers.transfer import transferred
 from refineseg.data.sample import Dataset, Sample
 from refineseg.data.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.failures import Failure, WorstImages
+from refineseg.evaluate.boundary import BoundaryIoU
+from refineseg.evaluate.comparison import KEY, Comparison, compare_published
+from refineseg.evaluate.failures import Failure, WorstImages
+from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
+from refineseg.evaluate.reports import draw_confusion
+from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark
+from refineseg.evaluate.tally import Counts, Tally
 from refineseg.images.files import HeaderReadable
-from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor, PredictorOptions
-from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
-from refineseg.reports import draw_confusion
 from refineseg.runtimes.open import read_spec
-from refineseg.submission import SUBMISSIONS, find_benchmark
-from refineseg.tally import Counts, Tally
 from refineseg.terminal.printing import Terminal, progress_bar
 
 VOID_CLASS = "void"

@@ -15,9 +15,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from refineseg.boundary import BoundaryIoU
+from refineseg.evaluate.boundary import BoundaryIoU
+from refineseg.evaluate.metrics import MEANS, PROTOCOL, ConfusionMatrix
 from refineseg.files.writing import written_beside
-from refineseg.metrics import MEANS, PROTOCOL, ConfusionMatrix
 from refineseg.terminal.printable import short
 
 _LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refineseg.boundary import BoundaryIoU
 from refineseg.class_info import ClassInfo
 from refineseg.data.sample import Sample
-from refineseg.metrics import ConfusionMatrix
+from refineseg.evaluate.boundary import BoundaryIoU
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction
 
 
