@@ -16,12 +16,12 @@ from PIL import Image
 
 import refineseg
 from conftest import call
-from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.export_options import ExportOptions
-from refineseg.exporting import accept_file, calibration_images, export_file
+from refineseg.export.acceptance import Acceptance, Tolerance, compare
+from refineseg.export.files import accept_file, calibration_images, export_file
+from refineseg.export.options import ExportOptions
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.runtimes.description import Description
@@ -201,7 +201,7 @@ def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys
 
 def test_an_export_that_differs_does_not_get_its_name(scenes, exported, tmp_path, monkeypatch, capsys):
     _, files = exported
-    monkeypatch.setattr("refineseg.exporting.export_file", lambda _, path, __: damaged(files["onnx"], path))
+    monkeypatch.setattr("refineseg.export.files.export_file", lambda _, path, __: damaged(files["onnx"], path))
     model, path = files["onnx"].with_name("net.safetensors"), tmp_path / "bad.onnx"
     status, _, err = call(
         monkeypatch, capsys, "export", "--model", model, "--out", path, "--accept", f"camvid:{scenes}"

@@ -59,8 +59,8 @@ def export(
     _check_data((calibrate, calibrate_split), (accept, split))
 
     # from here on PyTorch is there
-    from refineseg.acceptance import Tolerance
-    from refineseg.exporting import accept_file, calibration_images, export_accepted, export_file, write_acceptance
+    from refineseg.export.acceptance import Tolerance
+    from refineseg.export.files import accept_file, calibration_images, export_accepted, export_file, write_acceptance
     from refineseg.runtimes.opening import read_description
     from refineseg.segmenter import load
 
@@ -89,7 +89,7 @@ def export(
 
 
 def _options(file_format: str, outputs: str, size: str | None) -> Any:  # noqa: ANN401 - ExportOptions
-    from refineseg.export_options import ExportOptions
+    from refineseg.export.options import ExportOptions
 
     return ExportOptions.parse(file_format, outputs, None if size is None else parse_size(size))
 

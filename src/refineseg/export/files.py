@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refineseg.acceptance import Acceptance, Tolerance, compare
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.export_options import ExportOptions
+from refineseg.export.acceptance import Acceptance, Tolerance, compare
+from refineseg.export.options import ExportOptions
 from refineseg.files.writing import folder_beside, written_beside
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
