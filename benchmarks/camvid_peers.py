@@ -35,6 +35,7 @@ import torch
 from peer_networks import NETWORKS, build_model, is_installed
 from torch.utils.flop_counter import FlopCounterMode
 
+from refineseg.bench.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.data.label_check import check_labels
@@ -51,7 +52,6 @@ from refineseg.runtimes.openvino_runtime import OpenVinoScorer
 from refineseg.scoring import Scorer
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.training.config import Phase, TrainingConfig, override, to_json
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loop import train

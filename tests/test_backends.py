@@ -16,6 +16,7 @@ from PIL import Image
 
 import refineseg
 from conftest import call
+from refineseg.bench.timing import example_images
 from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, ModelFileError
@@ -33,7 +34,6 @@ from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
 from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import example_images
 
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]

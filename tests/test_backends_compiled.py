@@ -15,8 +15,9 @@ import torch
 
 import refineseg
 from conftest import call
-from refineseg.benchmark import bench_model
-from refineseg.contenders import RuntimeChoice, compiled_contenders, measurable
+from refineseg.bench.benchmark import bench_model
+from refineseg.bench.contenders import RuntimeChoice, compiled_contenders, measurable
+from refineseg.bench.timing import example_images
 from refineseg.data.fake_scenes import fake_camvid
 from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.families import LIGHT_WEIGHT_MOBILE
@@ -35,7 +36,6 @@ from refineseg.runtimes.sized import SizedScorer, with_border
 from refineseg.runtimes.table import BACKENDS
 from refineseg.runtimes.torch_compile import COMPILED_SHAPES, CompiledScorer
 from refineseg.scoring import Scorer
-from refineseg.timing import example_images
 from test_backends import tiny
 
 CPU = torch.device("cpu")
@@ -275,7 +275,7 @@ def test_backends_that_compile_are_used_only_where_they_are_named():
 
 def test_a_bench_refuses_before_it_measures_and_says_what_it_leaves_out(monkeypatch, capsys, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr("refineseg.benchmark.bench_model", lambda *_, **__: pytest.fail("measured"))
+        patch.setattr("refineseg.bench.benchmark.bench_model", lambda *_, **__: pytest.fail("measured"))
         status, _, err = call(patch, capsys, "bench", "--stages", tmp_path / "none")
         assert status == 2
         assert "expected a folder of images" in err
@@ -350,7 +350,7 @@ def test_a_broken_compiler_is_one_sentence(segmenter, monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     script = (
-        "import torch; from test_backends import tiny; from refineseg.timing import example_images\n"
+        "import torch; from test_backends import tiny; from refineseg.bench.timing import example_images\n"
         "from refineseg.runtimes.torch_compile import CompiledScorer\n"
         "from refineseg.errors import ConfigError\n"
         "try:\n CompiledScorer(tiny(), device=torch.device('cpu')).class_map(example_images(1, 3, (32, 32)))\n"

@@ -16,10 +16,9 @@ from PIL import Image
 from torch import nn
 
 from oracles import needs_oracles, read_json
-from refineseg.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
-from refineseg.class_info import ClassInfo
-from refineseg.contenders import other_contenders, torch_contenders
-from refineseg.counting import (
+from refineseg.bench.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
+from refineseg.bench.contenders import other_contenders, torch_contenders
+from refineseg.bench.counting import (
     CLASS_COUNTS,
     count,
     count_network,
@@ -31,6 +30,16 @@ from refineseg.counting import (
     variants_table,
     write_counts,
 )
+from refineseg.bench.timing import (
+    OTHER_NETWORK,
+    PLAIN_EXPORT,
+    Contender,
+    example_images,
+    measure,
+    memory_explained,
+    time_in_turns,
+)
+from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.evaluate.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
@@ -42,15 +51,6 @@ from refineseg.networks.variants import VARIANTS
 from refineseg.segmenter import build
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import (
-    OTHER_NETWORK,
-    PLAIN_EXPORT,
-    Contender,
-    example_images,
-    measure,
-    memory_explained,
-    time_in_turns,
-)
 
 ROOT = Path(__file__).resolve().parents[1]
 TELLING = (
@@ -216,7 +216,7 @@ def test_the_page_says_what_the_light_weight_networks_cost_at_the_other_size():
 def test_counts_are_written_to_the_package_and_its_page(tmp_path, monkeypatch):
     package = tmp_path / "src" / "refineseg"
     package.mkdir(parents=True)
-    monkeypatch.setattr("refineseg.counting.__file__", str(package / "counting.py"))
+    monkeypatch.setattr("refineseg.bench.counting.__file__", str(package / "counting.py"))
     with pytest.raises(ConfigError, match="expected a clone of the repository for --write"):
         write_counts(known_counts())
     (tmp_path / "docs").mkdir()
@@ -399,7 +399,7 @@ def test_stages_of_a_real_image_give_the_segmenters_mask(tmp_path):
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / "a.jpg", picture)
     image = read_rgb(tmp_path / "in" / "a.jpg")
-    from refineseg import stages as module
+    from refineseg.bench import stages as module
 
     fused = copy.deepcopy(segmenter).fuse()
     seconds = module._one(fused, tmp_path / "in" / "a.jpg", tmp_path / "mask.png", torch.device("cpu"))
@@ -581,7 +581,7 @@ def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):
     ],
 )
 def test_wrong_calls_of_bench_are_refused_before_anything_is_exported(refineseg, monkeypatch, options, message):
-    monkeypatch.setattr("refineseg.benchmark.runtime_contenders", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr("refineseg.bench.benchmark.runtime_contenders", lambda *_, **__: pytest.fail("exported"))
     status, _, err = refineseg("bench", *options)
     assert status == 2
     assert message in " ".join(err.split())
@@ -603,7 +603,7 @@ def test_models_lists_everything_without_building_a_network(refineseg, tmp_path,
         raise AssertionError("a network was built")
 
     monkeypatch.setattr("refineseg.networks.building.build_network", refuse)
-    monkeypatch.setattr("refineseg.counting.build_network", refuse)
+    monkeypatch.setattr("refineseg.bench.counting.build_network", refuse)
     monkeypatch.setattr("refineseg.segmenter.build_network", refuse)
     out = tmp_path / "models.json"
     status, text, _ = refineseg("models", "--json", out)

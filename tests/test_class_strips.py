@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from refineseg import scoring
+from refineseg.bench.timing import example_images
 from refineseg.errors import ConfigError
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.segmenter import build
-from refineseg.timing import example_images
 
 
 class Largest(TorchDispatchMode):

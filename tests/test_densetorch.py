@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import refineseg
+from refineseg.bench.timing import example_images
 from refineseg.errors import ModelFileError
-from refineseg.timing import example_images
 
 VARIANT = "refinenet_lw_mobilenetv2_multitask"
 BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

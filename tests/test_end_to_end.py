@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from refineseg.bench.end_to_end import bench_folder, folder_images
+from refineseg.bench.timing import example_images
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.end_to_end import bench_folder, folder_images
 from refineseg.errors import ConfigError
 from refineseg.images.files import read_mask, write_mask
 from refineseg.predict import stream as streams
@@ -17,7 +18,6 @@ from refineseg.predict.prediction import Prediction
 from refineseg.runtimes import opening
 from refineseg.runtimes.opening import scorer_of
 from refineseg.segmenter import build
-from refineseg.timing import example_images
 
 VARIANT = "refineseg_nano"
 

@@ -26,10 +26,10 @@ from hostile_models import (
     small,
     unevaluated_programs,
 )
+from refineseg.bench.timing import example_images
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.opening import open_exported
-from refineseg.timing import example_images
 from refineseg.training.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import pytest
 import typer
 
 import refineseg
+from refineseg.bench.counting import NOT_MEASURED, known_counts
 from refineseg.cli import app
-from refineseg.counting import NOT_MEASURED, known_counts
 from refineseg.data.datasets import DATASETS
 from refineseg.evaluate.metrics import MEANS
 from refineseg.evaluate.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES

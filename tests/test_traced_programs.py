@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch._export.serde import schema
 
+from refineseg.bench.timing import example_images
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import VARIANTS
 from refineseg.runtimes import program_files
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.program_files import program_bytes, read_program
 from refineseg.segmenter import build
-from refineseg.timing import example_images
 from test_backends_compiled import least
 
 CPU, NET = torch.device("cpu"), Path("net.pt2")

@@ -126,7 +126,7 @@ def bench(
 
         keep_freed_memory()
     if folder is not None:
-        from refineseg.end_to_end import bench_folder
+        from refineseg.bench.end_to_end import bench_folder
 
         chosen: Any = {"backend": backend, "precision": precision, "rounds": repeats}
         report = bench_folder(model, folder, device=device, console=console, **chosen)
@@ -228,8 +228,8 @@ def _bench_times(
     papers: bool,
 ) -> Any:  # noqa: ANN401 - JSON
     """Times in turns, and those of stages, as tables on stdout and as plain values."""
-    from refineseg.benchmark import bench_model, bench_papers
-    from refineseg.stages import stage_images
+    from refineseg.bench.benchmark import bench_model, bench_papers
+    from refineseg.bench.stages import stage_images
 
     if stages is not None:
         stage_images(stages)  # before minutes are spent
@@ -242,7 +242,7 @@ def _bench_times(
 
 def _bench_counts(*, write: bool) -> Any:  # noqa: ANN401 - JSON
     """Parameters and multiply-adds, stored ones or counted anew, as a table on stdout and as plain values."""
-    from refineseg.counting import count_all, counts_json, counts_table, known_counts, write_counts
+    from refineseg.bench.counting import count_all, counts_json, counts_table, known_counts, write_counts
 
     console = messages()
     numbers = count_all(seen=lambda name: console.say(f"counting {name}")) if write else known_counts()
@@ -271,9 +271,9 @@ def _bench_training(
 
 def _bench_stages(model: str, images: Path, device: str, repeats: int | None) -> Any:  # noqa: ANN401 - JSON
     """The stages of real images, as a table on stdout and as plain values."""
-    from refineseg.benchmark import open_model
+    from refineseg.bench.benchmark import open_model
+    from refineseg.bench.stages import measure_stages, stages_table
     from refineseg.predict.predictor import find_device
-    from refineseg.stages import measure_stages, stages_table
 
     found = measure_stages(open_model(model), images, device=find_device(device), repeats=repeats or 5)
     tables().print(stages_table(found, images))
@@ -291,7 +291,7 @@ def models(
     check_outputs({"--json": json_file})
 
     # from here on PyTorch is there
-    from refineseg.counting import scores_table, shipped_models, variants_json, variants_table
+    from refineseg.bench.counting import scores_table, shipped_models, variants_json, variants_table
     from refineseg.training.recipes import RECIPES, recipe_summary
 
     console = tables()

@@ -18,7 +18,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from refineseg.benchmark import Report
+from refineseg.bench.benchmark import Report
+from refineseg.bench.timing import describe_machine
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.sample import Concatenation
 from refineseg.errors import ConfigError
@@ -27,7 +28,6 @@ from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import find_variant
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import describe_machine
 from refineseg.training.config import TrainingConfig
 from refineseg.training.engine import Engine, Stepper
 from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_workers, held, taught

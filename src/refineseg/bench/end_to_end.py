@@ -25,8 +25,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from refineseg.benchmark import Report, open_model
-from refineseg.contenders import measurable
+from refineseg.bench.benchmark import Report, open_model
+from refineseg.bench.contenders import measurable
+from refineseg.bench.timing import describe_machine
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
@@ -45,7 +46,6 @@ from refineseg.runtimes.table import BACKENDS, is_exported
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import describe_machine
 
 MOST_IMAGES = 64
 """So many are taken of a folder; decoded they are all in memory."""

@@ -1,6 +1,6 @@
 """``refineseg bench``: a model against the plain one, and the networks of both papers side by side.
 
-In: a model or variant, a size, a device. Out: a :class:`Report`, measured by :mod:`refineseg.timing`.
+In: a model or variant, a size, a device. Out: a :class:`Report`, measured by :mod:`refineseg.bench.timing`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from refineseg.contenders import (
+from refineseg.bench.contenders import (
     OF_SEGMENTERS,
     RuntimeChoice,
     compiled_contenders,
@@ -30,7 +30,19 @@ from refineseg.contenders import (
     runtime_contenders,
     torch_contenders,
 )
-from refineseg.counting import Counts, count_network
+from refineseg.bench.counting import Counts, count_network
+from refineseg.bench.timing import (
+    OTHER_NETWORK,
+    PLAIN_EXPORT,
+    Contender,
+    Row,
+    class_map,
+    describe_machine,
+    example_images,
+    measure,
+    memory_explained,
+    time_in_turns,
+)
 from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
@@ -43,18 +55,6 @@ from refineseg.runtimes.table import BACKENDS, Precision
 from refineseg.segmenter import Segmenter, build, load
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import (
-    OTHER_NETWORK,
-    PLAIN_EXPORT,
-    Contender,
-    Row,
-    class_map,
-    describe_machine,
-    example_images,
-    measure,
-    memory_explained,
-    time_in_turns,
-)
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 """That are measured; which runtime has which is in :data:`~refineseg.runtimes.opening.BACKENDS`."""

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from refineseg.bench.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.runtimes import quantisation
@@ -36,7 +37,6 @@ from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
-from refineseg.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
 
 CALIBRATION_IMAGES = 8
 """Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""

@@ -1,0 +1,1 @@
+"""Timing, counting, and the contenders of a benchmark."""
