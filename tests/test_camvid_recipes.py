@@ -13,7 +13,7 @@ from refineseg.data.fake_scenes import fake_camvid
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import ConfigError
 from refineseg.terminal.printing import Terminal
-from refineseg.training.recipes import find_recipe
+from refineseg.training.recipes.own import find_recipe
 
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "camvid_recipes.py"
 

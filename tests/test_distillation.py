@@ -9,10 +9,10 @@ import torch
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.losses import SegmentationLoss
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, build, load_spec
 from refineseg.training.distillation import check_teacher, load_teacher
+from refineseg.training.losses import SegmentationLoss
 from refineseg.training.objective import Objective
 from test_objective import COUNTS, batch, config
 from test_training_run import run, same, tensors, tiny

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from oracles import needs_oracles, read_json, stored
-from refineseg.losses import SegmentationLoss, class_weights, masks_at
+from refineseg.training.losses import SegmentationLoss, class_weights, masks_at
 
 
 def _pixels(seed=0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from refineseg.losses import (
+from refineseg.training.losses import (
     LossSum,
     SegmentationLoss,
     border_closeness,

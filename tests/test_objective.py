@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refineseg.losses import SegmentationLoss, class_weights
 from refineseg.segmenter import build
+from refineseg.training.losses import SegmentationLoss, class_weights
 from refineseg.training.objective import Objective
-from refineseg.training.recipes import find_recipe
+from refineseg.training.recipes.own import find_recipe
 
 COUNTS = np.array([400, 100, 25])
 

@@ -22,8 +22,8 @@ from refineseg.networks.variants import VARIANTS, NetworkOptions
 from refineseg.original.conversion import MatConvNetOptions, load_original
 from refineseg.predict.views.protocols import PROTOCOLS
 from refineseg.training.config import override
-from refineseg.training.paper_recipes import PAPER_RECIPES
-from refineseg.training.recipes import find_recipe
+from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.papers import PAPER_RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import re
 import statistics
 from pathlib import Path
 
-from refineseg.training.recipes import find_recipe
+from refineseg.training.recipes.own import find_recipe
 
 DOCS = Path(__file__).parents[1] / "docs"
 LOG = json.loads((DOCS / "camvid_recipes.json").read_text(encoding="utf-8"))

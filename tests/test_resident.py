@@ -15,7 +15,7 @@ from refineseg.data.crops.resident import hold
 from refineseg.data.sample import Sample
 from refineseg.errors import DatasetError
 from refineseg.training.feeding import Feed, PhaseData, augmentation_of
-from refineseg.training.recipes import find_recipe
+from refineseg.training.recipes.own import find_recipe
 from test_objective import Asking
 
 CPU = torch.device("cpu")

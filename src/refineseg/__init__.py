@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from refineseg.predict.predictor import Predictor
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
-    from refineseg.training.recipes import RECIPES
+    from refineseg.training.recipes.own import RECIPES
 
 _HOME = {
     "DATASETS": "data.datasets",

@@ -1,7 +1,7 @@
 """A teacher: a trained model whose distribution over the classes a smaller one learns beside the masks.
 
 In: a model file. Out: a frozen :class:`~refineseg.segmenter.Segmenter` of the same classes. The divergence is
-:func:`refineseg.losses.divergence`.
+:func:`refineseg.training.losses.divergence`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Everything between a batch and a scalar: the model's logits, and the loss that a configuration asks for.
 
-In: pixels and masks on the model's device. Out: a :class:`~refineseg.losses.LossSum`, whose parts can be added up over
+In: pixels and masks on the model's device. Out: a :class:`~refineseg.training.losses.LossSum`, whose parts can be added up over
 pieces of a batch.
 """
 
@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.losses import LossSum, SegmentationLoss, class_weights, divergence
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.distillation import teacher_logits
+from refineseg.training.losses import LossSum, SegmentationLoss, class_weights, divergence
 
 __all__ = ["LossSum", "Objective"]
 

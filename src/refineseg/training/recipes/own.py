@@ -12,7 +12,7 @@ from functools import partial
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import hint
 from refineseg.training.config import Phase, TrainingConfig
-from refineseg.training.paper_recipes import PAPER_RECIPES
+from refineseg.training.recipes.papers import PAPER_RECIPES
 
 
 def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:

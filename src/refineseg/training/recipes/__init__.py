@@ -1,0 +1,1 @@
+"""Recipes: functions that give a training configuration."""
