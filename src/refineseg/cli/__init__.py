@@ -20,13 +20,13 @@ from refineseg.terminal.printing import guard_terminal, messages
 # The verbs register themselves; help shows them in this order.
 # isort: off
 from refineseg.cli import predict
-from refineseg.cli import prediction
-from refineseg.cli import training
-from refineseg.cli import reproduction
+from refineseg.cli import evaluate as prediction
+from refineseg.cli import train as training
+from refineseg.cli import reproduce as reproduction
 from refineseg.cli import models
 from refineseg.cli import export
 from refineseg.cli import doctor
-from refineseg.cli import shards
+from refineseg.cli import shard as shards
 # isort: on
 
 __all__ = ["app", "doctor", "export", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
