@@ -11,7 +11,7 @@ from skimage import data as photographs
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
-from refineseg.images.files import render
+from refineseg.images import render
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, build

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from conftest import write_folder
-from refineseg import arguments, cli
+from refineseg import cli
 from refineseg.errors import ConfigError
+from refineseg.terminal import arguments
 
 HEAVY = ("torch", "timm", "lightning", "safetensors", "onnxruntime", "openvino", "matplotlib", "mlflow")
 

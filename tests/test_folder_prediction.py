@@ -19,8 +19,9 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.files.writing import _own_machine
 from refineseg.images.files import read_rgb
-from refineseg.predict import file_run, streams
+from refineseg.predict import stream as streams
 from refineseg.predict.exact.tiling import TilingOptions
+from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions, StreamOptions
 from refineseg.predict.folder.files import predict_files
 from refineseg.predict.folder.outputs import Outputs

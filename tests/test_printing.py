@@ -15,11 +15,12 @@ from PIL import Image
 from rich.table import Table
 
 from conftest import call
-from refineseg import card, render, reports
 from refineseg.class_info import ClassInfo
 from refineseg.data.own.formats import open_own
 from refineseg.errors import DatasetError
+from refineseg.evaluate import card, reports
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.images import render
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, load

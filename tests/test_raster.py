@@ -11,13 +11,13 @@ from affine import Affine
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images.files import reading
+from refineseg.images import reading
 from refineseg.images.reading import Reading, Scaling
 from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.raster import RasterOptions, predict_raster, raster
-from refineseg.predict.raster.raster import files as raster_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"

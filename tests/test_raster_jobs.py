@@ -19,9 +19,9 @@ import refineseg
 from conftest import SHARED
 from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
+from refineseg.predict.raster import files as raster_files
+from refineseg.predict.raster import headers as raster_headers
 from refineseg.predict.raster.raster import RasterOptions, is_raster, raster
-from refineseg.predict.raster.raster import files as raster_files
-from refineseg.predict.raster.raster import headers as raster_headers
 from refineseg.predict.raster.writing import copy_in_order
 from test_raster import opened, pixels, run
 

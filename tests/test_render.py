@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refineseg import class_info, render
+from refineseg import class_info
 from refineseg.class_info import ClassInfo
+from refineseg.images import render
 from refineseg.images.files import write_image
 from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.prediction import Prediction

@@ -171,7 +171,7 @@ def known_counts() -> dict[str, dict[int, Counts]]:
         >>> known_counts()["refinenet_resnet101"][21].parameters
         118052437
     """
-    content = json.loads((resources.files("refineseg") / "counts.json").read_text(encoding="utf-8"))
+    content = json.loads((resources.files("refineseg.bench") / "counts.json").read_text(encoding="utf-8"))
     return {
         variant: {int(num_classes): Counts(**values) for num_classes, values in by_classes.items()}
         for variant, by_classes in content["variants"].items()
@@ -280,7 +280,7 @@ def write_counts(counts: AllCounts) -> list[Path]:
         ConfigError: The package lies in no clone.
     """
     package = Path(__file__).parent
-    docs = package.parents[1] / "docs"
+    docs = package.parents[2] / "docs"
     if not docs.is_dir():
         raise ConfigError(f"expected a clone of the repository for --write, got {package} without {docs}; use --json")
     files = [package / "counts.json", docs / "counts.md"]

@@ -1,6 +1,7 @@
 """An examination as lines of text, and the bar that runs meanwhile.
 
-In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for :func:`~refineseg.terminal.printing.print_lines`.
+In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for
+:func:`~refineseg.terminal.printing.print_lines`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure a model on a labelled split, or predict an unlabelled one for a benchmark's server.
 
-In: a predictor and a data set. Out: a :class:`~refineseg.evaluate.metrics.ConfusionMatrix`; optionally pictures and the files of
-a submission.
+In: a predictor and a data set. Out: a :class:`~refineseg.evaluate.metrics.ConfusionMatrix`; optionally pictures and
+the files of a submission.
 """
 
 from __future__ import annotations

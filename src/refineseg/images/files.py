@@ -99,8 +99,8 @@ def read_picture(
     """Read an image of any common kind as a network sees it, by the one contract for all files.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; of an animation the first frame is read.
-    Pixels of more than 8 bits are scaled as :class:`~refineseg.images.reading.Reading` says. Transparent pixels keep the
-    colour that the file has there, and hold no data.
+    Pixels of more than 8 bits are scaled as :class:`~refineseg.images.reading.Reading` says. Transparent pixels keep
+    the colour that the file has there, and hold no data.
 
     Args:
         path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, JPEG 2000, AVIF or HEIC; it may lie inside a zip file.

@@ -1,8 +1,8 @@
 """One contract for the pixels of all images: which bands, scaled how to 8 bits, and which pixels hold data.
 
 In: stored pixels of any type, whatever the file they come from. Out: ``(H, W, C)`` uint8 and what is void.
-:mod:`refineseg.images.files` applies it to images in memory, :mod:`refineseg.predict.raster.pixels` to regions of rasters,
-both with the functions below, so that one picture gives one result in every container and at every size.
+:mod:`refineseg.images.files` applies it to images in memory, :mod:`refineseg.predict.raster.pixels` to regions of
+rasters, both with the functions below, so that one picture gives one result in every container and at every size.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from PIL import Image
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.images.files import render
+from refineseg.images import render
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The one place that prints: results on stdout, messages, tables and progress bars.
 
-In: texts, rich's tables. Out: lines on stdout and stderr; every text is made :func:`~refineseg.terminal.printable.printable`,
-nothing in it is taken for markup. A text becomes one line; several lines are several arguments, and a cell or caption
-of several lines of our own is a rich ``Text``.
+In: texts, rich's tables. Out: lines on stdout and stderr; every text is made
+:func:`~refineseg.terminal.printable.printable`, nothing in it is taken for markup. A text becomes one line; several
+lines are several arguments, and a cell or caption of several lines of our own is a rich ``Text``.
 """
 
 from __future__ import annotations

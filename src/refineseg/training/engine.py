@@ -10,8 +10,8 @@ added up too, so that the gradient is that of the whole batch. Only normalisatio
 ``torch.compile``: in the mode of the configuration, or with ``auto`` in mode ``reduce-overhead`` (fused kernels, CUDA
 graphs) for the rest of a phase on a GPU, once its second epoch has shown that it would take longer than
 :data:`COMPILE_PAYS_S`; never on a CPU, where it was slower (``docs/experiments.md``), and never where crops differ in
-size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.crops.loading.epoch_order` leaves out
-one that is not full), so that nothing is compiled twice.
+size (``pad`` false). Batches of an epoch all have one shape (:func:`~refineseg.data.crops.loading.epoch_order` leaves
+out one that is not full), so that nothing is compiled twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The measurement after an epoch: validation images held on the device, predicted in batches of equal size.
 
-In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.measuring.evaluate` counts, with
-float32 and a single scale.
+In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.measuring.evaluate`
+counts, with float32 and a single scale.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everything between a batch and a scalar: the model's logits, and the loss that a configuration asks for.
 
-In: pixels and masks on the model's device. Out: a :class:`~refineseg.training.losses.LossSum`, whose parts can be added up over
-pieces of a batch.
+In: pixels and masks on the model's device. Out: a :class:`~refineseg.training.losses.LossSum`, whose parts can be
+added up over pieces of a batch.
 """
 
 from __future__ import annotations

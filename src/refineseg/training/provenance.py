@@ -37,8 +37,8 @@ def run_protocol(
         teacher: What its teacher had learned from, whose knowledge it takes over.
 
     Returns:
-        A :class:`~refineseg.evaluate.protocol.MeasurementProtocol` as plain values (its split is empty where none is measured),
-        with a list ``training_images`` of the phases: how many, their size, their compression.
+        A :class:`~refineseg.evaluate.protocol.MeasurementProtocol` as plain values (its split is empty where none is
+        measured), with a list ``training_images`` of the phases: how many, their size, their compression.
     """
     parts = [
         part for phase in config.phases for part in (phase.data or [f"{name}:{config.train_split}" for name in names])

@@ -57,8 +57,9 @@ Content = Callable[[Drawing], bytes | None]
 class PaintedSource:
     """Reads images and paints masks.
 
-    Coordinates refer to the image as :func:`~refineseg.images.files.read_rgb` shows it: turned upright by EXIF, as browsers
-    and today's annotation programs do. A stated size that is the upright one with its sides exchanged is an error.
+    Coordinates refer to the image as :func:`~refineseg.images.files.read_rgb` shows it: turned upright by EXIF, as
+    browsers and today's annotation programs do. A stated size that is the upright one with its sides exchanged is an
+    error.
 
     Args:
         drawings: One per sample.

@@ -1,7 +1,7 @@
 """Images that are too large to be predicted whole: predicted in tiles, into one prediction.
 
-In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.predict.prediction.Prediction` of the whole.
-What a tile needs is in memory, and of the results the mask, and probabilities only where they are asked for.
+In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.predict.prediction.Prediction` of the
+whole. What a tile needs is in memory, and of the results the mask, and probabilities only where they are asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Predict files and folders of any size into a folder of results.
 
 In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.folder.outputs` for each image, those of
-:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input on stdout with the
-share of each class, and optionally one table of all areas.
+:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input on
+stdout with the share of each class, and optionally one table of all areas.
 
 Image files are read and written in threads while the network works; whatever their number, a window of them is in
 memory. The result of a file depends on that file alone; lines and rows stand in the order of the files.

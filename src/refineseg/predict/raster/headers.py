@@ -1,7 +1,7 @@
 """Which files are rasters: what the first kilobytes of a file say, without any imaging package.
 
-In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster.raster`) or read at once as a photograph
-(:mod:`refineseg.images.files`).
+In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster.raster`) or read at once as a
+photograph (:mod:`refineseg.images.files`).
 
 Sources: TIFF 6.0 and its BigTIFF extension (tags, sample formats), OGC GeoTIFF 1.1 (tags 33550, 33922, 34264, 34735),
 PNG's IHDR, JPEG's SOF markers, JPEG 2000's ihdr box and the GeoJP2 box.

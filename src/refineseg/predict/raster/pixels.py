@@ -1,7 +1,8 @@
 """The pixels of a raster as a network sees them: bands chosen, scaled to 8 bits, and which of them hold data.
 
 In: an open raster. Out: :class:`RasterSource`, a source of (h, w, C) uint8 regions, by the contract of
-:mod:`refineseg.images.reading`. Scaling is found once for the whole raster, so that a value means the same in every tile.
+:mod:`refineseg.images.reading`. Scaling is found once for the whole raster, so that a value means the same in every
+tile.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class RasterSource:
         return with_data(values, valid, nodata=self._nodata, palette=self._palette)
 
     def find_scaling(self, reading: Reading, *, num_bits: int) -> Scaling | None:
-        """The scaling of each band, see :func:`refineseg.images.reading.find_scaling`; None: the values are 8 bits already.
+        """The scaling of each band (:func:`refineseg.images.reading.find_scaling`); None: the values are 8 bits already.
 
         Args:
             reading: What was asked for.

@@ -1,7 +1,7 @@
 """What a prediction of a raster is: its input, model, options and files, as one value.
 
-In: what :func:`~refineseg.predict.raster.raster.predict_raster` is called with. Out: names of the results, and the JSON values
-by which a job that was broken off, or results that are there, are known again.
+In: what :func:`~refineseg.predict.raster.raster.predict_raster` is called with. Out: names of the results, and the
+JSON values by which a job that was broken off, or results that are there, are known again.
 """
 
 from __future__ import annotations
