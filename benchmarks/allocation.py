@@ -37,8 +37,8 @@ def training_step(variant: str, height: int) -> Callable[[], object]:
     import numpy as np
     import torch
 
-    from refineseg.data.catalog import catalog_classes
     from refineseg.data.crops.loading import Batch
+    from refineseg.data.samples.catalog import catalog_classes
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import ModelSpec, Segmenter
     from refineseg.training.engine import Engine

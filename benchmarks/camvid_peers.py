@@ -37,8 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.bench.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.class_info import ClassInfo
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_sources, parse_sources
-from refineseg.data.label_check import check_labels
 from refineseg.errors import ConfigError
 from refineseg.evaluate.measuring import evaluate
 from refineseg.files.writing import written_beside

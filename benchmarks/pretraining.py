@@ -12,8 +12,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset, parse_sources
-from refineseg.data.label_check import check_labels
 from refineseg.terminal.printing import Terminal
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.pretraining import Hiding, pretrain

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_ade20k, fake_ade20k_full
 from refineseg.data.readers.ade20k import challenge_size, open_ade20k
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 REAL = SHARED / "samples" / "ade20k"

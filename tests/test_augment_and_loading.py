@@ -7,7 +7,7 @@ import torch
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
 from refineseg.data.crops.loading import DecodedCache, epoch_order, mix_seeds, training_batches
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 
 

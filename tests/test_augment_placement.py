@@ -12,7 +12,7 @@ from refineseg.data.crops.balance import Donors, image_counts
 from refineseg.data.crops.loading import training_batches
 from refineseg.data.crops.placement import corners
 from refineseg.data.crops.resident import hold
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from test_resident import CPU, Photographs
 
 

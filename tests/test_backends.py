@@ -17,8 +17,8 @@ from PIL import Image
 import refineseg
 from conftest import call
 from refineseg.bench.timing import example_images
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.files import accept_file, calibration_images, export_file

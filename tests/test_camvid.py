@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refineseg.data.catalog import catalog_classes
-from refineseg.data.label_check import check_labels
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.readers.camvid import open_camvid
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -11,9 +11,9 @@ from PIL import Image
 
 import refineseg
 from conftest import SHARED
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid_published
 from refineseg.data.readers.camvid import open_camvid
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 TABLE = json.loads((Path(refineseg.__file__).parent / "class_tables" / "camvid_32.json").read_text())

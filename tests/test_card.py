@@ -10,7 +10,7 @@ from PIL import Image
 import refineseg as package
 from refineseg.class_info import ClassInfo
 from refineseg.data.fake_scenes import fake_camvid
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.evaluate.card import BLOCKS, fill
 from refineseg.evaluate.failures import WorstImages

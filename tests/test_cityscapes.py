@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.data.catalog import catalog_classes
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.fake_scenes import fake_cityscapes
-from refineseg.data.label_check import check_labels
 from refineseg.data.readers.cityscapes import open_cityscapes, to_label_ids
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 REAL = SHARED / "samples" / "cityscapes"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refineseg.class_info import ClassInfo, LabelTable, voc_palette
-from refineseg.data.catalog import catalog_classes
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import ConfigError
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from refineseg.data.catalog import catalog_classes
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_coco import compressed, fake_coco_voc, run_lengths
-from refineseg.data.label_check import check_labels
 from refineseg.data.readers.coco_voc import CATEGORIES, CocoImage, CocoMasks, open_coco_voc
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, MissingExtraError
 
 COCO_NAMES_OF_VOC = {  # where the two differ

@@ -17,8 +17,8 @@ from doctor_faults import CLASSES, MAKERS, pair, plant, put, save
 from refineseg.data import fake_own
 from refineseg.data.checks.facts import as_stored, upright
 from refineseg.data.checks.kinds import KINDS
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
 from refineseg.doctor.sequences import Frame, sequence_findings

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from doctor_faults import CLASSES, PALETTE, pair, plant, put, save
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.doctor.report import html_page

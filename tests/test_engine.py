@@ -15,7 +15,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation
 from refineseg.data.crops.loading import Batch, HostBatches, training_batches
 from refineseg.data.datasets import open_dataset
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, LabelError
 from refineseg.evaluate.measuring import evaluate
 from refineseg.predict.predictor import Predictor

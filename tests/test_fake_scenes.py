@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from refineseg.data import fake_scenes
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels
 from refineseg.data.readers.matlab import load_mat
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.data.storage.file_lists import check_present, file_names
 from refineseg.errors import DatasetError, MissingExtraError
 

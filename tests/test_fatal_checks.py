@@ -12,8 +12,8 @@ from doctor_faults import CLASSES, MAKERS, pair, put
 from refineseg.data.checks import facts
 from refineseg.data.checks.endings import ends_as_it_should
 from refineseg.data.checks.kinds import FATAL, KINDS
+from refineseg.data.checks.label_check import check_data, check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_data, check_labels
 from refineseg.data.storage.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.examination import examine
 from refineseg.errors import ImageError, LabelError, RefinesegError

@@ -12,7 +12,7 @@ from PIL import Image
 
 from refineseg.class_info import voc_palette
 from refineseg.data.own.folder import folder_splits, open_folder
-from refineseg.data.sample import Concatenation
+from refineseg.data.samples.sample import Concatenation
 from refineseg.errors import ConfigError, DatasetError, LabelError
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))

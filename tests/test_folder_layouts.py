@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels
 from refineseg.data.own.folder import _pairs, open_folder
 from refineseg.data.own.formats import own_splits, recognise
 from refineseg.doctor.examination import examine

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refineseg.data.checks.label_check import check_learnable
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_learnable
-from refineseg.data.own.left_out import LeftOut, left_out
+from refineseg.data.samples.left_out import LeftOut, left_out
 from refineseg.doctor.examination import examine
 from refineseg.errors import DatasetError, LabelError
 

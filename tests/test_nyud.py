@@ -12,11 +12,11 @@ from PIL import Image
 
 import refineseg
 from conftest import SHARED
-from refineseg.data.catalog import catalog_classes
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_nyud, fake_nyud_mat
-from refineseg.data.label_check import check_labels
 from refineseg.data.readers.nyud import held_out_names, open_nyud
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import DatasetError, LabelError, MissingExtraError
 

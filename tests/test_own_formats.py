@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import DATASETS, open_dataset, parse_data
 from refineseg.data.fake_own import FAKES, LABELS, coco_json, fake_coco, fake_labelme, fake_yolo, scenes, zipped
-from refineseg.data.label_check import check_labels
 from refineseg.data.own.formats import FORMATS, own_splits, recognise
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.errors import ConfigError, DatasetError
 
 FORM = {"roboflow": "coco", "label_studio_png": "label_studio"}

@@ -11,10 +11,10 @@ from scipy.io import loadmat, savemat
 
 from conftest import SHARED
 from refineseg.class_info import voc_palette
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_pascal import CONTEXT_TRAIN, CONTEXT_VAL, fake_pascal_context
 from refineseg.data.readers.pascal_context import ALPHABETICAL_IDS, IDS_459, open_pascal_context
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 SAMPLES = SHARED / "samples" / "pascal_context"

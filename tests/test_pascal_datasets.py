@@ -11,14 +11,14 @@ from scipy.io import loadmat, savemat
 
 from conftest import SHARED
 from refineseg.data import fake_pascal
-from refineseg.data.catalog import catalog_classes
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_pascal import SBD_TRAIN, VOC_TEST, VOC_TRAIN, VOC_VAL, fake_sbd, fake_voc
-from refineseg.data.label_check import check_labels
 from refineseg.data.readers.pascal_layout import read_ids
 from refineseg.data.readers.sbd import open_sbd, read_sbd_mask
 from refineseg.data.readers.voc import open_voc
-from refineseg.data.sample import Concatenation, Dataset, Without
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import DatasetError, ImageError, LabelError, MissingExtraError
 
 SAMPLES = SHARED / "samples"

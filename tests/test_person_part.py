@@ -10,10 +10,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from conftest import SHARED
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_pascal import PERSON_TRAIN, PERSON_VAL, fake_person_part
 from refineseg.data.readers.person_part import PART_GROUPS, open_person_part, read_person_parts
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
 
 SAMPLES = SHARED / "samples" / "person_part"

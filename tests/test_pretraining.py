@@ -7,8 +7,8 @@ import torch
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.label_check import check_labels
 from refineseg.errors import ConfigError
 from refineseg.segmenter import build, load_spec
 from refineseg.training.feeding import PhaseData, TrainingData

@@ -9,7 +9,7 @@ import pytest
 from conftest import write_folder
 from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_scenes import fake_camvid
-from refineseg.data.sample_facts import facts_of_files, stored_losslessly
+from refineseg.data.samples.sample_facts import facts_of_files, stored_losslessly
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import ConfigError
 from refineseg.evaluate.comparison import against_table, compare_published, read_result

@@ -12,7 +12,7 @@ import torch
 from conftest import untrained, write_folder
 from oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.measuring import evaluate
 from refineseg.predict.predictor import Predictor, PredictorOptions

@@ -9,7 +9,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.fake_coco import fake_coco_voc
 from refineseg.data.fake_pascal import fake_pascal_context, fake_person_part, fake_sbd, fake_voc
 from refineseg.data.fake_scenes import fake_ade20k, fake_camvid, fake_cityscapes, fake_nyud, fake_sunrgbd
-from refineseg.data.sample import Without
+from refineseg.data.samples.sample import Without
 from refineseg.errors import ConfigError
 from refineseg.evaluate.measuring import evaluate
 from refineseg.networks.variants import VARIANTS

@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 
 from conftest import write_folder
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.crops.augment import Augmentation
 from refineseg.data.crops.loading import training_batches
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.fake_pascal import fake_sbd, fake_voc
 from refineseg.data.fake_scenes import fake_camvid, fake_cityscapes, fake_nyud_mat, fake_sunrgbd_toolbox
-from refineseg.data.label_check import check_labels
 from refineseg.data.storage import mirror, remote_access
 from refineseg.data.storage.mirror import CacheOptions
 from refineseg.data.storage.remote import RemotePath, forget_remotes, open_root

@@ -12,7 +12,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment, recoloured
 from refineseg.data.crops.loading import mix_seeds, training_batches
 from refineseg.data.crops.resident import hold
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 from refineseg.training.feeding import Feed, PhaseData, augmentation_of
 from refineseg.training.recipes.own import find_recipe

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import DATASETS, data_splits, open_dataset, open_sources, parse_data
 from refineseg.data.fake_coco import fake_coco_voc
 from refineseg.data.fake_pascal import fake_sbd, fake_voc
 from refineseg.data.fake_scenes import fake_ade20k_full, fake_camvid, fake_nyud_mat
-from refineseg.data.label_check import check_labels
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.data.storage.remote import forget_remotes
 from refineseg.data.storage.shard_writer import ShardOptions, write_shards
 from refineseg.data.storage.shards import ShardSource

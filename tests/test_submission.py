@@ -9,10 +9,10 @@ from PIL import Image
 
 from conftest import untrained, write_folder
 from refineseg.class_info import ClassInfo, voc_palette
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.datasets import DATASETS
 from refineseg.data.fake_pascal import VOC_TEST, VOC_VAL, fake_voc
-from refineseg.data.sample import Sample
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluate.measuring import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc

@@ -9,11 +9,11 @@ from PIL import Image
 
 from conftest import SHARED
 from refineseg.class_info import ClassInfo
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.fake_scenes import fake_camvid, fake_cityscapes
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.transfer import find_transfer, transferred
-from refineseg.data.sample import Without
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.evaluate.measuring import predictions
 

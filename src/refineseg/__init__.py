@@ -13,7 +13,7 @@ telemetry.switch_off()
 if TYPE_CHECKING:
     from refineseg.class_info import ClassInfo
     from refineseg.data.datasets import DATASETS, open_dataset
-    from refineseg.data.sample import Sample
+    from refineseg.data.samples.sample import Sample
     from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
     from refineseg.evaluate.metrics import ConfusionMatrix

@@ -37,7 +37,7 @@ def convert(
     void_index: Annotated[int | None, typer.Option(help="Place of that output, from 0; by default known.")] = None,
 ) -> None:
     """Turn original weights into a model file; every tensor is used exactly once, or the rest is named."""
-    from refineseg.data.catalog import catalog_classes
+    from refineseg.data.samples.catalog import catalog_classes
     from refineseg.networks.variants import find_variant
 
     if out.suffix != ".safetensors":

@@ -23,7 +23,7 @@ from refineseg.data.readers.person_part import open_person_part
 from refineseg.data.readers.sbd import open_sbd
 from refineseg.data.readers.sunrgbd import open_sunrgbd
 from refineseg.data.readers.voc import open_voc
-from refineseg.data.sample import Concatenation, Dataset
+from refineseg.data.samples.sample import Concatenation, Dataset
 from refineseg.data.storage.remote import open_root
 from refineseg.data.storage.shards import is_sharded, open_shards, shard_splits, sharded_data
 from refineseg.errors import ConfigError, DatasetError

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.cityscapes import to_label_ids
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import MissingExtraError
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from refineseg.data.checks.facts import CaseFacts, ImageFacts, MaskFacts, image_facts, inspect_pair
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.doctor.inventory import Case
 from refineseg.errors import DatasetError, ImageError, LabelError
 

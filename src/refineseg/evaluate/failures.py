@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.files.writing import written_beside
 from refineseg.images.render import error_map, side_by_side

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
+from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
-from refineseg.data.label_check import check_files
 from refineseg.data.readers.transfer import transferred
-from refineseg.data.sample import Dataset, Sample
-from refineseg.data.sample_facts import SampleFacts
+from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published

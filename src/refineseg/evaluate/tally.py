@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from refineseg.data.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.errors import DatasetError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.scoring import Scorer

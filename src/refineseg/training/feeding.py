@@ -16,7 +16,7 @@ from refineseg.data.crops.augment import Augmentation
 from refineseg.data.crops.balance import image_counts
 from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches
 from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig

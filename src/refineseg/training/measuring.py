@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
-from refineseg.data.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.evaluate.measuring import evaluate
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.predict.prediction import Prediction

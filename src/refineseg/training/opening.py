@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from refineseg.data.checks.label_check import check_data, check_learnable
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.label_check import check_data, check_learnable
-from refineseg.data.record import DataRecord, shared_marks
-from refineseg.data.sample import Concatenation, Dataset, Without
+from refineseg.data.samples.record import DataRecord, shared_marks
+from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import PhaseData, TrainingData

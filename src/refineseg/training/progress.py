@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rich.progress import BarColumn, TimeRemainingColumn
 
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.terminal.printing import Column, Terminal, progress_bar
 from refineseg.training.config import TrainingConfig
 

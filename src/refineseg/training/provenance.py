@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from refineseg.data.sample import Dataset
-from refineseg.data.sample_facts import facts_of_files
+from refineseg.data.samples.sample import Dataset
+from refineseg.data.samples.sample_facts import facts_of_files
 from refineseg.evaluate.protocol import VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.training.config import TrainingConfig
 

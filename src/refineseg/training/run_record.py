@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.record import DataRecord, class_differences
+from refineseg.data.samples.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.files.writing import written_beside
 from refineseg.segmenter import load_spec

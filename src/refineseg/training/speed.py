@@ -21,7 +21,7 @@ from rich.text import Text
 from refineseg.bench.benchmark import Report
 from refineseg.bench.timing import describe_machine
 from refineseg.data.datasets import open_dataset, parse_sources
-from refineseg.data.sample import Concatenation
+from refineseg.data.samples.sample import Concatenation
 from refineseg.errors import ConfigError
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.model_spec import ModelSpec

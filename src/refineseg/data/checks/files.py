@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from refineseg.data.checks.facts import CaseFacts
 from refineseg.data.checks.kinds import Fault
-from refineseg.data.sample import same_shape
+from refineseg.data.samples.sample import same_shape
 
 
 def file_faults(facts: CaseFacts, *, image_name: str, mask_name: str) -> list[Fault]:

@@ -19,7 +19,7 @@ from refineseg.data.checks.files import file_faults
 from refineseg.data.checks.kinds import FATAL, KINDS, Fault
 from refineseg.data.checks.marks import data_mark
 from refineseg.data.checks.masks import mask_faults
-from refineseg.data.sample import Dataset, PairDataset, image_file, pair_of
+from refineseg.data.samples.sample import Dataset, PairDataset, image_file, pair_of
 from refineseg.errors import DatasetError, ImageError, LabelError
 from refineseg.images.label_messages import value_ranges
 

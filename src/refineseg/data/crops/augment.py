@@ -1,6 +1,6 @@
 """Random scale, crop, turn, flip, paste and colour: one sample in, one training crop out.
 
-In: a :class:`~refineseg.data.sample.Sample` and a random generator. Out: ``(3, h, w)`` uint8 and ``(h, w)`` int64
+In: a :class:`~refineseg.data.samples.sample.Sample` and a random generator. Out: ``(3, h, w)`` uint8 and ``(h, w)`` int64
     tensors.
 """
 
@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from refineseg.data.crops.placement import Augmentation, Placed, corners, turned_sources
-from refineseg.data.sample import Sample
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 
 __all__ = ["Augmentation", "augment", "padding_pixel", "recoloured"]

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
 from refineseg.data.crops.balance import Donors, balanced_samples, image_counts
-from refineseg.data.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset, Sample
 
 _READ_AHEAD = 64
 _PASSES_APART = 1 << 20

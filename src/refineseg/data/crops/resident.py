@@ -25,7 +25,7 @@ from refineseg.data.crops.augment import padding_pixel, recoloured
 from refineseg.data.crops.balance import Donors, count_classes
 from refineseg.data.crops.loading import Batch, epoch_order, mix_seeds, read_samples
 from refineseg.data.crops.placement import Augmentation, Colours, Placed, corners, turned_sources
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError
 
 _HALF_BELOW = 0.75

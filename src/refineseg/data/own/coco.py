@@ -16,11 +16,11 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from refineseg.data.own.json_files import json_elements
-from refineseg.data.own.left_out import FRACTIONS, NO_OUTLINE
 from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted, rle_tools
 from refineseg.data.own.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.left_out import FRACTIONS, NO_OUTLINE
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, locate, read_text
 from refineseg.images.files import IMAGE_SUFFIXES, first_names
@@ -86,7 +86,7 @@ def open_coco(root: Path, split: str) -> SourceDataset:
       are objects like others, because annotation programs mark every brush stroke so; how many is noted. Images without
       annotations are all background.
     * Annotations without an outline (a box or key points alone, two points), with fractions for pixels, outside the
-      image or wholly under others are counted (:mod:`refineseg.data.own.left_out`).
+      image or wholly under others are counted (:mod:`refineseg.data.samples.left_out`).
 
     Coordinates refer to upright images (see :class:`~refineseg.data.own.painting.PaintedSource`).
 

@@ -17,10 +17,10 @@ from refineseg.data.own.folder_layout import folder_splits, has_layout
 from refineseg.data.own.label_studio import is_brush_png, open_label_studio
 from refineseg.data.own.labelme import labelme_splits, open_labelme
 from refineseg.data.own.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
-from refineseg.data.own.remap import read_remap, remapped
 from refineseg.data.own.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
-from refineseg.data.sample import Dataset, PairDataset
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.remap import read_remap, remapped
+from refineseg.data.samples.sample import Dataset, PairDataset
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
 from refineseg.images.files import first_names

@@ -25,11 +25,11 @@ from PIL import Image
 
 from refineseg.data.own.json_files import list_elements
 from refineseg.data.own.label_studio_rle import brush_pixels
-from refineseg.data.own.left_out import NO_AREA, NO_LABEL
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.left_out import NO_AREA, NO_LABEL
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, read_text
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, read_rgb
@@ -61,7 +61,7 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
     * Classes: those of a class file in ROOT, else the sorted labels; ``background`` is class 0. Small areas are painted
       over large ones. Labels may stand in a tag of their own (``Labels``).
     * Brushes, bitmasks, polygons, rectangles, ellipses and closed vectors are painted. Key points, open or curved
-      vectors and regions without a label are counted (:mod:`refineseg.data.own.left_out`).
+      vectors and regions without a label are counted (:mod:`refineseg.data.samples.left_out`).
 
     Args:
         root: The folder, a zip file, or the JSON file.

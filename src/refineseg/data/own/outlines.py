@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.own.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL, LeftOut, summed
+from refineseg.data.samples.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL, LeftOut, summed
 from refineseg.errors import MissingExtraError
 
 _REACH = 1000  # pixels
@@ -219,7 +219,7 @@ class Canvas:
         """Record an object that is not painted.
 
         Args:
-            reason: As in :class:`~refineseg.data.own.left_out.LeftOut`.
+            reason: As in :class:`~refineseg.data.samples.left_out.LeftOut`.
             where: Its file and number.
             kind: What it is, where it is none of the canvas's kind.
         """

@@ -1,7 +1,7 @@
 """Samples whose masks are painted when they are read: one class for every format of outlines.
 
 In: image files, each with its annotations as text, and a function that paints them. Out: a
-:class:`~refineseg.data.sources.SampleSource`.
+:class:`~refineseg.data.samples.sources.SampleSource`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.label_check import read_all
-from refineseg.data.own.left_out import LeftOut, summed
+from refineseg.data.checks.label_check import read_all
 from refineseg.data.own.outlines import Canvas
 from refineseg.data.own.own_classes import NamedClasses, alike
-from refineseg.data.sample import void_where_transparent
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.left_out import LeftOut, summed
+from refineseg.data.samples.sample import void_where_transparent
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError, ImageError
 from refineseg.images.files import first_names, read_image_size, read_rgb
 

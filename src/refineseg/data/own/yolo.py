@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.own.left_out import NO_IMAGE, LeftOut
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.left_out import NO_IMAGE, LeftOut
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text, subfolders
 from refineseg.files.foreign_text import parse_yaml

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import LabelTable
-from refineseg.data.catalog import catalog_classes
-from refineseg.data.sample import Dataset, FilePair, PairDataset
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Dataset, FilePair, PairDataset
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.errors import DatasetError
 from refineseg.images.files import first_names, read_image_size, read_rgb

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import Colour, LabelTable
-from refineseg.data.catalog import catalog_classes
-from refineseg.data.sample import Concatenation, Dataset, FilePair, PairDataset, Without
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Concatenation, Dataset, FilePair, PairDataset, Without
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.data.storage.file_lists import check_present, packaged_table
 from refineseg.errors import DatasetError
 from refineseg.images.files import first_names, read_image_size, read_mask, read_rgb

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import LabelTable
-from refineseg.data.catalog import catalog_classes
-from refineseg.data.sample import FilePair, PairDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.data.storage.file_lists import check_pairs, files_by_stem, incomplete_note, packaged_table, subfolders
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.files import first_names

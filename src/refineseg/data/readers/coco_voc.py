@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.own.json_files import json_elements
 from refineseg.data.own.outlines import painted, rle_tools
 from refineseg.data.readers.pascal_layout import Archive, find_folder, names_in
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import refuse_special
 from refineseg.images.files import first_names, read_image_size, read_rgb
@@ -59,7 +59,7 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoMasks:
-    """Reads images and paints masks; for :class:`~refineseg.data.sources.SourceDataset`.
+    """Reads images and paints masks; for :class:`~refineseg.data.samples.sources.SourceDataset`.
 
     Args:
         images: One per sample.

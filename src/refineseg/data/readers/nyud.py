@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import LabelTable
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat, open_hdf5
-from refineseg.data.sample import Without
-from refineseg.data.sources import SourceDataset, mapped_labels
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import Without
+from refineseg.data.samples.sources import SourceDataset, mapped_labels
 from refineseg.data.storage.file_lists import (
     check_pairs,
     check_present,

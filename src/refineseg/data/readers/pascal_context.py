@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import ClassInfo, LabelTable, voc_palette
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat
 from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, names_in, pair_by_id, read_ids
-from refineseg.data.sample import PairDataset
-from refineseg.data.sources import mapped_labels
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import PairDataset
+from refineseg.data.samples.sources import mapped_labels
 from refineseg.errors import DatasetError
 from refineseg.images.files import read_image_size, read_mask
 

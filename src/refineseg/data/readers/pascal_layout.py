@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refineseg.data.sample import FilePair
+from refineseg.data.samples.sample import FilePair
 from refineseg.errors import DatasetError
 from refineseg.files.archives import refuse_special
 from refineseg.images.files import first_names

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import LabelTable
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.matlab import load_mat
 from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, pair_by_id, read_ids
-from refineseg.data.sample import PairDataset
-from refineseg.data.sources import mapped_labels
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import PairDataset
+from refineseg.data.samples.sources import mapped_labels
 from refineseg.errors import DatasetError
 
 SPLITS = ("train", "val", "train_noval", "all")
@@ -57,7 +57,7 @@ def open_sbd(root: Path, split: str) -> PairDataset:
 
     ``benchmark_RELEASE/dataset/img/ID.jpg``, ``dataset/cls/ID.mat`` (:func:`read_sbd_mask`) and ``dataset/SPLIT.txt``.
     The ids are those of VOC, and both of SBD's own splits hold images of VOC's val: to measure on VOC val, train on
-    ``train_noval`` or leave them out (:class:`~refineseg.data.sample.Without`).
+    ``train_noval`` or leave them out (:class:`~refineseg.data.samples.sample.Without`).
 
     Args:
         root: The folder that holds ``benchmark_RELEASE``, or ``benchmark_RELEASE``, or ``dataset`` itself.

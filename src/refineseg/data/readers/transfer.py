@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.catalog import catalog_classes
-from refineseg.data.own.remap import Remapped
-from refineseg.data.sample import Dataset, PairDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.remap import Remapped
+from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.data.storage.file_lists import packaged_table
 
 TRANSFERS = (("cityscapes", "camvid"),)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from refineseg.class_info import LabelTable
-from refineseg.data.catalog import catalog_classes
 from refineseg.data.readers.pascal_layout import Archive, find_folder, first_file, names_in, pair_by_id, read_ids
-from refineseg.data.sample import PairDataset
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.sample import PairDataset
 from refineseg.errors import DatasetError
 
 SPLITS = ("train", "val", "trainval", "test", "train_aug")

@@ -27,8 +27,8 @@ from PIL import Image
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.label_check import check_files
-from refineseg.data.sample import Dataset, Sample, image_file
+from refineseg.data.checks.label_check import check_files
+from refineseg.data.samples.sample import Dataset, Sample, image_file
 from refineseg.data.storage.remote import INDEX_NAME, check_address, is_remote
 from refineseg.data.storage.remote_access import remote_address, remote_call
 from refineseg.data.storage.shards import COLUMNS, FORMAT, MASK_COLUMNS, VERSION

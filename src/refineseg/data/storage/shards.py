@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.sources import SourceDataset
+from refineseg.data.samples.sources import SourceDataset
 from refineseg.data.storage.remote import INDEX_NAME, RemotePath
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.foreign_text import parse_json
@@ -56,7 +56,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ShardSource:
-    """Reads images and masks out of tar files; for :class:`~refineseg.data.sources.SourceDataset`.
+    """Reads images and masks out of tar files; for :class:`~refineseg.data.samples.sources.SourceDataset`.
 
     Args:
         shards: The tar files.

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.checks.looking import look, refuse_fatal
-from refineseg.data.own.left_out import left_out
-from refineseg.data.record import DataRecord, data_record
-from refineseg.data.sample import Dataset
+from refineseg.data.samples.left_out import left_out
+from refineseg.data.samples.record import DataRecord, data_record
+from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError, ImageError, LabelError
 
 Result = TypeVar("Result")
@@ -100,7 +100,7 @@ def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None 
 
     Example:
         >>> from refineseg.class_info import ClassInfo, LabelTable
-        >>> from refineseg.data.sample import PairDataset
+        >>> from refineseg.data.samples.sample import PairDataset
         >>> classes = ClassInfo(("sky", "road"))
         >>> check_labels(PairDataset((), classes, LabelTable.identity(classes)))
         Traceback (most recent call last):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.own.left_out import LeftOut, left_out, summed
+from refineseg.data.samples.left_out import LeftOut, left_out, summed
 from refineseg.errors import DatasetError
 from refineseg.images.files import read_image_size, read_mask, read_opaque, read_rgb
 

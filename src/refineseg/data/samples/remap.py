@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.own.json_files import read_json
-from refineseg.data.own.left_out import LeftOut, left_out
 from refineseg.data.own.own_classes import near
-from refineseg.data.sample import Dataset, PairDataset, Sample, image_file, pair_of
+from refineseg.data.samples.left_out import LeftOut, left_out
+from refineseg.data.samples.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text
 
@@ -145,7 +145,7 @@ def remapped(dataset: Dataset, mapping: Mapping[str, str | None], *, declared_in
 
     Example:
         >>> from refineseg.class_info import LabelTable
-        >>> from refineseg.data.sample import PairDataset
+        >>> from refineseg.data.samples.sample import PairDataset
         >>> old = ClassInfo(("car", "road", "truck"))
         >>> dataset = PairDataset((), old, LabelTable.identity(old))
         >>> merged = remapped(dataset, {"truck": "car"}, declared_in="remap.json")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.own.remap import Remapped
-from refineseg.data.sample import Concatenation, Dataset, PairDataset, Without
+from refineseg.data.samples.remap import Remapped
+from refineseg.data.samples.sample import Concatenation, Dataset, PairDataset, Without
 from refineseg.errors import CheckpointError, ConfigError
 
 _SHOWN = 3

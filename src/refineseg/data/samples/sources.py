@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.own.left_out import LeftOut, left_out
-from refineseg.data.sample import Sample, image_file
+from refineseg.data.samples.left_out import LeftOut, left_out
+from refineseg.data.samples.sample import Sample, image_file
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.label_messages import value_ranges
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refineseg.data.sample import Dataset, image_file
+from refineseg.data.samples.sample import Dataset, image_file
 from refineseg.errors import ImageError
 from refineseg.files.archives import refuse_special
 from refineseg.images.files import read_image_size
