@@ -24,9 +24,9 @@ from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions, StreamOptions
 from refineseg.predict.folder.files import predict_files
-from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.folder.plan import RECORD, make_plan
 from refineseg.predict.folder.progress import Advance, Fraction
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal

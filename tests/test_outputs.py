@@ -11,8 +11,8 @@ from PIL import Image
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, OutputError
-from refineseg.predict.folder.areas import Areas, area_table
-from refineseg.predict.folder.outputs import Outputs, as_integers, write_prediction
+from refineseg.predict.outputs.areas import Areas, area_table
+from refineseg.predict.outputs.kinds import Outputs, as_integers, write_prediction
 from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
 

@@ -14,7 +14,7 @@ from refineseg.errors import ConfigError, ImageError
 from refineseg.images import reading
 from refineseg.images.reading import Reading, Scaling
 from refineseg.predict.exact.tiling import Region, TilingOptions
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.raster import RasterOptions, predict_raster, raster

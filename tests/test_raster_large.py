@@ -16,7 +16,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import refineseg
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster.raster import predict_raster
 from refineseg.predict.exact.tiling import TilingOptions
 

@@ -12,7 +12,7 @@ from refineseg import class_info
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
 from refineseg.images.files import write_image
-from refineseg.predict.folder.outputs import Outputs, write_prediction
+from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "road", "tree"), ((1, 2, 3), (140, 50, 60), (7, 208, 9)))
@@ -85,7 +85,7 @@ Image.MAX_IMAGE_PIXELS = None
 from refineseg.terminal.printing import Terminal
 from refineseg.class_info import ClassInfo
 from refineseg.predict.folder.file_run import FileRun
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.stream import StreamOptions

@@ -26,7 +26,7 @@ from refineseg.evaluate.reports import draw_confusion, draw_curves
 from refineseg.files import writing
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.files import write_image, write_mask
-from refineseg.predict.folder.areas import Areas, area_table
+from refineseg.predict.outputs.areas import Areas, area_table
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.openvino_runtime import write_openvino_model
 from refineseg.runtimes.torch_programs import write_torch_program
@@ -255,7 +255,7 @@ LIBRARIES = {
     "reports.py",
     "runtimes/torch_programs.py",
     "training/checkpoint.py",
-    "predict/folder/outputs.py",
+    "predict/outputs/kinds.py",
 }  # tried above
 
 

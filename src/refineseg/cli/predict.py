@@ -187,7 +187,7 @@ def predict(
     # from here on NumPy is there
     from refineseg.predict.exact.tiling import TilingOptions
     from refineseg.predict.folder.file_options import FileOptions
-    from refineseg.predict.folder.outputs import Outputs
+    from refineseg.predict.outputs.kinds import Outputs
     from refineseg.predict.raster.options import RasterOptions
     from refineseg.predict.video.options import VideoOptions
 

@@ -24,7 +24,7 @@ from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.exact.cutting import Cutter
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.prediction import Prediction
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.raster import RasterResult, predict_raster

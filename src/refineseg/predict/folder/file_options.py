@@ -11,8 +11,8 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError
 from refineseg.images.reading import USUAL, Reading
-from refineseg.predict.folder.areas import check_areas_path
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.areas import check_areas_path
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoOptions
 

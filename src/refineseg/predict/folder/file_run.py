@@ -18,13 +18,13 @@ import numpy as np
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
-from refineseg.predict.exact.proofs import Prover
-from refineseg.predict.folder.areas import Areas, AreaTable
 from refineseg.predict.folder.file_options import StreamOptions
 from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
-from refineseg.predict.folder.outputs import Outputs, write_prediction
 from refineseg.predict.folder.plan import Job, made_ns
 from refineseg.predict.folder.progress import Advance, duration
+from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.outputs.areas import Areas, AreaTable
+from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster

@@ -1,6 +1,6 @@
 """Predict files and folders of any size into a folder of results.
 
-In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.folder.outputs` for each image, those of
+In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.outputs.kinds` for each image, those of
 :mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input on
 stdout with the share of each class, and optionally one table of all areas.
 
@@ -20,14 +20,14 @@ import numpy as np
 
 from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
-from refineseg.predict.exact.proofs import Prover
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.folder.areas import area_table
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.inputs_record import InputsRecord
 from refineseg.predict.folder.plan import Plan, begin_record, make_plan
+from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.single_inputs import SingleInputs
+from refineseg.predict.outputs.areas import area_table
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.job import model_digest
 from refineseg.predict.video.options import VideoKind

@@ -16,10 +16,10 @@ import numpy as np
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
 from refineseg.predict.exact.tiling import TilingOptions
-from refineseg.predict.folder.areas import Areas
 from refineseg.predict.folder.file_run import FileRun
-from refineseg.predict.folder.outputs import Outputs
 from refineseg.predict.folder.progress import Fraction, duration
+from refineseg.predict.outputs.areas import Areas
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions

@@ -35,8 +35,8 @@ from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.exact.tiling import TilingOptions, free_memory
-from refineseg.predict.folder.areas import Areas
-from refineseg.predict.folder.outputs import Outputs
+from refineseg.predict.outputs.areas import Areas
+from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.headers import is_raster

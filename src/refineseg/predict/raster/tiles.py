@@ -19,7 +19,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.predict.exact.tiling import PixelSource, Region
-from refineseg.predict.folder.outputs import as_integers
+from refineseg.predict.outputs.kinds import as_integers
 from refineseg.predict.raster.job import pieces
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.results import mask_dtype

@@ -1,0 +1,1 @@
+"""What prediction can write of an image: one table of kinds."""
