@@ -11,7 +11,7 @@ import torch
 from affine import Affine
 
 import refineseg
-from refineseg.predict.exact.tiling import Region, grid
+from refineseg.predict.views.tiling import Region, grid
 
 UTM = {"crs": "EPSG:32616", "transform": Affine(0.5, 0, 733601, 0, -0.5, 3725139)}
 CENTRES = torch.tensor([31.5, 95.5, 159.5, 223.5])

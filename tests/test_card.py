@@ -14,7 +14,7 @@ from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.evaluate.card import BLOCKS, fill
 from refineseg.evaluate.failures import WorstImages
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 
 INFO = ClassInfo(("a", "b", "c"))
 

@@ -14,7 +14,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ConfigError
 from refineseg.images.files import read_mask, write_mask
 from refineseg.predict import stream as streams
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 from refineseg.runtimes import opening
 from refineseg.runtimes.opening import scorer_of
 from refineseg.segmenter import build

@@ -24,8 +24,8 @@ from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact.exact_plan import extra_arithmetic
 from refineseg.predict.exact.streaming import needed_spans
 from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context, prove
-from refineseg.predict.exact.tiling import ArraySource, Region, TilingOptions
 from refineseg.predict.exact.tracing import trace
+from refineseg.predict.views.tiling import ArraySource, Region, TilingOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
 
@@ -314,7 +314,7 @@ def test_a_crop_of_an_image_that_does_not_fit_is_proven(monkeypatch, padded, who
 PREDICT = """
 import sys, numpy as np, torch, refineseg
 from refineseg.predict.exact.tiled_scorer import TiledScorer
-from refineseg.predict.exact.tiling import TilingOptions
+from refineseg.predict.views.tiling import TilingOptions
 class Noise:  # nothing of the image is kept
     num_channels = 3
     size_hw = tuple(int(v) for v in sys.argv[2:4])

@@ -20,7 +20,6 @@ from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.files.writing import _own_machine
 from refineseg.images.files import read_rgb
 from refineseg.predict import stream as streams
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions, StreamOptions
 from refineseg.predict.folder.files import predict_files
@@ -28,6 +27,7 @@ from refineseg.predict.folder.plan import RECORD, make_plan
 from refineseg.predict.folder.progress import Advance, Fraction
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal
 

@@ -13,8 +13,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, OutputError
 from refineseg.predict.outputs.areas import Areas, area_table
 from refineseg.predict.outputs.kinds import Outputs, as_integers, write_prediction
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
+from refineseg.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "straße", "tree"), ((1, 2, 3), (40, 50, 60), (7, 8, 9)))
 

@@ -13,11 +13,11 @@ from rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images import reading
 from refineseg.images.reading import Reading, Scaling
-from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.raster import RasterOptions, predict_raster, raster
+from refineseg.predict.views.tiling import Region, TilingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"

@@ -18,7 +18,7 @@ from pathlib import Path
 import refineseg
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster.raster import predict_raster
-from refineseg.predict.exact.tiling import TilingOptions
+from refineseg.predict.views.tiling import TilingOptions
 
 model = refineseg.load("camvid")
 predict_raster(Path(sys.argv[1]), Path(sys.argv[2]), model, tiling=TilingOptions(memory_bytes=4 * 10**9),

@@ -14,11 +14,11 @@ from refineseg.data.datasets import open_dataset
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images.files import read_picture, read_rgb
 from refineseg.images.reading import Reading, choose_bands
-from refineseg.predict.exact.tiling import Region, TilingOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
+from refineseg.predict.views.tiling import Region, TilingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 HEIGHT, WIDTH = 40, 52

@@ -13,7 +13,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.images import render
 from refineseg.images.files import write_image
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 
 CLASSES = ClassInfo(("sky", "road", "tree"), ((1, 2, 3), (140, 50, 60), (7, 208, 9)))
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import refineseg
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.blending import Blending
 from refineseg.predict.exact.tiled_scorer import TiledScorer, fits_whole
-from refineseg.predict.exact.tiling import (
+from refineseg.predict.views.tiling import (
     ArraySource,
     PixelSource,
     Region,

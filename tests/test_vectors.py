@@ -15,7 +15,6 @@ features = pytest.importorskip("rasterio.features", reason="the independent rast
 
 from refineseg.class_info import ClassInfo  # noqa: E402
 from refineseg.errors import ConfigError, MissingExtraError  # noqa: E402
-from refineseg.predict.exact.tiling import Region  # noqa: E402
 from refineseg.predict.polygons.coordinates import Ground  # noqa: E402
 from refineseg.predict.polygons.vectors import (  # noqa: E402
     RegionMerger,
@@ -26,6 +25,7 @@ from refineseg.predict.polygons.vectors import (  # noqa: E402
     write_geojson,
     write_vectors,
 )
+from refineseg.predict.views.tiling import Region  # noqa: E402
 
 CLASSES = ClassInfo(("sky", "road", "pole"), ((0, 0, 255), (128, 64, 128), (9, 8, 7)))
 EXACT = VectorOptions(simplify=0.0)

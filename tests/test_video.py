@@ -25,7 +25,6 @@ from conftest import SHARED
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError
 from refineseg.images import render
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.video import files as video_files
 from refineseg.predict.video import stages as video_stages
 from refineseg.predict.video.files import VideoReader, VideoWriter
@@ -33,6 +32,7 @@ from refineseg.predict.video.pipeline import Channel, Stages
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import camera_device, find_source, upright
 from refineseg.predict.video.video import VideoOptions, is_video, predict_video
+from refineseg.prediction import Prediction
 
 av = pytest.importorskip("av", reason="videos need PyAV")
 CLASSES = ClassInfo(("dark", "middle", "bright"), ((200, 0, 0), (0, 200, 0), (0, 0, 200)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from refineseg import telemetry
 from refineseg._version import __version__
+from refineseg.runtimes import telemetry
 
 telemetry.switch_off()
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from refineseg.networks.variants import VARIANTS
     from refineseg.original.checkpoints import load_original_decoder
     from refineseg.original.conversion import load_original
-    from refineseg.predict.prediction import Prediction
     from refineseg.predict.predictor import Predictor
+    from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
     from refineseg.training.recipes.own import RECIPES

@@ -31,14 +31,14 @@ from refineseg.bench.timing import describe_machine
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import PredictorOptions, find_device
 from refineseg.predict.raster.headers import is_raster
+from refineseg.predict.views.tiling import TilingOptions
+from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.open import OpenedModel, open_scored, place_of
 from refineseg.runtimes.opening import check_backend, scorer_of

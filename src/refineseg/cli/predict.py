@@ -185,11 +185,11 @@ def predict(
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
 
     # from here on NumPy is there
-    from refineseg.predict.exact.tiling import TilingOptions
     from refineseg.predict.folder.file_options import FileOptions
     from refineseg.predict.outputs.kinds import Outputs
     from refineseg.predict.raster.options import RasterOptions
     from refineseg.predict.video.options import VideoOptions
+    from refineseg.predict.views.tiling import TilingOptions
 
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
     written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}

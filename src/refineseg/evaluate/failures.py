@@ -18,7 +18,7 @@ from refineseg.data.samples.sample import Sample
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.files.writing import written_beside
 from refineseg.images.render import error_map, side_by_side
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 
 _LONGEST_NAME = 200  # bytes of a sample's name in that of its picture: disks take 255, and the rank comes first

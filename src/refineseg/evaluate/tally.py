@@ -13,7 +13,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Sample
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.metrics import ConfusionMatrix
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 
 
 @dataclass(frozen=True)

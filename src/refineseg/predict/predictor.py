@@ -1,7 +1,7 @@
 """One image in, one Prediction out.
 
 In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a device). Out:
-:class:`~refineseg.predict.prediction.Prediction`. Training, evaluation and the command line predict through here.
+:class:`~refineseg.prediction.Prediction`. Training, evaluation and the command line predict through here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from refineseg.images.reading import USUAL, Reading
 from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.exact.cutting import Cutter
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.raster import RasterResult, predict_raster
 from refineseg.predict.video.options import VideoOptions
@@ -40,6 +38,8 @@ from refineseg.predict.views.protocols import (
     find_protocol,
     parse_scales,
 )
+from refineseg.predict.views.tiling import TilingOptions
+from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer, find_device
 from refineseg.runtimes.open import OpenedModel, open_scored
 from refineseg.runtimes.table import PRECISIONS, Precision, check_name

@@ -18,8 +18,8 @@ from refineseg.errors import ConfigError, ImageError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import Reading
 from refineseg.predict.folder.file_options import StreamOptions
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
+from refineseg.prediction import Prediction
 
 PIXEL_BYTES_AHEAD = 256 * 2**20
 """Decoded images that wait for the network; one image larger than this is read alone."""

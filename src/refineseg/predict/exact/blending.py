@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from refineseg.predict.exact.exact_plan import Plan
-from refineseg.predict.exact.tiling import SMALLEST_TILE, PixelSource, Region, TilingOptions, grid
+from refineseg.predict.views.tiling import SMALLEST_TILE, PixelSource, Region, TilingOptions, grid
 
 _WINDOW_PIXEL_BYTES = 2000  # of whole-image inference; more than every network of the papers takes
 _USUAL_WINDOW = 1024
@@ -70,7 +70,7 @@ class Blending:
 
     Example:
         >>> import numpy as np
-        >>> from refineseg.predict.exact.tiling import ArraySource
+        >>> from refineseg.predict.views.tiling import ArraySource
         >>> source = ArraySource(np.zeros((90, 50, 3), np.uint8))
         >>> options = TilingOptions(64, mode="blend", overlap=16)
         >>> blending = Blending(lambda source, region: torch.ones(2, *region.size_hw), (90, 50), options=options)

@@ -1,6 +1,6 @@
 """Images that are too large to be predicted whole: predicted in tiles, into one prediction.
 
-In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.predict.prediction.Prediction` of the
+In: an image in memory and a segmenter on a device. Out: the :class:`~refineseg.prediction.Prediction` of the
 whole. What a tile needs is in memory, and of the results the mask, and probabilities only where they are asked for.
 """
 
@@ -14,8 +14,8 @@ import torch
 from jaxtyping import UInt8
 
 from refineseg.predict.exact.tiled_scorer import TiledScorer, fits_whole
-from refineseg.predict.exact.tiling import ArraySource, TilingOptions
-from refineseg.predict.prediction import Prediction
+from refineseg.predict.views.tiling import ArraySource, TilingOptions
+from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.streaming import needed_spans, peak_bytes
-from refineseg.predict.exact.tiling import Region, TilingOptions, grid
 from refineseg.predict.exact.tracing import Graph
+from refineseg.predict.views.tiling import Region, TilingOptions, grid
 
 STEPS = (128, 64, 32)
 """Image rows read at a time; more are faster and take more memory."""

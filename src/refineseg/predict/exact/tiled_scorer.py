@@ -1,6 +1,6 @@
 """Prediction of images of any size in tiles, with the result of the whole image and no seams.
 
-In: a segmenter and a :class:`~refineseg.predict.exact.tiling.PixelSource`. Out: logits or classes of one tile after the
+In: a segmenter and a :class:`~refineseg.predict.views.tiling.PixelSource`. Out: logits or classes of one tile after the
 other, in any order. A tile is computed from all the pixels its result depends on (:func:`needed_context`), in strips of
 rows, so that memory is bounded whatever the image; see :mod:`refineseg.predict.exact.streaming`. Networks that see the
 whole image at once are refused, and can be predicted by overlapping tiles that are averaged
@@ -24,8 +24,8 @@ from refineseg.networks.encoders import TwoScaleEncoder
 from refineseg.predict.exact.blending import Blending
 from refineseg.predict.exact.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
 from refineseg.predict.exact.streaming import needed_spans, peak_bytes, stream
-from refineseg.predict.exact.tiling import PixelSource, Region, TilingOptions, free_memory
 from refineseg.predict.exact.tracing import Graph, trace
+from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions, free_memory
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 
@@ -66,7 +66,7 @@ class TiledScorer:
 
     Example:
         >>> import refineseg
-        >>> from refineseg.predict.exact.tiling import ArraySource
+        >>> from refineseg.predict.views.tiling import ArraySource
         >>> segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=4)
         >>> scorer = TiledScorer(segmenter, (100, 70), options=TilingOptions(64), device=torch.device("cpu"))
         >>> source = ArraySource(np.zeros((100, 70, 3), np.uint8))

@@ -25,10 +25,10 @@ from refineseg.predict.folder.progress import Advance, duration
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.stream import Item, file_threads, predicted
+from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 from refineseg.terminal.printing import Terminal, print_lines
 

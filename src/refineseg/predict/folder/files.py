@@ -20,7 +20,6 @@ import numpy as np
 
 from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.inputs_record import InputsRecord
@@ -31,6 +30,7 @@ from refineseg.predict.outputs.areas import area_table
 from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.job import model_digest
 from refineseg.predict.video.options import VideoKind
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel, file_digest
 from refineseg.terminal.applicability import check_inputs
 from refineseg.terminal.printing import Terminal

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from refineseg.images.reading import choose_bands
 from refineseg.predict.exact.tiled_scorer import prove
-from refineseg.predict.exact.tiling import ArraySource, PixelSource, TilingOptions
 from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
+from refineseg.predict.views.tiling import ArraySource, PixelSource, TilingOptions
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import print_lines
 

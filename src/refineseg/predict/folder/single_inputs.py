@@ -15,7 +15,6 @@ import numpy as np
 
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.folder.file_run import FileRun
 from refineseg.predict.folder.progress import Fraction, duration
 from refineseg.predict.outputs.areas import Areas
@@ -24,6 +23,7 @@ from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
 from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printing import Terminal, print_lines
 

@@ -1,6 +1,6 @@
 """What the prediction of an image can be written as: mask, overlay, probabilities, confidence, polygons.
 
-In: a :class:`~refineseg.predict.prediction.Prediction` and a path without an ending. Out: files beside each other:
+In: a :class:`~refineseg.prediction.Prediction` and a path without an ending. Out: files beside each other:
 
 ========================  ===============================================================================
 ``NAME.png``              class indices, palette PNG; void where the class is unknown
@@ -35,7 +35,7 @@ from refineseg.files.writing import written_beside
 from refineseg.images.files import write_image, write_mask
 from refineseg.images.render import overlay_picture
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
-from refineseg.predict.prediction import Prediction
+from refineseg.prediction import Prediction
 
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, MissingExtraError
-from refineseg.predict.exact.tiling import Region
 from refineseg.predict.polygons.borders import rings
 from refineseg.predict.polygons.merging import Coverage, TileMerger, without_small
 from refineseg.predict.polygons.regions import CONFIDENCE_UNIT, region_labels
 from refineseg.predict.polygons.simplify import simplified
+from refineseg.predict.views.tiling import Region
 
 
 def geometry_tools() -> ModuleType:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError
-from refineseg.predict.exact.tiling import Region
 from refineseg.predict.polygons.borders import Borders, inner_borders, joined
 from refineseg.predict.polygons.regions import NO_REGION, RegionTable, connected
+from refineseg.predict.views.tiling import Region
 
 Axis = Literal["x", "y"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, MissingExtraError
-from refineseg.predict.exact.tiling import Region
+from refineseg.predict.views.tiling import Region
 
 CACHE_BYTES = 128 * 2**20
 

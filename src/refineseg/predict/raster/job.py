@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, OutputError
 from refineseg.files.writing import write_error
-from refineseg.predict.exact.tiling import Region
+from refineseg.predict.views.tiling import Region
 from refineseg.segmenter import Segmenter
 
 PIECE_ROWS = 512

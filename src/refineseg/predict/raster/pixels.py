@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.images.reading import Reading, Scaling, Values, as_channels, find_scaling, gathered, with_data
-from refineseg.predict.exact.tiling import Region
 from refineseg.predict.raster.files import RasterReader
+from refineseg.predict.views.tiling import Region
 
 _FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, 32767.0, float(np.finfo(np.float32).min))
 _FILLED = 0.2

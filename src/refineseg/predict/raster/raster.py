@@ -34,7 +34,6 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
-from refineseg.predict.exact.tiling import TilingOptions, free_memory
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
@@ -47,6 +46,7 @@ from refineseg.predict.raster.results import Finished
 from refineseg.predict.raster.task import RasterTask, check_paths
 from refineseg.predict.raster.tiles import TileScorer, tile_layers
 from refineseg.predict.raster.writing import copy_in_order
+from refineseg.predict.views.tiling import TilingOptions, free_memory
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 

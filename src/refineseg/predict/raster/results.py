@@ -19,12 +19,12 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
 from refineseg.images.files import write_image
-from refineseg.predict.exact.tiling import Region
 from refineseg.predict.polygons.vectors import RegionMerger, VectorOptions, write_geojson
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.job import Job, pieces
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.writing import Layout, write_raster
+from refineseg.predict.views.tiling import Region
 
 OVERLAY_SIDE = 2048
 """Longest side of the overlay, in pixels; smaller rasters are shown as they are."""

@@ -15,12 +15,12 @@ import torch
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
-from refineseg.predict.exact.tiling import TilingOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.job import file_facts, model_digest
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.tiles import Layers
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 

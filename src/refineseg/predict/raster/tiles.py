@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.predict.exact.tiling import PixelSource, Region
 from refineseg.predict.outputs.kinds import as_integers
 from refineseg.predict.raster.job import pieces
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.results import mask_dtype
+from refineseg.predict.views.tiling import PixelSource, Region
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 
 _CHUNK_VALUES = 1 << 23  # probabilities held at once

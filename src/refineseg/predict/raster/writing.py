@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import Colour
-from refineseg.predict.exact.tiling import Region
 from refineseg.predict.raster.files import (
     CACHE_BYTES,
     Dataset,
@@ -31,6 +30,7 @@ from refineseg.predict.raster.files import (
     window_of,
 )
 from refineseg.predict.raster.job import PIECE_ROWS
+from refineseg.predict.views.tiling import Region
 
 BLOCK = 256
 """Sides of a block of the files that are written, in pixels; a piece's rows are a multiple of it."""

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
-from refineseg.predict.prediction import Prediction
 from refineseg.predict.video.files import VideoWriter
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.overlay import FramePainter
 from refineseg.predict.video.pipeline import Channel, Stages
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import Frame, FrameReader, SoundPacket
+from refineseg.prediction import Prediction
 
 _MOST_WAITING = 10_000  # pieces of sound, some minutes; a video whose pictures start later loses older sound
 
