@@ -22,8 +22,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom up; a module may import its own layer and those before it.
 LAYERS = (
-    ("_version", "errors", "telemetry", "terminal", "files"),
-    ("class_info", "preprocessing", "resize", "scoring", "devices", "images"),
+    ("_version", "errors", "terminal", "files"),
+    ("class_info", "preprocessing", "resize", "scoring", "devices", "images", "prediction"),
     ("networks",),
     ("segmenter",),
     ("original", "runtimes"),
