@@ -10,7 +10,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.label_check import read_all
 from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.folder_layout import folder_splits, partners, split_folders
-from refineseg.data.own.own_classes import alike
+from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values

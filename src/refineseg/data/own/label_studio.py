@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.data.own.json_files import list_elements
 from refineseg.data.own.label_studio_rle import brush_pixels
 from refineseg.data.own.outlines import Canvas, inside_polygon
-from refineseg.data.own.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
+from refineseg.data.samples.json_files import list_elements
 from refineseg.data.samples.left_out import NO_AREA, NO_LABEL
+from refineseg.data.samples.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, read_text

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.folder import count_classes
-from refineseg.data.own.own_classes import alike
 from refineseg.data.own.painting import unknown_split
+from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.data.own.outlines import Canvas, inside_polygon
-from refineseg.data.own.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.samples.left_out import NO_IMAGE, LeftOut
+from refineseg.data.samples.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text, subfolders

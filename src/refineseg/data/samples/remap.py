@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.own.json_files import read_json
-from refineseg.data.own.own_classes import near
+from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import LeftOut, left_out
+from refineseg.data.samples.own_classes import near
 from refineseg.data.samples.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text
