@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from refineseg.class_info import voc_palette
-from refineseg.data.own.class_files import read_class_file
 from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.class_files import read_class_file
 from refineseg.errors import ConfigError
 
 SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -14,7 +14,7 @@ from refineseg.data.checks.endings import ends_as_it_should
 from refineseg.data.checks.kinds import FATAL, KINDS
 from refineseg.data.checks.label_check import check_data, check_labels
 from refineseg.data.datasets import open_dataset
-from refineseg.data.storage.shard_writer import ShardOptions, write_shards
+from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.examination import examine
 from refineseg.errors import ImageError, LabelError, RefinesegError
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files

@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import write_folder
 from refineseg.data.datasets import open_dataset
-from refineseg.data.own.class_files import read_class_file
+from refineseg.data.samples.class_files import read_class_file
 from refineseg.errors import ConfigError, DatasetError, ImageError, RefinesegError
 from refineseg.files.foreign_text import parse_json, parse_yaml
 

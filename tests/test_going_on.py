@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import write_folder
 from refineseg.data.datasets import open_dataset
-from refineseg.data.storage.shard_writer import ShardOptions, write_shards
+from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
 from refineseg.predict.folder.files import FileOptions, predict_files
 from refineseg.predict.folder.inputs_record import INPUTS_RECORD

@@ -22,8 +22,8 @@ from refineseg.data.fake_coco import fake_coco_voc
 from refineseg.data.fake_pascal import fake_sbd, fake_voc
 from refineseg.data.fake_scenes import fake_ade20k_full, fake_camvid, fake_nyud_mat
 from refineseg.data.samples.sample import Sample
+from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.data.storage.remote import forget_remotes
-from refineseg.data.storage.shard_writer import ShardOptions, write_shards
 from refineseg.data.storage.shards import ShardSource
 from refineseg.errors import DatasetError, OutputError
 from refineseg.training.run import RunRequest, start_run
@@ -199,7 +199,7 @@ def test_writing_goes_on_after_a_kill_and_ends_with_the_same_bytes(tmp_path):
     (root / "classes.txt").write_text("ground\nsky\nsquare\n")
     program = (
         "import sys, time\nfrom refineseg.data.datasets import open_dataset\n"
-        "from refineseg.data.storage.shard_writer import ShardOptions, write_shards\n"
+        "from refineseg.data.shard_writer import ShardOptions, write_shards\n"
         "def report(done, total):\n    print(done, flush=True)\n    time.sleep(60 if done == 8 else 0)\n"
         "write_shards(open_dataset('folder', sys.argv[1], split='train'), sys.argv[2], "
         "ShardOptions('folder', 'train', 30_000), report=report)\n"

@@ -22,7 +22,7 @@ def shard(
 ) -> None:
     """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
-    from refineseg.data.storage.shard_writer import ShardOptions, write_shards
+    from refineseg.data.shard_writer import ShardOptions, write_shards
 
     if not 0 < megabytes < 1e6:
         raise ConfigError(f"expected --megabytes above 0 and below a million, got {megabytes}")

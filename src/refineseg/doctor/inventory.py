@@ -12,9 +12,9 @@ from pathlib import Path
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.own.class_files import CLASS_FILES, read_class_file
 from refineseg.data.own.folder_layout import existing_folders, folder_splits, partners
 from refineseg.data.own.formats import recognise
+from refineseg.data.samples.class_files import CLASS_FILES, read_class_file
 from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder

@@ -22,9 +22,9 @@ from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
 from refineseg.data.checks.label_check import check_labels, read_all
-from refineseg.data.own.class_files import CLASS_FILES
 from refineseg.data.own.folder import open_folder
 from refineseg.data.own.formats import recognise
+from refineseg.data.samples.class_files import CLASS_FILES
 from refineseg.data.samples.remap import FILE_NAMES as REMAP_FILES
 from refineseg.data.samples.sample import same_shape
 from refineseg.data.storage.remote import is_remote

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.painting import unknown_split
 from refineseg.data.samples.catalog import catalog_classes
+from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.left_out import LeftOut
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset

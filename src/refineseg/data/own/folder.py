@@ -8,8 +8,8 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.label_check import read_all
-from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.folder_layout import folder_splits, partners, split_folders
+from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError, LabelError
@@ -30,7 +30,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
 
     Masks are grey or palette images of values (8 or 16 bits), or RGB images of colours. What these mean stands in
     ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt``
-    (:func:`~refineseg.data.own.class_files.read_class_file`). Without such a file all masks of the split ``train`` are
+    (:func:`~refineseg.data.samples.class_files.read_class_file`). Without such a file all masks of the split ``train`` are
     read: their values must be 0..K-1 and 255 for void, and the classes are called ``class_0`` and so on, for every
     split.
 

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from refineseg.data.own.class_files import read_class_file
 from refineseg.data.own.folder import count_classes
 from refineseg.data.own.painting import unknown_split
+from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.errors import DatasetError

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.own.class_files import CLASS_FILES, listed_names
+from refineseg.data.samples.class_files import CLASS_FILES, listed_names
 from refineseg.errors import LabelError
 
 BACKGROUND = "background"
