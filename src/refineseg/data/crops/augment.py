@@ -1,6 +1,6 @@
 """Random scale, crop, turn, flip, paste and colour: one sample in, one training crop out.
 
-In: a :class:`~refineseg.data.samples.sample.Sample` and a random generator. Out: ``(3, h, w)`` uint8 and ``(h, w)`` int64
+In: a :class:`~refineseg.data.samples.sample.Sample` and a random generator. Out: ``(3, h, w)`` uint8, ``(h, w)`` int64
     tensors.
 """
 

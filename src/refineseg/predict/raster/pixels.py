@@ -139,7 +139,7 @@ class RasterSource:
         return with_data(values, valid, nodata=self._nodata, palette=self._palette)
 
     def find_scaling(self, reading: Reading, *, num_bits: int) -> Scaling | None:
-        """The scaling of each band (:func:`refineseg.images.reading.find_scaling`); None: the values are 8 bits already.
+        """Scaling of each band (:func:`refineseg.images.reading.find_scaling`); None: the values are 8 bits already.
 
         Args:
             reading: What was asked for.
