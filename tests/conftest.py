@@ -16,12 +16,23 @@ from PIL import Image
 if TYPE_CHECKING:  # imported here, the package would miss the checks of shapes that pytest adds to it later
     from refineseg.class_info import ClassInfo
 
-SHARED = Path(os.environ.get("REFINESEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("REFINESEG_SHARED", REPOSITORY.parent / "shared"))
 
 
 def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores
         torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``slow_except("a", "b")``: of the cases of a test, those with these ids are quick enough for every run."""
+    for item in items:
+        for mark in item.iter_markers("slow_except"):
+            case = item.callspec.id if isinstance(item, pytest.Function) else ""
+            if case not in mark.args:
+                item.add_marker(pytest.mark.slow)
 
 
 EXPECTED_SKIPS = {  # beginning of a skip's reason -> where that is so; a run of CI with any other skip fails

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oracles import needs_oracles, stored
+from fakes.oracles import needs_oracles, stored
 from refineseg.errors import ConfigError
 from refineseg.resize import matlab_resize
 

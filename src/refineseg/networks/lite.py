@@ -4,9 +4,9 @@ In: images (N, C, H, W), ``(pixel - 127.5) / 127.5``. Out: four maps, finest fir
 normalisation and ReLU6 and no global operation, so exact tiles hold and 8-bit files stay close.
 
 The module is our own, because importing timm takes longer than predicting a photograph; timm's
-``tf_efficientnet_lite0`` to ``2`` are its oracle (``tests/test_lite.py``). What the ImageNet weights ask for is part of
-it: normalisation with an epsilon of 1e-3, and TensorFlow's padding, which puts the odd pixel at the bottom and the
-right where a map shrinks.
+``tf_efficientnet_lite0`` to ``2`` are its oracle (``tests/networks/test_lite.py``). What the ImageNet weights ask for
+is part of it: normalisation with an epsilon of 1e-3, and TensorFlow's padding, which puts the odd pixel at the bottom
+and the right where a map shrinks.
 
 Source: EfficientNet-Lite in the TensorFlow TPU repository (Tan and Le, ICML 2019, scaled without the first and the last
 stage).

@@ -30,8 +30,8 @@ def open_folder(root: Path, split: str) -> PairDataset:
 
     Masks are grey or palette images of values (8 or 16 bits), or RGB images of colours. What these mean stands in
     ``ROOT/classes.json``, ``labelmap.txt`` or ``classes.txt``
-    (:func:`~refineseg.data.samples.class_files.read_class_file`). Without such a file all masks of the split ``train`` are
-    read: their values must be 0..K-1 and 255 for void, and the classes are called ``class_0`` and so on, for every
+    (:func:`~refineseg.data.samples.class_files.read_class_file`). Without such a file all masks of the split ``train``
+    are read: their values must be 0..K-1 and 255 for void, and the classes are called ``class_0`` and so on, for every
     split.
 
     Args:

@@ -34,7 +34,7 @@ def rle_tools() -> ModuleType:
 
 
 def decompressed(text: str) -> list[int]:
-    """Run lengths from COCO's string; the counterpart is in :mod:`refineseg.data.fake_coco`.
+    """Run lengths from COCO's string; the counterpart is in :mod:`fakes.coco`.
 
     Raises:
         ValueError: The text is no such string.

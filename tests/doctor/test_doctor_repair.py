@@ -1,0 +1,270 @@
+"""The repaired copy equals the healthy originals where it says so, and the page is safe to open."""
+
+import json
+import re
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakes.doctor_faults import CLASSES, PALETTE, pair, plant, put, save
+from refineseg.data.checks.label_check import check_labels
+from refineseg.data.datasets import open_dataset
+from refineseg.doctor.examination import examine
+from refineseg.doctor.repair import repair
+from refineseg.doctor.report import html_page
+
+REPAIRED = ("rotated_image", "rgb_mask", "palette_mask", "off_by_one", "sixteen_bit_image")
+LEFT_OUT = (
+    *("unreadable_image", "unreadable_mask", "missing_mask", "missing_image", "ambiguous_name"),
+    *("jpeg_mask", "binary_mask", "unknown_values", "unknown_colours", "smoothed_mask"),
+)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return plant(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture(scope="module")
+def repaired(planted, tmp_path_factory):
+    return repair(examine(f"folder:{planted.root}"), tmp_path_factory.mktemp("copy") / "out")
+
+
+def sample(root, split, name):
+    dataset = open_dataset("folder", root, split=split)
+    return dataset[[dataset.name(i) for i in range(len(dataset))].index(name)]
+
+
+def classes(root, ids):
+    root.mkdir(parents=True, exist_ok=True)
+    entries = [{"id": value, "name": f"c{value}"} for value in ids]
+    (root / "classes.json").write_text(json.dumps({"ignore_index": 255, "classes": entries}))
+
+
+@pytest.mark.parametrize("kind", REPAIRED)
+def test_what_is_repaired_equals_the_healthy_original(kind, planted, repaired):
+    name = f"bad-{kind.replace('_', '-')}"
+    image, mask = planted.originals[f"train/{name}"]
+    found = sample(repaired.out, "train", name)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(
+        found.image, image[..., :1].repeat(3, axis=2) if kind == "sixteen_bit_image" else image
+    )
+    assert kind in {change.kind for change in repaired.changed if name in change.file}
+
+
+def test_what_cannot_be_repaired_is_left_out_and_named(planted, repaired):
+    for kind in LEFT_OUT:
+        assert planted.kinds[kind] in repaired.left_out, kind
+        assert not list(repaired.out.rglob(f"bad-{kind.replace('_', '-')}*")), kind
+    assert len(repaired.left_out) == len(LEFT_OUT)
+
+
+def test_healthy_pairs_are_copied_byte_by_byte_and_originals_stay(planted, repaired):
+    for name in planted.healthy:
+        for kind in ("images", "masks"):
+            path = Path(kind, f"{name}.png")
+            assert (repaired.out / path).read_bytes() == (planted.root / path).read_bytes()
+    changed = {change.file for change in repaired.changed}
+    assert len(list(planted.root.rglob("*.*"))) > len(changed)
+    assert {finding.kind for finding in examine(f"folder:{planted.root}").findings} >= set(REPAIRED)
+
+
+def test_the_copy_opens_and_passes_the_check_before_training(repaired):
+    for split in ("train", "val"):
+        assert check_labels(open_dataset("folder", repaired.out, split=split)).all()
+    kinds = {finding.kind for finding in examine(f"folder:{repaired.out}").findings}
+    assert not kinds & {*REPAIRED, *LEFT_OUT}
+    told = json.loads((repaired.out / "repairs.json").read_text())
+    assert len(told["changed"]) == len(repaired.changed) == 7  # of the rotated pair, image and mask
+    assert any(text.startswith("duplicate_across_splits") for text in told["remaining"])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_masks_of_0_and_255_become_0_and_1_where_there_are_two_classes(tmp_path, listed):
+    truth = []
+    for i in range(3):
+        image, mask = pair(i)
+        truth.append((mask == 1).astype(np.uint8))
+        put(tmp_path / "in", f"train/{'abc'[i]}", image, truth[-1] * 255)
+    if listed:
+        classes(tmp_path / "in", [0, 1])
+    report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    assert {change.what for change in report.changed} == {"255 became 1"}
+    dataset = open_dataset("folder", tmp_path / "out", split="train")
+    assert dataset.class_info.num_classes == 2
+    for i in range(3):
+        np.testing.assert_array_equal(dataset[i].mask, truth[i])
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_a_whole_data_set_is_shifted_together(tmp_path, shift):
+    first = 0 if shift == 1 else 1
+    classes(tmp_path / "in", range(first, first + 3))
+    truth = []
+    for i in range(4):
+        image, mask = pair(i)
+        mask = np.where(mask == 255, 0, mask)
+        mask = np.minimum(mask, 1) if i == 1 else np.maximum(mask, 1) if i == 2 else mask
+        truth.append(mask)
+        put(tmp_path / "in", f"train/{'abcd'[i]}", image, (mask.astype(int) + first + shift).astype(np.uint8))
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    dataset = open_dataset("folder", tmp_path / "out", split="train")
+    for i in range(4):
+        np.testing.assert_array_equal(dataset[i].mask, truth[i])
+
+
+@pytest.mark.parametrize(("quality", "certain"), [(95, True), (1, False)])
+def test_a_jpeg_mask_is_repaired_only_where_every_pixel_is_certain(tmp_path, quality, certain):
+    classes(tmp_path / "in", [0, 100, 200])
+    mask = np.kron(np.array([[0, 100], [200, 100]], np.uint8), np.ones((32, 48), np.uint8))
+    for name in "abc":
+        put(tmp_path / "in", f"train/{name}", pair(ord(name))[0][:64, :96], mask)
+    if not certain:
+        mask = np.random.default_rng(0).permutation(mask.ravel()).reshape(mask.shape)  # fine detail blurs
+    (tmp_path / "in" / "masks" / "train" / "a.png").unlink()
+    save(tmp_path / "in" / "masks" / "train" / "a.jpg", mask, quality=quality)
+    report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    if certain:
+        np.testing.assert_array_equal(sample(tmp_path / "out", "train", "a").mask, mask // 100)
+    else:
+        assert "blurred between classes" in report.left_out["masks/train/a.jpg"]
+
+
+def test_sixteen_bit_images_of_a_12_bit_camera_share_one_range(tmp_path):
+    for i in range(2):
+        image, mask = pair(i)
+        wide = (image[..., 0].astype(int) * 4095 // 255 // (i + 1)).astype(np.uint16)
+        put(tmp_path / "in", f"train/{'ab'[i]}", wide, mask)
+    report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    assert {change.what for change in report.changed} == {"0..4095 became 0..255"}
+    for i in range(2):
+        found = sample(tmp_path / "out", "train", "ab"[i]).image[..., 0].astype(int)
+        assert np.abs(found - pair(i)[0][..., 0].astype(int) // (i + 1)).max() <= 1
+
+
+def test_masks_of_colours_with_equal_channels_are_repaired_through_their_other_fault(tmp_path):
+    """Grey saved as RGB, and one too high besides."""
+    for i in range(4):
+        put(tmp_path / "in", f"train/good{'abcd'[i]}", *pair(i))
+    image, mask = pair(7)
+    raised = np.where(mask == 255, 255, mask + 1).astype(np.uint8)
+    put(tmp_path / "in", "train/bad", image, np.repeat(raised[..., None], 3, axis=2))
+    classes(tmp_path / "in", [0, 1, 2])
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    np.testing.assert_array_equal(sample(tmp_path / "out", "train", "bad").mask, mask)
+
+
+def test_a_data_set_of_colour_masks_is_healthy_and_copied(tmp_path):
+    for i in range(3):
+        image, mask = pair(i)
+        put(tmp_path / "in", f"train/{'abc'[i]}", image, PALETTE[np.where(mask == 255, 0, mask)])
+    entries = [{"id": i, "name": name, "color": list(colour)} for i, (name, colour) in enumerate(CLASSES)]
+    (tmp_path / "in" / "classes.json").write_text(json.dumps({"classes": entries}))
+    examination = examine(f"folder:{tmp_path / 'in'}")
+    assert examination.findings == ()
+    assert repair(examination, tmp_path / "out").copied == 7
+
+
+def test_a_zip_file_is_examined_and_repaired_in_place(tmp_path):
+    plant(tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in sorted((tmp_path / "in").rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(tmp_path / "in").as_posix())
+    unpacked, packed = examine(f"folder:{tmp_path / 'in'}"), examine(f"folder:{tmp_path / 'data.zip'}")
+    assert [(f.kind, f.files) for f in packed.findings] == [(f.kind, f.files) for f in unpacked.findings]
+    report = repair(packed, tmp_path / "out")
+    assert len(report.changed) == 7
+    check_labels(open_dataset("folder", tmp_path / "out", split="train"))
+
+
+def test_nothing_is_written_while_the_class_list_is_unreadable(tmp_path):
+    put(tmp_path / "in", "train/a", *pair(0))
+    (tmp_path / "in" / "classes.json").write_text("{")
+    report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    assert "expected JSON" in report.left_out["classes.json"]
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load and show, and checks that tags close."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.addresses, self.text, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_whole_loads_nothing_and_shows_every_finding(planted):
+    examination = examine(f"folder:{planted.root}")
+    text = html_page(examination)
+    page = Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert "script" not in page.tags
+    shown = " ".join(page.text)
+    for finding in examination.findings:
+        assert finding.kind in shown
+        assert all(name in shown for name in finding.files)
+    assert all(name in shown for name, _ in CLASSES)
+    assert "good" in shown.split("Samples", 1)[1]
+
+
+def test_names_on_the_page_are_text_and_no_tags(tmp_path):
+    name = "<script>alert(1)</script>\"&'><b>".replace("/", "∕")
+    for i in range(3):
+        put(tmp_path, f"train/good{'abc'[i]}", *pair(i))
+    image, mask = pair(4)
+    put(tmp_path, f"train/{name}", image, mask[::2])
+    entries = [{"id": i, "name": f"<i>{i}"} for i in range(3)]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": entries}))
+    page = Page()
+    page.feed(html_page(examine(f"folder:{tmp_path}")))
+    assert not page.tags & {"script", "b>", "i"}
+    assert f"masks/train/{name}.png" in " ".join(page.text)
+    assert "<i>1" in " ".join(page.text)
+
+
+def test_a_page_of_nothing_is_still_a_page(tmp_path):
+    page = Page()
+    page.feed(html_page(examine(f"folder:{tmp_path}")))
+    assert page.open == []
+
+
+def test_pictures_are_small_however_large_the_image(tmp_path):
+    for i in range(3):
+        image, mask = pair(i)
+        put(
+            tmp_path,
+            f"train/{'abc'[i]}",
+            np.kron(image, np.ones((8, 8, 1), np.uint8)),
+            np.kron(mask, np.ones((8, 8), np.uint8)),
+        )
+    text = html_page(examine(f"folder:{tmp_path}"))
+    assert len(text) < 300_000
+    with Image.open(tmp_path / "images" / "train" / "a.png") as image:
+        assert image.size == (768, 576)

@@ -1,0 +1,1 @@
+"""Tiny data sets, files and servers that tests make by code."""

@@ -1,0 +1,496 @@
+"""Exported files and runtimes: the same masks as the model, at any size, and nothing damaged is accepted."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import refineseg
+from conftest import call
+from fakes.scenes import fake_camvid
+from refineseg.bench.timing import example_images
+from refineseg.data.samples.catalog import catalog_classes
+from refineseg.errors import ConfigError, ModelFileError
+from refineseg.export.acceptance import Acceptance, Tolerance, compare
+from refineseg.export.files import accept_file, calibration_images, export_file
+from refineseg.export.options import ExportOptions
+from refineseg.networks.fused import enlarged_class_map
+from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.runtimes.description import Description
+from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
+from refineseg.runtimes.opening import check_backend, open_exported, open_model
+from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
+from refineseg.runtimes.quantisation import quantised
+from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
+from refineseg.runtimes.torch_programs import write_torch_program
+from refineseg.terminal.printing import Terminal
+
+CPU = torch.device("cpu")
+SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]
+
+
+def tiny():
+    """A small network of real structure: a ResNet of four blocks, of an eighth of its width."""
+    torch.manual_seed(0)
+    segmenter = refineseg.build(
+        "refinenet_lw:resnet18",
+        class_info=catalog_classes("camvid"),
+        encoder_options={"channels": (8, 16, 32, 64), "layers": (1, 1, 1, 1)},
+    )
+    for module in segmenter.modules():  # statistics as after training, so that folding them is seen
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return segmenter.eval()
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The tiny network and its program with both outputs: tracing takes many seconds."""
+    segmenter = tiny()
+    return segmenter, export_program(segmenter, outputs=OUTPUTS)
+
+
+@pytest.fixture(scope="module")
+def exported(traced, tmp_path_factory):
+    """The tiny network in every format."""
+    folder = tmp_path_factory.mktemp("exported")
+    segmenter, program = traced
+    description = Description(segmenter.spec, OUTPUTS)
+    files = {"onnx": folder / "net.onnx", "openvino": folder / "net.xml", "torch": folder / "net.pt2"}
+    write_torch_program(program, description, files["torch"])
+    model = onnx_model(program, description)
+    write_onnx_model(model, files["onnx"])
+    write_openvino_model(openvino_from_onnx(model, description), files["openvino"])
+    segmenter.save(folder / "net.safetensors")
+    return segmenter, files
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return fake_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 300])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (16, 24)])
+def test_classes_found_at_the_logits_size_are_those_of_the_enlarged_logits(size, num_classes):
+    logits = torch.randn(2, num_classes, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    large = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    top = large.topk(2, dim=1).values
+    clear = top[:, 0] - top[:, 1] > 1e-9
+    found = enlarged_class_map(logits, 4)
+    assert torch.equal(found.long()[clear], large.argmax(1)[clear])
+    assert found.shape == large[:, 0].shape
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])
+def test_files_give_the_models_logits_and_classes_at_any_size_and_batch(exported, file_format):
+    segmenter, files = exported
+    scorer = open_exported(files[file_format], backend="auto", device=CPU, precision="float32")
+    assert scorer.class_info == segmenter.class_info
+    for size in SIZES if file_format != "torch" else [(33, 50), (64, 97)]:
+        for batch in (1, 3):
+            images = example_images(batch, 3, size)
+            with torch.no_grad():
+                logits = segmenter(images)
+            torch.testing.assert_close(scorer.logits(images), logits, atol=1e-4, rtol=1e-4)
+            clear = logits.topk(2, dim=1).values.diff(dim=1)[:, 0].abs() > 1e-3
+            assert torch.equal(scorer.class_map(images)[clear], logits.argmax(1)[clear])
+
+
+def test_an_exported_file_predicts_like_the_model_file(exported):
+    segmenter, files = exported
+    image = example_images(1, 3, (60, 90))[0].permute(1, 2, 0).numpy()
+    expected = Predictor(segmenter)(image, probabilities=True)
+    for path in (files["onnx"], files["openvino"]):
+        opened = open_model(str(path), device=CPU)
+        assert opened.backend == own_backend(path)
+        found = Predictor(opened.scorer)(image, probabilities=True)
+        assert np.mean(found.mask == expected.mask) > 0.999
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+
+
+def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monkeypatch):
+    """ONNX Runtime and traced programs raise errors of their own, compiled code would read other memory."""
+    _, files = exported
+    for path in files.values():
+        scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
+        with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\) for .*, got .*1, 4, 40"):
+            scorer.class_map(example_images(1, 4, (40, 50)))
+        monkeypatch.setattr(scorer, "description", replace(scorer.description, size_hw=(40, 50)))
+        with pytest.raises(ConfigError, match="expected one image at a time .* got 2; leave out --batch-size"):
+            scorer.class_map(example_images(2, 3, (40, 50)))
+        with pytest.raises(ConfigError, match="expected images of 40x50 pixels .* got 50x40"):
+            scorer.class_map(example_images(1, 3, (50, 40)))
+    with pytest.raises(ConfigError, match=r"expected images of at least 33x33 pixels for .*net.pt2, got 32x90"):
+        open_exported(files["torch"], backend="auto", device=CPU, precision="float32").logits(
+            example_images(1, 3, (32, 90))
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_does_not_start_is_no_cpu(exported, monkeypatch):
+    """ONNX Runtime goes on without a word; here the same, by saying that it was built for CUDA."""
+    places = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: places)
+    for device in ("cuda:1", "tensorrt"):
+        with pytest.raises(ConfigError, match=rf"expected ONNX Runtime to compute on {device}, but .*did not start"):
+            OnnxScorer(exported[1]["onnx"], device=device)
+
+
+def test_a_file_runs_where_this_package_is_not(exported, tmp_path):
+    """A script with nothing but onnxruntime and numpy gets the same class map."""
+    segmenter, files = exported
+    images = example_images(2, 3, (40, 56))
+    np.save(tmp_path / "images.npy", images.numpy())
+    script = (
+        "import sys, numpy as np, onnxruntime as ort\n"
+        f"s = ort.InferenceSession({str(files['onnx'])!r})\n"
+        f"y = s.run(['class_map'], {{'images': np.load({str(tmp_path / 'images.npy')!r})}})[0]\n"
+        f"np.save({str(tmp_path / 'classes.npy')!r}, y)\n"
+        "assert 'refineseg' not in sys.modules and 'torch' not in sys.modules\n"
+        "import json; print(json.loads(s.get_modelmeta().custom_metadata_map['refineseg'])['class_info']['names'])\n"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert "pedestrian" in run.stdout
+    with torch.no_grad():
+        expected = segmenter(images).argmax(1).numpy()
+    classes = np.load(tmp_path / "classes.npy")
+    assert classes.dtype == np.uint8
+    assert np.mean(classes == expected) > 0.999
+
+
+@pytest.mark.slow
+def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys):
+    """Exported by the command line, accepted by it, and then damaged."""
+    segmenter, data = tiny(), f"camvid:{scenes}"
+    segmenter.save(tmp_path / "net.safetensors")
+    path = tmp_path / "files" / "fixed.onnx"
+    arguments = ("export", "--model", tmp_path / "net.safetensors", "--out", path, "--size", "40x56", "--accept", data)
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert (status, err) == (0, ""), out
+    assert f"accepted: {path}" in out
+    assert sorted(file.name for file in path.parent.iterdir()) == ["fixed.onnx", "fixed.onnx.acceptance.json"]
+    report = json.loads((path.parent / "fixed.onnx.acceptance.json").read_text())
+    assert report["accepted"]
+    assert report["agreement"] > 0.9999
+    scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
+    assert scorer.class_map(example_images(1, 3, (40, 56))).shape == (1, 40, 56)
+    with pytest.raises(ConfigError, match="expected images of 40x56 pixels .* got 32x50"):
+        scorer.class_map(example_images(1, 3, (32, 50)))
+    with pytest.raises(ConfigError, match="gives class_map; export it with --outputs"):
+        scorer.logits(example_images(1, 3, (40, 56)))
+    check = ("export", "--model", tmp_path / "net.safetensors", "--out", path, "--accept", data, "--check")
+    assert call(monkeypatch, capsys, *check)[0] == 0
+    damaged(path, path)
+    status, out, err = call(monkeypatch, capsys, *check)
+    assert status == 1
+    assert "refused: " in err
+    assert "accepted:" not in out
+    assert not json.loads((path.parent / "fixed.onnx.acceptance.json").read_text())["accepted"]
+
+
+def test_an_export_that_differs_does_not_get_its_name(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    monkeypatch.setattr("refineseg.export.files.export_file", lambda _, path, __: damaged(files["onnx"], path))
+    model, path = files["onnx"].with_name("net.safetensors"), tmp_path / "bad.onnx"
+    status, _, err = call(
+        monkeypatch, capsys, "export", "--model", model, "--out", path, "--accept", f"camvid:{scenes}"
+    )
+    assert status == 1
+    assert "refused: " in err
+    assert [file.name for file in tmp_path.iterdir()] == ["bad.onnx.acceptance.json"]
+    status, _, err = call(monkeypatch, capsys, "export", "--out", path, "--check")
+    assert status == 2
+    assert "expected --accept NAME:ROOT with --check" in err
+
+
+def test_precision_is_lowered_only_where_it_is_said(exported):
+    segmenter, files = exported
+    images = example_images(1, 3, (64, 64))
+    single = open_exported(files["onnx"], backend="openvino", device=CPU, precision="float32").logits(images)
+    with torch.no_grad():
+        assert float((single - segmenter(images)).abs().max()) < 1e-4
+    assert check_backend("auto", precision="bfloat16", device=CPU) in ("openvino", "torch")
+    with pytest.raises(ConfigError, match="expected a precision of onnxruntime"):
+        check_backend("onnxruntime", precision="bfloat16", device=CPU)
+    with pytest.raises(ConfigError, match="expected a backend of auto, openvino"):
+        check_backend("opnvino", precision="float32", device=CPU)
+    with pytest.raises(ConfigError, match="expected a device of openvino"):
+        check_backend("openvino", precision="float32", device=torch.device("cuda"))
+    assert set(BACKENDS) >= {"torch", "onnxruntime", "openvino"}
+
+
+def test_files_of_others_and_damaged_files_are_refused(exported, tmp_path):
+    import onnx
+
+    plain = onnx.load(exported[1]["onnx"])
+    del plain.metadata_props[:]
+    onnx.save(plain, tmp_path / "plain.onnx")
+    for name, content, message in (
+        ("plain.onnx", None, "expected a file that refineseg exported"),
+        ("cut.onnx", exported[1]["onnx"].read_bytes()[:1000], "expected an ONNX file"),
+        ("cut.pt2", exported[1]["torch"].read_bytes()[:1000], "expected a program of torch.export"),
+        ("cut.xml", b"<net", "expected an OpenVINO file"),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=message):
+            open_exported(path, backend="auto", device=CPU, precision="float32")
+    with pytest.raises(ConfigError, match="there is no"):
+        open_exported(tmp_path / "none.onnx", backend="auto", device=CPU, precision="float32")
+    with pytest.raises(ConfigError, match=r"expected a file of openvino \(.xml\)"):
+        open_exported(exported[1]["torch"], backend="openvino", device=CPU, precision="float32")
+
+
+def test_models_that_resize_as_matlab_does_are_exported_for_one_size():
+    segmenter = tiny()
+    segmenter.spec = replace(segmenter.spec, preprocessing=replace(segmenter.spec.preprocessing, input_scale=1.2))
+    with pytest.raises(ConfigError, match="expected a fixed size"):
+        export_program(segmenter)
+    program = export_program(segmenter, size_hw=(40, 40)).module()
+    images = example_images(1, 3, (40, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(program(images)[1], segmenter(images), atol=1e-4, rtol=1e-4)
+
+
+def damaged(path, target):
+    """A copy of an ONNX file with one convolution's filters changed a little."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    weight = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+    values = numpy_helper.to_array(weight).copy()
+    values[: len(values) // 8] *= -1
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, target)
+
+
+def accepted(segmenter, path, scenes):
+    options = {"data": f"camvid:{scenes}", "split": "val", "tolerance": Tolerance.of("float32")}
+    return accept_file(segmenter, path, **options, console=Terminal(stderr=True))
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])
+def test_a_faithful_file_is_accepted(scenes, exported, file_format):
+    segmenter, files = exported
+    assert not accepted(segmenter, files[file_format], scenes).complaints
+
+
+def test_a_damaged_file_is_refused(scenes, exported, tmp_path):
+    segmenter, files = exported
+    damaged(files["onnx"], tmp_path / "bad.onnx")
+    bad = accepted(segmenter, tmp_path / "bad.onnx", scenes)
+    assert bad.complaints
+    assert bad.worst_image in " ".join(bad.complaints)
+
+
+def test_predict_and_evaluate_take_exported_files_and_name_the_backend(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    model = files["onnx"].with_name("net.safetensors")
+    masks, numbers = {}, {}
+    for name, path in (("torch", model), ("onnxruntime", files["onnx"]), ("openvino", files["openvino"])):
+        out = tmp_path / name
+        status, _, err = call(
+            monkeypatch, capsys, "predict", scenes / "val", "--model", path, "--out", out, "--save", "mask",
+            "--json", out / "predict.json",
+        )  # fmt: skip
+        assert status == 0, err
+        assert json.loads((out / "predict.json").read_text())["options"]["backend"] == name
+        masks[name] = [np.asarray(Image.open(file)) for file in sorted(out.glob("*.png"))]
+        status, text, _ = call(
+            monkeypatch, capsys, "evaluate", "--data", f"camvid:{scenes}", "--model", path, "--out", out,
+            "--json", out / "scores.json",
+        )  # fmt: skip
+        assert status == 0, text
+        numbers[name] = json.loads((out / "scores.json").read_text())
+        assert numbers[name]["backend"] == name
+        assert numbers[name]["precision"] == "float32"
+    for name in ("onnxruntime", "openvino"):
+        same = np.mean([np.mean(a == b) for a, b in zip(masks[name], masks["torch"], strict=True)])
+        assert same > 0.9999
+        assert numbers[name]["mean_iou"] == pytest.approx(numbers["torch"]["mean_iou"], abs=1e-3)
+
+
+def test_what_needs_the_network_itself_says_so(scenes, exported, tmp_path, monkeypatch, capsys):
+    _, files = exported
+    for arguments, message in (
+        (
+            (scenes / "val", "--model", files["onnx"], "--prove"),
+            "expected --backend torch and a model file for --prove",
+        ),
+        ((scenes / "val", "--model", files["onnx"], "--tile", "64"), "expected --tile only with --backend torch"),
+        (
+            (scenes / "val", "--model", files["onnx"], "--protocol", "authors"),
+            "a model file with the protocol authors",
+        ),
+        ((scenes / "val", "--backend", "opnvino"), "expected a backend of auto, openvino"),
+        ((scenes / "val", "--backend", "torch_export"), "expected an exported file (.pt2) for torch_export"),
+        ((scenes / "val", "--model", files["torch"], "--backend", "openvino"), "expected a file of openvino (.xml)"),
+        ((scenes / "val", "--model", files["onnx"], "--precision", "bfloat16"), "expected a precision of onnxruntime"),
+        ((scenes / "val", "--backend", "tensorrt", "--device", "cpu"), "expected a device of tensorrt (cuda), got cpu"),
+    ):
+        status, _, err = call(monkeypatch, capsys, "predict", *arguments, "--out", tmp_path / "out")
+        assert status == 2, err
+        assert message in " ".join(err.split())
+    raster = next(iter((scenes / "val").iterdir()))
+    opened = PredictorOptions.parse().opened(str(files["onnx"]))
+    with pytest.raises(
+        ConfigError, match=r"expected --backend torch and a model file for a raster, .* got onnxruntime"
+    ):
+        opened.needs_segmenter("a raster")
+    with pytest.raises(ConfigError, match="expected a predictor of a segmenter"):
+        Predictor(opened.scorer).raster(raster, tmp_path / "classes.tif")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_a_model_file_is_exported_in_memory_for_another_backend(exported, backend):
+    segmenter, files = exported
+    opened = PredictorOptions.parse(backend=backend).opened(str(files["onnx"].with_name("net.safetensors")))
+    assert opened.backend == ("openvino" if backend == "auto" else backend)
+    assert opened.precision == "float32"
+    images = example_images(1, 3, (40, 57))
+    with torch.no_grad():
+        torch.testing.assert_close(opened.scorer.logits(images), segmenter(images), atol=1e-4, rtol=1e-4)
+
+
+def test_export_refuses_wrong_words(exported, tmp_path):
+    segmenter, _ = exported
+    with pytest.raises(ConfigError, match="expected --format onnx, openvino, torch, got 'trt'"):
+        ExportOptions.parse("trt", "class_map", None)
+    with pytest.raises(ConfigError, match="expected --outputs of class_map, logits, got mask"):
+        ExportOptions.parse("onnx", "mask", None)
+    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for onnx"):
+        export_file(segmenter, tmp_path / "net.xml", ExportOptions("onnx"))
+
+
+def test_the_report_counts_what_an_independent_comparison_counts(exported):
+    """Two scorers whose masks are known."""
+
+    class Fixed:
+        class_info = exported[0].class_info
+
+        def __init__(self, wrong):
+            self.wrong = wrong
+
+        def logits(self, images):
+            raise NotImplementedError
+
+        def class_map(self, images):
+            classes = torch.zeros(1, *images.shape[2:], dtype=torch.int64)
+            classes[:, : self.wrong] = 1
+            return classes
+
+    class Images:
+        class_info = exported[0].class_info
+        notes = ()
+
+        def __len__(self):
+            return 2
+
+        def name(self, index):
+            return f"image {index}"
+
+        def read_mask(self, index):
+            return None
+
+        def __getitem__(self, index):
+            height = 10 * (index + 1)
+            image = np.zeros((height, 4, 3), np.uint8)
+            return refineseg.Sample(image, np.zeros((height, 4), np.uint8), f"image {index}")
+
+    found = compare(Fixed(0), Fixed(3), Images(), data="two", tolerance=Tolerance())
+    assert found.agreement == pytest.approx(1 - 6 / 30)
+    assert (found.worst_image, found.worst_agreement) == ("image 0", pytest.approx(0.7))
+    assert found.model_mean_iou == 1
+    assert found.file_mean_iou == pytest.approx(0.8)
+    assert len(found.complaints) == 3
+    assert isinstance(found, Acceptance)
+
+
+def test_the_description_survives_its_file():
+    spec = tiny().spec
+    description = Description(spec, ("class_map",), "float32", (32, 64))
+    found = Description.from_text(description.to_text(), Path("x"))
+    assert found.to_text() == description.to_text()  # also the version that wrote it, which a spec in memory lacks
+    assert (found.outputs, found.precision, found.size_hw) == (("class_map",), "float32", (32, 64))
+    assert found.spec.class_info == spec.class_info
+    with pytest.raises(ModelFileError, match="which is damaged"):
+        Description.from_text('{"format": 1}', Path("x"))
+
+
+def largest_whole_numbers(model):
+    """Of each 8-bit filter its largest value, without the sign."""
+    constants = [operation for operation in model.get_ordered_ops() if operation.get_type_name() == "Constant"]
+    eight_bit = [constant.get_data() for constant in constants if constant.get_element_type() == openvino.Type.i8]
+    return [int(np.abs(values.astype(int)).max()) for values in eight_bit if values.ndim == 4]
+
+
+@pytest.mark.slow
+def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes, tmp_path, monkeypatch, capsys):
+    """Also through the command line: acceptance of the file by its own tolerance, evaluation that names 8 bits."""
+    segmenter, files = exported
+    description = Description(segmenter.spec, OUTPUTS, "int8")
+    model = openvino.Core().read_model(str(files["openvino"]))
+    images = calibration_images(f"camvid:{scenes}", split="train", num_images=2)
+    assert [image.shape for image in images] == [(40, 56, 3)] * 2
+    smaller = quantised(model, description, images)
+    assert capsys.readouterr() == ("", "")
+    operations = [operation.get_type_name() for operation in smaller.get_ordered_ops()]
+    assert operations.count("FakeQuantize") > 20
+    assert "FakeQuantize" not in operations[-10:]
+    largest = largest_whole_numbers(smaller)
+    assert len(largest) > 10
+    # two products of an input of 8 bits, 0..255, and a filter's value have to fit into 16 bits on older processors
+    assert 2 * 255 * max(largest) < 2**15
+    path = tmp_path / "net8.xml"
+    write_openvino_model(smaller, path)
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * files["openvino"].with_suffix(".bin").stat().st_size
+    opened = PredictorOptions.parse().opened(str(path))
+    assert (opened.backend, opened.precision) == ("openvino", "int8")
+    batch = example_images(1, 3, (64, 96))
+    with torch.no_grad():
+        logits = segmenter(batch)
+    error = (opened.scorer.logits(batch) - logits).abs().mean() / logits.std()
+    assert 0 < float(error) < 0.2
+    status, _, _ = call(
+        monkeypatch, capsys, "evaluate", "--data", f"camvid:{scenes}", "--model", path, "--out", tmp_path,
+        "--json", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert status == 0
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    assert (numbers["backend"], numbers["precision"], numbers["measurement_protocol"]["precision"]) == (
+        "openvino",
+        "int8",
+        "int8",
+    )
+
+
+def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp_path):
+    data = f"camvid:{scenes}"
+    int8 = ("--precision", "int8", "--calibrate", data, "--format", "openvino", "--out", tmp_path / "net.xml")
+    for arguments, message in (
+        (("--precision", "int8"), "expected --precision int8 and --calibrate NAME:ROOT together"),
+        (("--calibrate", data), "expected --precision int8 and --calibrate NAME:ROOT together"),
+        (("--precision", "int4"), "expected a precision of float32, int8"),
+        (("--precision", "int8", "--calibrate", data, "--images", "0"), "expected --images of at least 1, got 0"),
+        (("--precision", "int8", "--calibrate", data), "expected --format openvino with --precision int8, got onnx"),
+        ((*int8, "--size", "8x8"), "expected images of (8, 8) pixels"),
+    ):
+        status, _, err = call(monkeypatch, capsys, "export", "--out", tmp_path / "net.onnx", *arguments)
+        assert status != 0
+        assert message in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
