@@ -128,8 +128,8 @@ def matlab_resize_images(
     Args:
         images: Pixels 0..255.
         size_hw: New height and width, at least 1.
-        scale: Of both axes, as ``imresize`` to a scale; its own sizes are ``ceil(scale * size)``. None: each axis by
-            new over old size, as ``imresize`` to a size.
+        scale: Scale of both axes, as ``imresize`` to a scale; its own sizes are ``ceil(scale * size)``. None: each axis
+            by new over old size, as ``imresize`` to a size.
 
     Raises:
         ConfigError: A size below 1, or images without pixels.
@@ -161,9 +161,9 @@ def resize_twice(
 
     Args:
         x: Logits at the network's resolution.
-        padded_hw: Of the network's input.
-        inner_hw: Of its input without padding.
-        size_hw: Of the image.
+        padded_hw: Height and width of the network's input.
+        inner_hw: Height and width of its input without padding.
+        size_hw: Height and width of the image.
     """
     if padded_hw != inner_hw:
         x = F.interpolate(x, size=padded_hw, mode="bilinear", align_corners=False)[:, :, : inner_hw[0], : inner_hw[1]]

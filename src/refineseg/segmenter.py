@@ -200,8 +200,8 @@ def build(
         num_classes: Classes without names; or give ``class_info``.
         class_info: Classes with names and colours.
         in_channels: Image channels, 3 for RGB.
-        align_corners: Of the enlargements inside the network, and images are not padded; False unless original weights
-            are to be loaded.
+        align_corners: Whether enlargements align corners inside the network, and images are not padded; False unless
+            original weights are to be loaded.
         pretrained: Start the encoder from ImageNet weights (network or local cache), or from those in a local file.
         encoder_options: Further options of ``timm.create_model``.
 

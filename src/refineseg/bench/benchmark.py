@@ -272,7 +272,7 @@ def bench_papers(
     All in PyTorch's defaults, 21 classes, random weights, one image.
 
     Args:
-        encoders: Of the variants ``refinenet_<encoder>`` and ``refinenet_lw_<encoder>``.
+        encoders: Encoders of the variants ``refinenet_<encoder>`` and ``refinenet_lw_<encoder>``.
         size: ``HEIGHTxWIDTH``; None: 512x512, on a CPU 256x256.
         device: ``auto``, ``cpu``, ``cuda``, ...
         repeats: Rounds; None: as many as fit into half a minute, at least five.

@@ -63,10 +63,10 @@ class Counts:
 
     Args:
         parameters: Trainable values.
-        multiply_adds: Of one image.
+        multiply_adds: Multiply-adds of one image.
         encoder_parameters: The encoder's share.
         encoder_multiply_adds: The encoder's share.
-        fused_multiply_adds: Of the whole network after :func:`refineseg.networks.fused.fuse`.
+        fused_multiply_adds: Multiply-adds of the whole network after :func:`refineseg.networks.fused.fuse`.
     """
 
     parameters: int
@@ -96,8 +96,8 @@ def count(variant: str, num_classes: int = 21, size_hw: tuple[int, int] = SIZE_H
     Args:
         variant: A name in ``refineseg.VARIANTS``, or ``refinenet:<timm name>`` / ``refinenet_lw:<timm name>``.
         num_classes: Channels of the logits.
-        size_hw: Of the image. The network takes it as it is, as in the papers; only where its encoder cannot are both
-            sides rounded up to what it can, as a segmenter pads images.
+        size_hw: Height and width of the image. The network takes it as it is, as in the papers; only where its encoder
+            cannot are both sides rounded up to what it can, as a segmenter pads images.
 
     Raises:
         ConfigError: No such variant, or a size or number of classes below 1.

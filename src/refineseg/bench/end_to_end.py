@@ -61,7 +61,7 @@ class FolderRow:
     Args:
         model: Name or file.
         backend: The runtime.
-        precision: Of the network.
+        precision: Precision of the network.
         images: How many.
         sizes: ``HEIGHTxWIDTH`` -> how many have it.
         network_per_s: Images per second of the network alone, median of the rounds.
@@ -74,7 +74,7 @@ class FolderRow:
         decode_cpu_ms: CPU time of headers and decoding of an image, in one thread.
         encode_cpu_ms: CPU time of a mask's areas, encoding and writing, in one thread.
         mask_bytes: Mean size of a mask file.
-        threads: Of the network.
+        threads: Threads of the network.
         workers: Threads that read and write files.
         rounds: How often each was measured.
     """
@@ -236,7 +236,7 @@ def bench_folder(
 
     Args:
         model: A shipped model, a model file, a variant (untrained) or an exported file.
-        folder: Of images; the first :data:`MOST_IMAGES` are taken.
+        folder: Folder of images; the first :data:`MOST_IMAGES` are taken.
         device: ``auto``, ``cpu``, ``cuda``, ...
         backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`; None: torch, onnxruntime and openvino, where
             they are installed.

@@ -50,7 +50,7 @@ def measure_stages(
     Args:
         segmenter: It is copied.
         images: A file, or a folder of which the first eight are taken.
-        device: Of the network.
+        device: Device of the network.
         repeats: Rounds over all images, after one that is not counted.
 
     Returns:

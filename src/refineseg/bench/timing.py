@@ -55,10 +55,10 @@ class Contender:
     Args:
         model: Name or file of the model.
         backend: The runtime.
-        precision: Of the network.
+        precision: Precision of the network.
         fused: Whether the network was rewritten for inference.
         plain: The released structure in PyTorch's defaults, which the others are compared with.
-        memory_order: Of feature maps: ``nchw`` (PyTorch's default) or ``nhwc``.
+        memory_order: Memory order of feature maps: ``nchw`` (PyTorch's default) or ``nhwc``.
         scorer: Computes.
         built_s: Seconds it took to make the scorer from the model, a share of the export included.
         note: What is compared, where it is another function or another way to run this one.
@@ -82,7 +82,7 @@ class Row:
     Args:
         model: As in :class:`Contender`, like the five that follow.
         backend: The runtime.
-        precision: Of the network.
+        precision: Precision of the network.
         fused: Whether the network was rewritten for inference.
         plain: True for exactly one row of a run.
         memory_order: ``nchw`` or ``nhwc``.
@@ -101,7 +101,7 @@ class Row:
         cold_start_s: Seconds from the model in memory to its first class map, export and compilation included.
         peak_memory_mb: How far resident memory rose during the first class map (Linux; None elsewhere). What contenders
             before freed may be used again, so it is a lower bound.
-        threads: Of the computation.
+        threads: Threads of the computation.
         note: As in :class:`Contender`.
     """
 

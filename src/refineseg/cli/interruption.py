@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal that ends the run; it is a ``KeyboardInterrupt`` also where it is SIGTERM.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
         """What to say.
 
         Args:
-            arguments: Of the command line, without the program.
+            arguments: Arguments of the command line, without the program.
         """
         name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
         notes = getattr(self, "__notes__", None) or ["run the same command again"]

@@ -50,7 +50,7 @@ class ShardOptions:
     """How to write shards.
 
     Args:
-        name: Of the data set they are made from, a key of ``DATASETS``.
+        name: Name of the data set they are made from, a key of ``DATASETS``.
         split: Which is written; also the name of its folder.
         shard_bytes: A tar file that has reached so many bytes gets no more samples.
 

@@ -60,7 +60,7 @@ def class_findings(counts: ClassCounts, *, declared: bool) -> list[Finding]:
     """A class alone, absent and rare classes.
 
     Args:
-        counts: Of all splits.
+        counts: Counts of all splits.
         declared: The classes stand in a list; those that only masks tell cannot be absent.
     """
     names, total, training = counts.class_info.names, counts.total, counts.training

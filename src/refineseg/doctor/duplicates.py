@@ -37,7 +37,7 @@ class Compared:
     Args:
         file: Its name.
         split: Where it belongs.
-        digest: Of its pixels.
+        digest: Digest of its pixels.
         signature: ``(16, 16, 3)`` uint8.
         classes: What tells its mask from others, to find equal images of different masks.
     """

@@ -40,8 +40,8 @@ class Examination:
         data: ``NAME:ROOT``.
         inventory: What was examined.
         expected: What the masks should hold.
-        facts: Of each case of the inventory.
-        faults: Of single files, with what would repair them.
+        facts: Facts of each case of the inventory.
+        faults: Faults of single files, with what would repair them.
         findings: Everything, errors first.
         counts: Pixels of each class; None where no classes are known.
     """

@@ -58,12 +58,12 @@ class Inventory:
     """Everything to examine.
 
     Args:
-        root: Of the data set.
+        root: Root of the data set.
         own_masks: The user's own images and masks in folders, for which there are rules of repair.
         own_classes: The user's own classes.
         cases: Images with masks.
         splits: In their order.
-        faults: Of the tree itself.
+        faults: Faults of the tree itself.
         class_info: The classes, where a file or the reader tells them.
         table: How mask files write them.
         notes: Facts about the files.

@@ -131,7 +131,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     is for the user to say.
 
     Args:
-        examination: Of a folder.
+        examination: Examination of a folder.
         out: New or empty.
         report: Called with (pairs done, pairs in all).
 
@@ -194,7 +194,7 @@ class _Plan:
 
     Args:
         expected: What masks should hold.
-        bits: Of the 16-bit images that are used.
+        bits: Bits of the 16-bit images that are used.
         out: The copy.
         root: The original.
     """

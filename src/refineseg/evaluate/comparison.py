@@ -36,7 +36,7 @@ class Comparison:
         source: Where it stands.
         verified: Whether number and protocol were checked there.
         note: What else a reader should know.
-        differences: Of the protocols.
+        differences: Differences of the protocols.
         advantage: Ours minus theirs; None where the protocols are unlike.
     """
 
@@ -84,7 +84,7 @@ def compare_published(ours: MeasurementProtocol, mean_iou: float, variant: str) 
     Args:
         ours: The conditions of our number.
         mean_iou: Our number, 0..1.
-        variant: Of our model.
+        variant: Variant of our model.
     """
     rows = [
         (row.network, row.mean_iou, row.protocol, row.source, row.verified, row.note)
@@ -138,9 +138,9 @@ def against_table(result: Mapping[str, Any], other: Mapping[str, Any], *, name: 
     """Two results beside each other.
 
     Args:
-        result: Of this evaluation, as its JSON.
+        result: Result of this evaluation, as its JSON.
         other: As :func:`read_result` gives it.
-        name: Of the other, for the head of its column.
+        name: Name of the other result, for the head of its column.
 
     Returns:
         The table, and what differs between the protocols; where anything does, its last column says so.

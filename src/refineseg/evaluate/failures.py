@@ -31,7 +31,7 @@ class Failure:
     Args:
         wrong: Share of the labelled pixels that are wrong.
         place: Minus its number in the data set: of two alike the earlier is the larger.
-        name: Of the sample.
+        name: Name of the sample.
         confusion: The commonest error: true class, predicted class, its share of the labelled pixels; None: no error.
         picture: Image, truth, prediction, errors; a PNG file's bytes, because many large ones may be kept.
     """

@@ -130,12 +130,12 @@ class EvaluationResult:
         num_images: How many.
         matrix: The counts; None where the split has no labels.
         boundary: The same along contours; None: not asked for.
-        parts: Of data sets that have some (CamVid: drives), the counts of each.
+        parts: Counts of each part of a data set that has some (CamVid: drives).
         protocol: All conditions of the numbers; None without labels.
         variant: Network of the model.
         num_seen: How many of the images the model was trained on, as far as that can be told.
         failures: The worst images, worst first, as many as were asked for.
-        precision: Of an exported file that has one of its own (``int8``); empty: the options'.
+        precision: Precision of an exported file that has one of its own (``int8``); empty: the options'.
         data_mark: A digest of all files that were measured on, wherever they lie; empty: not taken.
     """
 
@@ -285,14 +285,14 @@ def protocol_of(
 
     Args:
         matrix: What was counted; where every class occurs, the definitions of the mean agree.
-        facts: Of the images.
+        facts: Facts of the images.
         learned: What the weights learned from.
         options: How was predicted.
         dataset: Its name.
         split: That was measured.
-        num_images: Of it.
+        num_images: Number of its images.
         mapping: How classes were mapped; empty: not.
-        precision: Of an exported file that has one of its own; empty: the options'.
+        precision: Precision of an exported file that has one of its own; empty: the options'.
     """
     every = bool((matrix.counts.sum(axis=1) > 0).all())
     return MeasurementProtocol(

@@ -70,10 +70,10 @@ class MeasurementProtocol:
     Args:
         dataset: By our name.
         split: That was measured.
-        num_classes: Of the mean.
-        num_images: Of the split.
+        num_classes: Number of classes that the mean is taken over.
+        num_images: Number of images of the split.
         image_size: ``HEIGHTxWIDTH`` in pixels, or ``various``.
-        compression: Of the image files: ``lossless``, ``lossy`` or ``mixed``.
+        compression: Compression of the image files: ``lossless``, ``lossy`` or ``mixed``.
         void: What happens to unlabelled pixels.
         mean: Which classes the mean is over.
         trained_on: Every ``NAME:SPLIT`` the weights learned from, sorted.
@@ -82,7 +82,7 @@ class MeasurementProtocol:
         flip: Whether mirrored, too.
         crf: Whether a dense CRF came after.
         scoring: Name of the scoring protocol.
-        precision: Of the network.
+        precision: Precision of the network.
         mapping: How the classes of other data became the model's; empty: they are the model's.
     """
 

@@ -88,7 +88,7 @@ class MeasuredScore:
         model: Its name for ``refineseg.load``.
         variant: Its network.
         dataset: By our name.
-        split: Of the data set.
+        split: Split of the data set.
         mean_iou: 0..1.
         protocol: How images were scored.
         command: What reproduces it, given the data.
@@ -109,7 +109,7 @@ class PublishedCounts:
 
     Args:
         parameters: Number of trainable values.
-        multiply_adds: Of one image.
+        multiply_adds: Multiply-adds of one image.
         num_classes: With how many classes our count, at 512x512, rounds to both numbers.
         decimals: Published decimals, in units of 10^6 parameters and 10^9 multiply-adds.
         source: Where they stand.

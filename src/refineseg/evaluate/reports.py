@@ -33,9 +33,9 @@ def write_report(
     """``curves.png``, and with a validation split ``metrics.json`` with the per-class numbers of the last model.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         history: Its epochs.
-        matrix: Of the last measurement; None: none.
+        matrix: Matrix of the last measurement; None: none.
         protocol: Its conditions, as they stand in the model file; None: not known.
     """
     draw_curves(folder / "curves.png", history)

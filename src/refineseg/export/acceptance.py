@@ -49,8 +49,8 @@ class Acceptance:
         agreement: Share of pixels with the model's class, over all images.
         worst_image: Name of the image that agrees least.
         worst_agreement: Its share.
-        model_mean_iou: Of the model, 0..1; None without labels.
-        file_mean_iou: Of the exported file.
+        model_mean_iou: Mean IoU of the model, 0..1; None without labels.
+        file_mean_iou: Mean IoU of the exported file.
         tolerance: What was asked.
     """
 

@@ -36,8 +36,8 @@ def check_plausible(path: Path, kind: str, size_hw: tuple[int, int], num_bytes: 
         path: For messages.
         kind: JPEG or PNG; of others nothing is known: a WebP of 200 bytes may be a white picture of any size.
         size_hw: Height and width that the file declares.
-        num_bytes: Of the file.
-        bits: Of a pixel of a PNG.
+        num_bytes: Size of the file in bytes.
+        bits: Number of bits of a pixel of a PNG.
 
     Raises:
         ImageError: It cannot.

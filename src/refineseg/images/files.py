@@ -105,7 +105,7 @@ def read_picture(
     Args:
         path: JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, JPEG 2000, AVIF or HEIC; it may lie inside a zip file.
         reading: Bands, scaling and nodata.
-        num_channels: Of the model.
+        num_channels: Number of channels of the model.
         content: The file's bytes where they do not lie there; the path is then a name for messages.
         noted: Called with what a user should know of a file that is read: that it holds more than one picture.
 
@@ -318,7 +318,7 @@ def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: 
     Args:
         path: Ending in ``.jpg``, ``.jpeg`` or ``.png``.
         image: The pixels, or a Pillow image of them.
-        quality: Of a JPEG, 1..95.
+        quality: Quality of a JPEG, 1..95.
 
     Raises:
         OutputError: The file cannot be written.
@@ -345,7 +345,7 @@ def save_image(path: Path, image: Image.Image, options: Mapping[str, Any]) -> No
     Args:
         path: Its name; the ending does not decide.
         image: The picture.
-        options: Of Pillow's ``save``, with ``format``.
+        options: Options of Pillow's ``save``, with ``format``.
 
     Raises:
         OutputError: The file cannot be written.

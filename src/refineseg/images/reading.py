@@ -36,9 +36,10 @@ class Reading:
 
     Args:
         bands: Which the model sees, from 1; one stands for all channels; None: red, green and blue, or the first.
-        percentiles: Of pixels that have not 8 bits: so much of each band (in percent) becomes black, and all above the
-            other white; found once for the whole image. ``auto``: 2 and 98, but 16-bit pixels whose brightest 2 percent
-            reach 32768 are seen from 0 to 65535. None: black is 0 and white the largest value of the type.
+        percentiles: Percentiles of the values, where pixels have not 8 bits: so much of each band (in percent) becomes
+            black, and all above the other white; found once for the whole image. ``auto``: 2 and 98, but 16-bit pixels
+            whose brightest 2 percent reach 32768 are seen from 0 to 65535. None: black is 0 and white the largest value
+            of the type.
         value_range: The values of black and white themselves, instead: the same for several images.
         nodata: A value that stands for no data, instead of the one the file declares.
 
@@ -129,7 +130,7 @@ def choose_bands(
         colours: What each band of the file is: red, green, blue, gray, alpha, palette, undefined.
         bands: Those a user names, from 1; None: red, green and blue where the file says which they are, else the first
             ones that are no transparency; one where there are too few.
-        num_channels: Of the model.
+        num_channels: Number of channels of the model.
         path: For messages.
 
     Raises:
@@ -224,8 +225,8 @@ def find_scaling(
 
     Args:
         reading: What was asked for.
-        dtype: Of the pixels.
-        num_bits: Of a pixel, where the file says it has fewer than its type.
+        dtype: Type of the pixels.
+        num_bits: Number of bits of a pixel, where the file says it has fewer than its type.
         num_bands: How many bands are seen.
         path: For messages.
         samples: Values of each band that hold data; asked only where they are needed.
@@ -272,7 +273,7 @@ def gathered(size_hw: tuple[int, int], read: Callable[[int, int, int, int], Valu
     """Values of each band that hold data, of all pixels or of a regular part; which, the image's size alone decides.
 
     Args:
-        size_hw: Of the image.
+        size_hw: Height and width of the image.
         read: Called with top, left, bottom, right.
     """
     height, width = size_hw

@@ -27,7 +27,7 @@ class PackagedWeights:
         file: The file's path inside it.
         sha256: The file's checksum.
         extra: The extra of refineseg that installs the package; empty: refineseg itself does.
-        licence: Of the weights.
+        licence: Licence of the weights.
     """
 
     package: str

@@ -30,7 +30,7 @@ class DecoderOptions:
     """How the blocks of one network family are built.
 
     Args:
-        kernel_size: Of every decoder convolution but the classifier's (always 3).
+        kernel_size: Kernel size of every decoder convolution but the classifier's (always 3).
         level_widths: Channels to which each level is adapted by a convolution before fusion, coarsest level first; the
             last entry serves all further levels. Empty: levels go into the fusion as they are.
         width: Channels of every fusion where levels are not adapted.

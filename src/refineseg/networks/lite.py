@@ -138,7 +138,7 @@ class InvertedResidual(nn.Module):
         in_channels: Channels in.
         out_channels: Channels out.
         kernel: Side of the filters of single channels.
-        stride: Of those filters.
+        stride: Stride of those filters.
         expansion: Factor between; 1: there is no first 1x1 convolution.
 
     Source: Sandler et al., CVPR 2018, figure 4d.

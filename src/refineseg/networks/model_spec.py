@@ -32,7 +32,7 @@ class ModelSpec:
         preprocessing: Normalisation the weights were trained with.
         options: What the weights ask of the network.
         provenance: Where the weights come from: version, recipe, data, metrics, seed.
-        licence: Of the weights.
+        licence: Licence of the weights.
 
     Raises:
         ConfigError: Encoder options or a provenance that JSON cannot hold, so that no model file could.

@@ -45,7 +45,7 @@ class Resizing:
     Args:
         mode: ``bilinear``; or bicubic as the authors' MATLAB code does it: ``matlab_cpu`` (``imresize`` to the exact
             size), ``matlab_gpu`` (one common scale for both axes, then cut at the bottom and the right).
-        align_corners: Of ``bilinear``: True as the PyTorch ports' weights need it.
+        align_corners: Whether ``bilinear`` aligns corners: True as the PyTorch ports' weights need it.
 
     Raises:
         ConfigError: An unknown mode.
@@ -74,7 +74,7 @@ class ResidualConvUnit(nn.Module):
 
     Args:
         channels: Channels in and out; the shape (N, channels, H, W) never changes.
-        kernel_size: Of both convolutions.
+        kernel_size: Kernel size of both convolutions.
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 3) -> None:
@@ -96,7 +96,7 @@ class MultiResolutionFusion(nn.Module):
     Args:
         in_channels: Channels of each input.
         out_channels: Channels of the sum. None: the smallest input width, and a single input passes unchanged (paper).
-        kernel_size: Of the convolutions.
+        kernel_size: Kernel size of the convolutions.
         resizing: How the smaller inputs are enlarged.
     """
 
@@ -132,7 +132,7 @@ class ChainedResidualPooling(nn.Module):
         channels: Channels in and out; the shape (N, channels, H, W) never changes.
         num_links: Pool-and-convolve links. The paper uses 2, and 4 for PASCAL VOC and Person-Part; as released: 4. With
             0 only the rectifier is left (the ablation of the paper's table 2).
-        kernel_size: Of the weighing convolution: 3 in RefineNet, 1 in Light-Weight RefineNet.
+        kernel_size: Kernel size of the weighing convolution: 3 in RefineNet, 1 in Light-Weight RefineNet.
         activation: The rectifier in front of the chain.
         order: ``pool_conv`` as in the paper, or ``conv_pool``, the authors' later "improved" pooling.
         depthwise: Weigh each channel by itself (multi-task follow-up of Light-Weight RefineNet).

@@ -35,7 +35,8 @@ class Variant:
             second encoder follow those of the first).
         source: Where it is described.
         two_scale: Two encoders, on the image enlarged by 1.2 and shrunk to 0.6.
-        encoder_options: Of ``timm.create_model``, for encoders of our own proportions, which no library has weights of.
+        encoder_options: Options of ``timm.create_model``, for encoders of our own proportions, which no library has
+            weights of.
         original_align_corners: Whether the published weights were trained with ``align_corners``.
     """
 
@@ -53,12 +54,13 @@ class NetworkOptions:
     """What a network's weights ask for beside the variant; the defaults are for weights of our own.
 
     Args:
-        align_corners: Of bilinear enlargement inside the network; the PyTorch ports' weights need True.
+        align_corners: Whether bilinear enlargement aligns corners inside the network; the PyTorch ports' weights need
+            True.
         resize: How feature maps are enlarged; the authors' MATLAB weights need ``matlab_gpu`` or ``matlab_cpu``.
         padded: Images are padded so that every scale inside is exactly 2; the original networks take them as they are.
         width: Factor on the decoder's channels (rounded to multiples of 8); 1 in the papers.
         num_links: Links of each chained residual pooling; None: as the variant says.
-        pooling_order: Of pooling and convolution in each link; None: as the variant says.
+        pooling_order: Order of pooling and convolution in each link; None: as the variant says.
         caffe_strides: Stages of a ResNet shrink in their first 1x1 convolution, as the authors' encoders do, and not in
             the 3x3.
         encoder_options: Further options of ``timm.create_model``; only for timm encoders.

@@ -34,7 +34,7 @@ class TensorHeader:
 
     Args:
         metadata: Strings by name.
-        shapes: Of each tensor.
+        shapes: Shape of each tensor.
     """
 
     metadata: Mapping[str, str]

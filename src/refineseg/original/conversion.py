@@ -51,7 +51,7 @@ class MatConvNetOptions:
             argmax, is dropped or kept as a class named ``void``.
         void_index: Its place among the outputs, from 0; None: what the file says, else the last (the authors' SUN RGB-D
             and ADE20K models have it first).
-        resize: Of feature maps: ``matlab_gpu`` as the authors ran it, ``matlab_cpu``, or ``bilinear``.
+        resize: Way of enlarging feature maps: ``matlab_gpu`` as the authors ran it, ``matlab_cpu``, or ``bilinear``.
         input_scale: Enlargement of images in front of the network.
 
     Source: the RefineNet authors' code.

@@ -286,7 +286,7 @@ def encoder_state(
     from its mean: the function stays the same.
 
     Args:
-        tensors: Of :func:`read_matconvnet`.
+        tensors: Tensors from :func:`read_matconvnet`.
         depth: 50, 101 or 152.
         prefix: What stands in front of the encoder's names, a key of ``MatConvNetModel.encoder_depths``.
 

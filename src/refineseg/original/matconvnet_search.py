@@ -36,7 +36,7 @@ class MatConvNetLayer:
         outputs: Names of the variables it writes.
         stride_hw: Its stride.
         padding: Top, bottom, left, right.
-        window_hw: Of pooling.
+        window_hw: Height and width of the pooling window.
     """
 
     kind: str

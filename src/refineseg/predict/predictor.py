@@ -323,11 +323,11 @@ class PredictorOptions:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ...
-        precision: Of the network.
-        scales: Of the views that are averaged.
+        precision: Precision of the network.
+        scales: Scales of the views that are averaged.
         flip: Mirror each view too.
         protocol: Sizes and enlargements.
-        crf: Of a dense CRF at the end; None: without.
+        crf: Options of a dense CRF at the end; None: without.
         tiling: How large images are cut; None: never.
         backend: The runtime: ``torch``, ``auto``, or a key of :data:`~refineseg.runtimes.opening.BACKENDS`.
     """

@@ -49,7 +49,7 @@ def record(function: Callable[[Tensor], Tensor], images: Tensor, *, stream: torc
     Args:
         function: Without anything that the host must know in between.
         images: An example, on the GPU; it is copied.
-        stream: Of the same GPU, for warming up and recording: libraries keep working memory for each stream.
+        stream: Stream of the same GPU, for warming up and recording: libraries keep working memory for each stream.
     """
     own = images.clone()
     stream.wait_stream(torch.cuda.current_stream(own.device))

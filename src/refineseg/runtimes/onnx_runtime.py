@@ -48,7 +48,7 @@ def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 -
     """A traced segmenter as an ONNX model in memory, described in its metadata.
 
     Args:
-        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
+        program: Program from :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: What it is.
 
     Raises:

@@ -70,7 +70,7 @@ def open_exported(path: Path, *, backend: str, device: torch.device, precision: 
         path: ``.onnx``, ``.xml`` or ``.pt2``.
         backend: ``torch`` (nothing was said) and ``auto``: the file's own; an ``.onnx`` file is also read by openvino.
         device: Where.
-        precision: Of openvino: ``float32`` or ``bfloat16``; others compute as the file was exported.
+        precision: Precision in OpenVINO: ``float32`` or ``bfloat16``; others compute as the file was exported.
 
     Raises:
         ConfigError: The backend does not read such files.

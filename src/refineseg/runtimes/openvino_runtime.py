@@ -42,7 +42,7 @@ def openvino_model(program: Any, description: Description) -> Any:  # noqa: ANN4
     It goes through ONNX: OpenVINO's own reader of traced programs does not know arithmetic on sizes.
 
     Args:
-        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
+        program: Program from :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: What it is.
 
     Raises:

@@ -107,7 +107,7 @@ class Call:
     """One call of a program.
 
     Args:
-        function: Of :data:`ATEN` or :data:`ARITHMETIC`.
+        function: Name of a function, a key of :data:`ATEN` or :data:`ARITHMETIC`.
         arguments: By place: numbers, words, :class:`Name`, lists of these.
         options: By keyword.
         results: Names of what it gives; the empty one is not used.
@@ -163,7 +163,7 @@ def program_bytes(program: Any, description: Mapping[str, str]) -> bytes:  # noq
     """A traced segmenter as a file's content, without a pickle in it.
 
     Args:
-        program: Of :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
+        program: Program from :func:`~refineseg.runtimes.graph.export_program`; it stays as it is.
         description: Texts by name.
 
     Raises:

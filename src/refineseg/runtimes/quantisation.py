@@ -83,7 +83,7 @@ def quantised(
 
     Args:
         model: In single precision; it stays as it is.
-        description: Of the result, whose precision says ``int8``.
+        description: Description of the result, whose precision says ``int8``.
         images: For the ranges of the feature maps; a few hundred of the kind the model is for.
 
     Raises:

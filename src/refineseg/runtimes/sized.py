@@ -54,8 +54,8 @@ def with_border(images: UInt8[Tensor, "n c h w"], multiple: int) -> UInt8[Tensor
     """Images whose sides are whole multiples: the last row and column repeated, as a segmenter does it.
 
     Args:
-        images: Of any size from 1x1 up.
-        multiple: Of both sides.
+        images: Images of any size from 1x1 up.
+        multiple: Number that both sides are multiples of.
 
     Example:
         >>> with_border(torch.tensor([[[[1, 2, 3]]]], dtype=torch.uint8), 4)[0, 0, 3].tolist()

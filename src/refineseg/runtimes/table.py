@@ -28,7 +28,7 @@ class Backend:
     Args:
         summary: What it is, in a few words.
         packages: What must be installed.
-        suffix: Of the files it reads; empty: model files only.
+        suffix: Ending of the files it reads; empty: model files only.
         precisions: In which it computes a model file.
         devices: Where.
         compiles: It spends a minute on compiling first, so it is used only where it is named.

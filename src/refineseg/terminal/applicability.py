@@ -132,7 +132,7 @@ def check_inputs(given: Collection[str], kinds: Collection[str]) -> None:
 
     Args:
         given: Python names of the options that the call names.
-        kinds: Of the inputs: images, videos, image sequences.
+        kinds: Kinds of the inputs: images, videos, image sequences.
 
     Raises:
         ConfigError: There are some.

@@ -37,7 +37,7 @@ def short(name: object, *, most: int = _MOST_OF_NAME) -> str:
     r"""A name for a table or a picture, where there is room for little.
 
     Args:
-        name: Of a class, for instance.
+        name: Name of a class, for instance.
         most: Characters of the result; a longer one ends in ``...``.
 
     Example:

@@ -72,7 +72,7 @@ class Terminal(Console):
 
         Args:
             lines: Foreign text is welcome.
-            style: Of all of them, for instance ``red``.
+            style: Style of all of them, for instance ``red``.
         """
         for line in lines:
             self.print(Text(printable(line), style=style), soft_wrap=True)

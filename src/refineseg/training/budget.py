@@ -50,7 +50,7 @@ def fit_to_budget(
 
     Args:
         segmenter: The model to start from; it stays as it is.
-        config: Of the run; the lengths of its phases say how the time is shared out.
+        config: Configuration of the run; the lengths of its phases say how the time is shared out.
         data: Checked data sets.
         budget: Time there is.
         device: As for training.

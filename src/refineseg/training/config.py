@@ -95,14 +95,14 @@ class TrainingConfig:
         val_split: Split to measure after each epoch; None: none, and the last model is the result.
         val_every: Measure every so many epochs (and at the end).
         optimiser: ``adamw``, or ``sgd`` with ``momentum``.
-        momentum: Of SGD.
-        weight_decay: Of filters.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of filters.
         decay_vectors: Also decay biases and norms, as the papers' code does.
         class_weight_power: 0: none; 0.5: mild; 1: median frequency balancing.
         class_weight_style: ``median`` frequency balancing, or the ``logarithm`` of the frequency (ENet's).
         label_smoothing: 0..1.
         ohem_threshold: Online hard example mining below this probability; None: off.
-        ohem_share: Of the labelled pixels are kept at least.
+        ohem_share: Share of the labelled pixels that are kept at least.
         boundary: Further weight of pixels at a border between classes (1: they count twice); 0: none.
         boundary_radius: The further weight falls to 0 over this many pixels.
         lovasz: How much the Lovasz-Softmax loss counts beside cross entropy.
@@ -115,7 +115,7 @@ class TrainingConfig:
         flip: Mirror half of the crops.
         colour: Largest relative change of brightness, contrast, saturation.
         white_balance: Largest natural logarithm of the factors of red and blue: 0.2 changes them by up to a fifth.
-        ema_decay: Of the average of the weights, which is what is measured and saved; None: off.
+        ema_decay: Decay of the average of the weights, which is what is measured and saved; None: off.
         clip_norm: Largest gradient norm; None: off.
         pretrained: Start the encoder from ImageNet weights; ``auto``: if they can be had.
         freeze_norm: Keep the encoder's normalisation statistics as they are; scale and shift are still trained.
@@ -134,7 +134,7 @@ class TrainingConfig:
             statistics are then those of a piece. None: whole batches, until memory is short.
         checkpoint_every_s: Save checkpoint and models when an epoch ends and this many seconds have passed since the
             last time; always after the last epoch. Changes no result.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     recipe: str

@@ -61,7 +61,7 @@ class Engine:
     """A device with a precision, and the steps computed on it.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         say: Shows a line to the user.
 

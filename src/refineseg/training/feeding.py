@@ -148,7 +148,7 @@ class Feed:
     Args:
         learned: The data of the phase.
         phase: How crops are drawn.
-        config: Of the run.
+        config: Configuration of the run.
         workers: Reading processes, where the host reads.
         device: Where batches are wanted.
     """

@@ -73,7 +73,7 @@ class TensorBoardLogger:
     """Event files in the run's folder ``tensorboard``.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         config: Shown as text.
         done: Epochs that are complete; what an earlier process logged of later ones is hidden.
     """
@@ -115,9 +115,9 @@ class MlflowLogger:
     """A run of an MLflow tracking server, or of a folder; ``mlflow.json`` says which, so that a resumed run goes on.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         config: Its values become parameters.
-        uri: Of the server; None: ``MLFLOW_TRACKING_URI``, else a folder.
+        uri: Address of the server; None: ``MLFLOW_TRACKING_URI``, else a folder.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, uri: str | None) -> None:
@@ -233,8 +233,8 @@ class Loggers:
         """Those that were asked for.
 
         Args:
-            names: Of :data:`~refineseg.training.request.LOGGERS`.
-            folder: Of the run.
+            names: Names of loggers, of :data:`~refineseg.training.request.LOGGERS`.
+            folder: Folder of the run.
             config: As plain values.
             done: Epochs that are complete.
             say: Shows a line to the user.

@@ -227,7 +227,7 @@ def lovasz_loss(
     Written so, it needs no difference of nearly equal numbers.
 
     Args:
-        probabilities: Of each class.
+        probabilities: Probability of each class.
         masks: Class indices and void.
         ignore_index: Void value.
 
@@ -258,7 +258,7 @@ def dice_loss(
     """1 - Dice coefficient with probabilities for predictions, averaged over the classes that are present.
 
     Args:
-        probabilities: Of each class.
+        probabilities: Probability of each class.
         masks: Class indices and void.
         ignore_index: Void value.
 
@@ -301,7 +301,7 @@ def class_weights(
 
     Args:
         pixel_counts: (K,) labelled pixels of each class in the training masks.
-        power: Of the weights. 0: no weights; 1: as published; 0.5: the square root.
+        power: Power of the weights. 0: no weights; 1: as published; 0.5: the square root.
         style: ``median``: median frequency / frequency; ``logarithm``: 1 / ln(1.02 + frequency), which lifts rare
             classes less.
 

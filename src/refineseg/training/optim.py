@@ -76,7 +76,7 @@ class WeightAverage:
 
     Args:
         segmenter: What is averaged; it must stay on its device.
-        decay: Of the average in the long run, 0..1.
+        decay: Decay of the average in the long run, 0..1.
     """
 
     def __init__(self, segmenter: Segmenter, decay: float) -> None:

@@ -38,8 +38,8 @@ class Hiding:
     """What is hidden.
 
     Args:
-        share: Of the squares, 0..1.
-        side: Of a square, in pixels.
+        share: Share of the squares, 0..1.
+        side: Side of a square, in pixels.
     """
 
     share: float = 0.5
@@ -61,8 +61,8 @@ class Hiding:
 
         Args:
             count: Images.
-            size_hw: Of each.
-            generator: Of the host, so that the same squares are hidden everywhere.
+            size_hw: Height and width of each.
+            generator: Generator of the host, so that the same squares are hidden everywhere.
             device: Where the result is wanted; a GPU is not waited for. None: the host.
         """
         rows, columns = (-(-length // self.side) for length in size_hw)

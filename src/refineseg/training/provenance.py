@@ -28,8 +28,8 @@ def run_protocol(
     """The protocol of a run: what it learned from, and the split it is measured on while it trains.
 
     Args:
-        config: Of the run.
-        names: Of its data sets; the first is measured.
+        config: Configuration of the run.
+        names: Names of its data sets; the first is measured.
         training: The training samples of each phase.
         val: The measured samples; None: none.
         started_from: ``scratch``, or where the first weights come from.

@@ -33,7 +33,7 @@ class NotFinite:
         step: Its number in the epoch, from 1.
         what: ``loss`` or ``gradient``.
         value: ``nan`` or ``inf``.
-        names: Of the samples in the batch.
+        names: Names of the samples in the batch.
     """
 
     step: int
@@ -93,10 +93,10 @@ def write_nan_batch(
     """What is needed to look into a loss that is no number, in ``nan_batch.json``.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         bad: The step.
         epoch: From 1.
-        losses: Of the steps of the epoch up to it; the last of them are kept.
+        losses: Losses of the steps of the epoch up to it; the last of them are kept.
         rates: Learning rates of encoder and decoder in the last step.
 
     Raises:

@@ -39,7 +39,7 @@ class ReproductionState:
     """How far a reproduction has come.
 
     Args:
-        results: Of the seeds that are trained and measured.
+        results: Results of the seeds that are trained and measured.
         left: What is still to do, in words; empty: nothing.
     """
 
@@ -139,8 +139,8 @@ def train_within(
     """Begin a run or go on with it until it is trained or its time is up.
 
     Args:
-        folder: Of the run.
-        config: Of a run that begins; one that is there keeps its own.
+        folder: Folder of the run.
+        config: Configuration of a run that begins; one that is there keeps its own.
         data: ``NAME:ROOT``.
         device: ``auto``, ``cpu``, ``cuda``, ...
         num_workers: Reading processes; None: chosen.

@@ -73,7 +73,7 @@ def summary(results: Sequence[SeedResult], config: TrainingConfig, *, left: Sequ
     """The table as plain values.
 
     Args:
-        results: Of the seeds that are done, at least one.
+        results: Results of the seeds that are done, at least one.
         config: The recipe.
         left: What is still to do, in words.
     """

@@ -164,7 +164,7 @@ def resume_run(
     """Go on with the run in a folder, from its last checkpoint.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         data: Where the data set lies now; None: where it lay.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.

@@ -33,8 +33,8 @@ class RunState:
 
     Args:
         segmenter: The model that learns, on its device.
-        optimiser: Of its parameters.
-        average: Of its weights; None: none.
+        optimiser: Optimiser of its parameters.
+        average: Average of its weights; None: none.
         micro_batch: Most crops computed at a time; None: whole batches.
         epoch: Epochs completed.
         history: One entry for each of them.

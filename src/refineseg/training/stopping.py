@@ -18,7 +18,7 @@ class StoppedBySignal(BaseException):
     """The user, or the system, wants the run to end; no error, hence no ``Exception``.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:

@@ -47,7 +47,7 @@ class ImageFacts:
         stored_hw: As stored, before EXIF turns it.
         orientation: EXIF, 1 where there is none.
         largest: The largest value of an image of 16 bits, -1 for others.
-        digest: Of the decoded pixels.
+        digest: Digest of the decoded pixels.
         signature: ``(16, 16, 3)`` uint8; None where it cannot be read.
     """
 

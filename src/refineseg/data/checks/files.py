@@ -14,7 +14,7 @@ def file_faults(facts: CaseFacts, *, image_name: str, mask_name: str) -> list[Fa
     """The faults of one case that its classes have no part in.
 
     Args:
-        facts: Of the case.
+        facts: Facts of the case.
         image_name: How the image is named in faults.
         mask_name: How the mask is named in faults.
     """

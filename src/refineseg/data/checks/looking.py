@@ -32,7 +32,7 @@ class Look:
 
     Args:
         counts: (K + 1,) pixels of each class and of void; zeros where there is no mask.
-        marks: Of the image and of the mask, by which they are known again; empty: none.
+        marks: Marks of the image and of the mask, by which they are known again; empty: none.
         faults: Fatal ones of the two files.
         mask: Name and facts of the mask file; None where the reader gives class indices.
         pairs: The data set of files that the mask belongs to.

@@ -154,7 +154,7 @@ def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 5"]) 
 
     Args:
         images: 0..255; images that are not RGB have no saturation and no white balance.
-        factors: Of brightness, contrast, saturation, red and blue; 1 changes nothing.
+        factors: Factors of brightness, contrast, saturation, red and blue; 1 changes nothing.
     """
     channels = images.shape[1]
     shares = _GREY if channels == 3 else (1 / channels,) * channels

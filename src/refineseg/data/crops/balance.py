@@ -45,7 +45,7 @@ def balanced_samples(
     Args:
         counts: Pixels of each class in each image.
         class_balance: 0..1; 0 shows every image once.
-        generator: Of the random numbers.
+        generator: Generator of the random numbers.
 
     Returns:
         Sample ``i`` at its first time, ``i + n`` at its second, ``i + 2 n`` at its third, and so on, so that each time

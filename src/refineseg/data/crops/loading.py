@@ -47,7 +47,7 @@ class Batch:
     Args:
         images: (N, 3, h, w) uint8.
         masks: (N, h, w) int64.
-        names: Of the samples.
+        names: Names of the samples.
     """
 
     images: Tensor
@@ -156,9 +156,9 @@ def epoch_order(
     one row of such passes: an epoch may end within a pass, or hold several.
 
     Args:
-        num_samples: Of the data set.
+        num_samples: Number of samples of the data set.
         batch_size: Samples per batch.
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: Number of the epoch in the run.
         steps: Batches of an epoch; None: one pass.
         counts: Pixels of each class in each image, needed with ``class_balance``.
@@ -210,7 +210,7 @@ class HostBatches:
         dataset: Where samples come from.
         augmentation: How crops are drawn.
         batch_size: Crops per batch.
-        seed: Of the run.
+        seed: Seed of the run.
         num_workers: Reading processes; 0 reads in this one. The batches do not depend on it.
         pinned: Whether batches lie in memory that a GPU can read by itself.
         counts: Pixels of each class in each image, where the augmentation asks for classes; None: they are counted,

@@ -145,9 +145,9 @@ class Placed:
     """Where a crop lies in a resized image.
 
     Args:
-        size_hw: Of the image as it is stored.
-        resized_hw: Of the image after the resize.
-        crop_hw: Of the crop.
+        size_hw: Height and width of the image as it is stored.
+        resized_hw: Height and width of the image after the resize.
+        crop_hw: Height and width of the crop.
         top: First row of the crop in the resized image.
         left: First column.
         flip: The crop is mirrored after it is cut.
@@ -195,7 +195,7 @@ def turned_sources(
         sizes: (N, 2) of the stored images.
         flips: (N,) bool.
         degrees: (N,) counter-clockwise, as the image's content turns.
-        crop_hw: Of all crops.
+        crop_hw: Height and width of all crops.
 
     Returns:
         (N, 2, h, w) rows and columns in the resized image (whole numbers are edges), the same in the stored image, and

@@ -41,7 +41,7 @@ class ResidentData:
         halves: (N, 3, ceil(H / 2), ceil(W / 2)) uint8, the same at half size.
         masks: (N, H, W), uint8 or int32.
         sizes_hw: Size of each image without padding.
-        names: Of the samples.
+        names: Names of the samples.
         ignore_index: Void value.
         counts: (N, K) pixels of each class in each image, on the host.
     """
@@ -198,7 +198,7 @@ class ResidentBatches:
         data: What they are cut from.
         augmentation: How crops are drawn.
         order: Samples of each batch.
-        seed: Of the run.
+        seed: Seed of the run.
         epoch: Its number.
         plans: The crops, where they are drawn already; None: they are drawn when the first batch is asked for.
     """
@@ -289,7 +289,7 @@ def _sources(length: int, first: Tensor, resized: Tensor, stored: Tensor) -> tup
     """For each crop and output pixel of one axis: where its centre lies in the stored image, and whether it is inside.
 
     Args:
-        length: Of the crop.
+        length: Length of the crop.
         first: (N,) first pixel of each crop.
         resized: (N,) length of the resized image.
         stored: (N,) length of the stored image.

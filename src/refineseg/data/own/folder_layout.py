@@ -202,8 +202,8 @@ def partners(image_folder: Path, mask_folder: Path | None) -> Partners:
     """Pair the files of two folders by their names.
 
     Args:
-        image_folder: Of the images.
-        mask_folder: Of the masks; None: there is none.
+        image_folder: Folder of the images.
+        mask_folder: Folder of the masks; None: there is none.
     """
     images = _by_key(_listed(image_folder), image_folder)
     bare = {base: key for key in images for base in _without(key, _IMAGE_ENDINGS)}

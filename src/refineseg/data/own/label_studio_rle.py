@@ -41,7 +41,7 @@ def decode_values(data: bytes, *, expected: int) -> NDArray[np.uint8]:
     """The values, one after the other.
 
     Args:
-        data: Of ``value.rle``.
+        data: Bytes of ``value.rle``.
         expected: How many they must be; nothing is allocated for another number.
 
     Raises:
@@ -75,7 +75,7 @@ def brush_pixels(data: bytes, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels a brush has painted.
 
     Args:
-        data: Of ``value.rle``.
+        data: Bytes of ``value.rle``.
         size_hw: ``original_height`` and ``original_width``.
 
     Raises:

@@ -124,7 +124,7 @@ def check_near(points: NDArray[np.float64], size_hw: tuple[int, int]) -> None:
 
     Args:
         points: ``(N, 2)``, x and y in pixels.
-        size_hw: Of the image.
+        size_hw: Height and width of the image.
 
     Raises:
         ValueError: One is no number, or lies more than the image's size and 1000 pixels beside the image.

@@ -33,7 +33,7 @@ class Drawing:
     Args:
         image: The image file.
         labels: The file that holds the annotations: for messages, and where ``text`` is empty to be read.
-        name: Of the sample.
+        name: Name of the sample.
         text: Annotations as JSON, where the file holds those of many images; several times smaller than the objects.
         size_hw: Height and width as the annotations state them; None where they do not.
     """

@@ -174,7 +174,7 @@ def challenge_size(image_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the challenge's version of an image of the full release.
 
     Args:
-        image_hw: Of the full release.
+        image_hw: Height and width of images of the full release.
 
     Source: convertFromADE.m: the shorter side becomes 512 where it is longer; square images stay as they are.
 

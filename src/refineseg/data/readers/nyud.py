@@ -176,8 +176,8 @@ def _first_label(root: Path, masks: Sequence[Path], others: Sequence[Path]) -> i
 
     Args:
         root: Where the user may have written it down.
-        masks: Of the split; a few of them are nearly always enough.
-        others: Of the other splits, which need not be there.
+        masks: Masks of the split; a few of them are nearly always enough.
+        others: Folders of the other splits, which need not be there.
     """
     told = root / ENCODING_NAME
     if told.is_file():

@@ -132,11 +132,11 @@ def pair_by_id(
     """Image and mask of every id.
 
     Args:
-        ids: Of the split.
+        ids: Ids of the split.
         listing: The list they come from, for messages.
         images: Folder of ``ID.jpg``.
         masks: Folders of masks; the first that has an id's mask gives it.
-        suffix: Of the masks, for instance ``.png``.
+        suffix: Suffix of the masks, for instance ``.png``.
         labelled: False for a split without public labels: images without a mask are then unlabelled samples.
         archive: For the messages.
 

@@ -258,7 +258,7 @@ class ToolboxSource:
     Args:
         segmentation: The HDF5 file of the masks, 64 GB when loaded whole.
         images: JPEG files.
-        indices: Of the masks, from 0.
+        indices: Indices of the masks, from 0.
         classes: Label 0..37 -> class index or void.
     """
 

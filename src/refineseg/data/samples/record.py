@@ -102,7 +102,7 @@ def data_record(dataset: Dataset, marks: Iterable[tuple[str, str]]) -> DataRecor
 
     Args:
         dataset: The data set.
-        marks: Of the image and of the mask of each sample.
+        marks: Marks of the image and of the mask of each sample.
     """
     samples = tuple((dataset.name(index), image, mask) for index, (image, mask) in enumerate(marks))
     return DataRecord(dataset.class_info, _rules(dataset), samples)

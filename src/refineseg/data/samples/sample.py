@@ -280,7 +280,7 @@ class Without:
 
     Args:
         dataset: Where samples come from.
-        names: Of the samples to leave out; names that the data set does not have are no error.
+        names: Names of the samples to leave out; names that the data set does not have are no error.
 
     Example:
         >>> classes = ClassInfo(("sky", "road"))

@@ -51,7 +51,7 @@ class CacheOptions:
 
     Args:
         folder: Shared by all data sets, runs and processes that name it.
-        max_bytes: Of all files together; the longest unused go first.
+        max_bytes: Most bytes of all files together; the longest unused go first.
         grace_s: Files used in the last so many seconds stay; a process that finds no room waits that long.
     """
 
@@ -95,7 +95,7 @@ class Mirror:
     """A local folder with the names of a remote one, whose files are brought when they are used.
 
     Args:
-        url: Of the remote folder, without a slash at the end.
+        url: URL of the remote folder, without a slash at the end.
         options: The cache.
     """
 

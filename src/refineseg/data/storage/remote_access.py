@@ -102,7 +102,7 @@ def remote_call(what: str, url: str, call: Callable[[Any, str], Any]) -> Any:  #
 
     Args:
         what: What is done, for the message: "list", "read", "write".
-        url: Of the file or folder.
+        url: URL of the file or folder.
         call: Called with the file system and the address in its form.
 
     Raises:

@@ -40,7 +40,7 @@ class Member:
     """Where a file lies in a tar file.
 
     Args:
-        shard: Of the shards, from 0.
+        shard: Number of the shard, from 0.
         name: In the tar file.
         start: First byte of its content.
         size: Bytes.

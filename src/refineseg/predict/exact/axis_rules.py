@@ -169,7 +169,7 @@ def torch_taps(
         mode: ``bilinear``, ``bicubic`` or ``nearest``.
         align_corners: As given to torch.
         antialias: As given to torch.
-        dtype: Of the map.
+        dtype: Type of the map.
         device: Where it is resized.
     """
     scale = size / new_size

@@ -30,7 +30,7 @@ class _Axis:
 
     Args:
         starts: Where each begins.
-        length: Of each.
+        length: Length of each one.
         weights: (windows, length); at every pixel those of all windows on it sum to 1.
     """
 
@@ -65,7 +65,7 @@ class Blending:
 
     Args:
         score: The logits (K, h, w) of a region of a source, as if it were an image.
-        size_hw: Of the image.
+        size_hw: Height and width of the image.
         options: ``tile`` is the side of a window; ``auto``: 1024 pixels, or what fits into ``memory_bytes``.
 
     Example:

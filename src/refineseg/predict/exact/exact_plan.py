@@ -55,7 +55,7 @@ def make_plan(graph: Graph, *, options: TilingOptions, budget: int, result_bytes
     """Cut an image.
 
     Args:
-        graph: Of the whole image.
+        graph: Graph of the whole image.
         options: ``tile`` says how; ``auto`` takes the tiles with the least extra arithmetic that fit.
         budget: Bytes for maps and the result of a tile: the memory in all without the program and the weights.
         result_bytes: What is kept of each pixel of a tile, in bytes.

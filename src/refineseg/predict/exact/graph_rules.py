@@ -54,7 +54,7 @@ def find_operation(
 
     Args:
         func: The function that was called.
-        name: Of it, from :func:`operation_name`.
+        name: Name of the operation, from :func:`operation_name`.
         args: With tensors without values.
         kwargs: The same.
         shapes: The maps among those tensors, by ``id``.

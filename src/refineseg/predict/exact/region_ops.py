@@ -51,9 +51,9 @@ class Pointwise:
     """Every pixel of the output depends on the same pixel of the inputs.
 
     Args:
-        function: Of the inputs.
-        size_hw: Of the whole output, which may be cut at the bottom and the right.
-        in_hw: Of the whole inputs.
+        function: Function of the inputs.
+        size_hw: Height and width of the whole output, which may be cut at the bottom and the right.
+        in_hw: Height and width of the whole inputs.
         multiply_adds: For each pixel.
         fresh: The function returns memory of its own.
         overwriting: The same function, which may overwrite its input.
@@ -130,8 +130,8 @@ class Convolution:
     Args:
         weight: Filters.
         bias: One for each output channel, or None.
-        rules: Of rows and columns.
-        groups: Of channels.
+        rules: Rules of rows and columns.
+        groups: Groups of channels.
     """
 
     weight: Tensor
@@ -162,7 +162,7 @@ class MaxPooling:
     """The largest value in a window.
 
     Args:
-        rules: Of rows and columns.
+        rules: Rules of rows and columns.
     """
 
     rules: tuple[Window, Window]
@@ -186,7 +186,7 @@ class AveragePooling:
     """The mean over a window.
 
     Args:
-        rules: Of rows and columns.
+        rules: Rules of rows and columns.
         padding: As the whole map is padded; windows that reach beyond it count fewer pixels.
         count_include_pad: Whether padding counts as pixels.
         divisor: What sums are divided by in any case; None: the number of pixels.
@@ -232,7 +232,7 @@ class Doubling:
     """Bilinear enlargement by powers of two, ``align_corners=False``: the same everywhere, so torch does it.
 
     Args:
-        factors: Of rows and columns.
+        factors: Factors of rows and columns.
         taps: The same as a table, for what it needs.
     """
 
@@ -260,7 +260,7 @@ class Resampling:
     """Resizing by tables of taps, rows and columns one after the other.
 
     Args:
-        taps: Of rows and columns.
+        taps: Taps of rows and columns.
         order: Which axis comes first.
         rounded: Pixels: rounded to whole values 0..255 after each axis that changes, halves upwards.
         changed: Which axes change at all.

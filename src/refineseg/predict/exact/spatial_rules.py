@@ -37,9 +37,9 @@ class Map:
     """A whole map.
 
     Args:
-        shape: Of the tensor, with a batch of one.
+        shape: Shape of the tensor, with a batch of one.
         axes: Which dimensions are rows and columns.
-        dtype: Of its values.
+        dtype: Type of its values.
     """
 
     shape: tuple[int, ...]

@@ -179,7 +179,7 @@ def stream(
 
     Args:
         graph: From :func:`~refineseg.predict.exact.tracing.trace`.
-        region: Of the image.
+        region: Region of the image.
         read: Gives (1, C, h, w) uint8 pixels of a region, on the device.
         step: Image rows read at a time.
 

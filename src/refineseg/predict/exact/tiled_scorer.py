@@ -52,7 +52,7 @@ class TiledScorer:
 
     Args:
         segmenter: The model; it is moved to the device and set to evaluation mode.
-        size_hw: Of the image.
+        size_hw: Height and width of the image.
         options: How it is cut. Tiles depend on these, the model, the size and the kind of device alone, if
             ``memory_bytes`` is given.
         device: Where.
@@ -295,8 +295,8 @@ class Proof:
 
     Args:
         region: Where.
-        largest_difference: Of any logit there.
-        equal_share: Of its pixels, those of the same class.
+        largest_difference: Largest difference of any logit there.
+        equal_share: Share of its pixels that have the same class.
         window: What was given to the segmenter at once.
         whole: The window holds all that the region depends on, so that its logits are those of the whole image. If
             not (it does not fit into the memory), the window was taken as an image of its own, for the tiles too.

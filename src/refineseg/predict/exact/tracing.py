@@ -183,7 +183,7 @@ def trace(segmenter: Segmenter, size_hw: tuple[int, int]) -> Graph:
 
     Args:
         segmenter: In evaluation mode, on the device where it is to be computed; its weights are not copied.
-        size_hw: Of the whole image.
+        size_hw: Height and width of the whole image.
 
     Raises:
         ConfigError: A part of the network sees the whole image at once (squeeze-and-excitation, attention, global

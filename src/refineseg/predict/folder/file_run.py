@@ -155,7 +155,7 @@ class FileRun:
             predictor: The model.
             options: Batches and threads.
             since_ns: Results at least as new are done, unless their input has changed; None: nothing is done.
-            record: Of the inputs of results; None: none is kept.
+            record: Record of the inputs of results; None: none is kept.
         """
         self._jobs, self._record = jobs, record
         places: list[int] = []  # of the jobs that are predicted, in the order in which they are taken

@@ -81,7 +81,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
         inputs: Images, rasters, videos, addresses, cameras, and folders (or zip files) of images, searched with their
             subfolders.
         out: Where results go; the structure below an input folder is kept. What lies in it is no input.
-        endings: Of the files that are written for an image.
+        endings: Endings of the files that are written for an image.
 
     Raises:
         ConfigError: Results would overwrite each other or an input.

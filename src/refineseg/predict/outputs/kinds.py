@@ -59,13 +59,13 @@ class Outputs:
     """What to write of a prediction, and how.
 
     Args:
-        kinds: Of :data:`KINDS`.
+        kinds: Names of kinds, keys of :data:`KINDS`.
         probability_format: ``npz`` (float16) or ``tiff`` (a 16-bit page per class; 65535 is probability 1).
         probability_classes: Names of the classes whose probabilities are written; None: all.
         confidence_format: File format and bits; the largest value is probability 1.
         unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
         vectors: Which regions become polygons.
-        polygon_format: Of images; those of rasters are always GeoJSON.
+        polygon_format: Format of the polygons of images; those of rasters are always GeoJSON.
 
     Raises:
         ConfigError: An unknown kind or format, no kind at all, or a probability outside 0..1.

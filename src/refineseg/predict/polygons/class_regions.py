@@ -136,7 +136,7 @@ class RegionMerger:
         Args:
             region: Where it lies; tiles do not overlap.
             mask: ``(h, w)`` class indices or ``ignore_index``.
-            confidence: Of every pixel, 0..1; with all tiles or with none.
+            confidence: Confidence of every pixel, 0..1; with all tiles or with none.
 
         Raises:
             ConfigError: Values that are no class, a tile outside the image, of another size or over another, or

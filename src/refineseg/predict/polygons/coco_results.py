@@ -41,13 +41,13 @@ def coco_annotations(
     is that of the segmentation written; the score is the mean confidence, absent where unknown.
 
     Args:
-        regions: Of the image.
+        regions: Regions of the image.
         class_info: The classes; category ids are class indices plus 1, since 0 means background to many programs.
         size_hw: Height and width of the image.
-        file_name: Of the image.
+        file_name: Name of the file of the image.
         outline: ``polygons`` writes polygons for regions without holes; COCO's cannot have any.
-        image_id: Of the image, to put several together.
-        first_id: Of the first annotation.
+        image_id: Id of the image, to put several together.
+        first_id: Id of the first annotation.
 
     Returns:
         Plain values for JSON.
@@ -163,8 +163,8 @@ def _compressed(runs: NDArray[np.int64], place: NDArray[np.int64], offsets: NDAr
     """COCO's strings: from the fourth on the difference to the run two before, five bits a character, low bits first.
 
     Args:
-        runs: Of all regions.
-        place: Of each run among those of its region.
+        runs: Runs of all regions.
+        place: Place of each run among those of its region.
         offsets: Where the runs of each region begin, and their number.
 
     Source: the format of COCO's API: 32 = more follow, 16 = sign of the last, from character 48 on.

@@ -30,7 +30,7 @@ class Ground:
     """The coordinates of an image's pixels on the ground.
 
     Args:
-        transform: Of corners of pixels, (0, 0) the upper left one of the image.
+        transform: Transform of the corners of pixels, (0, 0) the upper left one of the image.
         crs: Coordinate reference system, anything rasterio understands (``EPSG:32633``, WKT); None where unknown.
 
     Raises:

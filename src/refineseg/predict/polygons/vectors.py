@@ -69,7 +69,7 @@ def write_geojson(
     Corners alone are projected, and a region across the 180th meridian is not cut. Borders stay shared in every case.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         regions: In the order of the features.
         class_info: The classes.
         transform: The raster's ``(a, b, c, d, e, f)``; None writes pixels, whatever the system.
@@ -146,8 +146,8 @@ def write_vectors(
         class_info: The classes.
         confidence: ``(H, W)`` 0..1, the probability of each pixel's class.
         options: Which regions, and how exact.
-        formats: Of :data:`ENDINGS`.
-        file_name: Of the image, for COCO; by default the stem's name.
+        formats: Names of formats, keys of :data:`ENDINGS`.
+        file_name: Name of the file of the image, for COCO; by default the stem's name.
 
     Returns:
         The files, in the order of the formats.

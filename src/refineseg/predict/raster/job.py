@@ -261,7 +261,7 @@ class Job:
         """Store a tile; it counts as finished once this returns.
 
         Args:
-            index: Of the tile.
+            index: Index of the tile.
             layers: Name, number of the piece (see :func:`pieces`), (h, w) values; consumed one by one.
 
         Raises:
@@ -302,7 +302,7 @@ class Job:
             tiles: All of them.
             rows: One of the :func:`pieces` of the whole image.
             layer: Which.
-            dtype: Of the layer.
+            dtype: Type of the layer.
         """
         values = np.empty(rows.size_hw, dtype)
         number = rows.top // PIECE_ROWS

@@ -19,13 +19,13 @@ class RasterOptions:
 
     Args:
         bands: As in :class:`~refineseg.images.reading.Reading`, and so the next three.
-        percentiles: Of pixels that have not 8 bits.
+        percentiles: Percentiles of the values, where pixels have not 8 bits.
         value_range: The values of black and white.
         nodata: A value that stands for no data.
         overviews: Smaller copies in the results, for viewers.
         resume: Go on where the same job was broken off, and refuse what another one left; False: begin anew and
             replace everything.
-        compress: Of the results.
+        compress: Compression of the results.
 
     Raises:
         ConfigError: Values that cannot be.

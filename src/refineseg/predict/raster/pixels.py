@@ -143,7 +143,7 @@ class RasterSource:
 
         Args:
             reading: What was asked for.
-            num_bits: Of a pixel.
+            num_bits: Number of bits of a pixel.
         """
         reader = self._reader
         if self._palette is not None:

@@ -71,7 +71,7 @@ class RasterResult:
         pixel_area_m2: Square metres of a pixel, where the coordinate system is projected.
         tiles: How many there were.
         tiles_kept: How many of them were there already.
-        seconds: Of this call.
+        seconds: Duration of this call.
         peak_bytes: Most memory this process ever had, where the system says so.
         notes: What a user should know of how it was read.
     """
@@ -120,7 +120,7 @@ def predict_raster(
         options: How it is read and written.
         device: Where to compute.
         precision: ``float32`` or ``bfloat16``.
-        vectors: Of polygons.
+        vectors: Options of polygons.
         outputs: Which results.
         progress: Told the share of the work that is done, 0..1; the first call says what was there already.
 

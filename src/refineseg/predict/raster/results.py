@@ -47,11 +47,11 @@ class Finished:
     Args:
         job: With the tiles' files.
         tiles: All of them.
-        size_hw: Of the raster as predicted.
+        size_hw: Height and width of the raster as predicted.
         reader: The raster as it is on disk, which says where it lies.
         source: Its pixels.
         class_info: Classes and void.
-        compress: Of the files, see :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
+        compress: Compression of the files, see :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
         overviews: Whether files get overviews.
         turned: Whether the pixels were turned upright, so that they lie on no grid.
         facts: What the header of each file is to say, for instance the scaling.

@@ -52,13 +52,13 @@ class Layout:
 
     Args:
         size_hw: Height and width.
-        dtype: Of its pixels.
+        dtype: Type of its pixels.
         names: One per band.
         nodata: Value of pixels without a result; None: no such value.
         palette: Colours of the values, for the first band; empty: none.
         scale: What a value is to be multiplied by.
         tags: Text for its header.
-        compress: Of :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
+        compress: Compression, one of :data:`~refineseg.predict.raster.options.COMPRESSIONS`.
         overviews: ``mode`` (classes), ``average`` or ``nearest``; None: without.
     """
 

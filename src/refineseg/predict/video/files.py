@@ -293,10 +293,10 @@ class VideoWriter:
 
     Args:
         path: Ending in ``.mp4`` or ``.mkv``.
-        size_hw: Of all frames.
-        info: Of the source, for times.
+        size_hw: Height and width of all frames.
+        info: Facts of the source, for times.
         sound: The source's sound, to be copied; None: none.
-        quality: Of H.264, as its constant rate factor: 0 best to 51.
+        quality: Quality of H.264, as its constant rate factor: 0 best to 51.
         wide: Masks of 16 bits.
         classes: Kept as the tag ``CLASSES`` of a mask file.
 

@@ -29,13 +29,13 @@ class VideoOptions:
             :class:`~refineseg.predict.video.smoothing.Smoother`.
         static_below: Grey levels (of 255) by which a static pixel changes less.
         cut_above: Mean change in grey levels that means another scene.
-        frame_rate: Of image sequences, frames per second.
+        frame_rate: Frame rate of image sequences, frames per second.
         seconds: Stop after so much of the source; None: at its end.
         live: Drop frames that come too fast, the oldest first; None: for cameras and streams, never for files.
         frame_shares: Write ``STEM_shares.csv``: the share of each class in every frame.
-        opacity: Of the overlay, 0 to 1.
+        opacity: Opacity of the overlay, 0 to 1.
         legend: Name the classes below the overlay.
-        quality: Of the overlay: H.264's constant rate factor, 0 (best) to 51.
+        quality: Quality of the overlay: H.264's constant rate factor, 0 (best) to 51.
         queue: Frames that may wait between two stages.
 
     Raises:

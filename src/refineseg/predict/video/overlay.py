@@ -26,7 +26,7 @@ class FramePainter:
 
     Args:
         class_info: Colours and names.
-        size_hw: Of all frames.
+        size_hw: Height and width of all frames.
         opacity: 0 shows the image, 1 the colours.
         with_legend: Add the legend.
     """

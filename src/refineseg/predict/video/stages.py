@@ -64,7 +64,7 @@ class VideoRun:
     """One video on its way through the stages.
 
     Args:
-        name: Of the source, for messages.
+        name: Name of the source, for messages.
         reader: The source.
         predictor: The network.
         options: How.

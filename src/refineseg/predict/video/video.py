@@ -48,10 +48,10 @@ class VideoResult:
         broken: Could not be decoded.
         resized: Had another size than the first frame and were scaled to it.
         cuts: Changes of the scene.
-        size_hw: Of the masks.
+        size_hw: Height and width of the masks.
         rate: Frames per second of the source, as announced.
         seconds: From the first packet to the last file.
-        network_s: Of those, within the predictor.
+        network_s: Seconds of the network among those, within the predictor.
         flicker_before: Label changes per static pixel and pair of frames in the network's masks; None: nothing static.
         flicker_after: In the smoothed masks.
         shares: Class name -> share of all pixels.

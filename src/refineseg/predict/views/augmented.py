@@ -45,7 +45,7 @@ def mean_probabilities(
     Args:
         score: Images (N, C, H', W') uint8 of any size -> logits (N, K, H', W').
         images: Pixels 0..255.
-        scales: Of the views; 1 is the images' own size.
+        scales: Scales of the views; 1 is the images' own size.
         flip: Score each scale a second time with left and right exchanged, and exchange the logits back.
 
     Returns:

@@ -63,7 +63,7 @@ def fuse(maps: Iterable[Float[Tensor, "n k _ _"]], *, num_maps: int, style: Resi
     Args:
         maps: Probabilities, one (N, K, h, w) for each scale, at least one; taken one by one.
         num_maps: How many there are.
-        style: Of the enlargements.
+        style: Style of the enlargements.
 
     Returns:
         Scores 0..1.
@@ -94,7 +94,7 @@ def authors_scores(
     Args:
         score: Network images uint8 -> logits at the network's output resolution.
         images: Pixels 0..255.
-        scales: Of the views, in the order in which they are summed.
+        scales: Scales of the views, in the order in which they are summed.
         protocol: One of the authors'.
 
     Returns:

@@ -37,9 +37,9 @@ class CrfOptions:
 
     Args:
         num_iterations: Steps of mean field inference.
-        smoothness_weight: Of the kernel in position alone; 0 leaves it out.
+        smoothness_weight: Weight of the kernel in position alone; 0 leaves it out.
         smoothness_sigma: Its standard deviation in pixels.
-        appearance_weight: Of the kernel in position and colour; 0 leaves it out.
+        appearance_weight: Weight of the kernel in position and colour; 0 leaves it out.
         appearance_position_sigma: Its standard deviation in pixels.
         appearance_colour_sigma: Its standard deviation in values 0..255 of each colour channel.
         smallest_probability: Lower values are raised to this, so that no pixel is beyond correction by its neighbours.

@@ -42,7 +42,8 @@ class ScoringProtocol:
         enlarged: What is brought to image size, and how: ``logits_bilinear`` and ``logits_cubic`` enlarge logits;
             ``log_probabilities_cubic`` is all of the authors' procedure, see :mod:`refineseg.predict.views.authors`.
         short_side: Images are resized until their shorter side, in pixels, lies in this range; None: own size.
-        enlargement: Of the image in front of the network, on top of everything else; None: as the model says.
+        enlargement: Enlargement of the image in front of the network, on top of everything else; None: as the model
+            says.
 
     Raises:
         ConfigError: An enlargement that is not above 0 and at most 8, or one where the model's holds.

@@ -214,7 +214,7 @@ class TilingOptions:
             a number: tiles of so many pixels a side, whatever the image.
         memory_bytes: What prediction may take in all, the program and the network included; None: half of what is free.
         mode: ``exact``: the very result of the whole image; ``blend``: overlapping tiles, averaged where they overlap.
-        overlap: Of ``blend``, in pixels.
+        overlap: Overlap of the tiles of ``blend``, in pixels.
 
     Raises:
         ConfigError: A tile below 32 pixels, no memory, an unknown word, or an overlap that is not below the tile.

@@ -45,7 +45,7 @@ class FullPlan:
         crop: Side of the crops in pixels.
         improved: Whether the released code's model convolves before it pools.
         first: Data of additional phases of their own, in front; the last phase learns from the data set alone.
-        first_epochs: Of each of them.
+        first_epochs: First epoch of each of them.
         val_split: What the table measures.
     """
 
