@@ -31,12 +31,12 @@ def export(
     calibrate: Annotated[
         str | None, typer.Option(help="NAME:ROOT; images for the ranges of feature maps, with --precision int8.")
     ] = None,
-    calibrate_split: Annotated[str, typer.Option(help="Of the images to calibrate with.")] = "train",
+    calibrate_split: Annotated[str, typer.Option(help="Split of the images to calibrate with.")] = "train",
     images: Annotated[int, typer.Option(help="How many to calibrate with, evenly spaced.")] = 128,
     accept: Annotated[
         str | None, typer.Option(help="NAME:ROOT; compare file and model on these images, and refuse what differs.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the images to accept by.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the images to accept by.")] = "val",
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: accept (or refuse) the file that is already there.")
     ] = False,

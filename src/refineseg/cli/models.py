@@ -32,7 +32,7 @@ def convert(
         str | None, typer.Option(help="Data set whose classes they are: voc, nyud, ...; by default numbered ones.")
     ] = None,
     void: Annotated[
-        str, typer.Option(help="Of a .mat with an output for void: drop it, or keep it as a class.")
+        str, typer.Option(help="What happens to the output for void of a .mat: drop it, or keep it as a class.")
     ] = "drop",
     void_index: Annotated[int | None, typer.Option(help="Place of that output, from 0; by default known.")] = None,
 ) -> None:

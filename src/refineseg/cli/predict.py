@@ -73,7 +73,7 @@ TileMode = Annotated[
 Memory = Annotated[
     str | None, typer.Option(help="For all of it, 4GB for instance; else half of what is free.", rich_help_panel=_LARGE)
 ]
-Overlap = Annotated[int, typer.Option(help="Of blended tiles, pixels.", rich_help_panel=_LARGE)]
+Overlap = Annotated[int, typer.Option(help="Overlap of blended tiles, in pixels.", rich_help_panel=_LARGE)]
 Prove = Annotated[
     bool, typer.Option("--prove", help="Check a random piece against the whole image.", rich_help_panel=_LARGE)
 ]
@@ -91,7 +91,7 @@ Bands = Annotated[str | None, typer.Option(help="Which the model sees, from 1: 4
 Percentiles = Annotated[
     str,
     typer.Option(
-        help="Of pixels that have not 8 bits, for black and white: 2,98; auto: so, but 16 bits that are used as they "
+        help="Percentiles for black and white where pixels have not 8 bits: 2,98; auto: so, but 16 bits that are used as they "
         "are; none.",
         rich_help_panel=_PIXELS,
     ),
@@ -106,7 +106,9 @@ Overviews = Annotated[
 Smooth = Annotated[
     float, typer.Option(help="Weight of the past in each frame, 0 to 1; less flicker.", rich_help_panel=_VIDEOS)
 ]
-FrameRate = Annotated[float, typer.Option(help="Of image sequences (frame_%05d.png).", rich_help_panel=_VIDEOS)]
+FrameRate = Annotated[
+    float, typer.Option(help="Frames per second of image sequences (frame_%05d.png).", rich_help_panel=_VIDEOS)
+]
 Seconds = Annotated[float | None, typer.Option(help="Stop after so much of it.", rich_help_panel=_VIDEOS)]
 Live = Annotated[
     str, typer.Option(help="yes: drop frames that come too fast; auto: cameras and streams.", rich_help_panel=_VIDEOS)
