@@ -87,12 +87,14 @@ Resume = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images of one size at once; else chosen.", rich_help_panel=_MANY)]
 Workers = Annotated[int | None, typer.Option(help="Threads that read and write files.", rich_help_panel=_MANY)]
-Bands = Annotated[str | None, typer.Option(help="Which the model sees, from 1: 4,3,2.", rich_help_panel=_PIXELS)]
+Bands = Annotated[
+    str | None, typer.Option(help="Bands that the model sees, counted from 1: 4,3,2.", rich_help_panel=_PIXELS)
+]
 Percentiles = Annotated[
     str,
     typer.Option(
-        help="Percentiles for black and white where pixels have not 8 bits: 2,98; auto: so, but 16 bits that are used as they "
-        "are; none.",
+        help="Percentiles for black and white where pixels have more than 8 bits: 2,98; auto: 2,98 unless all 16 bits are "
+        "used; none: no scaling.",
         rich_help_panel=_PIXELS,
     ),
 ]
