@@ -93,8 +93,8 @@ Bands = Annotated[
 Percentiles = Annotated[
     str,
     typer.Option(
-        help="Percentiles for black and white where pixels have more than 8 bits: 2,98; auto: 2,98 unless all 16 bits are "
-        "used; none: no scaling.",
+        help="Percentiles for black and white where pixels have more than 8 bits: 2,98; auto: 2,98 unless 16 bits are "
+        "used to the full; none: no scaling.",
         rich_help_panel=_PIXELS,
     ),
 ]
