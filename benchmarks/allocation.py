@@ -44,7 +44,7 @@ def training_step(variant: str, height: int) -> Callable[[], object]:
     from refineseg.training.engine import Engine
     from refineseg.training.objective import Objective
     from refineseg.training.optim import set_rates
-    from refineseg.training.recipes.own import find_recipe
+    from refineseg.training.recipes.table import find_recipe
     from refineseg.training.state import RunState
 
     config = find_recipe(f"camvid_{variant}")

@@ -57,7 +57,7 @@ from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loop import train
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.provenance import run_protocol
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 from refineseg.training.request import parse_seeds
 
 WAYS = ("PyTorch", "OpenVINO", "ONNX Runtime")

@@ -39,7 +39,7 @@ from refineseg.segmenter import load, load_spec
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, override, to_json
 from refineseg.training.progress import TerminalProgress
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 from refineseg.training.reproduction import train_within
 from refineseg.training.request import parse_seeds
 

@@ -18,7 +18,7 @@ from refineseg.terminal.printing import Terminal
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.pretraining import Hiding, pretrain
 from refineseg.training.progress import TerminalProgress
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 from refineseg.training.request import recipe_options
 
 

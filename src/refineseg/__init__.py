@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
-    from refineseg.training.recipes.own import RECIPES
+    from refineseg.training.recipes.table import RECIPES
 
 _HOME = {
     "DATASETS": "data.datasets",
-    "RECIPES": "training.recipes",
+    "RECIPES": "training.recipes.table",
     "VARIANTS": "networks.variants",
     "ClassInfo": "class_info",
-    "ConfusionMatrix": "metrics",
+    "ConfusionMatrix": "evaluate.metrics",
     "Prediction": "prediction",
     "Predictor": "predict.predictor",
     "Preprocessing": "preprocessing",
     "RefinesegError": "errors",
-    "Sample": "data.sample",
+    "Sample": "data.samples.sample",
     "Segmenter": "segmenter",
     "build": "segmenter",
-    "keep_freed_memory": "allocation",
+    "keep_freed_memory": "devices",
     "load": "segmenter",
-    "load_original": "conversion",
-    "load_original_decoder": "networks.original_weights",
+    "load_original": "original.conversion",
+    "load_original_decoder": "original.checkpoints",
     "open_dataset": "data.datasets",
 }
 

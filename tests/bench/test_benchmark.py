@@ -216,7 +216,7 @@ def test_the_page_says_what_the_light_weight_networks_cost_at_the_other_size():
 
 
 def test_counts_are_written_to_the_package_and_its_page(tmp_path, monkeypatch):
-    package = tmp_path / "src" / "refineseg"
+    package = tmp_path / "src" / "refineseg" / "bench"
     package.mkdir(parents=True)
     monkeypatch.setattr("refineseg.bench.counting.__file__", str(package / "counting.py"))
     with pytest.raises(ConfigError, match="expected a clone of the repository for --write"):
@@ -224,7 +224,7 @@ def test_counts_are_written_to_the_package_and_its_page(tmp_path, monkeypatch):
     (tmp_path / "docs").mkdir()
     files = write_counts(known_counts())
     assert files == [package / "counts.json", tmp_path / "docs" / "counts.md"]
-    assert files[0].read_text() == (ROOT / "src" / "refineseg" / "counts.json").read_text()
+    assert files[0].read_text() == (ROOT / "src" / "refineseg" / "bench" / "counts.json").read_text()
 
 
 # Scores
@@ -597,7 +597,7 @@ def test_bench_counts_without_timing(refineseg, tmp_path):
     status, text, _ = refineseg("bench", "--counts", "--json", out)
     assert status == 0
     assert "118,052,437" in text
-    assert json.loads(out.read_text()) == json.loads((ROOT / "src" / "refineseg" / "counts.json").read_text())
+    assert json.loads(out.read_text()) == json.loads((ROOT / "src" / "refineseg" / "bench" / "counts.json").read_text())
     status, _, err = refineseg("bench", "--counts", "--papers")
     assert status == 2
     assert "expected --papers, --counts, --counts --write, --training or none of them" in err

@@ -316,7 +316,7 @@ def test_the_table_has_all_verbs_and_wrong_calls_leave_nothing_behind(answers):
 def test_names_that_are_not_known_never_bring_the_whole_list(answers):
     from refineseg.data.datasets import DATASETS
     from refineseg.networks.variants import VARIANTS
-    from refineseg.training.recipes.own import RECIPES
+    from refineseg.training.recipes.table import RECIPES
 
     for line, (status, _, err, _) in answers.found.items():
         for table in (DATASETS, VARIANTS, RECIPES):

@@ -23,8 +23,8 @@ from refineseg.networks.variants import VARIANTS, NetworkOptions
 from refineseg.original.conversion import MatConvNetOptions, load_original
 from refineseg.predict.views.protocols import PROTOCOLS
 from refineseg.training.config import override
-from refineseg.training.recipes.own import find_recipe
 from refineseg.training.recipes.papers import PAPER_RECIPES
+from refineseg.training.recipes.table import find_recipe
 
 ROOT = REPOSITORY
 PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")

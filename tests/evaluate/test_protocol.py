@@ -18,7 +18,7 @@ from refineseg.evaluate.published import COMPARATORS
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.provenance import run_protocol
-from refineseg.training.recipes.own import RECIPES
+from refineseg.training.recipes.table import RECIPES
 from refineseg.training.run import RunRequest, resume_run, start_run
 
 DABNET = COMPARATORS["camvid"][0]

@@ -13,7 +13,7 @@ from fakes.scenes import fake_camvid
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.errors import ConfigError
 from refineseg.terminal.printing import Terminal
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 
 PATH = REPOSITORY / "benchmarks" / "camvid_recipes.py"
 

@@ -10,7 +10,7 @@ from fakes.runs import Asking
 from refineseg.segmenter import build
 from refineseg.training.losses import SegmentationLoss, class_weights
 from refineseg.training.objective import Objective
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 
 COUNTS = np.array([400, 100, 25])
 

@@ -20,8 +20,8 @@ from refineseg.training.engine import Engine
 from refineseg.training.feeding import TrainingData
 from refineseg.training.opening import open_data
 from refineseg.training.optim import set_rates
-from refineseg.training.recipes.own import RECIPES, default_recipe, find_recipe, recipe_summary
 from refineseg.training.recipes.papers import PAPER_RECIPES
+from refineseg.training.recipes.table import RECIPES, default_recipe, find_recipe, recipe_summary
 from refineseg.training.request import fitted, recipe_options
 from refineseg.training.run import RunRequest
 from refineseg.training.state import RunState

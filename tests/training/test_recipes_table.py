@@ -5,7 +5,7 @@ import re
 import statistics
 
 from conftest import REPOSITORY
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 
 DOCS = REPOSITORY / "docs"
 LOG = json.loads((DOCS / "camvid_recipes.json").read_text(encoding="utf-8"))

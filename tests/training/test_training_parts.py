@@ -17,7 +17,7 @@ from refineseg.training.optim import (
     rate_factor,
     set_rates,
 )
-from refineseg.training.recipes.own import RECIPES, find_recipe
+from refineseg.training.recipes.table import RECIPES, find_recipe
 from refineseg.training.request import recipe_options
 
 PHASE = Phase(

@@ -199,7 +199,7 @@ def _check_bench_files(
     from refineseg.data.datasets import open_sources
     from refineseg.images.files import find_images
     from refineseg.training.config import override
-    from refineseg.training.recipes.own import find_recipe
+    from refineseg.training.recipes.table import find_recipe
 
     check_outputs({"--json": json_file})
     for option, path in (("--stages", stages), ("--folder", folder)):
@@ -262,7 +262,7 @@ def _bench_training(
 ) -> Any:  # noqa: ANN401 - JSON
     """Images/s of training, as a table on stdout and as plain values."""
     from refineseg.training.config import override
-    from refineseg.training.recipes.own import find_recipe
+    from refineseg.training.recipes.table import find_recipe
     from refineseg.training.speed import bench_training
 
     config = override(find_recipe(recipe), settings)
@@ -292,7 +292,7 @@ def models(
 
     # from here on PyTorch is there
     from refineseg.bench.counting import scores_table, shipped_models, variants_json, variants_table
-    from refineseg.training.recipes.own import RECIPES, recipe_summary
+    from refineseg.training.recipes.table import RECIPES, recipe_summary
 
     console = tables()
     shipped = shipped_models()

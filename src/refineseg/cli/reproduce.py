@@ -31,7 +31,7 @@ def reproduce(
     """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
     from refineseg.data.datasets import open_sources, parse_sources
     from refineseg.training.config import override
-    from refineseg.training.recipes.own import find_recipe
+    from refineseg.training.recipes.table import find_recipe
     from refineseg.training.request import (
         ReproductionRequest,
         check_training_data,

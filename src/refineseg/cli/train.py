@@ -174,7 +174,7 @@ def _training_config(
     from refineseg.files.archives import refuse_special
     from refineseg.networks.variants import find_variant
     from refineseg.training.config import from_json, override
-    from refineseg.training.recipes.own import default_recipe, find_recipe
+    from refineseg.training.recipes.table import default_recipe, find_recipe
     from refineseg.training.request import recipe_options
 
     if recipe is not None and path is not None:

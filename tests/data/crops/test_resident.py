@@ -16,7 +16,7 @@ from refineseg.data.crops.resident import hold
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 from refineseg.training.feeding import Feed, PhaseData, augmentation_of
-from refineseg.training.recipes.own import find_recipe
+from refineseg.training.recipes.table import find_recipe
 
 CPU = torch.device("cpu")
 INFO = ClassInfo(tuple("abcde"))
