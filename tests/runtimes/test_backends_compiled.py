@@ -23,18 +23,15 @@ from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.families import LIGHT_WEIGHT_MOBILE
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor
-from refineseg.runtimes import sized
 from refineseg.runtimes.compiler import compiling, why_not
-from refineseg.runtimes.cuda_graphs import RECORDED_SHAPES, CudaGraphScorer
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.opening import (
     check_backend,
     fastest,
     scorer_of,
 )
-from refineseg.runtimes.sized import SizedScorer, with_border
 from refineseg.runtimes.table import BACKENDS
-from refineseg.runtimes.torch_compile import COMPILED_SHAPES, CompiledScorer
+from refineseg.runtimes.torch_compile import COMPILED_SHAPES, CompiledScorer, with_border
 from refineseg.scoring import Scorer
 
 CPU = torch.device("cpu")
@@ -87,7 +84,7 @@ def agreement(scorer, segmenter, size, batch=1):
         return float((scorer.class_map(images).cpu() == segmenter(images).argmax(1)).double().mean())
 
 
-class Uncompiled(SizedScorer):
+class Uncompiled(CompiledScorer):
     """The same without a compiler: shows what surrounds it."""
 
     def __init__(self, *arguments, **options):
@@ -263,13 +260,11 @@ def test_backends_that_compile_are_used_only_where_they_are_named():
         assert fastest(torch.device("cuda"), precision) == "torch"
     names = list(BACKENDS)
     assert names.index("torch") < min(names.index(name) for name in names if BACKENDS[name].compiles)
-    assert not {"torch_compile", "torch_cuda_graphs"} & set(measurable(CPU))
-    assert {"torch_compile", "torch_cuda_graphs"} <= set(measurable(torch.device("cuda")))
+    assert "torch_compile" not in measurable(CPU)
+    assert "torch_compile" in measurable(torch.device("cuda"))
     assert check_backend("torch_compile", precision="bfloat16", device=CPU) == "torch_compile"
-    with pytest.raises(ConfigError, match=r"expected a device of torch_cuda_graphs \(cuda\), got cpu"):
-        check_backend("torch_cuda_graphs", precision="float32", device=CPU)
-    with pytest.raises(ConfigError, match=r"expected a device of torch_cuda_graphs \(cuda\), got cpu"):
-        CudaGraphScorer(tiny(), device=CPU)
+    with pytest.raises(ConfigError, match=r"expected a device of tensorrt \(cuda\), got cpu"):
+        check_backend("tensorrt", precision="float32", device=CPU)
 
 
 def test_a_bench_refuses_before_it_measures_and_says_what_it_leaves_out(monkeypatch, capsys, tmp_path):
@@ -367,24 +362,6 @@ def test_a_broken_compiler_is_one_sentence(segmenter, monkeypatch, tmp_path):
 
 @needs_cuda
 @pytest.mark.usefixtures("no_tf32")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_cuda_graphs_give_the_models_classes_and_keep_few_shapes(segmenter, precision):
-    cuda = torch.device("cuda")
-    scorer = CudaGraphScorer(segmenter, device=cuda, precision=precision)
-    expected = TorchScorer(tiny(), device=cuda, precision=precision)
-    for turn in range(2):
-        for width in range(20, 20 + 32 * (RECORDED_SHAPES + 2), 32):
-            images = example_images(1 + turn, 3, (33, width))
-            first = scorer.class_map(images)
-            scorer.class_map(255 - images)  # must not overwrite what was given before
-            same = float((first == expected.class_map(images)).double().mean())
-            assert same >= (0.9999 if precision == "float32" else 0.95)
-    assert len(scorer._recordings) == RECORDED_SHAPES
-    assert scorer.logits(images).shape == (2, 11, 33, images.shape[3])
-
-
-@needs_cuda
-@pytest.mark.usefixtures("no_tf32")
 @pytest.mark.slow
 def test_compiled_code_for_cuda_gives_the_models_classes(segmenter):
     cuda = torch.device("cuda")
@@ -400,4 +377,4 @@ def test_compiled_code_for_cuda_gives_the_models_classes(segmenter):
 
 
 def test_a_shape_that_is_a_multiple_already_gets_no_border():
-    assert sized.with_border(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 4).shape == (1, 1, 4, 4)
+    assert with_border(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 4).shape == (1, 1, 4, 4)

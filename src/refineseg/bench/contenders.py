@@ -42,7 +42,7 @@ CALIBRATION_IMAGES = 8
 """Example images that 8-bit rows are calibrated on; they are no photographs, so their agreement is a lower bound."""
 
 _CALIBRATED = f"calibrated on {CALIBRATION_IMAGES} example images"
-OF_SEGMENTERS = ("torch_compile", "torch_cuda_graphs")
+OF_SEGMENTERS = ("torch_compile",)
 """Runtimes of PyTorch that start from the segmenter itself, not from a traced program."""
 
 Refused = Callable[[str, ConfigError], None]

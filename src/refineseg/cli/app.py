@@ -51,7 +51,7 @@ BackendName = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile, torch_cuda_graphs; "
+        help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile; "
         "auto: the fastest that need not compile.",
     ),
 ]

@@ -80,7 +80,7 @@ def bench(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="torch, openvino, onnxruntime, torch_export, torch_compile, torch_cuda_graphs; by "
+            help="torch, openvino, onnxruntime, torch_export, torch_compile; by "
             "default all that are installed, on a CPU without those that compile."
         ),
     ] = None,

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 
 from refineseg.errors import ConfigError
-from refineseg.runtimes.cuda_graphs import CudaGraphScorer
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
@@ -35,7 +34,7 @@ from refineseg.segmenter import Segmenter, load
 ExportedScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
 """What scores with a file; each has a ``description``."""
 
-RuntimeScorer = ExportedScorer | CompiledScorer | CudaGraphScorer
+RuntimeScorer = ExportedScorer | CompiledScorer
 """What scores in another runtime than eager PyTorch; each has a ``description``."""
 
 
@@ -112,8 +111,6 @@ def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, preci
     kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     if backend == "torch_compile":
         return CompiledScorer(segmenter, device=device, precision=kind)
-    if backend == "torch_cuda_graphs":
-        return CudaGraphScorer(segmenter, device=device, precision=kind)
     check_takes_models(backend, segmenter.spec.variant)
     description = Description(segmenter.spec)
     program = export_program(segmenter, two_passes=True)

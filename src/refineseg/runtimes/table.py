@@ -61,7 +61,6 @@ BACKENDS: dict[str, Backend] = {
     "torch": Backend("PyTorch, eager", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda", "mps")),
     "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
     "torch_compile": Backend("torch.compile", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda"), True),
-    "torch_cuda_graphs": Backend("PyTorch in CUDA graphs", ("torch",), "", ("float32", "bfloat16"), ("cuda",)),
 }
 """Every runtime by name; on a CPU those that stand first are faster (docs/speed.md). ``auto`` is never one after
 ``torch``, which is always there."""
