@@ -192,7 +192,8 @@ def test_more_shapes_than_a_few_are_computed_uncompiled_and_that_is_said_once(se
 
 
 @needs_compiler
-@pytest.mark.parametrize("make", [least, pytest.param(tiny, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [least, tiny])
 def test_torch_compile_gives_the_models_classes_at_odd_sizes(make):
     segmenter = make()
     scorer = scorer_of(segmenter, backend="torch_compile", device=CPU, precision="float32")
