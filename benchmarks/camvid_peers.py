@@ -44,8 +44,9 @@ from refineseg.evaluate.measuring import evaluate
 from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS
-from refineseg.predict.predictor import Predictor, TorchScorer
+from refineseg.predict.predictor import Predictor
 from refineseg.runtimes.description import Description
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer

@@ -24,7 +24,7 @@ from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import build
 from refineseg.training import engine as engine_module
 from refineseg.training.config import override
-from refineseg.training.engine import Engine, is_out_of_memory
+from refineseg.training.engine import Engine
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
 from refineseg.training.optim import freeze_statistics, hardware_has_bf16
@@ -126,16 +126,6 @@ def test_a_crop_that_does_not_fit_alone_is_an_error_with_advice(monkeypatch):
     monkeypatch.setattr(Objective, "__call__", full)
     with pytest.raises(ConfigError, match=r"expected enough memory for one crop of 32x32 pixels.*smaller crops"):
         stepper.step(batch_with_uneven_voids())
-
-
-def test_errors_of_allocators_are_known_and_others_are_not_taken_for_them():
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
-    assert is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN's
-    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
-    assert not is_out_of_memory(RuntimeError("size mismatch"))
-    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_compiling_pays_on_a_gpu_for_long_phases_of_equal_crops_only():

@@ -43,14 +43,15 @@ from refineseg.bench.timing import (
     memory_explained,
     time_in_turns,
 )
+from refineseg.devices import find_device
 from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
-from refineseg.predict.predictor import TorchScorer, find_device
 from refineseg.runtimes import quantisation
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.table import BACKENDS, Precision
 from refineseg.segmenter import Segmenter, build, load
 from refineseg.terminal.arguments import parse_size

@@ -28,6 +28,7 @@ from torch import Tensor
 from refineseg.bench.benchmark import Report, open_model
 from refineseg.bench.contenders import measurable
 from refineseg.bench.timing import describe_machine
+from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
@@ -35,7 +36,7 @@ from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.predictor import PredictorOptions, find_device
+from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction

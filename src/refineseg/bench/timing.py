@@ -27,6 +27,7 @@ from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 
 from refineseg._version import __version__
+from refineseg.devices import is_out_of_memory, resident_memory
 from refineseg.errors import ConfigError
 from refineseg.scoring import Scorer
 from refineseg.terminal.printing import Terminal, progress_bar
@@ -198,7 +199,7 @@ def memory_explained(images: UInt8[Tensor, "n c h w"]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(
             f"expected a size and batch that fit into memory, got {len(images)} of {images.shape[2]}x{images.shape[3]} "
@@ -287,23 +288,12 @@ class _First:
 
 
 def _first(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> _First:
-    before = _resident_mb("VmRSS", reset=True)
+    before = resident_memory(reset=True)
     begin = time.perf_counter()
     classes = class_map(scorer, images)
     seconds = time.perf_counter() - begin
-    peak = _resident_mb("VmHWM")
-    return _First(classes, seconds, None if before is None or peak is None else max(0.0, peak - before))
-
-
-def _resident_mb(field: str, *, reset: bool = False) -> float | None:
-    """Resident memory of this process, now or at most since the last reset; None where it cannot be told."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return None if found is None else int(found[1]) / 1024
+    peak = resident_memory(most=True)
+    return _First(classes, seconds, None if before is None or peak is None else max(0, peak - before) / 2**20)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

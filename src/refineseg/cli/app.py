@@ -94,8 +94,7 @@ def prepare_training(device: str) -> None:
     Raises:
         ConfigError: No such device.
     """
-    from refineseg.devices import keep_freed_memory
-    from refineseg.predict.predictor import find_device
+    from refineseg.devices import find_device, keep_freed_memory
 
     find_device(device)
     keep_freed_memory()

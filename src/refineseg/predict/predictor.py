@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import find_device
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.reading import USUAL, Reading
 from refineseg.networks.variants import find_variant
@@ -40,14 +41,12 @@ from refineseg.predict.views.protocols import (
 )
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
-from refineseg.runtimes.eager import TorchScorer, find_device
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.open import OpenedModel, open_scored
 from refineseg.runtimes.table import PRECISIONS, Precision, check_name
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.arguments import check_word
-
-__all__ = ["Precision", "Predictor", "PredictorOptions", "TorchScorer", "find_device"]
 
 
 class Predictor:

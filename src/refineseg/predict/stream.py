@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, ImageError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import Reading
@@ -168,7 +169,7 @@ def _predict(group: Sequence[tuple[Item, Picture]], predictor: Predictor, option
         yield from (replace(item, error=ConfigError(f"{item.path}: {error}")) for item, _ in group)
         return
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+        if not is_out_of_memory(error):
             raise
         if len(group) > 1:
             for one in group:

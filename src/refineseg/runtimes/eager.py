@@ -12,30 +12,8 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
-from refineseg.terminal.arguments import check_device_name
-
-
-def find_device(name: str) -> torch.device:
-    """``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-
-    Raises:
-        ConfigError: No such device on this machine.
-    """
-    check_device_name(name)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"expected a device of this machine (cpu{', cuda' if torch.cuda.is_available() else ''}), got {name!r} "
-            f"({str(error).splitlines()[0][:80]}); use auto, which takes what is there"
-        ) from error
-    return device
 
 
 class TorchScorer:

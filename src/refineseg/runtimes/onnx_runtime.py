@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
@@ -169,7 +170,7 @@ class OnnxScorer:
         try:
             result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
         except Exception as error:  # as above
-            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+            if is_out_of_memory(error):
                 raise
             raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
         return self.description.checked(torch.from_numpy(result), output, images, self._name)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.runtimes.eager import find_device
 from refineseg.runtimes.opening import RuntimeScorer, open_model, read_description
 from refineseg.runtimes.table import BACKENDS, is_exported, own_backend
 from refineseg.segmenter import Segmenter, load_spec

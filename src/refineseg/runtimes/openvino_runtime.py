@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import folder_beside, write_error
 from refineseg.runtimes.description import KEY, Description
@@ -152,7 +153,7 @@ class OpenVinoScorer:
             with self._lock:  # a program computes one thing at a time
                 result: NDArray[Any] = self._program(output, tuple(images.shape))(pixels)[0]
         except RuntimeError as error:
-            if "memory" in str(error).lower() or "alloc" in str(error).lower():
+            if is_out_of_memory(error):
                 raise
             raise ModelFileError(f"expected a model that computes, got {self._name} ({told(error)})") from error
         self.description.checked(torch.from_numpy(result), output, images, str(self._name))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, ModelFileError, told
 from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
@@ -70,7 +71,7 @@ class TorchProgramScorer:
         try:
             results = self._call(images.to(self._device))
         except (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            if "memory" in str(error).lower():
+            if is_out_of_memory(error):
                 raise
             raise ModelFileError(f"expected a program that computes, got {self._path} ({told(error)})") from error
         found = results[self.description.outputs.index(output)]

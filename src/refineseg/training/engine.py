@@ -24,8 +24,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from refineseg.data.crops.loading import Batch
+from refineseg.devices import find_device, is_out_of_memory
 from refineseg.errors import ConfigError
-from refineseg.predict.predictor import find_device
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.objective import LossSum, Objective
@@ -37,24 +37,6 @@ COMPILE_PAYS_S = 240.0
 
 That takes one to two minutes; a call of ten minutes has more.
 """
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "ALLOC_FAILED")
-"""What PyTorch's allocators and libraries write into a RuntimeError when memory is short."""
-_NO_MEMORY_ONEDNN = (
-    "could not create a primitive",
-    "could not execute a primitive",
-    "could not create a memory object",
-)
-"""All that oneDNN, which computes convolutions on CPUs, says then."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is short, on a GPU or on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if not isinstance(error, RuntimeError):
-        return False
-    return str(error) in _NO_MEMORY_ONEDNN or any(text in str(error) for text in _NO_MEMORY)
 
 
 class Engine:

@@ -17,6 +17,7 @@ from refineseg.data.crops.balance import image_counts
 from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches
 from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.samples.sample import Dataset
+from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
@@ -77,7 +78,7 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
     """
     if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
         return _counted(data, config)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * config.cache_mib << 20
+    free = free_memory(device) if device.type == "cuda" else 2 * config.cache_mib << 20
     found: dict[int, ResidentData | None] = {}
     for phase in data.phases:
         if id(phase.dataset) not in found:

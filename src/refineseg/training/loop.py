@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from refineseg.data.crops.loading import mix_seeds
+from refineseg.devices import free_memory
 from refineseg.errors import CheckpointError, OutputError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
@@ -299,4 +300,4 @@ def _numbers(matrix: ConfusionMatrix) -> dict[str, Any]:
 def _free(engine: Engine, config: TrainingConfig) -> int:
     """Bytes that validation images may take: a quarter of what is free on a GPU, of the cache on a CPU."""
     on_gpu = engine.device.type == "cuda"
-    return (torch.cuda.mem_get_info(engine.device)[0] if on_gpu else config.cache_mib << 20) // 4
+    return (free_memory(engine.device) if on_gpu else config.cache_mib << 20) // 4

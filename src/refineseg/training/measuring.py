@@ -21,8 +21,9 @@ from refineseg.data.crops.loading import read_samples
 from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.evaluate.measuring import evaluate
 from refineseg.evaluate.metrics import ConfusionMatrix
-from refineseg.predict.predictor import Predictor, TorchScorer
+from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
+from refineseg.runtimes.eager import TorchScorer
 from refineseg.segmenter import Segmenter
 
 PICTURES = 3

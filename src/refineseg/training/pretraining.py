@@ -22,10 +22,10 @@ from torch import Tensor
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import padding_pixel
 from refineseg.data.crops.loading import mix_seeds
+from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.predict.predictor import find_device
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import Feed, TrainingData, default_workers, held

@@ -19,13 +19,14 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.networks.encoders import TwoScaleEncoder
 from refineseg.predict.exact.blending import Blending
 from refineseg.predict.exact.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
 from refineseg.predict.exact.streaming import needed_spans, peak_bytes, stream
 from refineseg.predict.exact.tracing import Graph, trace
-from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions, free_memory
+from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 
@@ -40,9 +41,7 @@ def memory_of(options: TilingOptions, device: torch.device) -> int:
     """What prediction may take in all: as asked for, or half of what is free on the device."""
     if options.memory_bytes is not None:
         return options.memory_bytes
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return free_memory() // 2
+    return free_memory(device) // 2
 
 
 class TiledScorer:

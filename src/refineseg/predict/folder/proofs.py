@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.devices import find_device
 from refineseg.images.reading import choose_bands
 from refineseg.predict.exact.tiled_scorer import prove
-from refineseg.predict.predictor import Predictor, PredictorOptions, find_device
+from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource

@@ -19,7 +19,6 @@ compressed strips of TIFF) is copied into that folder first.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import free_memory, is_out_of_memory, peak_memory
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
@@ -46,7 +46,7 @@ from refineseg.predict.raster.results import Finished
 from refineseg.predict.raster.task import RasterTask, check_paths
 from refineseg.predict.raster.tiles import TileScorer, tile_layers
 from refineseg.predict.raster.writing import copy_in_order
-from refineseg.predict.views.tiling import TilingOptions, free_memory
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.table import Precision
 from refineseg.segmenter import Segmenter
 
@@ -157,7 +157,7 @@ def predict_raster(
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
     told(1.0)
     seconds = time.monotonic() - begun
-    return replace(result, notes=notes, tiles_kept=tiles_kept, seconds=seconds, peak_bytes=peak_bytes())
+    return replace(result, notes=notes, tiles_kept=tiles_kept, seconds=seconds, peak_bytes=peak_memory())
 
 
 @contextmanager
@@ -331,7 +331,7 @@ def _enough_memory(path: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+        if not is_out_of_memory(error):
             raise
         raise ImageError(f"{path}: not enough memory for a tile; give less with --memory, or --tile 1024") from error
 
@@ -385,14 +385,4 @@ def _areas_json(task: RasterTask, finished: Finished, areas: Areas) -> dict[str,
 
 def _result(task: RasterTask, reader: RasterReader, size_hw: tuple[int, int], areas: Areas, tiles: int) -> RasterResult:
     square_metres = reader.pixel_area_m2
-    return RasterResult(task.targets, task.class_info, size_hw, areas, square_metres, tiles, 0, 0.0, peak_bytes())
-
-
-def peak_bytes() -> int | None:
-    """Most memory this process ever had; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    return RasterResult(task.targets, task.class_info, size_hw, areas, square_metres, tiles, 0, 0.0, peak_memory())

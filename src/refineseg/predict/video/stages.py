@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ImageError
 from refineseg.predict.video.files import VideoWriter
 from refineseg.predict.video.options import VideoOptions
@@ -149,7 +150,7 @@ class VideoRun:
             try:
                 prediction = self._predictor(item.image, probabilities=self._options.smooth > 0)
             except (MemoryError, RuntimeError) as error:
-                if "memory" not in str(error).lower():
+                if not is_out_of_memory(error):
                     raise
                 height, width = item.image.shape[:2]
                 raise ImageError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -193,16 +192,6 @@ def parse_bytes(text: str) -> int:
     if number < 1:
         raise ConfigError(f"expected an amount of memory such as 4GB, 512MB or 4GiB, got {text!r}")
     return number
-
-
-def free_memory() -> int:
-    """Bytes that programs can still have on this machine, as the system says; 4 GB where it says nothing."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 4 * 10**9
-    known = {line.split(":")[0]: line.split()[1] for line in lines if ":" in line}
-    return int(known["MemAvailable"]) * 1024 if "MemAvailable" in known else 4 * 10**9
 
 
 @dataclass(frozen=True)
