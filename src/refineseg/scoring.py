@@ -1,11 +1,12 @@
-"""The seam between models and everything that uses them: the protocol ``Scorer``.
+"""The seam between models and everything that uses them: the class ``Scorer``.
 
 In: ``uint8`` batches. Out: logits or class maps. Softmax and argmax are written here and nowhere else.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +18,32 @@ from refineseg.class_info import ClassInfo
 _STRIP_VALUES = {"cpu": 2**20, "other": 2**26}  # of enlarged logits; what a CPU's cache holds is twice as fast
 
 
-@runtime_checkable
-class Scorer(Protocol):
-    """Something that scores pixels: a segmenter on a device, or an exported file in a runtime."""
+class Scorer(ABC):
+    """Something that scores pixels: a segmenter on a device, an exported file in a runtime, or one of your own.
+
+    One of your own gives :attr:`class_info` and :meth:`logits`; the rest has an answer here.
+    """
 
     @property
+    @abstractmethod
     def class_info(self) -> ClassInfo:
         """The classes of the logits."""
 
-    def logits(self, images: UInt8[Tensor, "n c h w"], /) -> Float[Tensor, "n k h w"]:
+    @abstractmethod
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size."""
 
-    def class_map(self, images: UInt8[Tensor, "n c h w"], /) -> Integer[Tensor, "n h w"]:
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
         """The likeliest class of every pixel."""
+        return class_map_of(self.logits(images))
+
+    @property
+    def inner(self) -> Any:  # noqa: ANN401 - a TorchScorer, which lies above this module
+        """The scorer whose network can be looked into, for tiles, rasters and output before it is enlarged.
+
+        None: this one gives nothing but logits at image size.
+        """
+        return None
 
 
 def probabilities_of(logits: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h w"]:

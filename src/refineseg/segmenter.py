@@ -7,6 +7,7 @@ evaluation and prediction cannot disagree. A model file (safetensors, never pick
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -157,6 +158,14 @@ class Segmenter(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim == 4:  # some backbones have filters of five dimensions, which know no such order
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def digest(self) -> str:
+        """SHA-256 of all that a model is, as hexadecimal digits: its description and every tensor."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path, *, half: bool = False) -> None:
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.

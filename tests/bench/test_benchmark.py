@@ -16,7 +16,7 @@ from torch import nn
 
 from conftest import REPOSITORY
 from fakes.oracles import needs_oracles, read_json
-from refineseg.bench.benchmark import PAPER_STEPS, bench_model, bench_papers, open_model
+from refineseg.bench.benchmark import PAPER_STEPS, bench_model, bench_papers, model_or_variant
 from refineseg.bench.contenders import other_contenders, torch_contenders
 from refineseg.bench.counting import (
     CLASS_COUNTS,
@@ -390,14 +390,14 @@ def test_every_installed_runtime_is_measured_beside_the_plain_export(tmp_path):
 
 
 def test_networks_of_others_are_left_out_where_they_are_not_installed(monkeypatch):
-    segmenter = open_model("refinenet_lw_mobilenetv2")
+    segmenter = model_or_variant("refinenet_lw_mobilenetv2")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert other_contenders(segmenter, device=torch.device("cpu")) == []
 
 
 def test_stages_of_a_real_image_give_the_segmenters_mask(tmp_path):
     """Each stage has its time; what is written is what the model predicts."""
-    segmenter = open_model("camvid")
+    segmenter = model_or_variant("camvid")
     picture = example_images(1, 3, (50, 70))[0].permute(1, 2, 0).numpy()
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / "a.jpg", picture)
@@ -439,7 +439,7 @@ def test_want_of_memory_is_told_and_other_failures_are_not_hidden():
 
 def test_the_plain_contender_computes_in_default_order_and_says_what_the_segmenter_says():
     """Both are one function, so nearly all pixels agree; every map inside lies in the order the row names."""
-    segmenter = open_model("refinenet_lw_mobilenetv2")
+    segmenter = model_or_variant("refinenet_lw_mobilenetv2")
     plain, own, fused = torch_contenders("m", segmenter, device=torch.device("cpu"), precisions=["float32"])
     assert [one.fused for one in (plain, own, fused)] == [False, False, True]
     images = example_images(1, 3, (50, 70))
@@ -492,10 +492,10 @@ def test_a_bench_of_an_untrained_variant_has_one_plain_row_and_describes_the_mac
 def test_an_untrained_variant_has_the_same_weights_every_time_and_draws_nothing():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one = open_model("refinenet_lw_mobilenetv2")
+    one = model_or_variant("refinenet_lw_mobilenetv2")
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(6)
-    two = open_model("refinenet_lw_mobilenetv2")
+    two = model_or_variant("refinenet_lw_mobilenetv2")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
@@ -524,7 +524,7 @@ def test_wrong_options_are_told(options, message):
 
 def test_a_missing_model_file_is_told():
     with pytest.raises(ModelFileError, match=r"got 'absent\.safetensors', but there is no such file"):
-        open_model("absent.safetensors")
+        model_or_variant("absent.safetensors")
 
 
 # The papers side by side

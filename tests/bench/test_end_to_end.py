@@ -15,8 +15,8 @@ from refineseg.errors import ConfigError
 from refineseg.images.files import read_mask, write_mask
 from refineseg.predict import stream as streams
 from refineseg.prediction import Prediction
-from refineseg.runtimes import opening
-from refineseg.runtimes.opening import scorer_of
+from refineseg.runtimes import open as opening
+from refineseg.runtimes.open import scorer_of
 from refineseg.segmenter import build
 
 VARIANT = "refineseg_nano"

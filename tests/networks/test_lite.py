@@ -22,7 +22,7 @@ from refineseg.preprocessing import Preprocessing
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.runtimes.opening import open_exported
+from refineseg.runtimes.open import open_exported
 from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.segmenter import Segmenter
 

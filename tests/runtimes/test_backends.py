@@ -28,7 +28,7 @@ from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
-from refineseg.runtimes.opening import check_backend, open_exported, open_model
+from refineseg.runtimes.open import check_backend, open_exported, open_model
 from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
 from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
@@ -113,7 +113,7 @@ def test_an_exported_file_predicts_like_the_model_file(exported):
     image = example_images(1, 3, (60, 90))[0].permute(1, 2, 0).numpy()
     expected = Predictor(segmenter)(image, probabilities=True)
     for path in (files["onnx"], files["openvino"]):
-        opened = open_model(str(path), device=CPU)
+        opened = open_model(str(path), device="cpu")
         assert opened.backend == own_backend(path)
         found = Predictor(opened.scorer)(image, probabilities=True)
         assert np.mean(found.mask == expected.mask) > 0.999
@@ -350,7 +350,7 @@ def test_what_needs_the_network_itself_says_so(scenes, exported, tmp_path, monke
     with pytest.raises(
         ConfigError, match=r"expected --backend torch and a model file for a raster, .* got onnxruntime"
     ):
-        opened.needs_segmenter("a raster")
+        opened.needs_inner("a raster")
     with pytest.raises(ConfigError, match="expected a predictor of a segmenter"):
         Predictor(opened.scorer).raster(raster, tmp_path / "classes.tif")
 

@@ -25,7 +25,7 @@ from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor
 from refineseg.runtimes.compiler import compiling, why_not
 from refineseg.runtimes.eager import TorchScorer
-from refineseg.runtimes.opening import (
+from refineseg.runtimes.open import (
     check_backend,
     fastest,
     scorer_of,

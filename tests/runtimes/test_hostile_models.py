@@ -29,7 +29,7 @@ from fakes.hostile_models import (
 from refineseg.bench.timing import example_images
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
 from refineseg.runtimes.description import Description
-from refineseg.runtimes.opening import open_exported
+from refineseg.runtimes.open import open_exported
 from refineseg.training.checkpoint import load_checkpoint
 
 CPU = torch.device("cpu")

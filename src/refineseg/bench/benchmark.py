@@ -58,7 +58,7 @@ from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-"""That are measured; which runtime has which is in :data:`~refineseg.runtimes.opening.BACKENDS`."""
+"""That are measured; which runtime has which is in :data:`~refineseg.runtimes.table.BACKENDS`."""
 
 NUM_CLASSES = 21
 """Of untrained networks."""
@@ -72,7 +72,7 @@ PAPER_STEPS: tuple[tuple[str, str, DecoderOptions], ...] = (
 unit), the decoder."""
 
 
-def open_model(name: str) -> Segmenter:
+def model_or_variant(name: str) -> Segmenter:
     """A shipped model, a model file, or an untrained variant of 21 classes (always the same weights).
 
     Raises:
@@ -133,7 +133,7 @@ def bench_model(
         precision: Only this one beside the plain contender, which is ``float32``; None: float32, bfloat16, int8.
         batch: Images at a time.
         repeats: Rounds; None: as many as fit into half a minute.
-        backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`; None: all that are installed.
+        backend: A key of :data:`~refineseg.runtimes.table.BACKENDS`; None: all that are installed.
         console: Shows progress.
 
     Raises:
@@ -149,7 +149,7 @@ def bench_model(
     if batch < 1:
         raise ConfigError(f"expected a batch of at least 1 image, got {batch}")
     place = find_device(device)
-    segmenter = open_model(model)
+    segmenter = model_or_variant(model)
     backends = measurable(place) if backend is None else [backend]
     _check_measurable(backends, place, precision)
     precisions = [p for p in PRECISIONS if precision in (None, p)]
@@ -291,7 +291,7 @@ def bench_papers(
         if console is not None:
             console.say(f"building the networks on {encoder}")
         counts += _paper_counts(variant)
-        template = open_model(variant)
+        template = model_or_variant(variant)
         shared = template.network.encoder  # the steps differ in the decoder alone
         for name, _, options in PAPER_STEPS:
             segmenter = copy.deepcopy(template)

@@ -29,7 +29,7 @@ from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program, takes_any_size
 from refineseg.runtimes.onnx_runtime import OnnxScorer, computes_on, onnx_model
-from refineseg.runtimes.opening import onnx_device, scorer_of
+from refineseg.runtimes.open import onnx_device, scorer_of
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_from_onnx
 from refineseg.runtimes.program_files import program_bytes
 from refineseg.runtimes.table import BACKENDS, Precision
@@ -94,7 +94,7 @@ class RuntimeChoice:
     """Which runtimes are measured, and on what.
 
     Args:
-        backends: Keys of :data:`~refineseg.runtimes.opening.BACKENDS`, without ``torch``.
+        backends: Keys of :data:`~refineseg.runtimes.table.BACKENDS`, without ``torch``.
         precisions: ``float32``, ``bfloat16``, ``int8``.
         size_hw: Height and width of the images.
         batch: Images at a time; a program for one image has a fixed size, which is what is fastest.
@@ -247,7 +247,7 @@ def compiled_contenders(
     return contenders
 
 
-class OtherNetwork:
+class OtherNetwork(Scorer):
     """A network of segmentation-models-pytorch on a device, with the same preprocessing and argmax.
 
     Args:

@@ -25,10 +25,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from refineseg.bench.benchmark import Report, open_model
+from refineseg.bench.benchmark import Report, model_or_variant
 from refineseg.bench.contenders import measurable
 from refineseg.bench.timing import describe_machine
-from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
@@ -40,12 +39,8 @@ from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
-from refineseg.runtimes.eager import TorchScorer
-from refineseg.runtimes.open import OpenedModel, open_scored, place_of
-from refineseg.runtimes.opening import check_backend, scorer_of
-from refineseg.runtimes.table import BACKENDS, is_exported
-from refineseg.scoring import Scorer
-from refineseg.segmenter import Segmenter
+from refineseg.runtimes.open import OpenedModel, check_backend, open_model, place_of, scorer_of
+from refineseg.runtimes.table import BACKENDS, Precision, is_exported
 from refineseg.terminal.printing import Terminal
 
 MOST_IMAGES = 64
@@ -129,13 +124,7 @@ class _Way:
         )
         self._files = FileOptions(Outputs(("mask",)), batch_size=1)  # as the network alone
         self.workers = self._files.stream.num_threads
-        scorer = opened.scorer
-        if isinstance(scorer, Segmenter):
-            self.scorer: Scorer = TorchScorer(
-                scorer, device=find_device(opened.device), precision=self._options.precision
-            )
-        else:
-            self.scorer = scorer
+        self.scorer = opened.scorer
 
     def network(self) -> None:
         """Class maps of pixels in memory, in memory."""
@@ -199,14 +188,12 @@ def _file_work(way: _Way, paths: Sequence[Path], images: Sequence[Tensor]) -> tu
 
 
 def _opened(model: str, backend: str, precision: str, device: torch.device) -> OpenedModel:
+    kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
     if is_exported(model):
-        return open_scored(model, backend=backend, device=str(device), precision=precision)
-    segmenter = open_model(model)
-    scorer = segmenter
-    if backend != "torch":
-        exported = scorer_of(segmenter, backend=backend, device=device, precision=precision)
-        return OpenedModel(exported, backend, precision, str(device), segmenter)
-    return OpenedModel(scorer, backend, precision, str(device), segmenter)
+        return open_model(model, backend=backend, device=str(device), precision=kind)
+    segmenter = model_or_variant(model)
+    scorer = scorer_of(segmenter, backend=backend, device=device, precision=kind)
+    return OpenedModel(scorer, backend, kind, str(device), segmenter.spec, segmenter)
 
 
 def _choices(model: str, backend: str | None, precision: str | None, device: torch.device) -> list[tuple[str, str]]:
@@ -239,7 +226,7 @@ def bench_folder(
         model: A shipped model, a model file, a variant (untrained) or an exported file.
         folder: Folder of images; the first :data:`MOST_IMAGES` are taken.
         device: ``auto``, ``cpu``, ``cuda``, ...
-        backend: A key of :data:`~refineseg.runtimes.opening.BACKENDS`; None: torch, onnxruntime and openvino, where
+        backend: A key of :data:`~refineseg.runtimes.table.BACKENDS`; None: torch, onnxruntime and openvino, where
             they are installed.
         precision: ``float32`` or ``bfloat16``; None: both.
         rounds: How often each is measured; None: :data:`ROUNDS`.
@@ -253,7 +240,7 @@ def bench_folder(
     rounds = ROUNDS if rounds is None else rounds
     if rounds < 1:
         raise ConfigError(f"expected at least one round, got {rounds}")
-    place = place_of(device, backend or "torch", model)
+    place = place_of(device, backend, model)
     choices = _choices(model, backend, precision, place)
     images = [stacked([read_rgb(path)]) for path in paths]
     quiet, ways = Terminal(quiet=True), []

@@ -48,11 +48,11 @@ Flip = Annotated[bool, typer.Option("--flip", help="Score mirrored, too, and ave
 Protocol = Annotated[str, typer.Option(help="light_weight, light_weight_v1, authors, authors_cityscapes.")]
 Enlargement = Annotated[float | None, typer.Option(help="In front of the network, with the authors' protocols: 1.2.")]
 BackendName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--backend",
         help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile; "
-        "auto: the fastest that need not compile.",
+        "auto: the fastest that need not compile. Without it: torch, and of an exported file its own.",
     ),
 ]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]

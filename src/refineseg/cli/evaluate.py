@@ -50,7 +50,7 @@ def evaluate(
     protocol: Protocol = "light_weight",
     enlargement: Enlargement = None,
     crf: Crf = False,
-    backend: BackendName = "torch",
+    backend: BackendName = None,
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
     from refineseg.predict.views.protocols import check_scoring

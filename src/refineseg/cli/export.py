@@ -61,7 +61,7 @@ def export(
     # from here on PyTorch is there
     from refineseg.export.acceptance import Tolerance
     from refineseg.export.files import accept_file, calibration_images, export_accepted, export_file, write_acceptance
-    from refineseg.runtimes.opening import read_description
+    from refineseg.runtimes.open import read_description
     from refineseg.segmenter import load
 
     if calibrate is not None and not check:

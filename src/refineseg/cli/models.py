@@ -271,11 +271,11 @@ def _bench_training(
 
 def _bench_stages(model: str, images: Path, device: str, repeats: int | None) -> Any:  # noqa: ANN401 - JSON
     """The stages of real images, as a table on stdout and as plain values."""
-    from refineseg.bench.benchmark import open_model
+    from refineseg.bench.benchmark import model_or_variant
     from refineseg.bench.stages import measure_stages, stages_table
     from refineseg.devices import find_device
 
-    found = measure_stages(open_model(model), images, device=find_device(device), repeats=repeats or 5)
+    found = measure_stages(model_or_variant(model), images, device=find_device(device), repeats=repeats or 5)
     tables().print(stages_table(found, images))
     return found
 

@@ -147,7 +147,7 @@ def predict(
     protocol: Protocol = "light_weight",
     enlargement: Enlargement = None,
     crf: Crf = False,
-    backend: BackendName = "torch",
+    backend: BackendName = None,
     save: Save = "mask,overlay",
     unknown_below: UnknownBelow = None,
     areas: AreasFile = None,

@@ -165,7 +165,8 @@ class EvaluationResult:
         if options.protocol.enlargement is not None:
             parts.append(f"enlargement {options.protocol.enlargement:g}")
         parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None)
-        parts += [self.precision or options.precision] + [options.backend] * (options.backend != "torch")
+        parts += [self.precision or options.precision]
+        parts += [options.backend] if options.backend not in (None, "torch") else []
         return "predicted with: " + ", ".join(parts)
 
     @property
@@ -354,7 +355,7 @@ def evaluate_to_files(
     data_mark = check_files(dataset).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
-    predictor = options.predictor(opened.scorer)
+    predictor = options.predictor(opened)
     worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with progress_bar(console) as bar:

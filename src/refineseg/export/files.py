@@ -22,7 +22,7 @@ from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import onnx_model, write_onnx_model
-from refineseg.runtimes.opening import open_exported
+from refineseg.runtimes.open import open_exported
 from refineseg.runtimes.openvino_runtime import openvino_model, write_openvino_model
 from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.torch_programs import write_torch_program
@@ -102,7 +102,7 @@ def accept_file(
         DatasetError: The images cannot.
     """
     place = torch.device("cpu")
-    exported = open_exported(path, backend="auto", device=place, precision="float32")
+    exported = open_exported(path, backend=None, device=place, precision="float32")
     dataset = open_sources(data, split=split)
     with progress_bar(console) as bar:
         return compare(

@@ -42,7 +42,7 @@ from refineseg.predict.views.protocols import (
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
-from refineseg.runtimes.open import OpenedModel, open_scored
+from refineseg.runtimes.open import OpenedModel, open_model
 from refineseg.runtimes.table import PRECISIONS, Precision, check_name
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
@@ -91,27 +91,29 @@ class Predictor:
         self._scales, self._flip, self._crf = check_scales(scales), flip, crf
         self._protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
         self._protocol.check_flip(flip)
-        if isinstance(model, Segmenter):
-            self._scorer: Scorer = TorchScorer(model, device=find_device(device), precision=precision)
-        else:
-            self._scorer = model
-        if self._protocol.enlarged != "logits_bilinear" and not isinstance(self._scorer, TorchScorer):
+        self._scorer: Scorer = (
+            TorchScorer(model, device=find_device(device), precision=precision)
+            if isinstance(model, Segmenter)
+            else model
+        )
+        self._inner: TorchScorer | None = self._scorer.inner
+        if self._protocol.enlarged != "logits_bilinear" and self._inner is None:
             raise ConfigError(
                 f"expected a segmenter for the protocol {self._protocol.name}, which needs the network's output before "
                 f"its enlargement, got {type(model).__name__}, which gives logits at image size; use the model file, "
                 f"or the protocol {DEFAULT_PROTOCOL}"
             )
-        own = isinstance(model, Segmenter) and find_variant(model.spec.variant).two_scale
-        if own and self._protocol.enlargement not in (None, 1):
+        spec = None if self._inner is None else self._inner.segmenter.spec
+        two_scale = spec is not None and find_variant(spec.variant).two_scale
+        if two_scale and self._protocol.enlargement not in (None, 1):
             raise ConfigError(
                 "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
                 f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
             )
-        own_channels = isinstance(self._scorer, TorchScorer) and self._scorer.segmenter.spec.preprocessing.in_channels
-        self.num_channels = own_channels or 3  # of the images that it takes
+        self.num_channels = 3 if spec is None else spec.preprocessing.in_channels  # of the images that it takes
         self._cutter: Cutter | None = None
-        if isinstance(self._scorer, TorchScorer) and self._is_plain and tiling is not None:
-            self._cutter = Cutter(self._scorer, tiling)
+        if self._inner is not None and self._is_plain and tiling is not None:
+            self._cutter = Cutter(self._inner, tiling)
         elif tiling is not None and isinstance(tiling.tile, int):
             raise ConfigError(
                 f"expected tiles of {tiling.tile} pixels with a segmenter, no scales, no mirror images, no CRF and the "
@@ -137,7 +139,7 @@ class Predictor:
     @property
     def prefers_batches(self) -> bool:
         """Whether images of one size are predicted faster together than one by one: on a GPU, not on a CPU."""
-        return isinstance(self._scorer, TorchScorer) and self._scorer.device.type != "cpu"
+        return self._inner is not None and self._inner.device.type != "cpu"
 
     def __call__(
         self, image: NDArray[np.uint8], *, probabilities: bool = False, confidence: bool = False
@@ -244,7 +246,7 @@ class Predictor:
             ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
             ImageError: The raster cannot be read, or a result not be written.
         """
-        if not isinstance(self._scorer, TorchScorer) or not self._is_plain:
+        if self._inner is None or not self._is_plain:
             raise ConfigError(
                 "expected a predictor of a segmenter without scales, mirror images, another protocol and CRF for a "
                 "raster; build one: Predictor(segmenter)"
@@ -252,11 +254,11 @@ class Predictor:
         return predict_raster(
             Path(src),
             Path(dst),
-            self._scorer.segmenter,
+            self._inner.segmenter,
             tiling=tiling,
             options=options,
-            device=self._scorer.device,
-            precision=self._scorer.precision,
+            device=self._inner.device,
+            precision=self._inner.precision,
             vectors=None if outputs is None else outputs.vectors,
             outputs=outputs,
             progress=progress,
@@ -301,9 +303,9 @@ class Predictor:
 
     def _mean_scores(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Of all scales and mirror images, by the protocol; the class of a pixel is where they are largest."""
-        scorer = self._scorer
-        if not isinstance(scorer, TorchScorer):
-            return mean_probabilities(scorer.logits, images, scales=self._scales, flip=self._flip)
+        scorer = self._inner
+        if scorer is None:
+            return mean_probabilities(self._scorer.logits, images, scales=self._scales, flip=self._flip)
         images = images.to(scorer.device)
         if self._protocol.is_authors:
             return authors_scores(
@@ -328,7 +330,8 @@ class PredictorOptions:
         protocol: Sizes and enlargements.
         crf: Options of a dense CRF at the end; None: without.
         tiling: How large images are cut; None: never.
-        backend: The runtime: ``torch``, ``auto``, or a key of :data:`~refineseg.runtimes.opening.BACKENDS`.
+        backend: Name of the runtime, a key of :data:`~refineseg.runtimes.table.BACKENDS`, or ``auto``; None: ``torch``,
+            and of an exported file its own.
     """
 
     device: str
@@ -338,7 +341,7 @@ class PredictorOptions:
     protocol: ScoringProtocol
     crf: CrfOptions | None = None
     tiling: TilingOptions | None = None
-    backend: str = "torch"
+    backend: str | None = None
 
     @classmethod
     def parse(
@@ -352,7 +355,7 @@ class PredictorOptions:
         enlargement: float | None = None,
         crf: bool = False,
         tiling: TilingOptions | None = None,
-        backend: str = "torch",
+        backend: str | None = None,
     ) -> PredictorOptions:
         """From the words of the command line.
 
@@ -362,15 +365,15 @@ class PredictorOptions:
         check_word("precision", precision, PRECISIONS)
         kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
         chosen, refined = find_protocol(protocol, enlargement=enlargement), CrfOptions() if crf else None
-        return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, check_name(backend))
+        return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, backend and check_name(backend))
 
     def open(self, model: str) -> Predictor:
         """A predictor of a shipped model, a model file or an exported file."""
-        return self.predictor(self.opened(model).scorer)
+        return self.predictor(self.opened(model))
 
     def opened(self, model: str) -> OpenedModel:
         """A model in the runtime and on the device that were asked for."""
-        return open_scored(model, backend=self.backend, device=self.device, precision=self.precision)
+        return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
 
     def predictor(self, model: Segmenter | Scorer) -> Predictor:
         """A predictor of what was opened."""
@@ -389,7 +392,7 @@ class PredictorOptions:
         """As plain values."""
         return {
             "device": self.device,
-            "backend": self.backend,
+            "backend": self.backend or "torch",
             "precision": self.precision,
             "scales": list(self.scales),
             "flip": self.flip,

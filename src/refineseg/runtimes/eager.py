@@ -13,10 +13,11 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.runtimes.table import Precision
+from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 
 
-class TorchScorer:
+class TorchScorer(Scorer):
     """A segmenter on a device, in a precision.
 
     Args:
@@ -60,6 +61,11 @@ class TorchScorer:
         """The likeliest class of every pixel, on the device; see :meth:`~refineseg.segmenter.Segmenter.class_map`."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
             return self._segmenter.class_map(images.to(self._device))
+
+    @property
+    def inner(self) -> TorchScorer:
+        """This one."""
+        return self
 
     @property
     def device(self) -> torch.device:

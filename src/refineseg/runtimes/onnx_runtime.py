@@ -24,6 +24,7 @@ from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.graph import INPUT
 from refineseg.runtimes.table import Output
+from refineseg.scoring import Scorer
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -115,7 +116,7 @@ def _places(kind: str, index: int) -> list[Any]:
     return [(name, {"device_id": index}) for name in names]
 
 
-class OnnxScorer:
+class OnnxScorer(Scorer):
     """An ONNX model in ONNX Runtime.
 
     Args:

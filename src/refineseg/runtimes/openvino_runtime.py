@@ -23,6 +23,7 @@ from refineseg.files.writing import folder_beside, write_error
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.onnx_runtime import onnx_model, read_description
 from refineseg.runtimes.table import Output
+from refineseg.scoring import Scorer
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
@@ -78,7 +79,7 @@ def write_openvino_model(model: Any, path: Path) -> None:  # noqa: ANN401 - open
         written.replace(path)
 
 
-class OpenVinoScorer:
+class OpenVinoScorer(Scorer):
     """A model in OpenVINO on the CPU.
 
     Args:

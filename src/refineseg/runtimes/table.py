@@ -135,14 +135,14 @@ def check_takes_models(backend: str, model: str) -> None:
         )
 
 
-def check_reads(path: Path, backend: str) -> str:
-    """The runtime that is to read an exported file; ``torch`` (nothing was said) and ``auto``: the file's own.
+def check_reads(path: Path, backend: str | None) -> str:
+    """The runtime that is to read an exported file; None and ``auto``: the file's own.
 
     Raises:
         ConfigError: It does not read such files, or there is no such file.
     """
     own = own_backend(path)
-    name = own if backend in ("torch", "auto") else check_name(backend)
+    name = own if backend is None or backend == "auto" else check_name(backend)
     if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
         raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
     if not path.is_file():

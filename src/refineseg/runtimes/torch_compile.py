@@ -24,7 +24,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.runtimes.compiler import check_compiler, check_sizes, compiling
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.table import OUTPUTS, Output
-from refineseg.scoring import class_map_of
+from refineseg.scoring import Scorer, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn
 
@@ -84,7 +84,7 @@ def with_border(images: UInt8[Tensor, "n c h w"], multiple: int) -> UInt8[Tensor
     return images.index_select(2, rows).index_select(3, columns)
 
 
-class CompiledScorer:
+class CompiledScorer(Scorer):
     """A segmenter through ``torch.compile``.
 
     The first call with a shape compiles it, half a minute to some minutes; batch and sides (rounded up to what the

@@ -19,6 +19,7 @@ from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.program_files import program_bytes, read_program
 from refineseg.runtimes.table import Output
+from refineseg.scoring import Scorer
 
 SMALLEST_SIDE = 33
 """Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""
@@ -35,7 +36,7 @@ def write_torch_program(program: Any, description: Description, path: Path) -> N
         temporary.write_bytes(content)
 
 
-class TorchProgramScorer:
+class TorchProgramScorer(Scorer):
     """A traced segmenter.
 
     Args:

@@ -21,6 +21,7 @@ from refineseg.predict.views.crf import CrfOptions, dense_crf
 from refineseg.predict.views.protocols import PROTOCOLS, ScoringProtocol, find_protocol
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import matlab_resize, matlab_resize_images
+from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, build
 
 SMALL = ScoringProtocol("authors", "log_probabilities_cubic", short_side=(24, 40), enlargement=1.2)
@@ -221,17 +222,16 @@ def _opencv_cubic(x, new):
     return out
 
 
-class Pointwise:
+class Pointwise(Scorer):
     """A scorer that is no segmenter: the class of a pixel is its brightest channel."""
+
+    class_info = None
 
     def __init__(self, *names):
         self.class_info = ClassInfo(names)
 
     def logits(self, images):
         return images.float()[:, : self.class_info.num_classes]
-
-    def class_map(self, images):
-        return self.logits(images).argmax(dim=1)
 
 
 class Pictures:

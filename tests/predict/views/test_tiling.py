@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import refineseg
+from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.predict.exact.blending import Blending
 from refineseg.predict.exact.tiled_scorer import TiledScorer, fits_whole
@@ -16,7 +17,6 @@ from refineseg.predict.views.tiling import (
     PixelSource,
     Region,
     TilingOptions,
-    free_memory,
     grid,
     parse_bytes,
 )

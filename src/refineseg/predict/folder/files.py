@@ -28,10 +28,9 @@ from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.outputs.areas import area_table
 from refineseg.predict.predictor import PredictorOptions
-from refineseg.predict.raster.job import model_digest
 from refineseg.predict.video.options import VideoKind
 from refineseg.predict.views.tiling import TilingOptions
-from refineseg.runtimes.open import OpenedModel, file_digest
+from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.applicability import check_inputs
 from refineseg.terminal.printing import Terminal
 
@@ -102,12 +101,12 @@ def predict_plan(
     check_inputs(files.asked, plan.kinds)
     options, class_info = replace(options, backend=opened.backend), opened.spec.class_info
     files.outputs.check(class_info)
-    if opened.segmenter is None and files.asked & {"tile", "tile_mode", "memory", "overlap"}:
-        opened.needs_segmenter("tiles and a bound of memory")
-    predictor = options.predictor(opened.scorer)
+    if opened.inner is None and files.asked & {"tile", "tile_mode", "memory", "overlap"}:
+        opened.needs_inner("tiles and a bound of memory")
+    predictor = options.predictor(opened)
     prover = None
     if files.prove:
-        segmenter = opened.needs_segmenter("--prove")
+        segmenter = opened.needs_inner("--prove").segmenter
         prover = Prover(segmenter, predictor, options, generator=np.random.default_rng())
     run = FileRun(
         class_info,
@@ -122,7 +121,7 @@ def predict_plan(
     for message in plan.notes:
         run.note(message)
     identity = {
-        "model": file_digest(opened.source) if isinstance(opened.source, Path) else model_digest(opened.source),
+        "model": opened.digest,
         **{name: value for name, value in options.to_json().items() if name != "device"},
         **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
         "reading": asdict(files.rasters.reading),

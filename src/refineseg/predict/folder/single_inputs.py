@@ -78,7 +78,7 @@ class SingleInputs:
                 result = predict_raster(
                     Path(job.source),
                     Path(f"{job.target}.tif"),
-                    opened.needs_segmenter("a raster"),
+                    opened.needs_inner("a raster").segmenter,
                     tiling=tiling,
                     options=rasters,
                     device=find_device(how.device),

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, OutputError
 from refineseg.files.writing import write_error
 from refineseg.predict.views.tiling import Region
-from refineseg.segmenter import Segmenter
 
 PIECE_ROWS = 512
 """Rows in which tiles are stored and results written; a multiple of the height of a result's blocks."""
@@ -79,15 +77,6 @@ def file_facts(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ImageError(f"expected a raster, but {path} cannot be read: {error.strerror or error}") from error
     return {"name": path.name, "bytes": facts.st_size, "time_ns": facts.st_mtime_ns, "digest": digest.hexdigest()}
-
-
-def model_digest(segmenter: Segmenter) -> str:
-    """A digest of all that a model is: its description and every tensor."""
-    digest = hashlib.sha256(json.dumps(segmenter.spec.to_json(), sort_keys=True).encode())
-    for name, tensor in sorted(segmenter.network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Job:

@@ -17,7 +17,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
-from refineseg.predict.raster.job import file_facts, model_digest
+from refineseg.predict.raster.job import file_facts
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.tiles import Layers
 from refineseg.predict.views.tiling import TilingOptions
@@ -71,7 +71,7 @@ class RasterTask:
         memory = {} if tiling.memory_bytes is None else {"memory": tiling.memory_bytes}
         return {
             "input": file_facts(self.src),
-            "model": model_digest(self.segmenter),
+            "model": self.segmenter.digest(),
             "bands": options.bands,
             "scaling": [options.percentiles, options.value_range],
             "nodata": options.nodata,

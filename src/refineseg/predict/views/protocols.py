@@ -125,7 +125,7 @@ def check_scoring(
     flip: bool = False,
     protocol: str = DEFAULT_PROTOCOL,
     enlargement: float | None = None,
-    backend: str = "torch",
+    backend: str | None = None,
 ) -> None:
     """Everything that can be said of how to predict before PyTorch is there; see ``PredictorOptions.parse``.
 
@@ -138,12 +138,13 @@ def check_scoring(
     found = find_protocol(protocol, enlargement=enlargement)
     found.check_flip(flip)
     parse_scales(scales)
-    check_name(backend)
+    if backend is not None:
+        check_name(backend)
     check_device_name(device)
     if is_exported(model):
         name = check_reads(Path(model), backend)
     else:
-        name = backend
+        name = backend or "torch"
         check_takes_models(name, model)
         model_file(model)
     if name == "auto":
