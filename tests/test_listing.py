@@ -14,6 +14,7 @@ from PIL import Image
 from conftest import call, write_folder
 from refineseg import archives
 from refineseg.archives import list_folder
+from refineseg.arguments import check_input_file
 from refineseg.class_info import LabelTable
 from refineseg.comparison import read_result
 from refineseg.data.datasets import open_dataset
@@ -23,6 +24,7 @@ from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, ImageError, ModelFileError, RefinesegError
 from refineseg.images import find_images, read_image_size, read_mask, read_rgb
 from refineseg.networks.mat_files import open_mat
+from refineseg.predict.model_opening import read_spec
 from refineseg.predict.plan import make_plan
 from refineseg.predict.rasters.headers import is_raster
 from refineseg.predict.videos.files import VideoReader
@@ -235,3 +237,12 @@ def test_the_command_line_refuses_them_at_once(arguments, tmp_path, monkeypatch,
 def test_errors_name_what_it_is():
     with pytest.raises(RefinesegError, match="it is a device, which is never opened"):
         read_rgb(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["model", "model.safetensors", "model.onnx", "model.pt2", "model.xml"])
+def test_a_model_that_is_no_file_is_called_what_it_is(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((ModelFileError, ConfigError), match=rf"got .*{name}.*, which is a FIFO and never opened; name"):
+        read_spec(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"expected a file as --config, got .*, which is a FIFO and never opened"):
+        check_input_file("--config", tmp_path / name)
