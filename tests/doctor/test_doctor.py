@@ -100,7 +100,7 @@ def test_the_command_writes_all_findings_and_ends_with_status_1(refineseg, plant
         assert finding["count"] == len(finding["files"]) > 0
         assert finding["action"]
         assert f"{finding['severity']}: {finding['kind']}" in out
-    assert "16 errors, 6 warnings, 1 note in 39 samples (train 33, val 6)" in out
+    assert "16 errors, 6 warnings, 2 notes in 40 samples (train 34, val 6)" in out
 
 
 def test_the_originals_are_only_read(planted):

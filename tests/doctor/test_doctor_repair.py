@@ -1,6 +1,7 @@
 """The repaired copy equals the healthy originals where it says so, and the page is safe to open."""
 
 import json
+import os
 import re
 import zipfile
 from html.parser import HTMLParser
@@ -16,6 +17,8 @@ from refineseg.data.datasets import open_dataset
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.doctor.report import html_page
+from refineseg.errors import ConfigError
+from refineseg.files.writing import folder_beside
 
 REPAIRED = ("rotated_image", "rgb_mask", "palette_mask", "off_by_one", "sixteen_bit_image")
 LEFT_OUT = (
@@ -268,3 +271,44 @@ def test_pictures_are_small_however_large_the_image(tmp_path):
     assert len(text) < 300_000
     with Image.open(tmp_path / "images" / "train" / "a.png") as image:
         assert image.size == (768, 576)
+
+
+# ---------------------------------------------------------------------------------------------------------- interrupted
+
+
+def _two_pairs(root):
+    for name in "ab":
+        put(root, f"train/{name}", *pair(1))
+    classes(root, range(len(CLASSES)))
+    return examine(f"folder:{root}")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_interrupted_copy_leaves_nothing_and_no_file_has_its_name_before_all_are_there(tmp_path, there):
+    examination, out = _two_pairs(tmp_path / "data"), tmp_path / "out"
+    if there:
+        out.mkdir()
+
+    def stop(done, _):
+        assert not any(path.name[0] != "." for path in out.iterdir())
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        repair(examination, out, report=stop)
+    assert [*tmp_path.rglob(".refineseg*")] == []
+    assert out.exists() == there
+    assert repair(examination, out).copied == 5
+    assert sorted(path.name for path in out.iterdir()) == ["classes.json", "images", "masks", "repairs.json"]
+
+
+def test_what_a_killed_process_left_of_a_copy_is_removed_and_a_running_one_keeps_its_place(tmp_path):
+    examination, out = _two_pairs(tmp_path / "data"), tmp_path / "out"
+    with folder_beside(out / "x") as folder:
+        (folder / "images").mkdir()
+        with pytest.raises(ConfigError, match=r"expected a new or empty folder .*; remove it, or name another with"):
+            repair(examination, out)
+        (folder / "images").rename(out / folder.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    assert len([*out.iterdir()]) == 1
+    assert repair(examination, out).copied == 5
+    assert not any(path.name[0] == "." for path in out.iterdir())

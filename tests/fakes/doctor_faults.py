@@ -85,6 +85,14 @@ def _unreadable_mask(root, name, image, mask):
     return f"masks/{name}.png"
 
 
+def _several_pictures(root, name, image, mask):
+    put(root, name, image, mask)
+    (root / "images" / f"{name}.png").unlink()
+    pages = [Image.fromarray(image[::-1])]
+    save(root / "images" / f"{name}.tif", image, save_all=True, append_images=pages)
+    return f"images/{name}.tif"
+
+
 def _missing_mask(root, name, image, mask):
     save(root / "images" / f"{name}.png", image)
     return f"images/{name}.png"

@@ -28,7 +28,9 @@ from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.video.files import VideoReader
 from refineseg.predict.video.sources import SequenceReader, find_source
+from refineseg.runtimes.open import read_spec
 from refineseg.segmenter import build, load
+from refineseg.terminal.arguments import check_input_file
 
 PICTURE = Image.new("RGB", (20, 12), (200, 30, 30))
 
@@ -235,3 +237,12 @@ def test_the_command_line_refuses_them_at_once(arguments, tmp_path, monkeypatch,
 def test_errors_name_what_it_is():
     with pytest.raises(RefinesegError, match="it is a device, which is never opened"):
         read_rgb(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["model", "model.safetensors", "model.onnx", "model.pt2", "model.xml"])
+def test_a_model_that_is_no_file_is_called_what_it_is(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((ModelFileError, ConfigError), match=rf"got .*{name}.*, which is a FIFO and never opened; name"):
+        read_spec(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"expected a file as --config, got .*, which is a FIFO and never opened"):
+        check_input_file("--config", tmp_path / name)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import SHARED
 from fakes.raw_png import GREY, RGB, write_raw_png
+from refineseg.data.checks.facts import glance_at_image
 from refineseg.errors import ImageError
 from refineseg.images.files import find_images, read_image_size, read_rgb, write_image
 
@@ -265,6 +266,25 @@ def test_a_truncated_file_is_refused(tmp_path, name):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ImageError, match=r"expected .* got .*" + name):
         read_rgb(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_progressive_jpeg_without_its_last_scans_is_refused_also_where_its_end_was_mended(tmp_path, mode):
+    """Independent truth: the places of all scans in the file."""
+    ramp = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)
+    picture = Image.fromarray(ramp + _random(48, 64) // 8).convert(mode)
+    path = _saved(picture, tmp_path / "a.jpg", progressive=True, quality=95)
+    data = path.read_bytes()
+    scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    assert len(scans) > 4
+    assert read_rgb(path).shape == (48, 64, 3)
+    assert not glance_at_image(path).problem
+    for place in scans[1:]:
+        for end in (b"", b"\xff\xd9"):
+            path.write_bytes(data[:place] + end)
+            with pytest.raises(ImageError, match=r"expected a (whole|readable) image, got .*a\.jpg"):
+                read_rgb(path)
+            assert glance_at_image(path).problem
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -21,6 +21,7 @@ from refineseg.data.checks.label_check import read_all
 from refineseg.data.checks.masks import mask_faults
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.samples.left_out import left_out
+from refineseg.data.samples.remap import Remapped
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
 from refineseg.doctor.findings import Finding, grouped, in_order
@@ -115,7 +116,7 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     if counts is not None:
         findings += class_findings(counts, declared=expected.declared)
     if inventory.own_masks and all(finding.severity != "error" for finding in findings):
-        findings += grouped(_refusals(inventory))
+        findings += grouped(_refusals(inventory, counts))
     return Examination(data, inventory, expected, tuple(facts), tuple(faults), in_order(findings), counts)
 
 
@@ -177,7 +178,7 @@ def _image_findings(cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[F
     return [*duplicate_findings(compared), *sequence_findings(frames)]
 
 
-def _refusals(inventory: Inventory) -> list[Fault]:
+def _refusals(inventory: Inventory, counts: ClassCounts | None) -> list[Fault]:
     """What the reader still refuses where no check found an error, so that no error means: it opens."""
     faults = []
     unlabelled = {fault.file for fault in inventory.faults if fault.kind == "unlabelled_split"}
@@ -185,7 +186,12 @@ def _refusals(inventory: Inventory) -> list[Fault]:
         if split in unlabelled:
             continue
         try:
-            open_dataset("folder", inventory.root, split=split)
+            dataset = open_dataset("folder", inventory.root, split=split)
         except (DatasetError, ImageError, ConfigError) as error:
             faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            continue
+        if split == "train" and counts is not None and isinstance(dataset, Remapped):
+            left = set(dataset.table[np.flatnonzero(counts.pixels[split])]) - {dataset.class_info.ignore_index}
+            if len(left) < 2:
+                faults.append(Fault("one_class", split, dataset.note, whole=True))
     return faults

@@ -5,6 +5,7 @@ In: the root folder. Out: an :class:`Inventory` of cases (an image with its mask
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,10 @@ from pathlib import Path
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.own.folder_layout import existing_folders, folder_splits, partners
-from refineseg.data.own.formats import recognise
+from refineseg.data.own.folder_layout import existing_folders, folder_splits, partners, stray_images
+from refineseg.data.own.formats import recognise, unread_annotations
 from refineseg.data.samples.class_files import CLASS_FILES, read_class_file
+from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder
@@ -123,6 +125,9 @@ def _read_inventory(name: str, root: Path) -> Inventory:
     if list_splits is not None:
         try:
             required, optional = list_splits(root), ()
+            if not required:
+                text = f"expected at least one split in {root}, got none; name train or val in its list of splits"
+                faults.append(Fault("refused", root.name, text, text, whole=True))
         except (DatasetError, ImageError, ConfigError) as error:
             faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
             required, optional = (), ()
@@ -195,7 +200,11 @@ def _folder_inventory(root: Path) -> Inventory:
             faults.append(
                 Fault("refused", split, "no images", f"add images and masks to the split {split}", whole=True)
             )
-    return Inventory(root, True, True, tuple(cases), splits, tuple(faults), *(listed or (None, None)))
+    notes = () if listed is None else alike(listed[0].names)
+    with contextlib.suppress(DatasetError, ImageError, OSError):  # said above
+        notes += (*stray_images(root), *unread_annotations(root))
+    class_info, table = listed or (None, None)
+    return Inventory(root, True, True, tuple(cases), splits, tuple(faults), class_info, table, notes)
 
 
 def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:

@@ -7,7 +7,6 @@ and ``repairs.json`` in it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +29,15 @@ from refineseg.data.samples.sample import same_shape
 from refineseg.data.storage.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
-from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError
+from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.files.archives import is_file, openable, read_bytes
-from refineseg.files.writing import write_error, written_beside
+from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.files import read_mask, read_rgb, save_image, write_image
 
 REPAIRS = "repairs.json"
 """Name of the list of repairs in the copy."""
 
-_UNCHANGED = frozenset({"empty_mask", "void_mask"})  # copied as they are
+_UNCHANGED = frozenset({"empty_mask", "void_mask", "several_pictures"})  # copied as they are
 _BY_VALUES = frozenset({"off_by_one", "binary_mask", "palette_mask", "rgb_mask"})
 _SEPARATION = 32  # least distance between the values of a JPEG mask, whose errors reach a quarter of it
 _STOPPING = frozenset({"bad_class_file", "missing_class_file"})
@@ -116,8 +115,12 @@ def check_target(name: str, root: Path, out: Path) -> None:
             f"expected --fix with folder:ROOT of images and masks, got {form}; correct outlines in their program, and "
             "unpack the files of a published data set again"
         )
+    if out.is_dir():
+        remove_leftovers(out)  # of a copy that was interrupted
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"expected a new or empty folder for the repaired copy, got {out}; name another with --out")
+        raise ConfigError(
+            f"expected a new or empty folder for the repaired copy, got {out}; remove it, or name another with --out"
+        )
     inside = out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve())
     if inside:
         raise ConfigError(f"expected a folder outside of {root} for the repaired copy, got {out}; name another")
@@ -130,6 +133,9 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     out; so are images and masks without a partner. Duplicates and sequences are copied, because which of them to keep
     is for the user to say.
 
+    Everything is written into a temporary folder in OUT, and moved when it is whole: what is interrupted leaves nothing
+    but that folder, which the next run removes.
+
     Args:
         examination: Examination of a folder.
         out: New or empty.
@@ -137,7 +143,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
 
     Raises:
         ConfigError: As :func:`check_target`.
-        OutputError: The copy cannot be written; what was written of it is gone then.
+        OutputError: The copy cannot be written; nothing of it is left then.
     """
     inventory = examination.inventory
     check_target(examination.data.partition(":")[0], inventory.root, out)
@@ -145,7 +151,6 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     if stopping:
         return RepairReport(out, 0, (), {fault.file: fault.detail for fault in stopping}, ("nothing was written",))
     faults = examination.faults_of
-    plan = _Plan(examination.expected, _bits(examination), out, inventory.root)
     pairs = [
         (case, facts, [*faults.get(case.shown_image, []), *faults.get(case.shown_mask, [])])
         for case, facts in zip(inventory.cases, examination.facts, strict=True)
@@ -156,27 +161,24 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     }
     was_there = out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
-        copied = sum(result.copied for result in written) + _write_classes(examination, out)
-        for result in written:
-            left_out |= result.left_out
-        changed = tuple(change for result in written for change in result.changed)
-        repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(out)))
-        with written_beside(out / REPAIRS) as temporary:
-            temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
-    except (OSError, OutputError) as error:
-        _empty(out, keep=was_there)
+        with folder_beside(out / REPAIRS) as folder:  # inside of OUT, which may be a disk of its own
+            plan = _Plan(examination.expected, _bits(examination), folder, inventory.root)
+            written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
+            copied = sum(result.copied for result in written) + _write_classes(examination, folder)
+            for result in written:
+                left_out |= result.left_out
+            changed = tuple(change for result in written for change in result.changed)
+            repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(folder, out)))
+            with written_beside(folder / REPAIRS) as temporary:
+                temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == REPAIRS):
+                path.rename(out / path.name)
+    except OSError as error:
         raise write_error(out, error) from error
+    finally:
+        if not was_there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return repaired
-
-
-def _empty(out: Path, *, keep: bool) -> None:
-    """Take back a copy that is not complete; the folder was empty, so that all in it is ours."""
-    for path in out.iterdir() if out.is_dir() else ():
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    if not keep and out.is_dir():
-        out.rmdir()
 
 
 @dataclass(frozen=True)
@@ -387,12 +389,12 @@ def _undecided(examination: Examination) -> list[str]:
     return [f"{kind}: {KINDS[kind].action}" for kind in dict.fromkeys(kinds)]
 
 
-def _refused(out: Path) -> list[str]:
-    """What the reader, and the check in front of training, still say of the copy."""
+def _refused(folder: Path, out: Path) -> list[str]:
+    """What the reader, and the check in front of training, still say of the copy, which will lie in OUT."""
     said = []
-    for split in sorted(path.name for path in (out / "images").glob("*") if path.is_dir()):
+    for split in sorted(path.name for path in (folder / "images").glob("*") if path.is_dir()):
         try:
-            check_labels(open_folder(out, split))
+            check_labels(open_folder(folder, split))
         except (DatasetError, ImageError, ConfigError) as error:
-            said.append(f"{split} of the copy: {error}")
+            said.append(f"{split} of the copy: {error}".replace(str(folder), str(out)))
     return said

@@ -90,17 +90,37 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
         raise ValueError("values nested in each other hundreds of times") from error
 
 
+class _WordsLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Words are texts: ``no`` and ``1.10`` are names of classes, and not ``False`` and 1.1."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's name
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":int"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Every key once: of two, yaml would take the last unsaid."""
+        found = super().construct_mapping(node, deep=deep)
+        if len(found) < len(node.value):
+            names = [key.value for key, _ in node.value]
+            raise ValueError(f"a key twice: {next(name for name in names if names.count(name) > 1)!s:.40}")
+        mapping: dict[Any, Any] = found
+        return mapping
+
+
 def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
-    r"""The values of a YAML text.
+    r"""The values of a YAML text: whole numbers, null, and everything else as the text that stands there.
 
     Raises:
-        ValueError: It is no YAML, is long or deep beyond all need, or has anchors, by which a kilobyte may stand for
-            gigabytes.
+        ValueError: It is no YAML, is long or deep beyond all need, has a key twice, or has anchors, by which a kilobyte
+            may stand for gigabytes.
 
     Example:
         >>> parse_yaml("a: &x [1]\nb: [*x, *x]")
         Traceback (most recent call last):
         ValueError: an alias (*x); write its value out
+        >>> parse_yaml("[no, 1.10, 3, ~]")
+        ['no', '1.10', 3, None]
     """
     if len(text) > MOST_YAML:
         raise ValueError(f"{len(text)} characters, at most {MOST_YAML} are read")
@@ -114,7 +134,7 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_DEPTH:
                 raise ValueError(f"values nested in each other more than {_MOST_DEPTH} times")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_WordsLoader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:

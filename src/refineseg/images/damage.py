@@ -3,7 +3,7 @@
 In: an image that Pillow has opened, and its file. Out: nothing, or an error. Decoders fill with grey or black what a
 file does not say; such a file is refused and never becomes a picture. No honest file is refused, however flat.
 
-Sources: JPEG (ITU T.81, annexes B and F), deflate (RFC 1951), PNG (W3C), JPEG 2000 (ITU T.800, annex A).
+Sources: JPEG (ITU T.81, annexes B, F and G), deflate (RFC 1951), PNG (W3C), JPEG 2000 (ITU T.800, annex A).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _JPEG_PIXELS_PER_BYTE = 512  # a block of 8 x 8 pixels takes at least one bit: t
 _DEFLATE_BYTES_PER_BYTE = 1032  # a run of 258 bytes takes at least two bits
 _GREY = 128  # what JPEG decoders show where a file says nothing
 _CHUNK = 1 << 24
+_SCAN, _END, _PROGRESSIVE = 0xDA, b"\xd9", (0xC2, 0xCA)  # JPEG's markers; progressive: Huffman, arithmetic
 _JUNK = bytes(range(1, 251)) * 8  # no 0xff, which would be a marker
 
 
@@ -57,8 +59,7 @@ def check_plausible(path: Path, kind: str, size_hw: tuple[int, int], num_bytes: 
 def check_ended(image: Image.Image, path: Path, content: bytes | None) -> None:
     """Whether the file has all pixels of an image that Pillow has loaded and not turned.
 
-    Of a JPEG in several scans only missing pixels are found: without its last scans it is a whole picture of fewer
-    details.
+    A JPEG in several scans must have all of them: without the last ones it would be a picture of fewer details.
 
     Args:
         image: Loaded.
@@ -84,6 +85,8 @@ def _last_row(image: Image.Image) -> NDArray[Any]:
 
 def _jpeg_ended_early(image: Image.Image, path: Path, content: bytes | None) -> bool:
     """Whether the decoder ran out of data: then it would take more, and what it shows would be another image."""
+    if image.info.get("progressive") and _lacks_scans(read_bytes(path) if content is None else content):
+        return True
     if np.abs(_last_row(image)[-1].astype(np.int32) - _GREY).max() > 2:
         return False
     data = read_bytes(path) if content is None else content
@@ -92,22 +95,39 @@ def _jpeg_ended_early(image: Image.Image, path: Path, content: bytes | None) -> 
         return not np.array_equal(np.asarray(longer), np.asarray(image))
 
 
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """The segments of a JPEG file up to the end of the image: code, content, and where it ends, its scan included."""
+    place = 2
+    while (marker := re.compile(rb"\xff+([^\x00\xff])").search(data, place)) is not None and marker[1] != _END:
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        content = data[marker.end() + 2 : place]
+        if marker[1][0] == _SCAN:
+            following = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]").search(data, place)
+            place = len(data) if following is None else following.start()
+        yield marker[1][0], content, place
+
+
 def _with_more(data: bytes) -> bytes:
     """A JPEG file with more bytes after the end of each scan, which a decoder that has all pixels skips."""
-    parts, place = [], 2
-    while (marker := re.compile(rb"\xff+([^\x00\xff])").search(data, place)) is not None:
-        code = marker[1][0]
-        if code == 0xD9:  # end of image
-            break
-        end = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-        if code == 0xDA:  # start of scan
-            following = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]").search(data, end)
-            end = len(data) if following is None else following.start()
-            parts += [data[place:end], _JUNK]
-        else:
-            parts.append(data[place:end])
+    parts, place = [data[:2]], 2
+    for code, _, end in _segments(data):
+        parts += [data[place:end], _JUNK] if code == _SCAN else [data[place:end]]
         place = end
-    return data[:2] + b"".join(parts) + data[place:]
+    return b"".join(parts) + data[place:]
+
+
+def _lacks_scans(data: bytes) -> bool:
+    """Whether the scans of a JPEG leave out bits of its coefficients; programs write all of them in the end."""
+    missing: dict[int, NDArray[np.int64]] = {}  # component -> bits of each coefficient that are still to come
+    for code, content, _ in _segments(data):
+        if code in _PROGRESSIVE:
+            missing = {content[6 + 3 * i]: np.full(64, 14) for i in range(content[5])}
+        elif code == _SCAN:
+            count = content[0]
+            first, last, bits = content[1 + 2 * count : 4 + 2 * count]
+            for component in content[1 : 1 + 2 * count : 2]:
+                missing[component][first : last + 1] = bits & 15
+    return any(bits.any() for bits in missing.values())
 
 
 def _png_ended_early(image: Image.Image, path: Path, content: bytes | None) -> bool:

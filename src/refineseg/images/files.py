@@ -19,7 +19,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
 from refineseg.files.writing import written_beside
-from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, opened, stored, turn_of, upright
+from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, is_one_of_many, opened, stored, turn_of, upright
 from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 
@@ -178,6 +178,11 @@ def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any],
         if image.format in ("JPEG", "MPO"):
             raise LabelError(
                 f"{path}: expected a lossless mask file, got JPEG, which blurs the values; export the masks as PNG"
+            )
+        if is_one_of_many(image):
+            raise ImageError(
+                f"expected a mask of one picture, got {path}, which holds several (an animation, or pages); save the "
+                "one that is meant alone"
             )
         stored = image.tile[0][3] if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else None
         step = _GREY_STEPS.get(str(stored), 1)

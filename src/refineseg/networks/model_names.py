@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from refineseg.errors import ConfigError, ModelFileError
+from refineseg.files.archives import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
@@ -70,6 +71,9 @@ def _what_to_do(path: Path, text: str, *, original: bool, is_folder: bool) -> st
     if is_folder:
         inside = [path / name for name in ("best.safetensors", "last.safetensors") if (path / name).is_file()]
         return f"which is a folder; name {inside[0] if inside else 'a model file in it'}"
+    kind = special_kind(path)
+    if kind is not None:
+        return f"which is {kind} and never opened; name an ordinary file"
     if text in VARIANTS:
         return (
             "which is a network without weights; train it (refineseg train --variant), or convert original weights "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.files.archives import special_kind
 from refineseg.terminal.arguments import check_word
 
 Precision = Literal["float32", "bfloat16"]
@@ -146,5 +147,7 @@ def check_reads(path: Path, backend: str | None) -> str:
     if name != own and not (own == "onnxruntime" and name in ("openvino", "tensorrt")):
         raise ConfigError(f"expected a file of {name} ({BACKENDS[name].suffix or 'a model file'}), got {path}")
     if not path.is_file():
-        raise ConfigError(f"expected an exported file, but there is no {path}")
+        kind = special_kind(path)
+        there = f"got {path}, which is {kind} and never opened" if kind else f"but there is no {path}"
+        raise ConfigError(f"expected an exported file, {there}; name an ordinary file")
     return name

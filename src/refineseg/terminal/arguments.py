@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from refineseg.errors import ConfigError
+from refineseg.files.archives import special_kind
 
 _MOST_NEIGHBOURS = 2000
 """Names of a folder that are compared with one that is not there."""
@@ -140,6 +141,9 @@ def check_input_file(option: str, path: Path | None, *, what: str = "a file") ->
         raise ConfigError(f"expected {what} as {option}, got {path}, which is a folder; name a file in it")
     if not _is(path, "exists"):
         raise ConfigError(f"expected {what} as {option}, but there is no {path}{near_files(path)}")
+    kind = special_kind(path)
+    if kind is not None:
+        raise ConfigError(f"expected {what} as {option}, got {path}, which is {kind} and never opened; name another")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"expected {what} as {option} that can be read, got {path}; allow it: chmod +r {path}")
 

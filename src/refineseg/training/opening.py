@@ -75,6 +75,8 @@ def _open_phase(
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); looking at every image and mask")
     checked = check_learnable(joined)
     say_notes(given, progress)
+    for note in checked.notes:
+        progress.say(f"note: {note}")
     return PhaseData(joined, checked.pixel_counts), checked.record
 
 

@@ -147,6 +147,28 @@ def test_a_whole_file_is_known_by_its_end_and_a_truncated_one_is_decoded_and_ref
             pytest.fail("raised")
 
 
+@pytest.mark.parametrize("name", ["bad.gif", "bad.tif"])
+def test_a_mask_of_several_pictures_is_refused_and_of_an_image_training_says_it(tmp_path, name):
+    root = tmp_path / "data"
+    healthy(root)
+    image, mask = pair(20)
+    put(root, "train/bad", image, mask)
+    (root / "images" / "train" / "bad.png").unlink()
+    pages = [Image.fromarray(image[::-1])]
+    Image.fromarray(image).save(root / "images" / "train" / name, save_all=True, append_images=pages)
+    progress = Silent()
+    start_run(RunRequest(tiny(1), f"folder:{root}", device="cpu"), tmp_path / "run", progress=progress)
+    assert any(f"note: of 1 files of several pictures the first is read: {root}" in line for line in progress.said)
+    (root / "masks" / "train" / "bad.png").unlink()
+    Image.fromarray(mask).save(
+        root / "masks" / "train" / name, save_all=True, append_images=[Image.fromarray(mask[::-1])]
+    )
+    with pytest.raises(RefinesegError, match=r"expected a mask of one picture, got .*bad\.\w+, which holds several"):
+        check_labels(open_dataset("folder", root, split="train"))
+    kinds = {finding.kind for finding in examine(f"folder:{root}").findings}
+    assert kinds >= {"unreadable_mask", "several_pictures"}
+
+
 def test_a_truncated_image_is_named_before_training_and_the_repaired_rerun_works(tmp_path):
     root, out = write_folder(tmp_path / "d", splits={"train": 2, "val": 1}), tmp_path / "run"
     (root / "classes.txt").write_text("ground\nsky\nsquare\n")

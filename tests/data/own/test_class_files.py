@@ -130,6 +130,7 @@ A, B = {"id": 0, "name": "a", "color": [1, 2, 3]}, {"id": 1, "name": "b", "color
         (_classes(A, {**B, "name": "a"}), r"expected every name once in .*, got 'a' for 'a' and 'a'"),
         (_classes(A, {**B, "color": [1, 2, 3]}), r"expected every colour once in .*, got \(1, 2, 3\) for 'a' and 'b'"),
         (_classes(A, {**B, "color": [1, 2, 3], "ignore": True}), r"expected every colour once"),
+        (_classes(A, {**B, "ignore": "yes"}), r"expected \"ignore\" of 'b' in entry 1 of .* true or false, got 'yes'"),
         (_classes(A, B, num_classes=3), r'expected "num_classes": 2 in .* got 3; correct it or leave it out'),
         (_classes(A, B, ignore_index=1), r"to be no class, got 1, the id of 'b'; mark that entry \"ignore\": true"),
         (_classes(A, ignore_index=-1), r'expected "ignore_index" in .* to be one of 0\.\.65535, got -1'),

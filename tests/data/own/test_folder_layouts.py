@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_labels, check_learnable
 from refineseg.data.datasets import open_dataset
+from fakes.own import FAKES
 from refineseg.data.own.folder import _pairs, open_folder
 from refineseg.data.own.formats import own_splits, recognise
+from refineseg.data.samples.own_classes import alike
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.errors import DatasetError, LabelError
@@ -161,3 +163,157 @@ def test_idd_lite_is_read_as_it_lies():
     assert all(
         pair.image.name.removesuffix("_image.jpg") == pair.mask.name.removesuffix("_label.png") for pair in pairs
     )
+
+
+# ------------------------------------------------------------------------------------------- nothing is left out unsaid
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [("images/train/a.png", "masks/train/a.png"), ("train/images/a.png", "train/masks/a.png")],
+    ids=["images first", "splits first"],
+)
+def test_images_beside_the_folders_of_splits_are_counted(tmp_path, layout):
+    _pair(tmp_path, *layout, values=(np.indices(HW).sum(axis=0) % 2).astype(np.uint8))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    assert open_dataset("folder", tmp_path, split="train").notes == ()
+    for name in ("x.png", "images/y.png", "masks/y.png", "train/z.png", "more/v.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(MASK).save(tmp_path / name)
+    [note] = open_dataset("folder", tmp_path, split="train").notes
+    assert note.startswith("5 images lie in no folder of a split and are left out: ")
+    assert examine(f"folder:{tmp_path}").inventory.notes == (note,)
+
+
+def test_label_files_and_images_outside_of_yolos_splits_are_counted(tmp_path):
+    for split in ("train", "val"):
+        _pair(tmp_path, f"images/{split}/a.png", f"images/{split}/b.png")
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "classes.txt").write_text("car\n")
+    assert all("split" not in note for note in open_dataset("yolo", tmp_path, split="train").notes)
+    _pair(tmp_path, "images/c.png", "images/more/d.png")
+    (tmp_path / "labels" / "c.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    notes = [note for note in open_dataset("yolo", tmp_path, split="train").notes if "split" in note]
+    assert [note.split(" (the first")[0] for note in notes] == [
+        "1 label files cover no pixel, because they lie in no folder of a split",
+        "2 images cover no pixel, because they lie in no folder of a split",
+    ]
+
+
+def test_json_files_beside_cocos_that_are_not_read_are_named(tmp_path):
+    root = FAKES["coco"](tmp_path)
+    assert not any("JSON" in note for note in open_dataset("coco", root, split="train").notes)
+    (root / "annotations" / "captions_train.json").write_text("{}")
+    (root / "annotations" / "classes.json").write_text("{}")
+    [note] = open_dataset("coco", root, split="train").notes
+    assert note == "JSON files that are not read: annotations/captions_train.json, annotations/classes.json"
+
+
+def test_annotation_files_beside_folders_of_masks_are_named_also_where_one_is_broken(tmp_path):
+    _pair(tmp_path, "images/train/a.png", "masks/train/a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "annotations.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "broken.json").write_bytes(b"\xff\xff")
+    [note] = open_dataset("folder", tmp_path, split="train").notes
+    assert note.startswith("not read, because folders of images and masks go first: COCO JSON: ")
+    assert note in examine(f"folder:{tmp_path}").inventory.notes
+
+
+def test_what_a_table_leaves_is_an_error_of_the_doctor_as_of_training(tmp_path):
+    _pair(tmp_path, "images/train/a.png", "masks/train/a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "remap.json").write_text('{"a": "b"}')
+    with pytest.raises(LabelError, match=r"expected pixels of more than one class"):
+        check_learnable(open_dataset("folder", tmp_path, split="train"))
+    [finding] = [f for f in examine(f"folder:{tmp_path}").findings if f.severity == "error"]
+    assert finding.kind == "one_class"
+
+
+def test_a_data_set_without_any_split_is_an_error_of_the_doctor(tmp_path):
+    root = FAKES["yolo"](tmp_path)
+    (root / "data.yaml").write_text("names: [tree, car, house]\n")
+    [finding] = examine(f"folder:{root}").findings
+    assert finding.kind == "refused"
+    assert "expected at least one split in" in str(finding.details)
+
+
+# ------------------------------------------------------------------------------ classes that only look like one another
+
+
+def _labelme_with(root, labels):
+    Image.fromarray(np.full((*HW, 3), 90, np.uint8)).save(root / "a.png")
+    shapes = [{"label": name, "shape_type": "point", "points": [[5 * i, 5]]} for i, name in enumerate(labels)]
+    (root / "a.json").write_text(json.dumps({"shapes": shapes, "imagePath": "a.png"}))
+
+
+def _coco_with(root, labels):
+    Image.fromarray(np.full((*HW, 3), 90, np.uint8)).save(root / "a.png")
+    boxes = [[5.0 * i, 1.0, 5.0 * i + 4, 1.0, 5.0 * i + 4, 9.0] for i in range(len(labels))]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": HW[0], "width": HW[1]}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": i, "segmentation": [box]} for i, box in enumerate(boxes)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(labels)],
+    }
+    (root / "annotations.json").write_text(json.dumps(content))
+
+
+def _yolo_with(root, labels):
+    (root / "images").mkdir()
+    (root / "labels").mkdir()
+    Image.fromarray(np.full((*HW, 3), 90, np.uint8)).save(root / "images" / "a.png")
+    (root / "labels" / "a.txt").write_text("".join(f"{i} 0.1 0.1 0.9 0.1 0.9 0.{9 - i}\n" for i in range(len(labels))))
+    (root / "data.yaml").write_text(f"names: {json.dumps(labels)}\ntrain: images\n")
+
+
+def _studio_with(root, labels):
+    Image.fromarray(np.full((*HW, 3), 90, np.uint8)).save(root / "a.png")
+    size = {"original_width": HW[1], "original_height": HW[0]}
+    results = [
+        size | {"id": str(i), "value": {"x": 40 * i, "y": 10, "width": 30, "height": 60, "rectanglelabels": [name]}}
+        for i, name in enumerate(labels)
+    ]
+    (root / "export.json").write_text(
+        json.dumps([{"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]}])
+    )
+
+
+def _masks_with(root, labels):
+    _pair(root, "images/train/a.png", "masks/train/a.png", values=(np.indices(HW).sum(axis=0) % 2).astype(np.uint8))
+    (root / "classes.json").write_text(json.dumps({"classes": [{"name": name} for name in labels]}))
+
+
+def _pairs_with(root, labels):
+    _pair(root, "a.png", "b.png", values=(np.indices(HW).sum(axis=0) % 2).astype(np.uint8))
+    (root / "train.txt").write_text("a.png b.png\n")
+    (root / "classes.txt").write_text("\n".join(labels))
+
+
+def _cvat_with(root, labels):
+    _pair(root, "JPEGImages/a.png", "SegmentationClass/a.png", values=(np.indices(HW) % 2).astype(np.uint8)[0])
+    (root / "labelmap.txt").write_text("".join(f"{name}:{i},0,0::\n" for i, name in enumerate(labels)))
+
+
+@pytest.mark.parametrize(
+    "write", [_labelme_with, _coco_with, _yolo_with, _studio_with, _masks_with, _pairs_with, _cvat_with]
+)
+@pytest.mark.parametrize("pair", [("car", "Car"), ("red car", "red-car")], ids=["capitals", "hyphen"])
+def test_classes_that_look_alike_are_told_by_training_and_doctor_in_every_form(tmp_path, write, pair):
+    write(tmp_path, list(pair))
+    name = "folder"
+    notes = open_dataset(name, tmp_path, split="train").notes
+    [note] = [note for note in notes if "differ by capitals or blanks only; remap.json can make them one" in note]
+    assert all(repr(word) in note for word in pair)
+    assert note in examine(f"{name}:{tmp_path}").inventory.notes
+    (tmp_path / "remap.json").write_text(json.dumps({pair[1]: pair[0]}))
+    after = open_dataset(name, tmp_path, split="train")
+    assert pair[1] not in after.class_info.names
+    assert not any("differ by capitals" in note for note in after.notes)
+
+
+def test_names_that_differ_by_unseen_characters_are_alike():
+    [note] = alike(["car", "c\u200bar", "sky"])
+    assert "the classes 'car' and 'c\\u200bar' differ" in note
+    assert alike(["c", "c++", "-", "_"]) == ()

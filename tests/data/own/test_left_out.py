@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -162,11 +165,21 @@ def test_a_labelme_shape_without_a_label_is_refused(tmp_path, label):
 
 
 def _bitmask(inside):
-    pixels = np.zeros((*HW, 4), np.uint8)
+    pixels = np.zeros((*inside.shape, 4), np.uint8)
     pixels[inside, 3] = 255  # black on nothing
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _declaring(height, width):
+    """A PNG of few bytes that declares many pixels, as base64."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return base64.b64encode(bytes(data)).decode()
 
 
 def _vertices(**more):
@@ -212,6 +225,61 @@ def test_label_studio_the_short_export_joins_shapes_and_labels_by_their_place(tm
     assert dataset.notes == ()
 
 
+TURNED = {  # in percent of 36x48 pixels, and whether a point belongs to it by its distance along and across the turn
+    "rectangle": (
+        {"x": 50.0, "y": 25.0, "width": 25.0, "height": 25.0},
+        lambda along, across: (along >= 0) & (along < 12) & (across >= 0) & (across < 9),
+    ),
+    "ellipse": (
+        {"x": 50.0, "y": 50.0, "radiusX": 25.0, "radiusY": 12.5},
+        lambda along, across: (along / 12) ** 2 + (across / 4.5) ** 2 < 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("degrees", [-90, 0, 30, 90, 135.5, 300])
+@pytest.mark.parametrize("kind", TURNED)
+def test_label_studio_turned_shapes_keep_their_right_angles_in_pixels(tmp_path, kind, degrees):
+    value, belongs = TURNED[kind]
+    turned = value | {"rotation": degrees, f"{kind}labels": ["car"]}
+    dataset = open_dataset("folder", _studio(tmp_path, [{"id": "r", "value": turned}]), split="train")
+    rows, columns = np.mgrid[: HW[0], : HW[1]] + 0.5
+    right, down = columns - value["x"] * HW[1] / 100, rows - value["y"] * HW[0] / 100
+    turn = math.radians(degrees)  # clockwise on the screen: the first axis turns towards the bottom
+    along, across = right * math.cos(turn) + down * math.sin(turn), down * math.cos(turn) - right * math.sin(turn)
+    wrong = (dataset.read_mask(0) == 1) != belongs(along, across)
+    assert wrong.sum() <= (0 if kind == "rectangle" else 2)  # 72 corners stand for an ellipse
+
+
+def test_label_studio_a_rectangle_turned_by_a_quarter_lies_left_of_its_corner(tmp_path):
+    value = TURNED["rectangle"][0] | {"rotation": 90, "rectanglelabels": ["car"]}
+    dataset = open_dataset("folder", _studio(tmp_path, [{"id": "r", "value": value}]), split="train")
+    expected = np.zeros(HW, bool)
+    expected[9:21, 15:24] = True  # the corner is (24, 9); 12 pixels of width go down, 9 of height to the left
+    np.testing.assert_array_equal(dataset.read_mask(0) == 1, expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"imageDataURL": "data:image/png;base64,AAAA"}, "a bitmask that is no whole PNG"),
+        ({"imageDataURL": _bitmask(np.ones((9, 9), bool))}, "a bitmask of 9x9 pixels"),
+        ({"imageDataURL": "data:image/png;base64," + _declaring(30000, 30000)}, "a bitmask that is no whole PNG"),
+        ({"imageDataURL": "AAAA"}, "a bitmask that begins with 'AAAA'"),
+        ({"rle": "AAAA", "format": "rle"}, "run lengths that are no list of numbers"),
+        ({"rle": 10**12}, "run lengths that are no list of numbers"),
+        ({"rle": [1, 2, 300]}, "bytes must be in range"),
+        ({"points": [[1, 2], [3], [4, 5]]}, "not enough values"),
+        (SHAPES["rectangle"] | {"rotation": "ninety"}, "could not convert"),
+        (SHAPES["polygon"] | {"polygonlabels": [["car"]]}, "a label that is no name"),
+    ],
+)
+def test_label_studio_values_of_a_wrong_kind_are_refused_in_words(tmp_path, value, reason):
+    root = _studio(tmp_path, [{"id": "r", "value": {"brushlabels": ["car"]} | value}])
+    with pytest.raises(DatasetError, match=reason):
+        open_dataset("folder", root, split="train").read_mask(0)
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "reason"),
     [
@@ -241,6 +309,15 @@ def test_yolo_without_its_yaml_file_is_read_and_labels_without_an_image_are_coun
     assert open_dataset("yolo", root, split="train").names == ("a",)
     (root / "labels" / "a.txt").write_text("0 " + " ".join(f"{v / 48:.6f}" for v in _flat(SLIVER)) + "\n")
     assert ("polygons", 1, "they are too small or thin to hold the centre of a pixel") in _reasons(root)
+
+
+def test_yolo_label_files_below_and_with_other_endings_are_counted(tmp_path):
+    _yolo(tmp_path, {"a": BOX})
+    assert _reasons(tmp_path, "yolo") == []
+    (tmp_path / "labels" / "sub").mkdir()
+    for name in ("sub/q.txt", "b.TXT", "a.TXT"):
+        (tmp_path / "labels" / name).write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n" * 2)
+    assert _reasons(tmp_path, "yolo") == [("polygons", 6, "there is no image of their name")]
 
 
 def test_yolo_key_points_are_refused(tmp_path):

@@ -1,6 +1,10 @@
 """Rasters: pixels, places and nodata in, class rasters out, after any kill, in bounded memory."""
 
+import contextlib
+import html
 import json
+import socket
+import threading
 
 import numpy as np
 import pytest
@@ -308,3 +312,84 @@ def test_a_raster_that_is_everywhere_the_same_is_predicted(tmp_path, model):
         src = write(tmp_path / f"{dtype}.tif", np.full((3, 30, 40), value, dtype), **UTM)
         result = run(src, tmp_path / f"{dtype}_out.tif", model)
         assert result.areas.unknown == (1200 if dtype == "float32" else 0)
+
+
+# ------------------------------------------------------------------------------------------- rasters that name others
+
+VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}"><VRTRasterBand dataType="Byte" band="1"{more}>
+<SimpleSource><SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+</VRTRasterBand></VRTDataset>"""
+WINDOW = "".join(
+    f"<{name}>{value}</{name}>"
+    for name, value in (("UpperLeftX", 0), ("UpperLeftY", 9), ("LowerRightX", 9), ("LowerRightY", 0))
+)
+TILES = (
+    '<GDAL_WMS><Service name="TMS"><ServerUrl>ADDRESS/${z}/${x}/${y}.png</ServerUrl></Service>'
+    f"<DataWindow>{WINDOW}<SizeX>9</SizeX><SizeY>9</SizeY></DataWindow><BandsCount>1</BandsCount></GDAL_WMS>"
+)
+SOURCES = {
+    "file": "/vsicurl/ADDRESS/x.tif",
+    "stream": "/vsicurl_streaming/ADDRESS/x.tif",
+    "options": "/vsicurl?url=ADDRESS/x.tif",
+    "archive": "/vsizip/vsicurl/ADDRESS/x.zip/a.tif",
+    "address": "ADDRESS/x.tif",
+    "tiles": TILES,
+}
+
+
+@pytest.fixture
+def listener():
+    """An address, and the connections that were made to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        met = []
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    met.append(1)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        port = server.getsockname()[1]
+        yield f"http://127.0.0.1:{port}", met
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_the_listener_notices_who_fetches(listener):
+    """So that the test below can fail."""
+    address, met = listener
+    with rasterio.Env(), pytest.raises(rasterio.errors.RasterioIOError):
+        rasterio.open(f"/vsicurl/{address}/x.tif")
+    assert met
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_nothing_is_fetched_for_a_raster_that_names_an_address(tmp_path, model, listener, kind):
+    address, met = listener
+    source = html.escape(SOURCES[kind].replace("ADDRESS", address))
+    (tmp_path / "a.vrt").write_text(VRT.format(width=9, height=9, more="", source=source))
+    with pytest.raises(ImageError, match=r"expected .* a\.vrt|expected readable pixels .*a\.vrt|expected a raster"):
+        run(tmp_path / "a.vrt", tmp_path / "out.tif", model)
+    assert not met
+
+
+def test_code_in_a_raster_is_not_run_even_where_the_environment_allows_it(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    function = (
+        ' subClass="VRTDerivedRasterBand"><PixelFunctionLanguage>Python</PixelFunctionLanguage><PixelFunctionType>f'
+        f"</PixelFunctionType><PixelFunctionCode>{code}</PixelFunctionCode"
+    )
+    (tmp_path / "a.vrt").write_text(VRT.format(width=9, height=9, more=function, source="b.tif"))
+    with pytest.raises(ImageError):
+        run(tmp_path / "a.vrt", tmp_path / "out.tif", model)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_raster_that_declares_more_than_a_million_megapixels_is_refused(tmp_path, model):
+    (tmp_path / "a.vrt").write_text(VRT.format(width=2_000_000_000, height=2_000_000_000, more="", source="b.tif"))
+    with pytest.raises(ImageError, match=r"at most 1099511627776 pixels, got 2000000000x2000000000 in .*; cut it"):
+        run(tmp_path / "a.vrt", tmp_path / "out.tif", model)

@@ -10,7 +10,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from PIL import Image
 from refineseg.data.checks.endings import ends_as_it_should, png_outline
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
+from refineseg.images.decoding import is_one_of_many
 from refineseg.images.files import HeaderReadable, mask_values, read_image_size, read_rgb
 
 Form = Literal["index", "palette", "colour", "jpeg", "classes"]
@@ -49,6 +50,7 @@ class ImageFacts:
         largest: The largest value of an image of 16 bits, -1 for others.
         digest: Digest of the decoded pixels.
         signature: ``(16, 16, 3)`` uint8; None where it cannot be read.
+        one_of_many: Whether the file holds further pictures, which are not read.
     """
 
     problem: str = ""
@@ -58,6 +60,7 @@ class ImageFacts:
     largest: int = -1
     digest: bytes = b""
     signature: NDArray[np.uint8] | None = None
+    one_of_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class Header:
     orientation: int
     sixteen_bit: bool
     palette: tuple[int, ...]
+    in_scans: bool = False
+    one_of_many: bool = False
 
 
 def inspect_pair(image: Path | None, mask: Path | None, *, decode: bool) -> CaseFacts:
@@ -159,13 +164,14 @@ def glance_at_image(path: Path) -> ImageFacts:
             return ImageFacts("", outline.hw, outline.hw)
         hw = read_image_size(path)
         header = read_header(path)
-        if header.mode in _RANGE_UNKNOWN or not ends_as_it_should(path, header.format):
+        told_by_end = header.mode not in _RANGE_UNKNOWN and not header.in_scans  # one of its scans may be missing
+        if not told_by_end or not ends_as_it_should(path, header.format):
             read_rgb(path)
     except (ImageError, DatasetError) as error:
         return ImageFacts(str(error))
     except _UNREADABLE as error:
         return ImageFacts(_unreadable(path, error))
-    return ImageFacts("", hw, header.size_hw, header.orientation)
+    return ImageFacts("", hw, header.size_hw, header.orientation, one_of_many=header.one_of_many)
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -186,7 +192,8 @@ def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
         return ImageFacts(_unreadable(path, error)), None
     largest = _largest(path) if header.sixteen_bit else -1
     hw = (pixels.shape[0], pixels.shape[1])
-    return image_facts(pixels, hw, header.size_hw, header.orientation, largest), pixels
+    facts = image_facts(pixels, hw, header.size_hw, header.orientation, largest)
+    return replace(facts, one_of_many=header.one_of_many), pixels
 
 
 def image_facts(
@@ -221,6 +228,8 @@ def read_header(path: Path, *, is_upright: bool = False) -> Header:
             orientation if orientation in range(1, 9) else 1,
             image.mode.startswith("I") or ";16" in stored,
             tuple(image.getpalette() or ()) if image.mode == "P" else (),
+            bool(image.info.get("progressive")),
+            is_one_of_many(image),
         )
 
 

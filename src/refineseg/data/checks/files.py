@@ -27,6 +27,8 @@ def file_faults(facts: CaseFacts, *, image_name: str, mask_name: str) -> list[Fa
     if image.largest >= 0:
         bits = max(image.largest.bit_length(), 1)
         faults.append(Fault("sixteen_bit_image", image_name, f"values up to {image.largest} ({bits} bits)"))
+    if image.one_of_many:
+        faults.append(Fault("several_pictures", image_name, "an animation, or pages; the first is read"))
     if mask is None or mask.problem:
         return faults
     if mask.hw != image.hw:

@@ -98,6 +98,9 @@ KINDS: dict[str, Kind] = {
         "images of 16 bits, which are read from their full range",
         "convert them to 8 bits with the range you want (--fix does)",
     ),
+    "several_pictures": Kind(
+        "note", "files of several pictures, of which the first is read", "save the picture that is meant alone"
+    ),
     "empty_class": Kind(
         "warning", "classes that no mask contains", "label some, or take the class out of the list of classes"
     ),

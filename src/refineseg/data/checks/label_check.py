@@ -19,6 +19,7 @@ from refineseg.data.samples.left_out import left_out
 from refineseg.data.samples.record import DataRecord, data_record
 from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError, ImageError, LabelError
+from refineseg.images.files import first_names
 
 Result = TypeVar("Result")
 _SHOWN = 10
@@ -77,10 +78,12 @@ class CheckedData:
     Args:
         pixel_counts: (K,) int64 pixels of each class; void is not counted.
         record: By what the data are known again.
+        notes: What a user should know of files that can be used.
     """
 
     pixel_counts: NDArray[np.int64]
     record: DataRecord
+    notes: tuple[str, ...] = ()
 
 
 def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
@@ -140,7 +143,9 @@ def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = 
             *_lost_objects(dataset),
         )
     refuse_fatal(looks)
-    return CheckedData(counts, data_record(dataset, [one.marks for one in looks]))
+    several = [one.several for one in looks if one.several]
+    notes = (f"of {len(several)} files of several pictures the first is read: {first_names(several)}",)
+    return CheckedData(counts, data_record(dataset, [one.marks for one in looks]), notes if several else ())
 
 
 def check_learnable(dataset: Dataset) -> CheckedData:

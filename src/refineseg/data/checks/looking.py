@@ -36,6 +36,7 @@ class Look:
         faults: Fatal ones of the two files.
         mask: Name and facts of the mask file; None where the reader gives class indices.
         pairs: The data set of files that the mask belongs to.
+        several: The image file, where it holds several pictures of which the first is read.
     """
 
     counts: NDArray[np.int64]
@@ -43,6 +44,7 @@ class Look:
     faults: tuple[Fault, ...] = ()
     mask: tuple[str, MaskFacts] | None = None
     pairs: PairDataset | None = None
+    several: str = ""
 
 
 def look(dataset: Dataset, index: int) -> Look:
@@ -62,8 +64,9 @@ def look(dataset: Dataset, index: int) -> Look:
     if facts.image is not None and facts.image.problem:
         raise ImageError(facts.image.problem)
     marks = (data_mark(pair.image), "" if pair.mask is None else data_mark(pair.mask))
+    several = str(pair.image) if facts.image is not None and facts.image.one_of_many else ""
     if pair.mask is None or facts.mask is None:
-        return Look(np.zeros(dataset.class_info.num_classes + 1, np.int64), marks)
+        return Look(np.zeros(dataset.class_info.num_classes + 1, np.int64), marks, several=several)
     name = str(pair.mask)
     faults = file_faults(facts, image_name=str(pair.image), mask_name=name)
     counts = None
@@ -72,17 +75,19 @@ def look(dataset: Dataset, index: int) -> Look:
     if counts is None:  # whatever is wrong with it, the reader says it best
         counts = _counted(dataset, index, dataset.read_mask(index))
     fatal = tuple(fault for fault in faults if fault.kind in FATAL)
-    return Look(counts, marks, fatal, (name, facts.mask), pairs)
+    return Look(counts, marks, fatal, (name, facts.mask), pairs, several)
 
 
 def _look_through(dataset: Dataset, index: int) -> Look:
     """Through a reader that gives arrays; its images may still be files."""
     path = image_file(dataset, index)
-    if path is not None and (problem := glance_at_image(path).problem):
-        raise ImageError(problem)
+    facts = None if path is None else glance_at_image(path)
+    if facts is not None and facts.problem:
+        raise ImageError(facts.problem)
     mask = dataset.read_mask(index)
     mark = "" if mask is None else f"{mask.shape}-{zlib.crc32(np.ascontiguousarray(mask).tobytes()):08x}"
-    return Look(_counted(dataset, index, mask), ("" if path is None else data_mark(path), mark))
+    several = str(path) if facts is not None and facts.one_of_many else ""
+    return Look(_counted(dataset, index, mask), ("" if path is None else data_mark(path), mark), several=several)
 
 
 def _class_pixels(mask: MaskFacts, expected: Expected) -> NDArray[np.int64] | None:

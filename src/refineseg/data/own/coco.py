@@ -32,6 +32,8 @@ _LAYOUT = (
     "one annotations.json"
 )
 
+_LISTS = ("images", "annotations", "categories")
+
 Id = int | str
 """Of an image or category; some programs write text."""
 
@@ -118,8 +120,19 @@ def open_coco(root: Path, split: str) -> SourceDataset:
         raise DatasetError(f"expected images in {files[split]}, got none; export it again")
     by_id = {str(i): classes.index_of[labels[i]] for i in content.used}
     note = f"{split}: {content.crowds} annotations with iscrowd are painted as their class, like all others"
+    notes = (*((note,) if content.crowds else ()), *_unread(root, files))
     named = NamedClasses(classes.class_info, by_id, files[split].name)
-    return painted_dataset(drawings, named, paint_coco, notes=(note,) if content.crowds else ())
+    return painted_dataset(drawings, named, paint_coco, notes=notes)
+
+
+def _unread(root: Path, files: dict[str, Path]) -> tuple[str, ...]:
+    """A note of JSON files that lie where annotations are looked for and are not read; none where there are none."""
+    if not is_folder(root):
+        return ()
+    places = {path.parent for path in files.values()}
+    names = [name for name in list_files(root) if name.endswith(".json") and name != "remap.json"]
+    names = [name for name in names if (root / name).parent in places and root / name not in files.values()]
+    return (f"JSON files that are not read: {first_names(names)}",) if names else ()
 
 
 def coco_splits(root: Path) -> tuple[str, ...]:
@@ -146,7 +159,7 @@ def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses
             elif points is not None and looks_like_fractions(points):
                 canvas.leave_out(FRACTIONS, where)
             else:
-                value = classes.index_of[str(annotation["category_id"])]
+                value = classes.index_of[str(_id(annotation["category_id"]))]
                 canvas.add(partial(painted, outline, size_hw), value, where, points=points)
         except UNPAINTABLE as error:
             what = (
@@ -155,6 +168,25 @@ def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses
             )
             raise damaged(drawing, what, error) from error
     return canvas
+
+
+def _id(value: object) -> Id:
+    """An id as it stands in the file.
+
+    Raises:
+        ValueError: It is neither a whole number nor a text.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # which some programs write as 1.0
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise ValueError(f"an id that is no number or text, but {value!r:.40}")
+    return value
+
+
+def _name(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"a {what} that is no text, but {value!r:.40}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -179,20 +211,21 @@ def _read(path: Path) -> _Content:
     used: set[Id] = set()
     crowds = 0
     try:
-        for key, value, text in json_elements(read_text(path)):
+        for key, value, text in json_elements(read_text(path), lists=_LISTS):
             if key == "images":
-                images.append((value["id"], str(value["file_name"]), (int(value["height"]), int(value["width"]))))
+                size_hw = int(value["height"]), int(value["width"])
+                images.append((_id(value["id"]), _name(value["file_name"], "file_name"), size_hw))
             elif key == "categories":
-                name = tidy(str(value["name"]))
-                if categories.setdefault(value["id"], name) != name:
+                number, name = _id(value["id"]), tidy(_name(value["name"], "name of a category"))
+                if categories.setdefault(number, name) != name:
                     raise DatasetError(
-                        f"expected every category id once in {path}, got {value['id']} for {categories[value['id']]!r} "
+                        f"expected every category id once in {path}, got {number} for {categories[number]!r} "
                         f"and {name!r}; export it again"
                     )
-                groups[value["id"]] = tidy(str(value.get("supercategory")))
+                groups[number] = tidy(str(value.get("supercategory")))
             elif key == "annotations":
-                annotations.setdefault(value["image_id"], []).append(text)
-                used.add(value["category_id"])
+                annotations.setdefault(_id(value["image_id"]), []).append(text)
+                used.add(_id(value["category_id"]))
                 crowds += bool(value.get("iscrowd"))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(

@@ -8,6 +8,7 @@ Source: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from refineseg.class_info import ClassInfo, LabelTable
@@ -63,6 +64,9 @@ def open_cvat(root: Path, split: str) -> PairDataset:
     names = list(masks)
     if is_file(listing):
         names = _names(listing)
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise DatasetError(f"expected every image once in {listing}, got again: {first_names(twice)}; remove one")
     images: dict[str, Path] = {}
     for name in _in(root / _IMAGES):
         stem = PurePosixPath(name).with_suffix("").as_posix()

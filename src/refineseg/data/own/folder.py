@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.label_check import read_all
-from refineseg.data.own.folder_layout import folder_splits, partners, split_folders
+from refineseg.data.own.folder_layout import folder_splits, partners, split_folders, stray_images
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
@@ -46,7 +46,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
     pairs = _pairs(root, split)
     listed = read_class_file(root)
     if listed is not None:
-        return PairDataset(pairs, *listed, alike(listed[0].names))
+        return PairDataset(pairs, *listed, (*alike(listed[0].names), *stray_images(root)))
     if "train" not in folder_splits(root):
         raise DatasetError(
             f"expected classes.json in {root}, or a split 'train' whose masks tell the number of classes, got neither: "
@@ -58,7 +58,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
         f"{class_info.num_classes} classes, counted in {len(training)} training masks; "
         f"write {root / 'classes.json'} to name them and to start faster"
     )
-    return PairDataset(pairs, class_info, table, (note,))
+    return PairDataset(pairs, class_info, table, (note, *stray_images(root)))
 
 
 def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:

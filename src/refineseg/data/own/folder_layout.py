@@ -241,3 +241,20 @@ def existing_folders(root: Path, split: str) -> tuple[Path, Path | None]:
     """The folders of images and masks of a split, whether they are there or not; None: no masks."""
     images, places = _folders(root, split, _layout(root))
     return images, next((folder for folder in places if is_folder(folder)), None)
+
+
+def stray_images(root: Path) -> tuple[str, ...]:
+    """One note where images lie in no folder of a split, which nothing else would tell; else none.
+
+    Args:
+        root: Of images and masks.
+
+    Raises:
+        DatasetError: As :func:`folder_splits`.
+    """
+    used = [folder for split in folder_splits(root) for folder in existing_folders(root, split) if folder is not None]
+    strays = [path for path in _listed(root) if not any(path.is_relative_to(folder) for folder in used)]
+    if not strays:
+        return ()
+    shown = first_names([path.relative_to(root).as_posix() for path in strays], most=3)
+    return (f"{len(strays)} images lie in no folder of a split and are left out: {shown}; move them into one, or away",)

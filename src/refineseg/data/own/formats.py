@@ -5,6 +5,7 @@ In: a folder, a zip file, a list or an annotation file. Out: a data set. The rul
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -181,6 +182,8 @@ def _opened(name: str, root: Path, split: str) -> Dataset:
     dataset = FORMATS[name].open(root, split)
     folder = root if is_folder(root) else root.parent
     left_out = list_folder(folder).left_out if is_folder(root) else {}
+    if name == "masks" and isinstance(dataset, PairDataset):
+        dataset = replace(dataset, notes=(*dataset.notes, *unread_annotations(root)))
     if left_out:
         shown = first_names([f"{entry} ({what})" for entry, what in left_out.items()])
         note = f"left out, because they are no files: {shown}"
@@ -190,6 +193,19 @@ def _opened(name: str, root: Path, split: str) -> Dataset:
             dataset = replace(dataset, notes=(*dataset.notes, note))
     table = read_remap(folder)
     return dataset if table is None else remapped(dataset, table[0], declared_in=str(folder / table[1]))
+
+
+def unread_annotations(root: Path) -> tuple[str, ...]:
+    """One note where annotation files of other forms lie beside folders of images and masks, which go first; else none.
+
+    Args:
+        root: Of images and masks.
+    """
+    files, found = list_files(root), []
+    for name, fits in _RULES.items():
+        with contextlib.suppress(DatasetError):  # a file that cannot be read
+            found += [FORMATS[name].layout] if fits(root, files) else []
+    return (f"not read, because folders of images and masks go first: {'; '.join(found)}",) if found else ()
 
 
 def _candidates(root: Path) -> list[Path]:

@@ -10,10 +10,8 @@ Source: Label Studio's documented export formats and label-studio-converter; for
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +19,6 @@ from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from refineseg.data.own.label_studio_rle import brush_pixels
 from refineseg.data.own.outlines import Canvas, inside_polygon
@@ -30,8 +27,9 @@ from refineseg.data.samples.json_files import list_elements
 from refineseg.data.samples.left_out import NO_AREA, NO_LABEL
 from refineseg.data.samples.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
-from refineseg.errors import DatasetError
+from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import is_folder, list_files, read_text
+from refineseg.images.decoding import opened
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, read_rgb
 
 _SHAPES = {  # a part of the value that tells the kind of a region -> the kind; the first that is there
@@ -60,8 +58,8 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
       adds in front.
     * Classes: those of a class file in ROOT, else the sorted labels; ``background`` is class 0. Small areas are painted
       over large ones. Labels may stand in a tag of their own (``Labels``).
-    * Brushes, bitmasks, polygons, rectangles, ellipses and closed vectors are painted. Key points, open or curved
-      vectors and regions without a label are counted (:mod:`refineseg.data.samples.left_out`).
+    * Brushes, bitmasks, polygons, rectangles and ellipses (turned ones too) and closed vectors are painted. Key points,
+      open or curved vectors and regions without a label are counted (:mod:`refineseg.data.samples.left_out`).
 
     Args:
         root: The folder, a zip file, or the JSON file.
@@ -199,7 +197,7 @@ def _slim(results: list[dict[str, Any]]) -> str:
         if not isinstance(value, dict):
             continue
         shape = {key: value[key] for key in _GEOMETRY if key in value}
-        listed = [v for key, v in value.items() if key.endswith("labels") and isinstance(v, list)]
+        listed = [_labels(v) for key, v in value.items() if key.endswith("labels") and isinstance(v, list)]
         if not shape and not listed:
             continue
         name = str(result.get("id") or (json.dumps(shape, sort_keys=True) if shape else number))
@@ -210,8 +208,22 @@ def _slim(results: list[dict[str, Any]]) -> str:
             region |= {"rotation": result.get("image_rotation", 0)}
             region["size_hw"] = [result["original_height"], result["original_width"]]
             if "rle" in shape:
+                if not isinstance(shape["rle"], list):  # of a number, bytes() would make so many zeros
+                    raise ValueError(f"run lengths that are no list of numbers, but {shape['rle']!r:.40}")
                 shape["rle"] = base64.b64encode(bytes(shape["rle"])).decode("ascii")
     return json.dumps(list(regions.values()))
+
+
+def _labels(listed: list[Any]) -> list[str]:
+    """The labels of a region, without empty ones.
+
+    Raises:
+        ValueError: One is no name.
+    """
+    wrong = [label for label in listed if not isinstance(label, str | int | None)]
+    if wrong:
+        raise ValueError(f"a label that is no name, but {wrong[0]!r:.40}")
+    return [str(label) for label in listed if label is not None and str(label).strip()]
 
 
 def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
@@ -271,10 +283,10 @@ def paint_label_studio(drawing: Drawing, size_hw: tuple[int, int], classes: Name
                 check_size(drawing, (int(stated[0]), int(stated[1])), size_hw)
             points = None
             if kind in ("polygon", "vector", "ellipse", "rectangle"):
-                points = np.array(list(_corners(result))).reshape(-1, 2) * np.array(size_hw[::-1]) / 100
+                points = _outline(kind, result["value"], size_hw)
             for label in result["labels"]:
                 value = classes.index(str(label), where=where)
-                canvas.add(partial(_inside, result, points, size_hw), value, named, points=points)
+                canvas.add(partial(_inside, result, points, size_hw, drawing.labels), value, named, points=points)
         except UNPAINTABLE as error:
             raise damaged(drawing, f"{kind} of Label Studio", error) from error
     return canvas
@@ -293,50 +305,63 @@ def _why_not(result: dict[str, Any]) -> str:
     return ""
 
 
-def _inside(result: dict[str, Any], points: NDArray[np.float64] | None, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of one result."""
+def _inside(
+    result: dict[str, Any], points: NDArray[np.float64] | None, size_hw: tuple[int, int], path: Path
+) -> NDArray[np.bool_]:
+    """The pixels of one result; the path is that of the annotations, for messages."""
     if points is not None:
         return inside_polygon(points, size_hw)
     if result["kind"] == "png":
-        path = Path(result["path"])
-        inside: NDArray[np.bool_] = read_rgb(path).max(axis=2) > 0
+        brush = Path(result["path"])
+        inside: NDArray[np.bool_] = read_rgb(brush).max(axis=2) > 0
         if inside.shape != size_hw:
-            raise ValueError(f"{path.name} of {inside.shape[0]}x{inside.shape[1]} pixels")
+            raise ValueError(f"{brush.name} of {inside.shape[0]}x{inside.shape[1]} pixels")
         return inside
     if result["kind"] == "bitmask":
-        return _bitmask(result["value"]["imageDataURL"], size_hw)
+        return _bitmask(result["value"]["imageDataURL"], size_hw, path)
     return brush_pixels(base64.b64decode(result["value"]["rle"]), size_hw)
 
 
-def _bitmask(url: str, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+def _bitmask(url: str, size_hw: tuple[int, int], path: Path) -> NDArray[np.bool_]:
     """What is painted in a PNG of a data URL: the program paints black on nothing."""
     head, _, text = url.partition(",")
     if not head.startswith("data:image/png"):
         raise ValueError(f"a bitmask that begins with {url[:20]!r} in place of data:image/png;base64")
-    with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as image:
-        if image.size != size_hw[::-1]:
-            raise ValueError(f"a bitmask of {image.size[1]}x{image.size[0]} pixels")
-        alpha = image.convert("RGBA").getchannel("A")
-        opaque = alpha.getextrema() == (255, 255)
-        painted: NDArray[np.bool_] = np.asarray(image.convert("L") if opaque else alpha) > 0
-        return painted
+    try:
+        with opened(path, base64.b64decode(text)) as image:
+            size, alpha = image.size, None
+            if size == size_hw[::-1]:  # else a small text could become many pixels
+                alpha = image.convert("RGBA").getchannel("A")
+                opaque = alpha.getextrema() == (255, 255)
+                painted: NDArray[np.bool_] = np.asarray(image.convert("L") if opaque else alpha) > 0
+    except ImageError as error:
+        raise ValueError("a bitmask that is no whole PNG") from error
+    if alpha is None:
+        raise ValueError(f"a bitmask of {size[1]}x{size[0]} pixels")
+    return painted
 
 
-def _corners(result: dict[str, Any]) -> Iterator[tuple[float, float]]:
-    """The outline, in percent of the image."""
-    value = result["value"]
-    if result["kind"] == "polygon":
-        yield from ((float(x), float(y)) for x, y in value["points"])
-        return
-    if result["kind"] == "vector":
-        yield from ((float(vertex["x"]), float(vertex["y"])) for vertex in value["vertices"])
-        return
-    if value.get("rotation"):
-        raise ValueError(f"a shape turned by {value['rotation']} degrees; draw a polygon instead")
-    x, y = float(value["x"]), float(value["y"])
-    if result["kind"] == "rectangle":
-        right, bottom = x + float(value["width"]), y + float(value["height"])
-        yield from ((x, y), (right, y), (right, bottom), (x, bottom))
+def _outline(kind: str, value: dict[str, Any], size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """The corners in pixels, ``(N, 2)``; the file has them in percent of the image, and turns in degrees.
+
+    A turn is one of pixels and not of percents: of an image that is no square, the sides of a turned rectangle would
+    meet at other angles than right ones. A rectangle turns clockwise about its top left corner, an ellipse about its
+    centre.
+    """
+    pixels = np.array(size_hw[::-1], np.float64) / 100
+    if kind == "polygon":
+        return np.array([(float(x), float(y)) for x, y in value["points"]]).reshape(-1, 2) * pixels
+    if kind == "vector":
+        return np.array([(float(v["x"]), float(v["y"])) for v in value["vertices"]]).reshape(-1, 2) * pixels
+    if kind == "rectangle":
+        unit = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+        sides = np.array([float(value["width"]), float(value["height"])])
     else:
-        for angle in np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False).tolist():
-            yield x + float(value["radiusX"]) * np.cos(angle), y + float(value["radiusY"]) * np.sin(angle)
+        angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+        unit = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        sides = np.array([float(value["radiusX"]), float(value["radiusY"])])
+    turn = np.deg2rad(float(value.get("rotation") or 0))
+    clockwise = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])  # of rows, where y points down
+    corner = np.array([float(value["x"]), float(value["y"])])
+    turned: NDArray[np.float64] = corner * pixels + (unit * (sides * pixels)) @ clockwise
+    return turned

@@ -186,8 +186,11 @@ def paint_labelme(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClas
     """
     content = _content(drawing.labels)
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    if isinstance(height, int) and isinstance(width, int):
-        check_size(drawing, (height, width), size_hw)
+    if height is not None and width is not None:
+        try:
+            check_size(drawing, (int(height), int(width)), size_hw)
+        except UNPAINTABLE as error:
+            raise damaged(drawing, "numbers as imageHeight and imageWidth", error) from error
     canvas = Canvas(size_hw, void=classes.class_info.ignore_index, kind="shapes", in_order=True)
     for number, shape in enumerate(content["shapes"]):
         where = f"{drawing.labels}, shape {number}"
@@ -207,6 +210,8 @@ def _label(shape: dict[str, Any]) -> str:
     label = shape["label"]
     if label is None or not str(label).strip():
         raise ValueError("a shape without a label")
+    if not isinstance(label, str | int):
+        raise ValueError(f"a label that is no name, but {label!r:.40}")
     return str(label)
 
 
@@ -250,7 +255,10 @@ def _placed(text: str, points: NDArray[np.float64], size_hw: tuple[int, int], pa
     (left, top), (right, bottom) = np.rint(points[:2]).astype(int).tolist()
     inside = np.zeros(size_hw, np.bool_)
     place = inside[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
-    stated = read_image_size(path, content=content)  # before a small text becomes many pixels
+    try:
+        stated = read_image_size(path, content=content)  # before a small text becomes many pixels
+    except ImageError as error:
+        raise ValueError("a mask that is no whole PNG") from error
     if top < 0 or left < 0 or place.shape != stated:
         raise ValueError(f"a mask of {stated} pixels for a box of {place.shape}")
     place[:] = read_rgb(path, content=content)[..., 0] > 0

@@ -17,6 +17,7 @@ from refineseg.data.samples.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL
 from refineseg.errors import MissingExtraError
 
 _REACH = 1000  # pixels
+_CROSSINGS = 1 << 20  # of edges and rows that are computed at once, at most
 
 
 def rle_tools() -> ModuleType:
@@ -155,14 +156,19 @@ def inside_polygon(points: NDArray[np.float64], size_hw: tuple[int, int]) -> NDA
     check_near(points, size_hw)
     height, width = size_hw
     crossings = np.zeros((height, width + 1), np.int32)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        (left, top), (right, bottom) = ((x0, y0), (x1, y1)) if y0 <= y1 else ((x1, y1), (x0, y0))
-        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in (top, bottom))
-        if first < last:  # rows whose centre the edge crosses
-            rows = np.arange(first, last)
-            x = left + (rows + 0.5 - top) * ((right - left) / (bottom - top))
-            columns = np.ceil(x - 0.5).clip(0, width).astype(np.int64)  # the first centre not left of the edge
-            np.add.at(crossings, (rows, columns), 1)
+    start, end = points, np.roll(points, -1, axis=0)
+    falls = (start[:, 1:] <= end[:, 1:]).repeat(2, axis=1)
+    upper, lower = np.where(falls, start, end), np.where(falls, end, start)
+    first, last = (np.ceil(y - 0.5).clip(0, height).astype(np.int64) for y in (upper[:, 1], lower[:, 1]))
+    crossing = np.flatnonzero(first < last)  # edges that cross the centre of a row
+    for some in np.array_split(crossing, max(1, -(-len(crossing) * height // _CROSSINGS))):
+        counts = last[some] - first[some]
+        edges = np.repeat(some, counts)
+        rows = first[edges] + np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts)
+        (left, top), (right, bottom) = upper[edges].T, lower[edges].T
+        x = left + (rows + 0.5 - top) * ((right - left) / (bottom - top))
+        columns = np.ceil(x - 0.5).clip(0, width).astype(np.int64)  # the first centre not left of the edge
+        np.add.at(crossings, (rows, columns), 1)
     odd: NDArray[np.bool_] = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
     return odd
 

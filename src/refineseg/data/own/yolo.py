@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
-from refineseg.data.samples.left_out import NO_IMAGE, LeftOut
+from refineseg.data.samples.left_out import NO_IMAGE, NO_SPLIT, LeftOut
 from refineseg.data.samples.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError, LabelError
 from refineseg.files.archives import is_file, is_folder, list_files, locate, read_text, subfolders
 from refineseg.files.foreign_text import parse_yaml
-from refineseg.images.files import find_images, first_names
+from refineseg.images.files import IMAGE_SUFFIXES, find_images, first_names
 
 _SPLITS = ("train", "val", "test")
 _CLASSES = "classes.txt"
@@ -97,21 +97,37 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
         )
     note = f"{split}: {without} of {len(images)} images have no label file: all background"
     strays = _strays({drawing.labels for drawing in drawings})
+    if path.name == _CLASSES:
+        strays += _outside(path.parent, content)
     return painted_dataset(tuple(drawings), classes, paint_yolo, notes=(note,) if without else (), strays=strays)
 
 
 def _strays(labels: set[Path]) -> tuple[LeftOut, ...]:
-    """The polygons in label files without an image, in the folders of those with one."""
+    """The polygons in label files without an image, or with another ending, in and below the folders of those read."""
     lost: dict[Path, int] = {}
     for folder in sorted({path.parent for path in labels if is_folder(path.parent)}):
-        images = {path.stem for path in find_images(_counterpart(folder, "labels", "images"))}
+        beside = _counterpart(folder, "labels", "images")
+        images = {path.relative_to(beside).with_suffix("") for path in find_images(beside)} if is_folder(beside) else {}
         for name in list_files(folder):
-            path = folder / name
-            if path.suffix != ".txt" or path in labels or path.stem in images or path.parent != folder:
+            path, has_image = folder / name, Path(name).with_suffix("") in images
+            if path.suffix.lower() != ".txt" or path in labels or (has_image and path.suffix == ".txt"):
                 continue
             if path.name != _CLASSES and not path.name.lower().startswith("readme"):
                 lost[path] = sum(bool(line.strip()) for line in read_text(path).splitlines())
     return (LeftOut("polygons", NO_IMAGE, str(next(iter(lost))), sum(lost.values())),) if any(lost.values()) else ()
+
+
+def _outside(root: Path, content: dict[str, Any]) -> tuple[LeftOut, ...]:
+    """The label files and images of no split, where no YAML file says what is meant to be read."""
+    splits = [name for name in _SPLITS if name in content]
+    if content.get("train") == "images":
+        return ()
+    lost = []
+    for folder, kind, endings in (("labels", "label files", (".txt",)), ("images", "images", IMAGE_SUFFIXES)):
+        names = [name for name in list_files(root / folder) if name.lower().endswith(endings)]
+        names = [name for name in names if name.split("/")[0] not in splits and name != _CLASSES]
+        lost += [LeftOut(kind, NO_SPLIT, str(root / folder / names[0]), len(names))] if names else []
+    return tuple(lost)
 
 
 def _content(root: Path) -> tuple[Path, dict[str, Any]]:
@@ -132,17 +148,36 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
         raise DatasetError(
             f"expected names, and train or val, in {path}, got no names; for instance names: [car, tree]"
         )
+    wrong = [split for split in (*_SPLITS, "path") if not _are_paths(content.get(split), several=split != "path")]
+    if wrong:
+        raise DatasetError(
+            f"expected a folder as {wrong[0]} in {path}, got {content[wrong[0]]!r:.60}; for instance "
+            f"{wrong[0]}: images/train"
+        )
     if content.get("kpt_shape"):
         raise DatasetError(f"expected polygons, got key points (kpt_shape in {path}); export as segmentation")
     return path, content
 
 
+def _are_paths(value: object, *, several: bool) -> bool:
+    """Whether a value of the YAML file names a folder, or several, or nothing."""
+    values = value if isinstance(value, list) and several else [value]
+    return value is None or all(isinstance(one, str | int) for one in values)
+
+
 def _classes(path: Path, content: dict[str, Any]) -> NamedClasses:
     names = content["names"]
     numbered = dict(enumerate(names)) if isinstance(names, list) else names
-    if sorted(numbered, key=str) != sorted(range(len(numbered)), key=str):
+    if set(numbered) != set(range(len(numbered))):
         raise DatasetError(f"expected names numbered 0..{len(numbered) - 1} in {path}, got {list(numbered)[:10]}")
+    if not numbered:
+        raise DatasetError(f"expected names of classes in {path}, got none; for instance names: [car, tree]")
     listed = [str(numbered[i]) for i in range(len(numbered))]
+    wrong = [i for i, name in numbered.items() if not isinstance(name, str | int) or not str(name).strip()]
+    if wrong:
+        raise DatasetError(
+            f"expected a name for each class in {path}, got {numbered[wrong[0]]!r:.40} for class {wrong[0]}; quote it"
+        )
     counts = Counter(map(tidy, listed))
     if len(counts) < len(listed):
         twice = list(dict.fromkeys(name for name in listed if counts[tidy(name)] > 1))

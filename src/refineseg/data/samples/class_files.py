@@ -21,7 +21,8 @@ CLASS_FILES = ("classes.json", "labelmap.txt", "classes.txt")
 
 _EXAMPLE = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...]}'
 _MOST = 65535  # masks have at most 16 bits
-_LONGEST_NAME = 1000
+LONGEST_NAME = 1000
+"""Characters of a class name."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def _listed(root: Path, file_names: Sequence[str]) -> tuple[list[_Entry], int | 
     if len(entries) > _MOST:
         raise ConfigError(f"expected at most {_MOST} classes in {path}, as many as masks can hold, got {len(entries)}")
     long = max((entry.name for entry in entries), key=len, default="")
-    if len(long) > _LONGEST_NAME:
+    if len(long) > LONGEST_NAME:
         raise ConfigError(
-            f"expected class names of at most {_LONGEST_NAME} characters in {path}, got {len(long)}: {long[:40]!r}..."
+            f"expected class names of at most {LONGEST_NAME} characters in {path}, got {len(long)}: {long[:40]!r}..."
         )
     _check(entries, ignore_index, path)
     return entries, ignore_index, path
@@ -137,7 +138,10 @@ def _json_entry(item: dict[str, Any], position: int, path: Path) -> _Entry:
         isinstance(colour, list) and len(colour) == 3 and all(_is_value(part) and part <= 255 for part in colour)
     ):
         raise ConfigError(f'expected the "color" of {name!r} {where} to be three numbers 0..255, got {colour!r:.100}')
-    return _Entry(value, name.strip(), None if colour is None else tuple(colour), item.get("ignore") is True)
+    void = item.get("ignore", False)
+    if not isinstance(void, bool):
+        raise ConfigError(f'expected "ignore" of {name!r} {where} to be true or false, got {void!r:.100}')
+    return _Entry(value, name.strip(), None if colour is None else tuple(colour), void)
 
 
 def _is_value(value: object) -> bool:

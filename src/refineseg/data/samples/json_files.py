@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ def list_elements(text: str) -> Iterator[Any]:
             at = _past_space(text, at + 1)
         elif text[at : at + 1] != "]":
             raise json.JSONDecodeError("expected ',' or ']'", text, at)
+    _check_end(text, at)
+
+
+def _check_end(text: str, at: int) -> None:
+    """Nothing may follow the bracket at this place: it would be left out unsaid."""
+    at = _past_space(text, at + 1)
+    if at < len(text):
+        raise json.JSONDecodeError("more text after the end", text, at)
 
 
 def _past_space(text: str, at: int) -> int:
@@ -60,14 +68,23 @@ def _past_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
+def json_elements(text: str, *, lists: Sequence[str] = ()) -> Iterator[tuple[str, Any, str]]:
     """The elements of the arrays of a JSON object one by one: the array's key, the element, and its text.
 
     A file of half a gigabyte would be several as a whole tree of Python objects.
 
+    Args:
+        text: The object.
+        lists: Keys that must be there once, each with an array: of what is no array nothing would be given.
+
     Raises:
-        ValueError: The text is not a JSON object, or ends too early.
+        ValueError: The text is not a JSON object, ends too early or goes on after its end, or lacks an array.
+
+    Example:
+        >>> list(json_elements('{"a": [1, 2], "b": 3}', lists=("a",)))
+        [('a', 1, '1'), ('a', 2, '2')]
     """
+    seen: list[str] = []
 
     def space(at: int) -> int:
         return _past_space(text, at)
@@ -82,6 +99,7 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
         key, at = parse_element(text, at)
         at = expect(":", space(at))
         if text[at : at + 1] == "[":
+            seen.append(key)
             at = space(at + 1)
             while text[at : at + 1] != "]":
                 value, end = parse_element(text, at)
@@ -94,5 +112,9 @@ def json_elements(text: str) -> Iterator[tuple[str, Any, str]]:
             _, at = parse_element(text, at)
             at = space(at)
         if text[at : at + 1] == "}":
-            return
+            break
         at = expect(",", at)
+    _check_end(text, at)
+    for wanted in lists:
+        if seen.count(wanted) != 1:
+            raise ValueError(f"{seen.count(wanted) or 'no'} lists {wanted!r} in place of one")

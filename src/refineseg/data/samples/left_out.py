@@ -16,6 +16,7 @@ OUTSIDE = "they lie outside the image"
 FRACTIONS = "their coordinates are fractions 0..1 and not pixels"
 TOO_SMALL = "they are too small or thin to hold the centre of a pixel"
 COVERED = "others are painted over them"
+NO_SPLIT = "they lie in no folder of a split"
 NO_IMAGE = "there is no image of their name"
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.samples.class_files import CLASS_FILES, listed_names
-from refineseg.errors import LabelError
+from refineseg.data.samples.class_files import CLASS_FILES, LONGEST_NAME, listed_names
+from refineseg.errors import DatasetError, LabelError
 
 BACKGROUND = "background"
 """Name of the class of pixels that no object covers; it is class 0."""
@@ -72,7 +71,7 @@ def tidy(label: str) -> str:
 
 
 def alike(names: Sequence[str]) -> tuple[str, ...]:
-    """One note where names differ by capitals, blanks, hyphens or underscores only; else none.
+    """One note where names differ by capitals, blanks, hyphens, underscores or unseen characters only; else none.
 
     Example:
         >>> print(*alike(["car", "sky", "Car"]))
@@ -80,12 +79,19 @@ def alike(names: Sequence[str]) -> tuple[str, ...]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
+        groups.setdefault(_bare(name), []).append(name)
     return tuple(
         f"the classes {' and '.join(map(repr, group))} differ by capitals or blanks only; remap.json can make them "
         f"one: {json.dumps(dict.fromkeys(group[1:], group[0]), ensure_ascii=False)}"
         for group in groups.values()
         if len(group) > 1
+    )
+
+
+def _bare(name: str) -> str:
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return (
+        "".join(c for c in plain if not (c.isspace() or c in "_-" or unicodedata.category(c) in ("Cc", "Cf"))) or name
     )
 
 
@@ -100,6 +106,20 @@ def near(name: str, names: Iterable[str]) -> str:
     return f" (near: {', '.join(found)})" if found else ""
 
 
+def check_name(name: str) -> None:
+    """A class name must be short enough for a legend, and text: half a character cannot be written to any file.
+
+    Raises:
+        DatasetError: It is not.
+    """
+    if len(name) > LONGEST_NAME:
+        raise DatasetError(
+            f"expected class names of at most {LONGEST_NAME} characters, got {len(name)}: {name[:40]!r}...; correct it"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise DatasetError(f"expected class names of whole characters, got {name!r:.100}; correct it")
+
+
 def named_classes(names: Sequence[str], *, listed_in: str = "", void_names: Sequence[str] = ()) -> NamedClasses:
     """Classes in the order of their names, the background first.
 
@@ -111,10 +131,15 @@ def named_classes(names: Sequence[str], *, listed_in: str = "", void_names: Sequ
         listed_in: A class file, for messages.
         void_names: More labels that mean void.
 
+    Raises:
+        DatasetError: A name that is too long for any use, or that no file can hold.
+
     Example:
         >>> named_classes(["tree", "_background_", "__ignore__"]).index_of["tree"]
         1
     """
+    for name in names:
+        check_name(name)
     unlabelled = (*VOID_NAMES, *map(tidy, void_names))
     classes = [name for name in dict.fromkeys(map(tidy, names)) if name != BACKGROUND and name not in unlabelled]
     void = 255 if len(classes) < 255 else 65535

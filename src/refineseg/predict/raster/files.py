@@ -28,6 +28,13 @@ Dataset = Any
 """rasterio's, which has no types."""
 
 _DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "VRT", "HFA", "WEBP", "BMP")  # no others: some run programs
+_NOTHING_FOREIGN = {  # a .vrt may name what lies anywhere, which GDAL would fetch, and hold code
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_SKIP": "HTTP WMS WMTS WCS PLMOSAIC EEDA EEDAI STACIT STACTA DAAS",  # heeded by the first who uses GDAL
+    **dict.fromkeys(("GDAL_HTTP_PROXY", "GDAL_HTTPS_PROXY"), "http://127.0.0.1:1"),  # where nothing listens
+}
+_MOST_PIXELS = 1 << 40
 _RANDOM_ACCESS = ("GTiff", "JP2OpenJPEG", "VRT", "HFA")
 _SEQUENTIAL_PIXELS = 1 << 24  # compressed strips of larger images are unpacked again and again by windows
 _MOST_CHECKED_BLOCKS = 1 << 20
@@ -259,10 +266,11 @@ def block_names(size_hw: tuple[int, int], block_hw: tuple[int, int]) -> Iterator
 
 @contextmanager
 def open_raster(path: Path) -> Iterator[RasterReader]:
-    """A raster as it is on disk.
+    """A raster as it is on disk. Nothing is fetched over a network for it, whatever a ``.vrt`` names.
 
     Raises:
-        ImageError: There is no such file, it is empty, truncated, of another kind, or of complex numbers.
+        ImageError: There is no such file, it is empty, truncated, of another kind, or of complex numbers, or it
+            declares more than a million megapixels.
         MissingExtraError: rasterio is not installed.
     """
     rasterio = rasterio_module()
@@ -270,12 +278,18 @@ def open_raster(path: Path) -> Iterator[RasterReader]:
         raise ImageError(f"expected a raster, but there is no file {path}")
     if path.stat().st_size == 0:
         raise ImageError(f"expected a raster, got {path}, which is empty (0 bytes); replace it")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE"), quietly():
+    limits = {"GDAL_CACHEMAX": CACHE_BYTES, "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", **_NOTHING_FOREIGN}
+    with rasterio.Env(**limits), quietly():
         with translated(f"a raster in {path}", f"{', '.join(_DRIVERS)} are read; it may be truncated: replace it"):
             dataset = rasterio.io.DatasetReader(str(path), driver=list(_DRIVERS))  # open() takes one driver only
         with dataset:
             if not dataset.count:
                 raise ImageError(f"expected a raster with at least one band, got {path} with none")
+            if dataset.height * dataset.width > _MOST_PIXELS:
+                raise ImageError(
+                    f"expected a raster of at most {_MOST_PIXELS} pixels, got {dataset.height}x{dataset.width} in "
+                    f"{path}; cut it first"
+                )
             complex_types = [name for name in dataset.dtypes if "complex" in name]
             if complex_types:
                 raise ImageError(
