@@ -34,7 +34,7 @@ from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
 from refineseg.evaluate.protocol import Learned
 from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
-from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.options import PredictorOptions
 from refineseg.segmenter import load, load_spec
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, override, to_json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from refineseg.networks.variants import VARIANTS
     from refineseg.original.checkpoints import load_original_decoder
     from refineseg.original.conversion import load_original
-    from refineseg.predict.predictor import Predictor
+    from refineseg.predict.files import FilePredictor as Predictor
     from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
@@ -33,7 +33,7 @@ _HOME = {
     "ClassInfo": "class_info",
     "ConfusionMatrix": "evaluate.metrics",
     "Prediction": "prediction",
-    "Predictor": "predict.predictor",
+    "Predictor": "predict.files:FilePredictor",
     "Preprocessing": "preprocessing",
     "RefinesegError": "errors",
     "Sample": "data.samples.sample",
@@ -71,7 +71,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     if name not in _HOME:
         raise AttributeError(f"module 'refineseg' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"refineseg.{_HOME[name]}"), name)
+    module, _, own_name = _HOME[name].partition(":")
+    return getattr(importlib.import_module(f"refineseg.{module}"), own_name or name)
 
 
 def __dir__() -> list[str]:

@@ -43,11 +43,13 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import DATASETS
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.evaluate.published import MEASURED_SCORES, PUBLISHED_COUNTS, PUBLISHED_SCORES
-from refineseg.images.files import read_rgb, write_image
+from refineseg.images.encoding import write_image
+from refineseg.images.files import read_rgb
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import VARIANTS
+from refineseg.scoring import Scorer
 from refineseg.segmenter import build
 from refineseg.terminal.arguments import parse_size
 from refineseg.terminal.printing import Terminal
@@ -299,7 +301,7 @@ def test_timing_refuses_to_time_nothing():
         time_in_turns([lambda: None], repeats=0)
 
 
-class Constant:
+class Constant(Scorer):
     """A scorer that says one class everywhere, but another in the left part."""
 
     def __init__(self, left=0):

@@ -12,7 +12,8 @@ from refineseg.bench.end_to_end import bench_folder, folder_images
 from refineseg.bench.timing import example_images
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ConfigError
-from refineseg.images.files import read_mask, write_mask
+from refineseg.images.encoding import write_mask
+from refineseg.images.files import read_mask
 from refineseg.predict import stream as streams
 from refineseg.prediction import Prediction
 from refineseg.runtimes import open as opening

@@ -16,7 +16,7 @@ from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, OutputError
 from refineseg.evaluate.measuring import EvaluationFiles, EvaluationResult, evaluate_to_files
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark, write_cityscapes, write_voc
-from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.options import PredictorOptions
 from refineseg.terminal.printing import Terminal
 
 VOC = catalog_classes("voc")

@@ -25,7 +25,7 @@ from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import draw_confusion, draw_curves
 from refineseg.files import writing
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
-from refineseg.images.files import write_image, write_mask
+from refineseg.images.encoding import write_image, write_mask
 from refineseg.predict.outputs.areas import Areas, area_table
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.openvino_runtime import write_openvino_model

@@ -9,7 +9,8 @@ from PIL import Image
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError, OutputError
 from refineseg.files.writing import written_beside
-from refineseg.images.files import find_images, first_names, read_rgb, write_image, write_mask
+from refineseg.images.encoding import write_image, write_mask
+from refineseg.images.files import find_images, first_names, read_rgb
 
 
 def test_a_mask_is_written_as_palette_png_whose_values_are_the_classes(tmp_path):
@@ -45,7 +46,7 @@ def test_masks_of_more_than_255_classes_are_16_bit(tmp_path):
 
 def test_values_that_would_wrap_round_are_not_written(tmp_path):
     for value in (-1, 256):
-        with pytest.raises(ImageError, match=rf"expected mask values 0\.\.255 to write .*m\.png, got .*{value}"):
+        with pytest.raises(ImageError, match=rf"m\.png: expected mask values 0\.\.255 to write a mask, got .*{value}"):
             write_mask(tmp_path / "m.png", np.array([[0, value]]), ClassInfo(("a", "b")))
     assert not list(tmp_path.iterdir())
 

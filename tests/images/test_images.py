@@ -15,7 +15,8 @@ from conftest import SHARED
 from fakes.raw_png import GREY, RGB, write_raw_png
 from refineseg.data.checks.facts import glance_at_image
 from refineseg.errors import ImageError
-from refineseg.images.files import find_images, read_image_size, read_rgb, write_image
+from refineseg.images.encoding import write_image
+from refineseg.images.files import find_images, read_image_size, read_rgb
 
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:

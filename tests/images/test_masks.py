@@ -9,7 +9,8 @@ from PIL import Image
 from fakes.raw_png import GREY, PALETTE, RGB, write_raw_png
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
-from refineseg.images.files import mask_values, read_mask, write_mask
+from refineseg.images.encoding import write_mask
+from refineseg.images.files import mask_values, read_mask
 from refineseg.images.label_messages import legal_values, value_ranges
 
 CLASSES = ClassInfo(("sky", "road", "car"), ((128, 128, 128), (128, 64, 128), (64, 0, 128)))

@@ -14,7 +14,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.errors import ConfigError, ImageError
 from refineseg.images.files import read_picture, read_rgb
 from refineseg.images.reading import Reading, choose_bands
-from refineseg.predict.predictor import Predictor
+from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource

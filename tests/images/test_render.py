@@ -11,7 +11,7 @@ from PIL import Image
 from refineseg import class_info
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
-from refineseg.images.files import write_image
+from refineseg.images.encoding import write_image
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.prediction import Prediction
 
@@ -89,9 +89,10 @@ from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.folder.plan import make_plan
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.stream import StreamOptions
+from refineseg.scoring import Scorer
 
 
-class Brightest:
+class Brightest(Scorer):
     class_info = ClassInfo(("red", "green", "blue"))
 
     def logits(self, images):

@@ -24,7 +24,8 @@ from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.files import accept_file, calibration_images, export_file
 from refineseg.export.options import ExportOptions
 from refineseg.networks.fused import enlarged_class_map
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.files import FilePredictor as Predictor
+from refineseg.predict.options import PredictorOptions
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
@@ -33,6 +34,7 @@ from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvi
 from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
 from refineseg.runtimes.torch_programs import write_torch_program
+from refineseg.scoring import Scorer
 from refineseg.terminal.printing import Terminal
 
 CPU = torch.device("cpu")
@@ -380,7 +382,7 @@ def test_export_refuses_wrong_words(exported, tmp_path):
 def test_the_report_counts_what_an_independent_comparison_counts(exported):
     """Two scorers whose masks are known."""
 
-    class Fixed:
+    class Fixed(Scorer):
         class_info = exported[0].class_info
 
         def __init__(self, wrong):

@@ -18,8 +18,8 @@ from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
 from refineseg.predict.folder.files import FileOptions, predict_files
 from refineseg.predict.folder.inputs_record import INPUTS_RECORD
+from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.predictor import PredictorOptions
 from refineseg.segmenter import build, load, load_spec
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig

@@ -34,8 +34,8 @@ from refineseg.predict.batches import stacked
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction

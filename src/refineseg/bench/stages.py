@@ -22,7 +22,8 @@ from rich import box
 from rich.table import Table
 
 from refineseg.errors import ConfigError
-from refineseg.images.files import find_images, read_rgb, write_mask
+from refineseg.images.encoding import write_mask
+from refineseg.images.files import find_images, read_rgb
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter
 

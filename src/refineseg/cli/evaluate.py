@@ -74,7 +74,7 @@ def evaluate(
 
     # from here on PyTorch is there
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
-    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.predict.options import PredictorOptions
 
     options = PredictorOptions.parse(crf=crf, **scoring)
     files = EvaluationFiles(out, pictures, submission)

@@ -220,7 +220,7 @@ def predict(
 def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
     """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
     from refineseg.predict.folder.files import predict_plan
-    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.predict.options import PredictorOptions
 
     how = PredictorOptions.parse(**options)
     return predict_plan(plan, out, how.opened(model), options=how, files=files, console=messages()), how

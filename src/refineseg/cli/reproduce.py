@@ -96,7 +96,7 @@ def card(
     # from here on PyTorch is there
     from refineseg.evaluate.card import CardFiles, write_card
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
-    from refineseg.predict.predictor import PredictorOptions
+    from refineseg.predict.options import PredictorOptions
 
     result = evaluate_to_files(
         model,

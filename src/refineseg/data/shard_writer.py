@@ -36,7 +36,8 @@ from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import read_bytes
 from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
-from refineseg.images.files import read_rgb, write_mask
+from refineseg.images.encoding import write_mask
+from refineseg.images.files import read_rgb
 
 UNFINISHED_NAME = "unfinished.json"
 """The index so far, where writing was interrupted; the next call goes on from there."""

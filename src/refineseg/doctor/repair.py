@@ -32,10 +32,10 @@ from refineseg.doctor.inventory import Case, relative_name
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.files.archives import is_file, openable, read_bytes
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
-from refineseg.images.files import read_mask, read_rgb, save_image, write_image
+from refineseg.images.encoding import save_image, write_image
+from refineseg.images.files import read_mask, read_rgb
 
-REPAIRS = "repairs.json"
-"""Name of the list of repairs in the copy."""
+REPAIRS = "repairs.json"  # the list of repairs in the copy
 
 _UNCHANGED = frozenset({"empty_mask", "void_mask", "several_pictures"})  # copied as they are
 _BY_VALUES = frozenset({"off_by_one", "binary_mask", "palette_mask", "rgb_mask"})
@@ -391,7 +391,7 @@ def _undecided(examination: Examination) -> list[str]:
 
 def _refused(folder: Path, out: Path) -> list[str]:
     """What the reader, and the check in front of training, still say of the copy, which will lie in OUT."""
-    said = []
+    said: list[str] = []
     for split in sorted(path.name for path in (folder / "images").glob("*") if path.is_dir()):
         try:
             check_labels(open_folder(folder, split))

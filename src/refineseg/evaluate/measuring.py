@@ -31,7 +31,8 @@ from refineseg.evaluate.reports import draw_confusion
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark
 from refineseg.evaluate.tally import Counts, Tally
 from refineseg.images.files import HeaderReadable
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.options import PredictorOptions
+from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import read_spec
 from refineseg.terminal.printing import Terminal, progress_bar

@@ -18,7 +18,7 @@ from PIL import Image
 from refineseg.class_info import ClassInfo
 from refineseg.data.readers.cityscapes import to_label_ids
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.images.files import save_image, write_mask
+from refineseg.images.encoding import save_image, write_mask
 
 _VOC_FOLDER = Path("results") / "VOC2012" / "Segmentation" / "comp6_test_cls"
 _CITYSCAPES_HW = (1024, 2048)

@@ -1,24 +1,21 @@
-"""Image and mask files: read any photograph as RGB, read class indices, write palette PNG.
+"""Image and mask files: read any photograph as RGB, read class indices.
 
 In and out: arrays. Images are ``(H, W, 3)`` uint8 RGB, masks ``(H, W)`` integers.
 """
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
-from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.class_info import LabelTable
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
-from refineseg.files.writing import written_beside
 from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, is_one_of_many, opened, stored, turn_of, upright
 from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
@@ -279,86 +276,6 @@ def _translated(codes: NDArray[Any], known: Mapping[int, int], dtype: np.dtype[A
     if (keys.take(places) != codes).any():
         return None
     return np.array([known[key] for key in keys.tolist()], dtype).take(places)
-
-
-def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:
-    """Write a mask as a palette PNG: pixel value = class index, colours for viewers. More than 256 values: 16-bit grey.
-
-    Args:
-        path: Ending in ``.png``.
-        mask: ``(H, W)`` integers.
-        class_info: Gives the colours; void and everything above the classes is black.
-
-    Raises:
-        OutputError: The file cannot be written.
-        ImageError: The mask holds values that do not fit in it.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> classes = ClassInfo(("sky", "road"))
-        >>> with TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "mask.png"
-        ...     write_mask(path, np.array([[0, 1, 255]]), classes)
-        ...     read_mask(path, table=LabelTable.identity(classes), ignore_index=255)
-        array([[  0,   1, 255]], dtype=uint8)
-    """
-    wide = class_info.num_classes > 255 or class_info.ignore_index > 255
-    most = 65535 if wide else 255
-    low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
-    if low < 0 or high > most:
-        raise ImageError(f"expected mask values 0..{most} to write {path}, got {low}..{high}")
-    if wide:
-        image = Image.fromarray(mask.astype(np.uint16))
-    else:
-        image = Image.fromarray(mask.astype(np.uint8))
-        black = [0] * 3 * (256 - class_info.num_classes)  # a full palette keeps the file at 8 bits per pixel
-        image.putpalette([c for colour in class_info.palette for c in colour] + black)
-    # Rows of masks are runs of one value: looking for runs alone is three times as fast, and files are as small.
-    save_image(path, image, {"format": "PNG", "compress_type": zlib.Z_RLE})
-
-
-def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: int = 92) -> None:
-    """Write ``(H, W, 3)`` RGB as JPEG or PNG, by the name's ending.
-
-    Args:
-        path: Ending in ``.jpg``, ``.jpeg`` or ``.png``.
-        image: The pixels, or a Pillow image of them.
-        quality: Quality of a JPEG, 1..95.
-
-    Raises:
-        OutputError: The file cannot be written.
-        ImageError: Another ending.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "red.png"
-        ...     write_image(path, np.full((2, 3, 3), (255, 0, 0), np.uint8))
-        ...     read_rgb(path)[0, 0].tolist()
-        [255, 0, 0]
-    """
-    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
-    if path.suffix.lower() not in kinds:
-        raise ImageError(f"expected a file name ending in {', '.join(kinds)}, got {path}")
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    save_image(path, picture, {"format": kinds[path.suffix.lower()], "quality": quality})
-
-
-def save_image(path: Path, image: Image.Image, options: Mapping[str, Any]) -> None:
-    """Write a Pillow image beside and then renamed.
-
-    Args:
-        path: Its name; the ending does not decide.
-        image: The picture.
-        options: Options of Pillow's ``save``, with ``format``.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    buffer = io.BytesIO()  # given a file, Pillow's JPEG encoder takes no notice when a full disk takes half of it
-    image.save(buffer, **options)
-    with written_beside(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -1,14 +1,12 @@
-"""One image in, one Prediction out.
+"""One image in, one Prediction out: the core, which knows no paths and no terminal.
 
 In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a device). Out:
-:class:`~refineseg.prediction.Prediction`. Training, evaluation and the command line predict through here.
+:class:`~refineseg.prediction.Prediction`. Training, evaluation, the command line and services predict through here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +17,10 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
-from refineseg.errors import ConfigError, RefinesegError
-from refineseg.images.reading import USUAL, Reading
+from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images, stacked
 from refineseg.predict.exact.cutting import Cutter
-from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.raster.options import RasterOptions
-from refineseg.predict.raster.raster import RasterResult, predict_raster
-from refineseg.predict.video.options import VideoOptions
-from refineseg.predict.video.video import VideoResult, predict_video
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
 from refineseg.predict.views.crf import CrfOptions, dense_crf
@@ -37,16 +29,13 @@ from refineseg.predict.views.protocols import (
     ScoringProtocol,
     check_scales,
     find_protocol,
-    parse_scales,
 )
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
-from refineseg.runtimes.open import OpenedModel, open_model
-from refineseg.runtimes.table import PRECISIONS, Precision, check_name
+from refineseg.runtimes.table import Precision
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
-from refineseg.terminal.arguments import check_word
 
 
 class Predictor:
@@ -185,105 +174,6 @@ class Predictor:
             predictions.append(Prediction(image, mask, self.class_info, kept, sure))
         return predictions
 
-    def stream(
-        self,
-        paths: Iterable[str | Path],
-        *,
-        probabilities: bool = False,
-        confidence: bool = False,
-        batch_size: int | None = None,
-        workers: int | None = None,
-        reading: Reading = USUAL,
-        failed: Callable[[Path, RefinesegError], None] | None = None,
-    ) -> Iterator[tuple[Path, Prediction]]:
-        """Predict image files, however many: they are read ahead in threads, and those of one size share a batch.
-
-        Args:
-            paths: Taken as they are needed; memory is bounded whatever their number.
-            probabilities: Also return the probabilities of all classes.
-            confidence: Also return the probability of each pixel's likeliest class.
-            batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
-            workers: Threads that read files; None: as many as cores, 2 to 16.
-            reading: How stored pixels become what the network sees; those that hold no data are void.
-            failed: Called with a file that cannot be read, and why.
-
-        Yields:
-            Path and prediction, in the order of the paths; files that cannot be read are left out.
-
-        Raises:
-            ImageError: After the last prediction, if files could not be read and there is no ``failed``.
-
-        Example:
-            >>> from tempfile import TemporaryDirectory
-            >>> import refineseg
-            >>> from refineseg.images.files import write_image
-            >>> predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=4))
-            >>> with TemporaryDirectory() as folder:
-            ...     write_image(Path(folder) / "a.png", np.zeros((20, 30, 3), np.uint8))
-            ...     for path, prediction in predictor.stream(Path(folder).glob("*.png")):
-            ...         print(path.name, prediction.mask.shape)
-            a.png (20, 30)
-        """
-        from refineseg.predict.folder.file_options import StreamOptions
-        from refineseg.predict.stream import predictions
-
-        options = StreamOptions(batch_size, workers, probabilities, confidence, reading)
-        return predictions(paths, self, options=options, failed=failed)
-
-    def raster(
-        self,
-        src: str | Path,
-        dst: str | Path,
-        *,
-        tiling: TilingOptions | None = None,
-        options: RasterOptions | None = None,
-        outputs: Outputs | None = None,
-        progress: Callable[[float], None] | None = None,
-    ) -> RasterResult:
-        """Predict a raster into a class raster on the same grid; see :mod:`refineseg.predict.raster.raster`.
-
-        Raises:
-            ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
-            ImageError: The raster cannot be read, or a result not be written.
-        """
-        if self._inner is None or not self._is_plain:
-            raise ConfigError(
-                "expected a predictor of a segmenter without scales, mirror images, another protocol and CRF for a "
-                "raster; build one: Predictor(segmenter)"
-            )
-        return predict_raster(
-            Path(src),
-            Path(dst),
-            self._inner.segmenter,
-            tiling=tiling,
-            options=options,
-            device=self._inner.device,
-            precision=self._inner.precision,
-            vectors=None if outputs is None else outputs.vectors,
-            outputs=outputs,
-            progress=progress,
-        )
-
-    def video(
-        self,
-        source: str | Path,
-        target_stem: str | Path,
-        *,
-        options: VideoOptions | None = None,
-        progress: Callable[[int, int | None], None] | None = None,
-    ) -> VideoResult:
-        """Predict every frame of a video; see :func:`refineseg.predict.video.video.predict_video`.
-
-        Args:
-            source: A file, an address, a camera's number, or a pattern of images (``frame_%05d.png``).
-            target_stem: Where results go; an ending ``.mp4`` is left away.
-            options: How it is read, smoothed and written.
-            progress: Called with the frames done and, where known, how many there are.
-        """
-        stem = Path(target_stem)
-        stem = stem.with_suffix("") if stem.suffix.lower() == ".mp4" else stem
-        return predict_video(source, stem, self, options=options, progress=progress)
-
     def _classes_and_scores(
         self, batch: UInt8[Tensor, "n c h w"], *, scored: bool
     ) -> tuple[Integer[Tensor, "n h w"], Float[Tensor, "n k h w"] | None]:
@@ -316,87 +206,3 @@ class Predictor:
             )
         score = scorer.cubic_logits if self._protocol.enlarged == "logits_cubic" else scorer.logits
         return mean_probabilities(score, images, scales=self._scales, flip=self._flip)
-
-
-@dataclass(frozen=True)
-class PredictorOptions:
-    """How to predict, as the command line says it; all that must be known to repeat a number beside model and data.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda``, ...
-        precision: Precision of the network.
-        scales: Scales of the views that are averaged.
-        flip: Mirror each view too.
-        protocol: Sizes and enlargements.
-        crf: Options of a dense CRF at the end; None: without.
-        tiling: How large images are cut; None: never.
-        backend: Name of the runtime, a key of :data:`~refineseg.runtimes.table.BACKENDS`, or ``auto``; None: ``torch``,
-            and of an exported file its own.
-    """
-
-    device: str
-    precision: Precision
-    scales: tuple[float, ...]
-    flip: bool
-    protocol: ScoringProtocol
-    crf: CrfOptions | None = None
-    tiling: TilingOptions | None = None
-    backend: str | None = None
-
-    @classmethod
-    def parse(
-        cls,
-        *,
-        device: str = "auto",
-        precision: str = "float32",
-        scales: str = "1",
-        flip: bool = False,
-        protocol: str = DEFAULT_PROTOCOL,
-        enlargement: float | None = None,
-        crf: bool = False,
-        tiling: TilingOptions | None = None,
-        backend: str | None = None,
-    ) -> PredictorOptions:
-        """From the words of the command line.
-
-        Raises:
-            ConfigError: An unknown word, wrong scales, or an enlargement that is not the protocol's.
-        """
-        check_word("precision", precision, PRECISIONS)
-        kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-        chosen, refined = find_protocol(protocol, enlargement=enlargement), CrfOptions() if crf else None
-        return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, backend and check_name(backend))
-
-    def open(self, model: str) -> Predictor:
-        """A predictor of a shipped model, a model file or an exported file."""
-        return self.predictor(self.opened(model))
-
-    def opened(self, model: str) -> OpenedModel:
-        """A model in the runtime and on the device that were asked for."""
-        return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
-
-    def predictor(self, model: Segmenter | Scorer) -> Predictor:
-        """A predictor of what was opened."""
-        return Predictor(
-            model,
-            device=self.device,
-            precision=self.precision,
-            scales=self.scales,
-            flip=self.flip,
-            protocol=self.protocol,
-            crf=self.crf,
-            tiling=self.tiling,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "device": self.device,
-            "backend": self.backend or "torch",
-            "precision": self.precision,
-            "scales": list(self.scales),
-            "flip": self.flip,
-            "scoring_protocol": self.protocol.to_json(),
-            "crf": None if self.crf is None else asdict(self.crf),
-            **({"tiling": asdict(self.tiling)} if self.tiling is not None and self.tiling.mode == "blend" else {}),
-        }

@@ -6,6 +6,7 @@ sizes are read from headers first, and only so many pixels are decoded ahead as 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,14 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, ImageError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
-from refineseg.images.reading import Reading
-from refineseg.predict.folder.file_options import StreamOptions
-from refineseg.predict.predictor import Predictor
+from refineseg.images.reading import USUAL, Reading
 from refineseg.prediction import Prediction
+
+if TYPE_CHECKING:  # which loads torch; the options are asked for before that
+    from refineseg.predict.predictor import Predictor
 
 PIXEL_BYTES_AHEAD = 256 * 2**20
 """Decoded images that wait for the network; one image larger than this is read alone."""
@@ -30,6 +33,40 @@ _WINDOW_BATCHES = 8  # among so many batches' worth of files, those of one size 
 _LEAST_WINDOW = 32
 _BATCH_PIXELS = 8 * 2**20  # of a batch whose size is chosen here
 _MOST_BATCHED = 16
+_MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How many images are worked on together. None of it changes a result by more than rounding.
+
+    Args:
+        batch_size: Images of one size that the network sees together; None: 1 on a CPU, where more is slower, and on a
+            GPU up to 16, of 8 megapixels in all.
+        workers: Threads that read and write files; None: as many as cores, 2 to 16.
+        probabilities: Predictions get the probabilities of all classes.
+        confidence: Predictions get the probability of each pixel's likeliest class.
+        reading: How stored pixels become what the network sees.
+
+    Raises:
+        ConfigError: A number below 1.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    probabilities: bool = False
+    confidence: bool = False
+    reading: Reading = USUAL
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"expected a {name} of at least 1, got {value}")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that read and write."""
+        return self.workers or min(_MOST_WORKERS, max(2, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True)
@@ -200,7 +237,7 @@ def predictions(
     options: StreamOptions,
     failed: Callable[[Path, RefinesegError], None] | None = None,
 ) -> Iterator[tuple[Path, Prediction]]:
-    """See :meth:`~refineseg.predict.predictor.Predictor.stream`, which is this."""
+    """See :meth:`~refineseg.predict.files.FilePredictor.stream`, which is this."""
     errors: list[str] = []
     with file_threads(options) as pool:
         for item in in_order(predicted(map(Path, paths), predictor, options=options, pool=pool)):

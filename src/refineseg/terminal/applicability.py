@@ -40,7 +40,7 @@ def _is_plain(call: Call) -> bool:
 
 def _may_cut(call: Call) -> bool:
     exported = str(call["model"]).lower().endswith((".onnx", ".xml", ".pt2"))
-    return call["tile"] == "off" or (call["backend"] in ("torch", "auto") and not exported)
+    return call["tile"] == "off" or (call["backend"] in (None, "torch", "auto") and not exported)
 
 
 def _bench(*modes: str) -> Callable[[Call], bool]:

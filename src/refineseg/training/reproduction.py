@@ -18,7 +18,7 @@ from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.evaluate.card import CardFiles, write_card
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside
-from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.options import PredictorOptions
 from refineseg.segmenter import load_spec
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, to_json

@@ -19,7 +19,7 @@ from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.examination import examine
 from refineseg.errors import ImageError, LabelError, RefinesegError
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
-from refineseg.predict.predictor import PredictorOptions
+from refineseg.predict.options import PredictorOptions
 from refineseg.terminal.printing import Terminal
 from refineseg.training.run import RunRequest, start_run
 

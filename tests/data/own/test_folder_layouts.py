@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
+from fakes.own import FAKES
 from refineseg.data.checks.label_check import check_labels, check_learnable
 from refineseg.data.datasets import open_dataset
-from fakes.own import FAKES
 from refineseg.data.own.folder import _pairs, open_folder
 from refineseg.data.own.formats import own_splits, recognise
 from refineseg.data.samples.own_classes import alike

@@ -20,14 +20,17 @@ from refineseg.errors import ConfigError, ImageError, OutputError
 from refineseg.files.writing import _own_machine
 from refineseg.images.files import read_rgb
 from refineseg.predict import stream as streams
+from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.folder import file_run
-from refineseg.predict.folder.file_options import FileOptions, StreamOptions
+from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
 from refineseg.predict.folder.plan import RECORD, make_plan
 from refineseg.predict.folder.progress import Advance, Fraction
+from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.tiling import TilingOptions
+from refineseg.scoring import Scorer
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal
 
@@ -59,7 +62,7 @@ def contents(folder, pattern="*.png"):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob(pattern))}
 
 
-class Brightest:
+class Brightest(Scorer):
     """The class of a pixel is its brightest channel; remembers the batches it was given."""
 
     class_info = CLASSES

@@ -455,7 +455,7 @@ def test_what_is_wrong_is_said(call, message):
 def test_wrong_calls_of_writers_are_said(tmp_path):
     with pytest.raises(ConfigError, match="transform and a coordinate system to project to WGS 84"):
         write_geojson(tmp_path / "a.geojson", [], CLASSES, to_wgs84=True)
-    with pytest.raises(ConfigError, match="vector formats of geojson, coco, got shp"):
+    with pytest.raises(ConfigError, match="a polygon format of geojson, coco, got shp"):
         write_vectors(tmp_path / "a", np.zeros((2, 2), np.uint8), CLASSES, formats=("shp",))
     assert list(tmp_path.iterdir()) == []
 

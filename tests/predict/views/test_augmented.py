@@ -11,6 +11,7 @@ from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.augmented import mean_probabilities, scaled_images
 from refineseg.predict.views.protocols import AUTHORS_SCALES, check_scales, parse_scales
+from refineseg.scoring import Scorer
 from refineseg.segmenter import build
 
 
@@ -34,7 +35,7 @@ def _resized(image, height, width):
     return np.stack(channels, axis=2).round().clip(0, 255).astype(np.uint8)
 
 
-class Slanted:
+class Slanted(Scorer):
     """A scorer without a network: logits from a pixel's colour and its column, so that mirroring matters."""
 
     class_info = ClassInfo(("a", "b", "c"))

@@ -15,7 +15,8 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.measuring import evaluate
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.options import PredictorOptions
+from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
 from refineseg.predict.views.crf import CrfOptions, dense_crf
 from refineseg.predict.views.protocols import PROTOCOLS, ScoringProtocol, find_protocol

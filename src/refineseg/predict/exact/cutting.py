@@ -6,7 +6,6 @@ whole. What a tile needs is in memory, and of the results the mask, and probabil
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,16 +29,20 @@ class Cutter:
 
     def __init__(self, scorer: TorchScorer, options: TilingOptions) -> None:
         self._scorer, self._options = scorer, options
-        self._fits = lru_cache(maxsize=1024)(
-            lambda size_hw: fits_whole(scorer.segmenter, size_hw, options=options, device=scorer.device)
-        )
+        self._fits: dict[tuple[int, int], bool] = {}  # by size; a predictor can be pickled with it
 
     def cuts(self, size_hw: tuple[int, int]) -> bool:
         """Whether an image of this size is predicted in tiles."""
         tile = self._options.tile
         if isinstance(tile, int):
             return max(size_hw) > tile
-        return tile == "auto" and not self._fits(size_hw)
+        if tile != "auto":
+            return False
+        if size_hw not in self._fits:
+            scorer = self._scorer
+            fits = fits_whole(scorer.segmenter, size_hw, options=self._options, device=scorer.device)
+            self._fits = {**dict(list(self._fits.items())[-1000:]), size_hw: fits}
+        return not self._fits[size_hw]
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w c"], *, probabilities: bool = False, confidence: bool = False

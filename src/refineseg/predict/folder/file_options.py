@@ -5,51 +5,15 @@ In: values of the command line. Out: frozen :class:`FileOptions` and :class:`Str
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.errors import ConfigError
-from refineseg.images.reading import USUAL, Reading
 from refineseg.predict.outputs.areas import check_areas_path
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster.options import RasterOptions
+from refineseg.predict.stream import StreamOptions
 from refineseg.predict.video.options import VideoOptions
-
-_MOST_WORKERS = 16
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How many images are worked on together. None of it changes a result by more than rounding.
-
-    Args:
-        batch_size: Images of one size that the network sees together; None: 1 on a CPU, where more is slower, and on a
-            GPU up to 16, of 8 megapixels in all.
-        workers: Threads that read and write files; None: as many as cores, 2 to 16.
-        probabilities: Predictions get the probabilities of all classes.
-        confidence: Predictions get the probability of each pixel's likeliest class.
-        reading: How stored pixels become what the network sees.
-
-    Raises:
-        ConfigError: A number below 1.
-    """
-
-    batch_size: int | None = None
-    workers: int | None = None
-    probabilities: bool = False
-    confidence: bool = False
-    reading: Reading = USUAL
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"expected a {name} of at least 1, got {value}")
-
-    @property
-    def num_threads(self) -> int:
-        """Threads that read and write."""
-        return self.workers or min(_MOST_WORKERS, max(2, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import numpy as np
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
-from refineseg.predict.folder.file_options import StreamOptions
 from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
 from refineseg.predict.folder.plan import Job, made_ns
 from refineseg.predict.folder.progress import Advance, duration
@@ -27,7 +26,7 @@ from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.stream import Item, file_threads, predicted
+from refineseg.predict.stream import Item, StreamOptions, file_threads, predicted
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 from refineseg.terminal.printing import Terminal, print_lines

@@ -26,8 +26,8 @@ from refineseg.predict.folder.inputs_record import InputsRecord
 from refineseg.predict.folder.plan import Plan, begin_record, make_plan
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.single_inputs import SingleInputs
+from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
-from refineseg.predict.predictor import PredictorOptions
 from refineseg.predict.video.options import VideoKind
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel

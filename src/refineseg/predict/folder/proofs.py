@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from refineseg.devices import find_device
 from refineseg.images.reading import choose_bands
 from refineseg.predict.exact.tiled_scorer import prove
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.options import PredictorOptions
+from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource

@@ -18,9 +18,10 @@ from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
 from refineseg.predict.folder.file_run import FileRun
 from refineseg.predict.folder.progress import Fraction, duration
+from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.predictor import Predictor, PredictorOptions
+from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
 from refineseg.predict.views.protocols import DEFAULT_PROTOCOL

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,7 +32,7 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
 from refineseg.files.writing import written_beside
-from refineseg.images.files import write_image, write_mask
+from refineseg.images.encoding import encode_image, encode_mask, encoded
 from refineseg.images.render import overlay_picture
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
 from refineseg.prediction import Prediction
@@ -40,9 +40,6 @@ from refineseg.prediction import Prediction
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]
 PolygonFormat = Literal["geojson", "coco"]
-
-KINDS = ("mask", "overlay", "probabilities", "confidence", "polygons")
-"""Everything ``--save`` takes."""
 
 _TIFF_DESCRIPTION = 270
 _TIFF_PAGE_NAME = 285  # Source: TIFF 6.0, section 12
@@ -132,24 +129,22 @@ class Outputs:
     @property
     def endings(self) -> dict[str, str]:
         """What follows an image's name in the name of each file that is written, by kind."""
-        endings = {
-            "mask": ".png",
-            "overlay": "_overlay.jpg",
-            "probabilities": "_probabilities" + {"npz": ".npz", "tiff": ".tif"}[self.probability_format],
-            "confidence": "_confidence" + (".png" if self.confidence_format.startswith("png") else ".tif"),
-            "polygons": {"geojson": ".geojson", "coco": "_coco.json"}[self.polygon_format],
-        }
-        return {kind: endings[kind] for kind in self.kinds}
+        return {kind: self.ending(kind) for kind in self.kinds}
+
+    def ending(self, kind: str) -> str:
+        """What follows an image's name in the name of the file of a kind."""
+        formats = (self.probability_format, self.confidence_format, self.polygon_format, "")
+        return next(KINDS[kind].endings[name] for name in formats if name in KINDS[kind].endings)
 
     @property
     def needs_probabilities(self) -> bool:
         """Whether the probabilities of all classes are written."""
-        return "probabilities" in self.kinds
+        return any(KINDS[kind].needs == "probabilities" for kind in self.kinds)
 
     @property
     def needs_confidence(self) -> bool:
         """Whether the probability of the likeliest class is needed."""
-        return self.unknown_below is not None or "confidence" in self.kinds or "polygons" in self.kinds
+        return self.unknown_below is not None or any(KINDS[kind].needs == "confidence" for kind in self.kinds)
 
     def chosen_classes(self, class_info: ClassInfo) -> tuple[int, ...]:
         """Indices of the classes whose probabilities are written, in the order they were named.
@@ -193,12 +188,34 @@ def as_integers(values: NDArray[np.float32], *, bits: int) -> NDArray[Any]:
     return integers
 
 
+def encode(prediction: Prediction, kind: str, outputs: Outputs | None = None, *, name: str = "") -> bytes | memoryview:
+    """One kind of result as the bytes of its file, for a service for instance.
+
+    Args:
+        prediction: Prediction, with probabilities or confidence where the kind needs them; unknown pixels are already
+            void, see :meth:`Outputs.finished`.
+        kind: Name of a kind, a key of :data:`KINDS`.
+        outputs: Options; None: the usual ones.
+        name: Name of the image, for COCO.
+
+    Raises:
+        ConfigError: An unknown kind, a prediction without what it needs, or classes that the model does not have.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
+    needed = KINDS[kind].needs
+    if needed is not None and getattr(prediction, needed) is None:
+        raise ConfigError(
+            f"expected a prediction with {needed} for {kind}, got one without; call predictor(image, {needed}=True)"
+        )
+    return KINDS[kind].encode(prediction, outputs or Outputs((kind,)), name)
+
+
 def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> list[Path]:
     """Write all that is asked for.
 
     Args:
-        prediction: With probabilities and confidence where they are needed; unknown pixels are already void, see
-            :meth:`Outputs.finished`.
+        prediction: Prediction, as :func:`encode` takes it.
         target: Folder and name without an ending.
         outputs: What to write.
 
@@ -207,79 +224,79 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
 
     Raises:
         OutputError: A file cannot be written; none is left unfinished, but others may have been written already.
-        ConfigError: Classes that the model does not have.
+        ConfigError: As :func:`encode`.
     """
     written = []
     for kind, ending in outputs.endings.items():
         path = target.with_name(target.name + ending)
-        if kind == "mask":
-            write_mask(path, prediction.mask, prediction.class_info)
-        elif kind == "overlay":
-            write_image(path, overlay_picture(prediction.image, prediction.mask, prediction.class_info))
-        elif kind == "probabilities" and prediction.probabilities is not None:
-            chosen = outputs.chosen_classes(prediction.class_info)
-            _write_probabilities(path, prediction.probabilities[list(chosen)], prediction.class_info, chosen)
-        elif kind == "confidence" and prediction.confidence is not None:
-            write_confidence(path, prediction.confidence, bits=16 if outputs.confidence_format.endswith("16") else 8)
-        elif kind == "polygons" and prediction.confidence is not None:
-            _write_polygons(target, prediction, outputs)
-        else:
-            raise ConfigError(f"expected a prediction made with what {kind} needs, got one without")
+        try:
+            content = encode(prediction, kind, outputs, name=target.name)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        with written_beside(path) as temporary:
+            temporary.write_bytes(content)
         written.append(path)
     return written
 
 
-def _write_polygons(target: Path, prediction: Prediction, outputs: Outputs) -> None:
-    from refineseg.predict.polygons.vectors import write_vectors
-
-    write_vectors(
-        target,
-        prediction.mask,
-        prediction.class_info,
-        confidence=prediction.confidence,
-        options=outputs.vectors,
-        formats=(outputs.polygon_format,),
-    )
-
-
-def write_confidence(path: Path, confidence: NDArray[np.float32], *, bits: int = 8) -> None:
-    """Write probabilities 0..1 as a grey image that says its scale (PNG text ``Description``, TIFF description).
+def encode_confidence(confidence: NDArray[np.float32], *, bits: int = 8, ending: str = ".png") -> memoryview:
+    """Probabilities 0..1 as a grey image that says its scale (PNG text ``Description``, TIFF description).
 
     Args:
-        path: Ending in ``.png`` or ``.tif``.
-        confidence: (H, W).
-        bits: 8 (255 is probability 1) or 16 (65535 is).
-
-    Raises:
-        OutputError: The file cannot be written.
+        confidence: Probability of each pixel's class, (H, W).
+        bits: Number of bits of a pixel: 8 (255 is probability 1) or 16 (65535 is).
+        ending: Ending of the file's name: ``.png`` or ``.tif``.
     """
     image = Image.fromarray(as_integers(confidence, bits=bits))
     scale = f"probability of the likeliest class; {2**bits - 1} = 1"
-    buffer = io.BytesIO()  # what Pillow writes into a file itself may be cut off by a full disk without an error
-    if path.suffix == ".png":
+    if ending == ".png":
         text = PngInfo()
         text.add_text("Description", scale)
-        image.save(buffer, format="PNG", pnginfo=text)
-    else:
-        image.save(buffer, format="TIFF", compression="tiff_adobe_deflate", tiffinfo={_TIFF_DESCRIPTION: scale})
-    with written_beside(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        return encoded(image, {"format": "PNG", "pnginfo": text})
+    tags = {_TIFF_DESCRIPTION: scale}
+    return encoded(image, {"format": "TIFF", "compression": "tiff_adobe_deflate", "tiffinfo": tags})
 
 
-def _write_probabilities(
-    path: Path, probabilities: NDArray[np.float32], class_info: ClassInfo, chosen: Sequence[int]
-) -> None:
-    names = [class_info.names[i] for i in chosen]
-    if path.suffix == ".npz":
-        with written_beside(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, probabilities=probabilities.astype(np.float16), classes=np.array(names))
-        return
+def _mask(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
+    return encode_mask(prediction.mask, prediction.class_info)
+
+
+def _overlay(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
+    return encode_image(overlay_picture(prediction.image, prediction.mask, prediction.class_info))
+
+
+def _confidence(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:
+    assert prediction.confidence is not None
+    bits, ending = (16 if outputs.confidence_format.endswith("16") else 8), outputs.ending("confidence")[-4:]
+    return encode_confidence(prediction.confidence, bits=bits, ending=ending)
+
+
+def _polygons(prediction: Prediction, outputs: Outputs, name: str) -> bytes:
+    from refineseg.predict.polygons.vectors import encode_vectors
+
+    return encode_vectors(
+        prediction.mask,
+        prediction.class_info,
+        polygon_format=outputs.polygon_format,
+        confidence=prediction.confidence,
+        options=outputs.vectors,
+        file_name=name,
+    )
+
+
+def _probabilities(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:
+    assert prediction.probabilities is not None
+    chosen = outputs.chosen_classes(prediction.class_info)
+    probabilities, names = prediction.probabilities[list(chosen)], [prediction.class_info.names[i] for i in chosen]
+    buffer = io.BytesIO()
+    if outputs.probability_format == "npz":
+        np.savez_compressed(buffer, probabilities=probabilities.astype(np.float16), classes=np.array(names))
+        return buffer.getbuffer()
     if 2 * probabilities.size > _LARGEST_TIFF:
         raise ImageError(
-            f"expected at most {_LARGEST_TIFF} bytes of pixels in {path}, got {2 * probabilities.size}; "
-            "choose fewer classes, or the format npz"
+            f"expected at most {_LARGEST_TIFF} bytes of pixels in a TIFF, got {2 * probabilities.size}; choose fewer "
+            "classes, or the format npz"
         )
-    buffer = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(buffer, new=True) as tiff:
         for index, name, values in zip(chosen, names, probabilities, strict=True):
             description = json.dumps({"class": name, "index": index, "probability_1": 65535})
@@ -287,5 +304,33 @@ def _write_probabilities(
             page = Image.fromarray(as_integers(values, bits=16))
             page.save(tiff, format="TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
             tiff.newFrame()
-    with written_beside(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    return buffer.getbuffer()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of result of an image; those of rasters and videos are written by their own folders.
+
+    Args:
+        endings: Ending of the file's name by format; one entry without a name where there is one format.
+        needs: Field of a :class:`~refineseg.prediction.Prediction` that it is made of beside the mask; None: none.
+        encode: Function that makes the bytes of the file.
+    """
+
+    endings: dict[str, str]
+    needs: Literal["probabilities", "confidence"] | None
+    encode: Callable[[Prediction, Outputs, str], bytes | memoryview]
+
+
+KINDS: dict[str, Kind] = {
+    "mask": Kind({"": ".png"}, None, _mask),
+    "overlay": Kind({"": "_overlay.jpg"}, None, _overlay),
+    "probabilities": Kind({"npz": "_probabilities.npz", "tiff": "_probabilities.tif"}, "probabilities", _probabilities),
+    "confidence": Kind(
+        {f"{name}{bits}": f"_confidence.{name[:3]}" for name in ("png", "tiff") for bits in (8, 16)},
+        "confidence",
+        _confidence,
+    ),
+    "polygons": Kind({"geojson": ".geojson", "coco": "_coco.json"}, "confidence", _polygons),
+}
+"""Everything ``--save`` takes."""

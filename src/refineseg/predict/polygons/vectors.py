@@ -7,10 +7,11 @@ polygons are, says :mod:`refineseg.predict.polygons.class_regions`.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import Float32
@@ -84,10 +85,10 @@ def write_geojson(
     if to_wgs84 and (transform is None or crs is None):
         raise ConfigError("expected a transform and a coordinate system to project to WGS 84, got none; give both")
     ground = None if transform is None else Ground(transform, crs)
-    head: dict[str, Any] = {"type": "FeatureCollection"}
+    head: dict[str, Any] = {"type": _IN_PIXELS["type"]}
     place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     if ground is None:
-        head["coordinates"] = "pixels, x to the right, y down"
+        head = _IN_PIXELS
     elif to_wgs84 or (ground.crs is not None and ground.name is None):
         place = ground.longitude_latitude
     else:
@@ -99,10 +100,18 @@ def write_geojson(
         head["map_unit"] = unit
     pixel_area = None if ground is None or unit is None else ground.pixel_area
     with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(head)[:-1] + ', "features": [')
-        for number, text in enumerate(_features(regions, class_info, place, pixel_area)):
-            file.write((",\n" if number else "\n") + text)
-        file.write("\n]}\n")
+        _write_collection(file, head, _features(regions, class_info, place, pixel_area))
+
+
+def _write_collection(file: TextIO, head: Mapping[str, Any], features: Iterator[str]) -> None:
+    """A collection, feature by feature."""
+    file.write(json.dumps(head)[:-1] + ', "features": [')
+    for number, text in enumerate(features):
+        file.write((",\n" if number else "\n") + text)
+    file.write("\n]}\n")
+
+
+_IN_PIXELS = {"type": "FeatureCollection", "coordinates": "pixels, x to the right, y down"}
 
 
 def _features(
@@ -128,6 +137,40 @@ def _features(
             yield f'{{"type": "Feature", "properties": {json.dumps(properties)}, "geometry": {geometry}}}'
 
 
+def encode_vectors(
+    mask: NDArray[Any],
+    class_info: ClassInfo,
+    *,
+    polygon_format: str = "geojson",
+    confidence: Float32[np.ndarray, "h w"] | None = None,
+    options: VectorOptions | None = None,
+    file_name: str = "",
+) -> bytes:
+    """The regions of a mask as the bytes of a file, in pixels.
+
+    Args:
+        mask: Mask, ``(H, W)`` class indices or ``ignore_index``.
+        class_info: Classes of the mask.
+        polygon_format: Name of a format, a key of :data:`ENDINGS`.
+        confidence: Probability of each pixel's class, ``(H, W)`` 0..1; None: not known.
+        options: Options of which regions, and how exact.
+        file_name: Name of the file of the image, for COCO.
+
+    Raises:
+        ConfigError: An unknown format, or what :func:`~refineseg.predict.polygons.class_regions.regions_of` refuses.
+        MissingExtraError: shapely is not installed.
+    """
+    if polygon_format not in ENDINGS:
+        raise ConfigError(f"expected a polygon format of {', '.join(ENDINGS)}, got {polygon_format}")
+    regions = regions_of(mask, class_info=class_info, confidence=confidence, options=options)
+    if polygon_format == "coco":
+        size_hw = mask.shape[0], mask.shape[1]
+        return json.dumps(coco_annotations(regions, class_info, size_hw=size_hw, file_name=file_name)).encode()
+    text = io.StringIO()
+    _write_collection(text, _IN_PIXELS, _features(regions, class_info, None, None))
+    return text.getvalue().encode()
+
+
 def write_vectors(
     stem: Path,
     mask: NDArray[Any],
@@ -138,14 +181,14 @@ def write_vectors(
     formats: Sequence[str] = ("geojson", "coco"),
     file_name: str | None = None,
 ) -> tuple[Path, ...]:
-    """Write the regions of a mask beside each other, in pixels.
+    """Write the regions of a mask beside each other, in pixels, as :func:`encode_vectors` makes them.
 
     Args:
         stem: Path of the files without their endings (:data:`ENDINGS`).
-        mask: ``(H, W)`` class indices or ``ignore_index``.
-        class_info: The classes.
-        confidence: ``(H, W)`` 0..1, the probability of each pixel's class.
-        options: Which regions, and how exact.
+        mask: Mask, ``(H, W)`` class indices or ``ignore_index``.
+        class_info: Classes of the mask.
+        confidence: Probability of each pixel's class, ``(H, W)`` 0..1; None: not known.
+        options: Options of which regions, and how exact.
         formats: Names of formats, keys of :data:`ENDINGS`.
         file_name: Name of the file of the image, for COCO; by default the stem's name.
 
@@ -153,19 +196,21 @@ def write_vectors(
         The files, in the order of the formats.
 
     Raises:
-        ConfigError: An unknown format, or what :func:`~refineseg.predict.polygons.class_regions.regions_of` refuses.
+        ConfigError: As :func:`encode_vectors`.
         MissingExtraError: shapely is not installed.
         OutputError: A file cannot be written.
     """
-    unknown = [name for name in formats if name not in ENDINGS]
-    if unknown or not formats:
-        raise ConfigError(f"expected vector formats of {', '.join(ENDINGS)}, got {', '.join(unknown) or 'none'}")
-    regions = regions_of(mask, class_info=class_info, confidence=confidence, options=options)
-    paths = tuple(stem.with_name(stem.name + ENDINGS[name]) for name in formats)
-    for name, path in zip(formats, paths, strict=True):
-        if name == "geojson":
-            write_geojson(path, regions, class_info)
-        else:
-            size_hw = mask.shape[0], mask.shape[1]
-            write_coco(path, regions, class_info, size_hw=size_hw, file_name=file_name or stem.name)
-    return paths
+    paths = []
+    for name in formats:
+        content = encode_vectors(
+            mask,
+            class_info,
+            polygon_format=name,
+            confidence=confidence,
+            options=options,
+            file_name=file_name or stem.name,
+        )
+        paths.append(stem.with_name(stem.name + ENDINGS[name]))
+        with written_beside(paths[-1]) as temporary:
+            temporary.write_bytes(content)
+    return tuple(paths)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
-from refineseg.images.files import write_image
+from refineseg.images.encoding import write_image
 from refineseg.predict.polygons.vectors import RegionMerger, VectorOptions, write_geojson
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.job import Job, pieces

@@ -1,0 +1,108 @@
+"""How to predict, as the command line says it.
+
+In: words. Out: frozen :class:`PredictorOptions`, which open models and make predictors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from refineseg.predict.predictor import Predictor
+from refineseg.predict.views.crf import CrfOptions
+from refineseg.predict.views.protocols import (
+    DEFAULT_PROTOCOL,
+    ScoringProtocol,
+    find_protocol,
+    parse_scales,
+)
+from refineseg.predict.views.tiling import TilingOptions
+from refineseg.runtimes.open import OpenedModel, open_model
+from refineseg.runtimes.table import PRECISIONS, Precision, check_name
+from refineseg.scoring import Scorer
+from refineseg.segmenter import Segmenter
+from refineseg.terminal.arguments import check_word
+
+
+@dataclass(frozen=True)
+class PredictorOptions:
+    """How to predict, as the command line says it; all that must be known to repeat a number beside model and data.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ...
+        precision: Precision of the network.
+        scales: Scales of the views that are averaged.
+        flip: Mirror each view too.
+        protocol: Sizes and enlargements.
+        crf: Options of a dense CRF at the end; None: without.
+        tiling: How large images are cut; None: never.
+        backend: Name of the runtime, a key of :data:`~refineseg.runtimes.table.BACKENDS`, or ``auto``; None: ``torch``,
+            and of an exported file its own.
+    """
+
+    device: str
+    precision: Precision
+    scales: tuple[float, ...]
+    flip: bool
+    protocol: ScoringProtocol
+    crf: CrfOptions | None = None
+    tiling: TilingOptions | None = None
+    backend: str | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        device: str = "auto",
+        precision: str = "float32",
+        scales: str = "1",
+        flip: bool = False,
+        protocol: str = DEFAULT_PROTOCOL,
+        enlargement: float | None = None,
+        crf: bool = False,
+        tiling: TilingOptions | None = None,
+        backend: str | None = None,
+    ) -> PredictorOptions:
+        """From the words of the command line.
+
+        Raises:
+            ConfigError: An unknown word, wrong scales, or an enlargement that is not the protocol's.
+        """
+        check_word("precision", precision, PRECISIONS)
+        kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
+        chosen, refined = find_protocol(protocol, enlargement=enlargement), CrfOptions() if crf else None
+        return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, backend and check_name(backend))
+
+    def open(self, model: str) -> Predictor:
+        """A predictor of a shipped model, a model file or an exported file."""
+        return self.predictor(self.opened(model))
+
+    def opened(self, model: str) -> OpenedModel:
+        """A model in the runtime and on the device that were asked for."""
+        return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
+
+    def predictor(self, model: Segmenter | Scorer) -> Predictor:
+        """A predictor of what was opened."""
+        return Predictor(
+            model,
+            device=self.device,
+            precision=self.precision,
+            scales=self.scales,
+            flip=self.flip,
+            protocol=self.protocol,
+            crf=self.crf,
+            tiling=self.tiling,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "device": self.device,
+            "backend": self.backend or "torch",
+            "precision": self.precision,
+            "scales": list(self.scales),
+            "flip": self.flip,
+            "scoring_protocol": self.protocol.to_json(),
+            "crf": None if self.crf is None else asdict(self.crf),
+            **({"tiling": asdict(self.tiling)} if self.tiling is not None and self.tiling.mode == "blend" else {}),
+        }
