@@ -30,7 +30,7 @@ from refineseg.metrics import ConfusionMatrix
 from refineseg.predict.model_opening import read_spec
 from refineseg.predict.predictor import Predictor, PredictorOptions
 from refineseg.prediction import Prediction
-from refineseg.printing import Terminal, progress_bar
+from refineseg.printing import Terminal, counting
 from refineseg.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.reports import draw_confusion
 from refineseg.submission import SUBMISSIONS, find_benchmark
@@ -351,16 +351,15 @@ def evaluate_to_files(
     labelled = _is_labelled(dataset, data, split)
     if not labelled:
         _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
-    data_mark = check_files(dataset).digest
+    with counting(console, "checking", "files") as report:
+        data_mark = check_files(dataset, report=report).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened.scorer)
     worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
-    with progress_bar(console) as bar:
-        for index, sample, prediction in bar.track(
-            predictions(predictor, dataset), total=len(dataset), description="evaluating"
-        ):
+    with counting(console, "evaluating", "images") as report:
+        for index, sample, prediction in predictions(predictor, dataset):
             if (sample.mask is not None) != labelled:
                 raise _mixed(data, split, sample.name)
             facts.add(index, (sample.image.shape[0], sample.image.shape[1]))
@@ -369,6 +368,7 @@ def evaluate_to_files(
                 worst.add(index, sample, prediction)
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
+            report(index + 1, len(dataset))
     worst.write(files.out / "pictures")
     if not labelled:
         facts_only = EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None)

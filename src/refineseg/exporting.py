@@ -25,7 +25,7 @@ from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export_options import ExportOptions
 from refineseg.predict.torch_scorer import TorchScorer
-from refineseg.printing import Terminal, progress_bar
+from refineseg.printing import Terminal, counting
 from refineseg.segmenter import Segmenter
 from refineseg.writing import folder_beside, written_beside
 
@@ -104,7 +104,7 @@ def accept_file(
     place = torch.device("cpu")
     exported = open_exported(path, backend="auto", device=place, precision="float32")
     dataset = open_sources(data, split=split)
-    with progress_bar(console) as bar:
+    with counting(console, "accepting", "images") as report:
         return compare(
             TorchScorer(segmenter, device=place),
             exported,
@@ -112,7 +112,7 @@ def accept_file(
             data=f"{data} {split}",
             tolerance=tolerance,
             size_hw=exported.description.size_hw,
-            track=lambda indices: bar.track(list(indices), description="accepting"),
+            report=report,
         )
 
 

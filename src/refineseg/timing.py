@@ -28,7 +28,7 @@ from torch import Tensor
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
-from refineseg.printing import Terminal, progress_bar
+from refineseg.printing import Terminal, counting
 from refineseg.scoring import Scorer
 
 WARM_UP_ROUNDS = 2
@@ -171,8 +171,9 @@ def time_in_turns(
     if repeats is None:
         repeats = int(min(max(BUDGET_S / (2 * round_s + len(calls) * REST_S), REPEATS[0]), REPEATS[1]))
     times = np.zeros((len(calls), repeats))
-    with progress_bar(console) as progress:
-        for turn in progress.track(range(repeats), description=f"{len(calls)} contenders in turns"):
+    with counting(console, f"{len(calls)} contenders in turns", "rounds") as report:
+        for turn in range(repeats):
+            report(turn, repeats)
             for step in range(len(calls)):
                 index = (turn + step) % len(calls)
                 time.sleep(REST_S)

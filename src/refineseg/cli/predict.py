@@ -26,7 +26,7 @@ from refineseg.cli.app import (
     messages,
     write_json,
 )
-from refineseg.cli.interruption import goes_on_with
+from refineseg.cli.interruption import goes_on_with, this_call_with
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
@@ -203,7 +203,7 @@ def predict(
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
-    with goes_on_with("--resume", instead_of="--no-resume"):
+    with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
         result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
     if json_file is not None:
         write_json(

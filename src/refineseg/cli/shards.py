@@ -10,7 +10,7 @@ import typer
 from refineseg.arguments import check_outputs
 from refineseg.cli.app import app, messages
 from refineseg.errors import ConfigError
-from refineseg.printing import print_lines, progress_bar
+from refineseg.printing import counting, print_lines
 
 
 @app.command()
@@ -35,13 +35,7 @@ def shard(
     console = messages()
     for part in split.split("+"):
         dataset = open_dataset(name, root, split=part)
-        with progress_bar(console) as bar:
-            task = bar.add_task(part, total=len(dataset))
-            count = write_shards(
-                dataset,
-                out,
-                ShardOptions(name, part, int(megabytes * 1e6)),
-                report=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
-            )
+        with counting(console, part, "samples") as report:
+            count = write_shards(dataset, out, ShardOptions(name, part, int(megabytes * 1e6)), report=report)
         print_lines(f"{part}: {len(dataset)} samples in {count} tar files below {out}")
     console.say(f"next: refineseg train --data {name}:{out} --out RUN")

@@ -165,9 +165,11 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(out)))
         with written_beside(out / REPAIRS) as temporary:
             temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
-    except (OSError, OutputError) as error:
+    except BaseException as error:  # an interruption, too: the same call must work again
         _empty(out, keep=was_there)
-        raise write_error(out, error) from error
+        if isinstance(error, OSError | OutputError):
+            raise write_error(out, error) from error
+        raise
     return repaired
 
 
