@@ -129,6 +129,10 @@ WRONG = [
         "expected a probability format of npz, tiff",
     ),
     ("predict a.png --out o --save confidence --confidence-format jpg", 2, "expected a confidence format of png8"),
+    ("predict a.png --out o --save polygons --classes road,nope", 2, "expected classes of sky, .* got nope"),
+    ("predict a.png --out o --tile 256 --flip", 2, "expected --tile only as auto or off with --scales, --flip"),
+    ("predict a.png --out o --tile 256 --scales 0.5,1", 2, "expected --tile only as auto or off"),
+    ("predict nope.png --out o --json j.json --areas a.csv", 1, "^skipped: .* there is no nope.png$"),
     ("predict nope.png --out o", 1, "^skipped: expected an image or a folder, but there is no nope.png$"),
     ("predict nope.png nope2 --out o", 1, "there is no nope.png\n.*there is no nope2$"),
     ("predict empty --out o", 1, "expected images in empty, found none"),
@@ -167,6 +171,9 @@ WRONG = [
     ("train nope --data folder:mine --out o", 2, "expected a recipe, got 'nope'; `refineseg models` lists them$"),
     ("train camvid_refineseg_nan --data folder:mine --out o", 2, "near: camvid_refineseg_nano, [^,]*, [^,]*$"),
     ("train --data folder:mine --out o --variant refinenet_lw_resnet5", 2, "near: refinenet_lw_resnet50, "),
+    ("train --data folder:mine --out o --variant refinenet_lw:resnet5", 2, "a timm model .* near: resnet50"),
+    ("train --data folder:mine --out o --variant refinenet:qqqqqq", 2, r"timm\.list_models\(\) lists them$"),
+    ("train --data folder:mine --out o --set variant=refinenet_lw:convnex_tiny", 2, "near: convnext_tiny"),
     ("train --data folder:mine --out o --set colour=9", 2, "expected colour in 0..1, got 9"),
     ("train --data folder:mine --out o --set colur=0.1", 2, "got 'colur=0.1'; near: colour"),
     ("train --data folder:mine --out o --set colour", 2, "got 'colour'; write --set colour=VALUE"),
@@ -215,6 +222,7 @@ WRONG = [
     ("convert orig.pth --variant refineseg_nano --out m.safetensors --void keep", 2, "with a .mat file only"),
     # bench
     ("bench --model refinenet_lw_resnet5", 2, "or a variant, got 'refinenet_lw_resnet5'; near: refinenet_lw_resnet50"),
+    ("bench --model refinenet_lw:regnety_3", 2, "near: regnety_"),
     ("bench --size 5", 2, "expected a size HEIGHTxWIDTH"),
     ("bench --backend tensorflow", 2, "near: tensorrt"),
     ("bench --precision half", 2, "expected a precision of float32, bfloat16, int8, got 'half'"),
@@ -337,6 +345,16 @@ def test_near_names_are_few_and_near(name, known, near):
     assert arguments.nearest(name, known) == near
 
 
+def test_every_model_of_timm_may_be_an_encoder():
+    import timm
+
+    from refineseg.networks.timm_names import check_timm_name, timm_names
+
+    assert set(timm.list_models()) <= timm_names()[0]
+    for name in ("resnet50.tv_in1k", "tv_resnet50", "convnext_tiny"):  # the second is an old name
+        check_timm_name(name)
+
+
 def test_a_full_disk_is_one_error_of_its_own(tmp_path, monkeypatch):
     arguments.check_outputs({"--json": tmp_path / "new" / "x.json"}, {"--out": tmp_path / "o"})
     assert list(tmp_path.iterdir()) == []
@@ -384,9 +402,8 @@ def test_calls_that_are_done_or_done_in_part_have_status_0_and_1(tmp_path, monke
     for line, status, message in (
         (f"predict a.png pics --out o {model} --json o.json --areas areas.csv", 0, ""),
         (f"predict a.png nope.png --out o2 {model}", 1, "there is no nope.png"),
-        (f"predict nope.png --out o3 {model} --json failed.json", 1, "there is no nope.png"),
         (f"predict note.txt --out o4 {model}", 1, "note.txt"),
-        (f"predict a.png --out o5 {model} --save mask --classes nope", 2, "got nope"),
+        (f"predict a.png --out o5 {model} --save probabilities --classes nope", 2, "got nope"),
         ("train --data folder:mine --out r --epochs 1 --no-pretrained --device cpu --workers 0 "
          "--variant refineseg_nano --set phases.0.crop_hw=[64,64]", 0, ""),
         ("train --resume --out r", 0, ""),
@@ -404,6 +421,6 @@ def test_calls_that_are_done_or_done_in_part_have_status_0_and_1(tmp_path, monke
         assert got == status, f"{line}: {err}"
         assert message in err
         assert "Traceback" not in err
-    for name in ("o.json", "areas.csv", "failed.json", "e.json", "counts.json", "models.json", "c/card.md"):
+    for name in ("o.json", "areas.csv", "e.json", "counts.json", "models.json", "c/card.md"):
         assert (tmp_path / name).is_file()
     assert not (tmp_path / "m.safetensors").exists()

@@ -49,22 +49,26 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
     Raises:
         DatasetError: The classes differ from the model's.
     """
-    own, classes = predictor.class_info.names, dataset.class_info
-    table: NDArray[Any] | None = None
-    if own != classes.names:
-        if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
-            raise DatasetError(
-                f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
-                "data of the same classes in the same order"
-            )
-        kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
-        table = np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
+    table = _class_table(predictor.class_info.names, dataset.class_info)
     for index in range(len(dataset)):
         sample = dataset[index]
         prediction = predictor(sample.image)
         if table is not None:
-            prediction = Prediction(sample.image, table.take(prediction.mask), classes)
+            prediction = Prediction(sample.image, table.take(prediction.mask), dataset.class_info)
         yield index, sample, prediction
+
+
+def _class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | None:
+    """The data's value of each class of the model; None: they are the same."""
+    if own == classes.names:
+        return None
+    if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
+        raise DatasetError(
+            f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
+            "data of the same classes in the same order"
+        )
+    kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
+    return np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
 
 
 def evaluate(
@@ -348,6 +352,7 @@ def evaluate_to_files(
     benchmark = None if files.submission is None else find_benchmark(names[0])
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
+    _class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
     labelled = _is_labelled(dataset, data, split)
     if not labelled:
         _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)

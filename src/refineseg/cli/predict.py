@@ -185,6 +185,8 @@ def predict(
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
 
     # from here on NumPy is there
+    from refineseg.backends.table import is_exported
+    from refineseg.model_names import classes_in, model_file
     from refineseg.predict.file_options import FileOptions
     from refineseg.predict.outputs import Outputs
     from refineseg.predict.rasters.options import RasterOptions
@@ -194,6 +196,9 @@ def predict(
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
     written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
     outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
+    class_info = None if is_exported(model) else classes_in(model_file(model))
+    if class_info is not None:
+        outputs.check(class_info)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
@@ -226,11 +231,10 @@ def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> A
     """What is to be done; ends the call where nothing is, because no input is there."""
     from refineseg.predict.plan import make_plan
 
-    tables = {"--areas": files.areas, "--json": json_file}
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
-    for option, path in tables.items():
+    for option, path in (("--areas", files.areas), ("--json", json_file)):
         check_not_input(option, path, (job.real for job in plan.files))
-    if not plan.files and not plan.videos and not any(tables.values()):
+    if not plan.files and not plan.videos:
         for failure in plan.failures:
             messages().say(failure, style="red")
         raise typer.Exit(1)
