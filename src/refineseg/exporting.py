@@ -23,7 +23,7 @@ from refineseg.backends.quantisation import quantised
 from refineseg.backends.torch_programs import write_torch_program
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.export_options import ExportOptions
+from refineseg.export_options import REPORT_ENDING, ExportOptions
 from refineseg.predict.torch_scorer import TorchScorer
 from refineseg.printing import Terminal, counting
 from refineseg.segmenter import Segmenter
@@ -141,7 +141,7 @@ def export_accepted(
 
 def write_acceptance(path: Path, found: Acceptance) -> Path:
     """Write the report of an exported file beside it."""
-    report = path.with_name(path.name + ".acceptance.json")
+    report = path.with_name(path.name + REPORT_ENDING)
     with written_beside(report) as temporary:
         temporary.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
     return report
