@@ -174,9 +174,7 @@ def test_training_that_has_begun_is_gone_on_with_wherever_it_is_stopped(labelled
     monkeypatch.setattr("refineseg.training.loop.held", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
     status, _, said = call(monkeypatch, capsys, *words, "--device", "cpu")
     assert status == 143
-    assert said.splitlines()[-1] == (
-        f"refineseg: stopped by SIGTERM: go on with: refineseg train --resume --out {run}"
-    )
+    assert said.splitlines()[-1] == (f"refineseg: stopped by SIGTERM: go on with: refineseg train --resume --out {run}")
 
 
 def test_what_a_library_makes_of_an_interruption_is_an_interruption(monkeypatch, capsys):

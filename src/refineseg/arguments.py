@@ -211,9 +211,13 @@ def _check_place(option: str, path: Path, folder: Path) -> None:
     """Whether files can be made in a folder, or the folder itself where it is not there."""
     kind = "FILE" if folder != path else "FOLDER"
     whole = os.path.abspath(path) if "\0" not in str(path) else ""  # noqa: PTH100 - as below
-    too_long = len(os.fsencode(whole)) > _LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts)
+    too_long = len(os.fsencode(whole)) > _LONGEST_PATH or any(
+        len(os.fsencode(part)) > LONGEST_NAME for part in path.parts
+    )
     if not whole or too_long:
-        raise ConfigError(f"expected {option} {kind}, got {str(path)[:60]!r}..., whose name is too long or no name; choose another")
+        raise ConfigError(
+            f"expected {option} {kind}, got {str(path)[:60]!r}..., whose name is too long or no name; choose another"
+        )
     place = Path(os.path.abspath(folder))  # noqa: PTH100 - links and .. are the system's to follow
     while not os.path.lexists(place):
         place = place.parent

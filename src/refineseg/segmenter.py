@@ -35,7 +35,6 @@ from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.weight_files import read_header, read_tensors, write_tensors
 
-
 _MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
 

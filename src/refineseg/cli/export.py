@@ -117,8 +117,9 @@ def _check_files(
     report = None if accept is None else out.with_name(out.name + REPORT_ENDING)
     if report is not None and len(os.fsencode(report.name)) > LONGEST_NAME >= len(os.fsencode(out.name)):
         raise ConfigError(
-            f"expected a name of at most {LONGEST_NAME - len(REPORT_ENDING)} bytes as --out with --accept, whose report "
-            f"is written beside it as NAME{REPORT_ENDING}, got {len(os.fsencode(out.name))}; choose a shorter one"
+            f"expected a name of at most {LONGEST_NAME - len(REPORT_ENDING)} bytes as --out with --accept, whose "
+            f"report is written beside it as NAME{REPORT_ENDING}, got {len(os.fsencode(out.name))}; choose a shorter "
+            "one"
         )
     check_outputs({"--out": out, "--accept": report})
 

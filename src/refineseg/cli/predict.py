@@ -185,8 +185,6 @@ def predict(
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
 
     # from here on NumPy is there
-    from refineseg.backends.table import is_exported
-    from refineseg.model_names import classes_in, model_file
     from refineseg.predict.file_options import FileOptions
     from refineseg.predict.outputs import Outputs
     from refineseg.predict.rasters.options import RasterOptions
@@ -196,9 +194,7 @@ def predict(
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
     written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
     outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
-    class_info = None if is_exported(model) else classes_in(model_file(model))
-    if class_info is not None:
-        outputs.check(class_info)
+    _check_classes(outputs, model)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
@@ -216,6 +212,16 @@ def predict(
         )
     if result.failures:
         raise typer.Exit(1)
+
+
+def _check_classes(outputs: Any, model: str) -> None:  # noqa: ANN401 - Outputs
+    """Whether the model has the classes that are asked for, as far as its file tells before PyTorch is there."""
+    from refineseg.backends.table import is_exported
+    from refineseg.model_names import classes_in, model_file
+
+    class_info = None if is_exported(model) else classes_in(model_file(model))
+    if class_info is not None:
+        outputs.check(class_info)
 
 
 def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy

@@ -22,14 +22,17 @@ def shard(
 ) -> None:
     """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
-    from refineseg.data.shard_writer import ShardOptions, write_shards
+    from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards
 
-    if not 0 < megabytes < 1e6:
-        raise ConfigError(f"expected --megabytes above 0 and below a million, got {megabytes}")
+    if not 1e-6 <= megabytes < 1e6:
+        raise ConfigError(f"expected --megabytes above 0 (a byte at least) and below a million, got {megabytes}")
     name, root = parse_data(data)
     open_sources(data, split=split)
     if not out:
         raise ConfigError("expected --out FOLDER or an address, got an empty text; . is the current folder")
+    check_shard_target(out)
+    if len(set(split.split("+"))) < len(split.split("+")):
+        raise ConfigError(f"expected every split once, got {split}")
     if "://" not in out:
         check_outputs({}, {"--out": Path(out)})
     console = messages()

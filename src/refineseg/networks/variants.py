@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 from refineseg.arguments import hint
 from refineseg.errors import ConfigError
-from refineseg.networks.timm_names import check_timm_name
 from refineseg.networks.families import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
@@ -23,6 +22,7 @@ from refineseg.networks.families import (
     Resize,
     check_resize,
 )
+from refineseg.networks.timm_names import check_timm_name
 
 
 @dataclass(frozen=True)
