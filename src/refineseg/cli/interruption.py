@@ -43,7 +43,7 @@ class Interrupted(KeyboardInterrupt):
             arguments: Of the command line, without the program.
         """
         name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
-        how_far = getattr(self, "__notes__", [])[:1]  # of the innermost work, which knows most
+        how_far: list[str] = getattr(self, "__notes__", [])[:1]  # of the innermost work, which knows most
         if self.command:
             first, *more = [*how_far, f"go on with: {self.command}"]
             return [f"refineseg: stopped by {name}: {first}", *more]

@@ -94,9 +94,8 @@ def train(
             options: Any = {"device": device, "num_workers": workers, "log": logs, "stop_after_s": most_s}
             resume_run(out, data=data, progress=progress, **options)
         elif data is not None:
-            request = RunRequest(
-                chosen, data, init, device, workers, encoder_weights, skip_missing, logs, most_s, time_there_is
-            )
+            running = (logs, most_s, time_there_is)
+            request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, *running)
             start_run(request, out, progress=progress)
     _show_result(out)
 
