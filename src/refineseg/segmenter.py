@@ -26,7 +26,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import build_network, preprocessing_of
 from refineseg.networks.fused import fuse
-from refineseg.networks.model_names import model_file
+from refineseg.networks.model_names import KEY, model_file
 from refineseg.networks.model_spec import ModelSpec as ModelSpec
 from refineseg.networks.model_spec import read_json
 from refineseg.networks.variants import NetworkOptions
@@ -36,7 +36,6 @@ from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.terminal.printing import warn
 
-_KEY = "refineseg"
 _MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
 
@@ -184,7 +183,7 @@ class Segmenter(nn.Module):
             name: (t.to(torch.float16) if half and t.is_floating_point() and t.ndim > 1 else t).contiguous().cpu()
             for name, t in self.network.state_dict().items()
         }
-        write_tensors(Path(path), tensors, {_KEY: json.dumps(self.spec.to_json())})
+        write_tensors(Path(path), tensors, {KEY: json.dumps(self.spec.to_json())})
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> Segmenter:
         """Add facts about where the weights come from (JSON values); returns this segmenter."""
@@ -234,12 +233,12 @@ def build(
 def _read(path: Path) -> tuple[ModelSpec, Mapping[str, tuple[int, ...]]]:
     """What the header says of the model, and the shapes of its tensors."""
     header = read_header(path)
-    if _KEY not in header.metadata:
+    if KEY not in header.metadata:
         raise ModelFileError(
-            f"expected a refineseg model file, got {path}, whose header has no {_KEY!r} entry; "
+            f"expected a refineseg model file, got {path}, whose header has no {KEY!r} entry; "
             "original PyTorch checkpoints are read by refineseg.load_original"
         )
-    fields = read_json(header.metadata[_KEY], path)
+    fields = read_json(header.metadata[KEY], path)
     try:
         return ModelSpec.from_json(fields), header.shapes
     except ModelFileError as error:

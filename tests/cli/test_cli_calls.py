@@ -114,6 +114,8 @@ WRONG = [
     ("predict a.png --out o --unknown-below 60", 2, "expected a probability 0..1"),
     ("predict a.png --out o --unknown-below nan", 2, "expected a probability 0..1"),
     ("predict a.png --out o --batch-size 0", 2, "expected a batch size of at least 1, got 0"),
+    ("predict a.png --out o --batch-size 99999999999999999999", 2, "expected a batch size of at most 4096"),
+    ("predict a.png --out o --workers 100000", 2, "expected a number of workers of at most 4096"),
     ("predict a.png --out o --workers two", 2, NUMBER),
     ("predict a.png --out o --bands red", 2, "expected --bands as whole numbers"),
     ("predict a.png --out o --percentiles 98,2", 2, "expected two rising percentiles"),
@@ -130,6 +132,10 @@ WRONG = [
         "expected a probability format of npz, tiff",
     ),
     ("predict a.png --out o --save confidence --confidence-format jpg", 2, "expected a confidence format of png8"),
+    ("predict a.png --out o --save polygons --classes road,nope", 2, "expected classes of sky, .* got nope"),
+    ("predict a.png --out o --tile 256 --flip", 2, "expected --tile only as auto or off with --scales, --flip"),
+    ("predict a.png --out o --tile 256 --scales 0.5,1", 2, "expected --tile only as auto or off"),
+    ("predict nope.png --out o --json j.json --areas a.csv", 1, "^skipped: .* there is no nope.png$"),
     ("predict nope.png --out o", 1, "^skipped: expected an image or a folder, but there is no nope.png$"),
     ("predict nope.png nope2 --out o", 1, "there is no nope.png\n.*there is no nope2$"),
     ("predict empty --out o", 1, "expected images in empty, found none"),
@@ -168,6 +174,9 @@ WRONG = [
     ("train nope --data folder:mine --out o", 2, "expected a recipe, got 'nope'; `refineseg models` lists them$"),
     ("train camvid_refineseg_nan --data folder:mine --out o", 2, "near: camvid_refineseg_nano, [^,]*, [^,]*$"),
     ("train --data folder:mine --out o --variant refinenet_lw_resnet5", 2, "near: refinenet_lw_resnet50, "),
+    ("train --data folder:mine --out o --variant refinenet_lw:resnet5", 2, "a timm model .* near: resnet50"),
+    ("train --data folder:mine --out o --variant refinenet:qqqqqq", 2, r"timm\.list_models\(\) lists them$"),
+    ("train --data folder:mine --out o --set variant=refinenet_lw:convnex_tiny", 2, "near: convnext_tiny"),
     ("train --data folder:mine --out o --set colour=9", 2, "expected colour in 0..1, got 9"),
     ("train --data folder:mine --out o --set colur=0.1", 2, "got 'colur=0.1'; near: colour"),
     ("train --data folder:mine --out o --set colour", 2, "got 'colour'; write --set colour=VALUE"),
@@ -204,6 +213,8 @@ WRONG = [
     ("export --out m.onnx --size 0x0", 2, "expected a size HEIGHTxWIDTH"),
     ("export --out m.onnx --precision int8", 2, "expected --precision int8 and --calibrate NAME:ROOT together"),
     ("export --out m.onnx --precision int8 --calibrate folder:mine", 2, "expected --format openvino with .* int8"),
+    (f"export --out {'n' * 250}.onnx --accept folder:mine", 2, "at most 239 bytes as --out with --accept, .*got 255"),
+    (f"export --out {'n/' * 2100}m.onnx", 2, "whose name is too long"),
     ("export --out m.onnx --accept mine", 2, OWN),
     ("export --out m.onnx --accept folder:mine --agreement 2", 2, "expected --agreement of at most 1, got 2"),
     ("export --out m.onnx --accept folder:mine --check", 2, "is checked as --out, but there is no m.onnx"),
@@ -216,10 +227,14 @@ WRONG = [
     ("convert orig.pth --variant refineseg_nano --out m.safetensors --void keep", 2, "with a .mat file only"),
     # bench
     ("bench --model refinenet_lw_resnet5", 2, "or a variant, got 'refinenet_lw_resnet5'; near: refinenet_lw_resnet50"),
+    ("bench --model refinenet_lw:regnety_3", 2, "near: regnety_"),
     ("bench --size 5", 2, "expected a size HEIGHTxWIDTH"),
     ("bench --backend tensorflow", 2, "near: tensorrt"),
     ("bench --precision half", 2, "expected a precision of float32, bfloat16, int8, got 'half'"),
     ("bench --batch 0", 2, "expected --batch of at least 1, got 0"),
+    ("bench --batch 99999999999", 2, "expected --batch of at most 4096"),
+    ("bench --repeats 99999999999999", 2, "expected --repeats of at most 1e.06"),
+    ("bench --stages note.txt", 2, "expected a folder of images as --stages, got note.txt, where there is none"),
     ("bench --stages empty", 2, "expected a folder of images as --stages, got empty, where there is none"),
     ("bench --folder nope", 2, "as --folder, but there is no nope"),
     ("bench --training nope --data folder:mine", 2, "expected a recipe, got 'nope'"),
@@ -236,6 +251,10 @@ WRONG = [
     ("shard folder:mine --split tst --out s", 2, "expected a split of train, val"),
     ("shard folder:mine --split train --out note.txt", 2, A_FILE),
     ("shard folder:mine --split train --out s --megabytes 0", 2, "expected --megabytes above 0"),
+    ("shard folder:mine --split train --out s --megabytes 1e-9", 2, "expected --megabytes above 0"),
+    ("shard folder:mine --split train --out s3://", 2, "expected an address such as s3://bucket/prefix, got s3:"),
+    ("shard folder:mine --split train --out ftp://host/x", 2, "an address that can be written to"),
+    ("shard folder:mine --split train+train --out s", 2, "expected every split once, got train.train"),
     ("card --data folder:mine --split val --out note.txt", 2, A_FILE),
     ("card --data folder:mine --split val --out c --failures -1", 2, "expected --failures of at least 0"),
     ("card --data folder:mine --split val --out c --card pics", 2, "expected --card FILE, got pics"),
@@ -338,6 +357,16 @@ def test_near_names_are_few_and_near(name, known, near):
     assert arguments.nearest(name, known) == near
 
 
+def test_every_model_of_timm_may_be_an_encoder():
+    import timm
+
+    from refineseg.networks.timm_names import check_timm_name, timm_names
+
+    assert set(timm.list_models()) <= timm_names()[0]
+    for name in ("resnet50.tv_in1k", "tv_resnet50", "convnext_tiny"):  # the second is an old name
+        check_timm_name(name)
+
+
 def test_a_full_disk_is_one_error_of_its_own(tmp_path, monkeypatch):
     arguments.check_outputs({"--json": tmp_path / "new" / "x.json"}, {"--out": tmp_path / "o"})
     assert list(tmp_path.iterdir()) == []
@@ -385,9 +414,8 @@ def test_calls_that_are_done_or_done_in_part_have_status_0_and_1(tmp_path, monke
     for line, status, message in (
         (f"predict a.png pics --out o {model} --json o.json --areas areas.csv", 0, ""),
         (f"predict a.png nope.png --out o2 {model}", 1, "there is no nope.png"),
-        (f"predict nope.png --out o3 {model} --json failed.json", 1, "there is no nope.png"),
         (f"predict note.txt --out o4 {model}", 1, "note.txt"),
-        (f"predict a.png --out o5 {model} --save mask --classes nope", 2, "got nope"),
+        (f"predict a.png --out o5 {model} --save probabilities --classes nope", 2, "got nope"),
         ("train --data folder:mine --out r --epochs 1 --no-pretrained --device cpu --workers 0 "
          "--variant refineseg_nano --set phases.0.crop_hw=[64,64]", 0, ""),
         ("train --resume --out r", 0, ""),
@@ -405,6 +433,6 @@ def test_calls_that_are_done_or_done_in_part_have_status_0_and_1(tmp_path, monke
         assert got == status, f"{line}: {err}"
         assert message in err
         assert "Traceback" not in err
-    for name in ("o.json", "areas.csv", "failed.json", "e.json", "counts.json", "models.json", "c/card.md"):
+    for name in ("o.json", "areas.csv", "e.json", "counts.json", "models.json", "c/card.md"):
         assert (tmp_path / name).is_file()
     assert not (tmp_path / "m.safetensors").exists()

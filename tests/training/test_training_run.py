@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import write_folder
 from fakes.runs import VARIANT, Silent, run, same, tensors, tiny
-from refineseg.errors import CheckpointError, LabelError
+from refineseg.errors import CheckpointError, ConfigError, LabelError
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training.run import RunRequest, resume_run, start_run
 
@@ -25,6 +25,33 @@ def test_images_held_on_the_device_give_the_same_run_twice(folder_root, tmp_path
     whole, parts = (tensors(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
     assert same(whole, parts)
     assert not same(whole, tensors(_host_run(folder_root, tmp_path / "host") / "last.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "images"),
+    [
+        (VARIANT, {"batch_size": 1}, 2),
+        (VARIANT, {"batch_size": 8}, 1),  # a data set of one image
+        (VARIANT, {"batch_size": 3, "micro": 2}, 3),  # two crops, and one
+        ("refinenet_lw_mobilenetv2", {"batch_size": 1}, 2),
+        ("refineseg_lite0", {"batch_size": 1}, 2),
+    ],
+)
+def test_one_crop_whose_coarsest_map_is_one_pixel_is_refused_before_any_work(tmp_path, variant, changes, images):
+    root = write_folder(tmp_path / "data", splits={"train": images, "val": 1})
+    config = tiny(1, variant=variant, micro_batch=changes.get("micro"))
+    config = replace(config, phases=(replace(config.phases[0], batch_size=changes["batch_size"]),))
+    with pytest.raises(ConfigError, match="at least two crops at a time, or larger ones, got one of 32x32 pixels"):
+        run(root, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"crop_hw": (64, 64)}, {"freeze": True}])
+def test_one_crop_is_enough_where_it_is_larger_or_statistics_are_kept(tmp_path, changes):
+    root = write_folder(tmp_path / "data", splits={"train": 1, "val": 1})
+    config = tiny(1, freeze_norm="freeze" in changes)
+    config = replace(config, phases=(replace(config.phases[0], crop_hw=changes.get("crop_hw", (32, 32))),))
+    assert len(run(root, tmp_path / "run", config).entries) == 1
 
 
 def _host_run(root, out):

@@ -30,7 +30,7 @@ from refineseg._version import __version__
 from refineseg.devices import is_out_of_memory, resident_memory
 from refineseg.errors import ConfigError
 from refineseg.scoring import Scorer
-from refineseg.terminal.printing import Terminal, progress_bar
+from refineseg.terminal.printing import Terminal, counting
 
 WARM_UP_ROUNDS = 2
 REPEATS = (5, 50)
@@ -172,8 +172,9 @@ def time_in_turns(
     if repeats is None:
         repeats = int(min(max(BUDGET_S / (2 * round_s + len(calls) * REST_S), REPEATS[0]), REPEATS[1]))
     times = np.zeros((len(calls), repeats))
-    with progress_bar(console) as progress:
-        for turn in progress.track(range(repeats), description=f"{len(calls)} contenders in turns"):
+    with counting(console, f"{len(calls)} contenders in turns", "rounds") as report:
+        for turn in range(repeats):
+            report(turn, repeats)
             for step in range(len(calls)):
                 index = (turn + step) % len(calls)
                 time.sleep(REST_S)

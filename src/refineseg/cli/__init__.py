@@ -38,7 +38,12 @@ def main() -> NoReturn:
     """Run the command line; deliberate errors become one message and exit status 2."""
     guard_terminal()
     with Interruption() as stop:
-        status = _status()
+        try:
+            status = _status()
+        except Exception:
+            if stop.raised is None:
+                raise
+            status = _INTERRUPTED  # a library made an error of its own of the interruption
     if stop.raised is not None and status == _INTERRUPTED:
         messages().say(*stop.raised.lines(sys.argv[1:]))
         status = stop.raised.status

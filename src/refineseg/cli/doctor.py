@@ -10,7 +10,7 @@ import typer
 from refineseg.cli.app import app, messages, write_json
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_outputs
-from refineseg.terminal.printing import print_lines
+from refineseg.terminal.printing import counting, print_lines
 
 
 @app.command()
@@ -26,7 +26,7 @@ def doctor(
     """Examine every file of a data set; exit status 1 where there are errors or warnings."""
     from refineseg.data.datasets import parse_data
     from refineseg.doctor.examination import examine
-    from refineseg.doctor.summary import progress_bar, summary_lines
+    from refineseg.doctor.summary import summary_lines
 
     console = messages()
     if out is not None and not fix:
@@ -39,12 +39,12 @@ def doctor(
 
         target = out or default_target(root)
         check_target(name, root, target)
-    with progress_bar(console, "examining") as report:
+    with counting(console, "examining", "samples") as report:
         examination = examine(data, report=report)
     print_lines(*summary_lines(examination))
     value = examination.to_json()
     if fix:
-        with progress_bar(console, "repairing") as report:
+        with counting(console, "repairing", "samples") as report:
             repaired = repair(examination, target, report=report)
         print_lines(*repaired.lines())
         value["repair"] = repaired.to_json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,14 @@ import typer
 
 from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
 from refineseg.errors import ConfigError
-from refineseg.terminal.arguments import check_input_file, check_number, check_outputs, check_word, parse_size
+from refineseg.terminal.arguments import (
+    LONGEST_NAME,
+    check_input_file,
+    check_number,
+    check_outputs,
+    check_word,
+    parse_size,
+)
 from refineseg.terminal.printing import print_lines
 
 
@@ -55,7 +63,7 @@ def export(
     check_number("--agreement", agreement, least=0, most=1)
     check_number("--drift", drift, least=0, most=1)
     options = _options(file_format, outputs, size)
-    _check_files(options, out, model, precision, check=check)
+    _check_files(options, out, model, precision, check=check, accept=accept)
     _check_data((calibrate, calibrate_split), (accept, split))
 
     # from here on PyTorch is there
@@ -101,8 +109,10 @@ def _check_files(
     precision: str,
     *,
     check: bool,
+    accept: str | None,
 ) -> None:
     """The model, and the file that is written, or with ``check`` read."""
+    from refineseg.export.options import REPORT_ENDING
     from refineseg.networks.model_names import model_file
 
     if check:
@@ -111,7 +121,14 @@ def _check_files(
         options.check_path(out)
         options.check_precision(precision)
     model_file(model)
-    check_outputs({"--out": out})
+    report = None if accept is None else out.with_name(out.name + REPORT_ENDING)
+    if report is not None and len(os.fsencode(report.name)) > LONGEST_NAME >= len(os.fsencode(out.name)):
+        raise ConfigError(
+            f"expected a name of at most {LONGEST_NAME - len(REPORT_ENDING)} bytes as --out with --accept, whose "
+            f"report is written beside it as NAME{REPORT_ENDING}, got {len(os.fsencode(out.name))}; choose a shorter "
+            "one"
+        )
+    check_outputs({"--out": out, "--accept": report})
 
 
 def _check_data(*parts: tuple[str | None, str]) -> None:

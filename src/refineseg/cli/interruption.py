@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: every verb ends in order, and the user is told what to do next.
 
 In: signals. Out: an exception in the main thread, so that files close, threads end and nothing stays half written; and
-lines for stderr. What knows more, the work or the verb, adds it to the exception as a note.
+lines for stderr. The work adds how far it came to the exception, as a note; a verb that can go on names its command.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
@@ -29,6 +29,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+        self.command = ""  # that goes on; empty: none but the same
 
     @property
     def status(self) -> int:
@@ -42,10 +43,12 @@ class Interrupted(KeyboardInterrupt):
             arguments: Arguments of the command line, without the program.
         """
         name = "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
-        notes = getattr(self, "__notes__", None) or ["run the same command again"]
-        if arguments[:1] and arguments[0] in _GOES_ON:
-            notes = ["run the same command again: it goes on where it stopped"]
-        return [f"refineseg: stopped by {name}: {notes[0]}", *notes[1:]]
+        how_far: list[str] = getattr(self, "__notes__", [])[:1]  # of the innermost work, which knows most
+        if self.command:
+            first, *more = [*how_far, f"go on with: {self.command}"]
+            return [f"refineseg: stopped by {name}: {first}", *more]
+        goes_on = ": it goes on where it stopped" if arguments[:1] and arguments[0] in _GOES_ON else ""
+        return [f"refineseg: stopped by {name}: {'; '.join([*how_far, f'run the same command again{goes_on}'])}"]
 
 
 class Interruption:
@@ -75,17 +78,26 @@ class Interruption:
         raise self.raised
 
 
-@contextmanager
-def goes_on_with(option: str, *, instead_of: str) -> Iterator[None]:
-    """At an interruption inside the block, name the command that goes on: this call with an option.
+def this_call_with(option: str, *, instead_of: str) -> str:
+    """This call of the command line with an option more.
 
     Args:
         option: Added where it is not there.
         instead_of: Its opposite, which is taken out.
     """
+    words = [word for word in sys.argv[1:] if word not in (option, instead_of)]
+    return shlex.join(["refineseg", *words, option])
+
+
+@contextmanager
+def goes_on_with(command: Callable[[], str]) -> Iterator[None]:
+    """At an interruption inside the block, tell the command that goes on.
+
+    Args:
+        command: Asked then; an empty text: there is none but the same call again.
+    """
     try:
         yield
-    except KeyboardInterrupt as stop:
-        words = [word for word in sys.argv[1:] if word not in (option, instead_of)]
-        stop.add_note(f"go on with: {shlex.join(['refineseg', *words, option])}")
+    except Interrupted as stop:
+        stop.command = command()
         raise

@@ -22,6 +22,8 @@ from refineseg.terminal.arguments import (
 from refineseg.terminal.printable import printable
 from refineseg.terminal.printing import Terminal, print_lines
 
+_MOST_BATCHED, _MOST_ROUNDS = 4096, 1_000_000  # slips of the finger lie above
+
 
 @app.command()
 def convert(
@@ -151,8 +153,7 @@ def _check_bench(
     """Refuse options that do not go together before anything is loaded."""
     if write and not counts:
         raise ConfigError("expected --write with --counts, whose numbers it stores, got it alone; add --counts")
-    if repeats is not None and repeats < 1:
-        raise ConfigError(f"expected --repeats of at least 1, got {repeats}")
+    check_number("--repeats", repeats, least=1, most=_MOST_ROUNDS)
     if (papers and counts) or (training and (papers or counts)):
         raise ConfigError(
             "expected --papers, --counts, --counts --write, --training or none of them, got another combination"
@@ -183,7 +184,7 @@ def _check_bench_words(
     if backend is not None:
         check_word("backend", backend, tuple(BACKENDS))
     check_device_name(device)
-    check_number("--batch", batch, least=1)
+    check_number("--batch", batch, least=1, most=_MOST_BATCHED)
     check_number("--workers", workers, least=0)
 
 
@@ -197,7 +198,7 @@ def _check_bench_files(
 ) -> None:
     """Refuse files, data and recipes that are not there, before PyTorch is imported."""
     from refineseg.data.datasets import open_sources
-    from refineseg.images.files import find_images
+    from refineseg.images.files import IMAGE_SUFFIXES, find_images
     from refineseg.training.config import override
     from refineseg.training.recipes.table import find_recipe
 
@@ -205,7 +206,8 @@ def _check_bench_files(
     for option, path in (("--stages", stages), ("--folder", folder)):
         if path is not None and not path.exists():
             raise ConfigError(f"expected a folder of images as {option}, but there is no {path}{near_files(path)}")
-        if path is not None and not (find_images(path) if path.is_dir() else option == "--stages"):
+        is_image = path is not None and option == "--stages" and path.suffix.lower() in IMAGE_SUFFIXES
+        if path is not None and not (find_images(path) if path.is_dir() else is_image):
             raise ConfigError(f"expected a folder of images as {option}, got {path}, where there is none")
     if training is not None and data is not None:
         config = override(find_recipe(training), settings)

@@ -24,7 +24,7 @@ from refineseg.cli.app import (
     messages,
     write_json,
 )
-from refineseg.cli.interruption import goes_on_with
+from refineseg.cli.interruption import goes_on_with, this_call_with
 from refineseg.devices import keep_freed_memory
 from refineseg.terminal.arguments import check_not_input, check_outputs
 
@@ -198,6 +198,7 @@ def predict(
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
     written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
     outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
+    _check_classes(outputs, model)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
@@ -207,7 +208,7 @@ def predict(
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
-    with goes_on_with("--resume", instead_of="--no-resume"):
+    with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
         result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
     if json_file is not None:
         write_json(
@@ -215,6 +216,16 @@ def predict(
         )
     if result.failures:
         raise typer.Exit(1)
+
+
+def _check_classes(outputs: Any, model: str) -> None:  # noqa: ANN401 - Outputs
+    """Whether the model has the classes that are asked for, as far as its file tells before PyTorch is there."""
+    from refineseg.networks.model_names import classes_in, model_file
+    from refineseg.runtimes.table import is_exported
+
+    class_info = None if is_exported(model) else classes_in(model_file(model))
+    if class_info is not None:
+        outputs.check(class_info)
 
 
 def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
@@ -230,11 +241,10 @@ def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> A
     """What is to be done; ends the call where nothing is, because no input is there."""
     from refineseg.predict.folder.plan import make_plan
 
-    tables = {"--areas": files.areas, "--json": json_file}
     plan = make_plan(inputs, out, endings=files.outputs.endings.values())
-    for option, path in tables.items():
+    for option, path in (("--areas", files.areas), ("--json", json_file)):
         check_not_input(option, path, (job.real for job in plan.files))
-    if not plan.files and not plan.videos and not any(tables.values()):
+    if not plan.files and not plan.videos:
         for failure in plan.failures:
             messages().say(failure, style="red")
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ import typer
 from refineseg.cli.app import app, messages
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_outputs
-from refineseg.terminal.printing import print_lines, progress_bar
+from refineseg.terminal.printing import counting, print_lines
 
 
 @app.command()
@@ -22,26 +22,23 @@ def shard(
 ) -> None:
     """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
-    from refineseg.data.shard_writer import ShardOptions, write_shards
+    from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards
 
-    if not 0 < megabytes < 1e6:
-        raise ConfigError(f"expected --megabytes above 0 and below a million, got {megabytes}")
+    if not 1e-6 <= megabytes < 1e6:
+        raise ConfigError(f"expected --megabytes above 0 (a byte at least) and below a million, got {megabytes}")
     name, root = parse_data(data)
     open_sources(data, split=split)
     if not out:
         raise ConfigError("expected --out FOLDER or an address, got an empty text; . is the current folder")
+    check_shard_target(out)
+    if len(set(split.split("+"))) < len(split.split("+")):
+        raise ConfigError(f"expected every split once, got {split}")
     if "://" not in out:
         check_outputs({}, {"--out": Path(out)})
     console = messages()
     for part in split.split("+"):
         dataset = open_dataset(name, root, split=part)
-        with progress_bar(console) as bar:
-            task = bar.add_task(part, total=len(dataset))
-            count = write_shards(
-                dataset,
-                out,
-                ShardOptions(name, part, int(megabytes * 1e6)),
-                report=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
-            )
+        with counting(console, part, "samples") as report:
+            count = write_shards(dataset, out, ShardOptions(name, part, int(megabytes * 1e6)), report=report)
         print_lines(f"{part}: {len(dataset)} samples in {count} tar files below {out}")
     console.say(f"next: refineseg train --data {name}:{out} --out RUN")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refineseg.cli.app import Device, app, messages, prepare_training, tables
+from refineseg.cli.interruption import goes_on_with
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
@@ -84,16 +85,18 @@ def train(
     # from here on PyTorch is there
     from refineseg.training.progress import TerminalProgress
     from refineseg.training.run import RunRequest, resume_run, start_run
+    from refineseg.training.state import how_to_resume
 
     progress = TerminalProgress(messages())
     prepare_training(device)
-    if resume:
-        resume_run(out, data=data, device=device, num_workers=workers, progress=progress, log=logs, stop_after_s=most_s)
-    elif data is not None:
-        request = RunRequest(
-            chosen, data, init, device, workers, encoder_weights, skip_missing, logs, most_s, time_there_is
-        )
-        start_run(request, out, progress=progress)
+    with goes_on_with(lambda: how_to_resume(out) if (out / "run.json").exists() else ""):
+        if resume:
+            options: Any = {"device": device, "num_workers": workers, "log": logs, "stop_after_s": most_s}
+            resume_run(out, data=data, progress=progress, **options)
+        elif data is not None:
+            running = (logs, most_s, time_there_is)
+            request = RunRequest(chosen, data, init, device, workers, encoder_weights, skip_missing, *running)
+            start_run(request, out, progress=progress)
     _show_result(out)
 
 

@@ -42,6 +42,7 @@ from refineseg.images.files import read_rgb
 UNFINISHED_NAME = "unfinished.json"
 """The index so far, where writing was interrupted; the next call goes on from there."""
 
+_ONLY_READ = ("http://", "https://", "ftp://")
 _BLOCK = 512
 _LONGEST_KEY = 80  # the oldest tar format, which every program reads, has room for 100 with the ending
 
@@ -81,6 +82,19 @@ def sample_key(index: int, name: str) -> str:
     return f"{index:06d}-{escaped}"[:_LONGEST_KEY]
 
 
+def check_shard_target(out: str) -> None:
+    """Whether shards can be written to an address; a folder is for others to check.
+
+    Raises:
+        DatasetError: Files of such an address can only be read, or not even that.
+        ConfigError: It names no place, or holds a password.
+    """
+    if out.startswith(_ONLY_READ):
+        raise DatasetError(f"expected a folder, or an address that can be written to (s3://, gs://), got {out}")
+    if is_remote(out):
+        check_address(out)
+
+
 def write_shards(
     dataset: Dataset, out: str, options: ShardOptions, *, report: Callable[[int, int], None] | None = None
 ) -> int:
@@ -104,9 +118,8 @@ def write_shards(
             image or a mask cannot be used, and nothing has been written then.
         LabelError: A mask holds other values than classes and void, or says other classes than are meant.
     """
+    check_shard_target(out)
     target = _Target(check_address(out) if is_remote(out) else out)
-    if out.startswith("http"):
-        raise DatasetError(f"expected a folder, or an address that can be written to (s3://, gs://), got {out}")
     _check_root(target, options)
     if target.read(f"{options.split}/{INDEX_NAME}") is not None:
         raise DatasetError(f"expected no shards of {options.split} in {out}, but there are; choose another folder")

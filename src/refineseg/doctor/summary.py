@@ -1,4 +1,4 @@
-"""An examination as lines of text, and the bar that runs meanwhile.
+"""An examination as lines of text.
 
 In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for
 :func:`~refineseg.terminal.printing.print_lines`.
@@ -6,24 +6,12 @@ In: an :class:`~refineseg.doctor.examination.Examination`. Out: lines for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.findings import Finding
-from refineseg.terminal.printing import Terminal
-from refineseg.terminal.printing import progress_bar as terminal_bar
 
 _SHOWN = 5
-
-
-@contextmanager
-def progress_bar(console: Terminal, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; gives a function to call with (done, in all)."""
-    with terminal_bar(console) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def summary_lines(examination: Examination) -> list[str]:

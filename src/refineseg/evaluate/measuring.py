@@ -35,7 +35,7 @@ from refineseg.predict.options import PredictorOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import read_spec
-from refineseg.terminal.printing import Terminal, progress_bar
+from refineseg.terminal.printing import Terminal, counting
 
 VOID_CLASS = "void"
 """A model's class of this name that the data do not have stands for void pixels (weights of the RefineNet authors)."""
@@ -50,22 +50,26 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
     Raises:
         DatasetError: The classes differ from the model's.
     """
-    own, classes = predictor.class_info.names, dataset.class_info
-    table: NDArray[Any] | None = None
-    if own != classes.names:
-        if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
-            raise DatasetError(
-                f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
-                "data of the same classes in the same order"
-            )
-        kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
-        table = np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
+    table = _class_table(predictor.class_info.names, dataset.class_info)
     for index in range(len(dataset)):
         sample = dataset[index]
         prediction = predictor(sample.image)
         if table is not None:
-            prediction = Prediction(sample.image, table.take(prediction.mask), classes)
+            prediction = Prediction(sample.image, table.take(prediction.mask), dataset.class_info)
         yield index, sample, prediction
+
+
+def _class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | None:
+    """The data's value of each class of the model; None: they are the same."""
+    if own == classes.names:
+        return None
+    if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
+        raise DatasetError(
+            f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
+            "data of the same classes in the same order"
+        )
+    kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
+    return np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
 
 
 def evaluate(
@@ -350,19 +354,19 @@ def evaluate_to_files(
     benchmark = None if files.submission is None else find_benchmark(names[0])
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
+    _class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
     labelled = _is_labelled(dataset, data, split)
     if not labelled:
         _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
-    data_mark = check_files(dataset).digest
+    with counting(console, "checking", "files") as report:
+        data_mark = check_files(dataset, report=report).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened)
     worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
-    with progress_bar(console) as bar:
-        for index, sample, prediction in bar.track(
-            predictions(predictor, dataset), total=len(dataset), description="evaluating"
-        ):
+    with counting(console, "evaluating", "images") as report:
+        for index, sample, prediction in predictions(predictor, dataset):
             if (sample.mask is not None) != labelled:
                 raise _mixed(data, split, sample.name)
             facts.add(index, (sample.image.shape[0], sample.image.shape[1]))
@@ -371,6 +375,7 @@ def evaluate_to_files(
                 worst.add(index, sample, prediction)
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
+            report(index + 1, len(dataset))
     worst.write(files.out / "pictures")
     if not labelled:
         facts_only = EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None)

@@ -6,7 +6,7 @@ beside the file as JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ def compare(
     data: str,
     tolerance: Tolerance,
     size_hw: tuple[int, int] | None = None,
-    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    report: Callable[[int, int], None] | None = None,
 ) -> Acceptance:
     """Run both on every image.
 
@@ -122,7 +122,7 @@ def compare(
         data: How the data set is called in the report.
         tolerance: What is asked.
         size_hw: The one size the file takes; images of others are left out.
-        track: Shows progress over the indices.
+        report: Called with (images done, images in all).
 
     Raises:
         DatasetError: No image of that size.
@@ -131,7 +131,9 @@ def compare(
     if dataset.class_info.names == model.class_info.names:
         matrices = [ConfusionMatrix(dataset.class_info), ConfusionMatrix(dataset.class_info)]
     equal, pixels, shares = 0, 0, dict[str, float]()
-    for index in track(range(len(dataset))):
+    for index in range(len(dataset)):
+        if report is not None:
+            report(index, len(dataset))
         sample: Sample = dataset[index]
         if size_hw is not None and sample.image.shape[:2] != size_hw:
             continue

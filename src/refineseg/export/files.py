@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
-from refineseg.export.options import ExportOptions
+from refineseg.export.options import REPORT_ENDING, ExportOptions
 from refineseg.files.writing import folder_beside, written_beside
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
@@ -27,7 +27,7 @@ from refineseg.runtimes.openvino_runtime import openvino_model, write_openvino_m
 from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.segmenter import Segmenter
-from refineseg.terminal.printing import Terminal, progress_bar
+from refineseg.terminal.printing import Terminal, counting
 
 
 def calibration_images(
@@ -104,7 +104,7 @@ def accept_file(
     place = torch.device("cpu")
     exported = open_exported(path, backend=None, device=place, precision="float32")
     dataset = open_sources(data, split=split)
-    with progress_bar(console) as bar:
+    with counting(console, "accepting", "images") as report:
         return compare(
             TorchScorer(segmenter, device=place),
             exported,
@@ -112,7 +112,7 @@ def accept_file(
             data=f"{data} {split}",
             tolerance=tolerance,
             size_hw=exported.description.size_hw,
-            track=lambda indices: bar.track(list(indices), description="accepting"),
+            report=report,
         )
 
 
@@ -141,7 +141,7 @@ def export_accepted(
 
 def write_acceptance(path: Path, found: Acceptance) -> Path:
     """Write the report of an exported file beside it."""
-    report = path.with_name(path.name + ".acceptance.json")
+    report = path.with_name(path.name + REPORT_ENDING)
     with written_beside(report) as temporary:
         temporary.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
     return report

@@ -16,6 +16,8 @@ from refineseg.runtimes.table import OUTPUTS, Output
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Formats, and the ending of their files."""
+REPORT_ENDING = ".acceptance.json"
+"""What follows a file's name in the name of the report of its acceptance."""
 
 
 @dataclass(frozen=True)

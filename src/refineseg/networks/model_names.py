@@ -5,9 +5,11 @@ In: a shipped name or a path. Out: the path, or an error that says what is there
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
+from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.files.archives import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
@@ -16,6 +18,10 @@ from refineseg.terminal.arguments import hint, near_files, nearest
 SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
 """Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
 
+KEY = "refineseg"
+"""Where a model's description stands in the header of its file."""
+
+_MOST_HEADER = 16 << 20  # bytes: the names of all tensors, and the description
 _ORIGINAL = (".pth", ".pth.tar", ".pt", ".tar", ".ckpt", ".mat", ".pkl", ".pickle", ".npz", ".caffemodel")
 """Endings of weights that other programs write; `refineseg convert` reads those of the papers' networks."""
 
@@ -42,6 +48,24 @@ def model_file(model: str | Path) -> Path:
     )
 
 
+def classes_in(path: Path) -> ClassInfo | None:
+    """The classes of a model file, by its first bytes alone, for checks before PyTorch is there.
+
+    Args:
+        path: A safetensors file.
+
+    Returns:
+        None where the file is damaged or no model's: loading it tells how.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if 0 < size <= _MOST_HEADER else {}
+        return ClassInfo.from_json(json.loads(header["__metadata__"][KEY])["class_info"])
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError, ConfigError):
+        return None
+
+
 def check_model_or_variant(name: str) -> None:
     """Whether a name stands for a model, or for a network that can be built untrained.
 
@@ -56,6 +80,8 @@ def check_model_or_variant(name: str) -> None:
     try:
         find_variant(name)
     except ConfigError as error:
+        if ":" in name:  # a family of variants: its message is of the encoder
+            raise
         near = hint(name, [*SHIPPED, *VARIANTS], listed="`refineseg models` lists them")
         raise ConfigError(
             f"expected a shipped model ({', '.join(SHIPPED)}), a .safetensors file or a variant, got {name!r}; {near}"

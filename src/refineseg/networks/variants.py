@@ -21,6 +21,7 @@ from refineseg.networks.families import (
     Resize,
     check_resize,
 )
+from refineseg.networks.timm_names import check_timm_name
 from refineseg.terminal.arguments import hint
 
 
@@ -186,8 +187,10 @@ def find_variant(name: str) -> Variant:
     family, colon, backbone = name.partition(":")
     suffix = family.removeprefix("refinenet")
     if colon and backbone and family == "refinenet_lw":
+        check_timm_name(backbone)
         return Variant(backbone, LIGHT_WEIGHT, FOUR_CASCADED, f"{_LW}, encoder by timm")
     if colon and backbone and family != suffix and suffix in _FULL:
+        check_timm_name(backbone)
         options, groups, source = _FULL[suffix]
         return Variant(backbone, options, groups, f"{source}, encoder by timm", two_scale=suffix.startswith("_2scale"))
     raise ConfigError(

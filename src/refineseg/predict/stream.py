@@ -34,6 +34,7 @@ _LEAST_WINDOW = 32
 _BATCH_PIXELS = 8 * 2**20  # of a batch whose size is chosen here
 _MOST_BATCHED = 16
 _MOST_WORKERS = 16
+_MOST_ASKED = 4096
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         for name, value in (("batch size", self.batch_size), ("number of workers", self.workers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"expected a {name} of at least 1, got {value}")
+            if value is not None and not 1 <= value <= _MOST_ASKED:
+                end = "at least 1" if value < 1 else f"at most {_MOST_ASKED}"
+                raise ConfigError(f"expected a {name} of {end}, got {value}")
 
     @property
     def num_threads(self) -> int:

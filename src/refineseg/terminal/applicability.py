@@ -65,6 +65,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             _is_plain,
         ),
         Rule(
+            ("tile",),
+            "as auto or off with --scales, --flip, --crf or --protocol, which need the whole image",
+            lambda call: call["tile"] in ("auto", "off") or _is_plain(call),
+        ),
+        Rule(
             ("tile", "memory", "tile_mode", "overlap"),
             "with --backend torch or auto and a model file: other runtimes see the whole image",
             _may_cut,

@@ -21,6 +21,10 @@ _MOST_NEIGHBOURS = 2000
 """Names of a folder that are compared with one that is not there."""
 _LEAST_BYTES = 4096
 """Room that a file system must have left for a result."""
+LONGEST_NAME = 255
+"""Bytes that a file system takes in a name."""
+_LONGEST_PATH = 4000
+"""Bytes of a whole path; systems take 4096, with the name of a temporary file in it."""
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d{1,2})?")
 
 
@@ -210,8 +214,14 @@ def _is(path: Path, kind: str) -> bool:
 def _check_place(option: str, path: Path, folder: Path) -> None:
     """Whether files can be made in a folder, or the folder itself where it is not there."""
     kind = "FILE" if folder != path else "FOLDER"
-    if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
-        raise ConfigError(f"expected {option} {kind}, got {str(path)[:60]!r}..., whose name is too long or no name")
+    whole = os.path.abspath(path) if "\0" not in str(path) else ""  # noqa: PTH100 - as below
+    too_long = len(os.fsencode(whole)) > _LONGEST_PATH or any(
+        len(os.fsencode(part)) > LONGEST_NAME for part in path.parts
+    )
+    if not whole or too_long:
+        raise ConfigError(
+            f"expected {option} {kind}, got {str(path)[:60]!r}..., whose name is too long or no name; choose another"
+        )
     place = Path(os.path.abspath(folder))  # noqa: PTH100 - links and .. are the system's to follow
     while not os.path.lexists(place):
         place = place.parent

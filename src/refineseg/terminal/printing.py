@@ -13,7 +13,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any, TextIO, cast
 
@@ -146,6 +147,35 @@ def progress_bar(
         speed_estimate_period=period_s,
         disable=console is None or not console.is_terminal,
     )
+
+
+@contextmanager
+def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, and a count for whoever interrupts the block: it becomes a note of the interruption.
+
+    Args:
+        console: Where; None: nowhere.
+        what: What is being done, such as ``evaluating``.
+        things: What is counted, in the plural.
+
+    Yields:
+        A function to call with (done, in all).
+    """
+    counts = (0, 0)
+    with progress_bar(console) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int) -> None:
+            nonlocal counts
+            counts = (done, total)
+            bar.update(task, completed=done, total=total)
+
+        try:
+            yield report
+        except KeyboardInterrupt as stop:
+            if counts[1]:
+                stop.add_note(f"{what}: {counts[0]} of {counts[1]} {things} are done")
+            raise
 
 
 def guard_terminal() -> None:

@@ -29,7 +29,7 @@ from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.objective import LossSum, Objective
-from refineseg.training.optim import clip_gradients, hardware_has_bf16
+from refineseg.training.optim import clip_gradients, hardware_has_bf16, is_one_value, one_value
 from refineseg.training.state import RunState
 
 COMPILE_PAYS_S = 240.0
@@ -137,6 +137,10 @@ class Stepper:
         size = min(self._state.micro_batch or len(images), len(images))
         try:
             return self._added_up(images, masks, num_pieces=-(-len(images) // size))
+        except ValueError as error:
+            if is_one_value(error):  # memory was short, or a crop shrank
+                raise one_value(images.shape[2:]) from error
+            raise
         except (RuntimeError, MemoryError) as error:
             if self._mode != "off" and _is_compiler_error(error):
                 self._without_compiling(error)

@@ -31,7 +31,7 @@ from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_wo
 from refineseg.training.loggers import Loggers
 from refineseg.training.measuring import Measure, Measured
 from refineseg.training.objective import Objective
-from refineseg.training.optim import freeze_statistics, set_rates
+from refineseg.training.optim import check_statistics, freeze_statistics, set_rates
 from refineseg.training.progress import Progress
 from refineseg.training.record import LossRecord, NotFinite, write_nan_batch
 from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume, no_room
@@ -78,6 +78,7 @@ def train(
     limit = TimeLimit(stop_after_s)
     engine = Engine(config, device=device, say=progress.say)
     engine.place(segmenter)
+    check_statistics(segmenter, config, [len(phase.dataset) for phase in data.phases])
     state = RunState.new(segmenter, config)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None:

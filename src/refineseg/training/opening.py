@@ -86,8 +86,9 @@ def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, progress: P
         return
     shared = {name: other for record in records.values() for name, other in shared_marks(record, val)}
     if shared:
-        shown = ", ".join(f"{name} is {other}" for name, other in list(shared.items())[:3])
+        shown = ", ".join(f"{name} equals {other} of training" for name, other in list(shared.items())[:3])
+        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         progress.say(
-            f"warning: {len(shared)} of {len(val.samples)} validation images are training images, too ({shown}); the "
-            "measurement will be too good: keep each image in one split"
+            f"warning: {len(shared)} of {len(val.samples)} validation images are training images, too ({shown}{more}); "
+            "the measurement will be too good: keep each image in one split; `refineseg doctor` names them all"
         )

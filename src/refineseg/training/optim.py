@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
 
@@ -134,6 +135,54 @@ def freeze_statistics(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eval()
+
+
+def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: Sequence[int]) -> None:
+    """Whether batch normalisation sees several values of each channel in every step, which it takes statistics of.
+
+    One crop alone, whose coarsest map is one pixel (32x32 at stride 32), has one value; so has a map that was pooled
+    over the whole crop.
+
+    Args:
+        segmenter: The model; it stays as it is.
+        config: Of the run.
+        num_samples: Training samples of each phase.
+
+    Raises:
+        ConfigError: It sees one value.
+    """
+    for phase, count in zip(config.phases, num_samples, strict=True):
+        batch = min(phase.batch_size, count)
+        pieces = -(-batch // min(config.micro_batch or batch, batch))
+        if batch // pieces > 1:
+            continue
+        trial = copy.deepcopy(segmenter).train()
+        if config.freeze_norm:
+            freeze_statistics(trial.network.encoder)
+        channels = segmenter.spec.preprocessing.in_channels
+        device = next(trial.parameters()).device
+        image = torch.zeros(1, channels, *phase.crop_hw, dtype=torch.uint8, device=device)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                trial(image)
+        except ValueError as error:
+            if not is_one_value(error):
+                raise
+            raise one_value(phase.crop_hw) from error
+
+
+def is_one_value(error: ValueError) -> bool:
+    """Whether it is what PyTorch says of statistics of a single value."""
+    return "more than 1" in str(error)
+
+
+def one_value(crop_hw: Sequence[int]) -> ConfigError:
+    """What to say of it."""
+    return ConfigError(
+        f"expected at least two crops at a time, or larger ones, got one of {crop_hw[0]}x{crop_hw[1]} pixels, of which "
+        "normalisation sees one value per channel; raise --batch-size (and give as many images) or "
+        "phases.0.crop_hw, or say --set freeze_norm=true to keep the encoder's statistics"
+    )
 
 
 def draw_decoder(segmenter: Segmenter, std: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import call
+from conftest import call, write_folder
 from refineseg.evaluate.failures import Failure
 
 SIGNALS = [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
@@ -110,6 +110,84 @@ def test_other_verbs_end_in_order_too(monkeypatch, capsys, number, name, expecte
     assert status == expected
     assert said.startswith(f"refineseg: stopped by {name}: {advice}")
     assert len(said.splitlines()) == 1
+
+
+class SignallingBar:
+    """A progress bar that gets a signal when it has counted two of what it shows."""
+
+    def __init__(self, number, what):
+        self.number, self.what, self.shown = number, what, ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def add_task(self, what, total=None):
+        self.shown = what
+        return 0
+
+    def update(self, task, *, completed, total):
+        if completed == 2 and self.shown == self.what:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A data set to measure on."""
+    root = write_folder(tmp_path_factory.mktemp("labelled") / "mine", splits={"train": 1, "val": 3})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    return f"folder:{root}"
+
+
+@pytest.mark.parametrize(("number", "name", "expected"), SIGNALS)
+@pytest.mark.parametrize(
+    ("call_of", "what", "far"),
+    [
+        ("evaluate --data DATA --model MODEL --out ev --json e.json", "checking", "2 of 3 files"),
+        ("evaluate --data DATA --model MODEL --out ev --json e.json", "evaluating", "2 of 3 images"),
+        ("export --model MODEL --format torch --out m.pt2 --accept DATA", "accepting", "2 of 3 images"),
+        ("doctor DATA --html d.html --json d.json", "examining", "2 of 4 samples"),
+        ("doctor DATA --fix --out fixed", "repairing", "2 of 4 samples"),
+        ("bench --model MODEL --size 32x32 --precision float32 --backend torch --repeats 3", "N", "2 of 3 rounds"),
+        ("shard DATA --split val --out s", "val", "2 of 3 samples"),
+    ],
+)
+def test_a_verb_that_counts_says_how_far_it_came_and_leaves_nothing_half_written(
+    labelled, model, tmp_path, monkeypatch, capsys, number, name, expected, call_of, what, far
+):
+    monkeypatch.chdir(tmp_path)
+    what = "2 contenders in turns" if what == "N" else what
+    monkeypatch.setattr("refineseg.terminal.printing.progress_bar", lambda console: SignallingBar(number, what))
+    words = [{"DATA": labelled, "MODEL": model}.get(word, word) for word in call_of.split()]
+    status, _, said = call(monkeypatch, capsys, *words)
+    goes_on = ": it goes on where it stopped" if words[0] == "shard" else ""
+    last = f"refineseg: stopped by {name}: {what}: {far} are done; run the same command again{goes_on}"
+    assert (status, said.splitlines()[-1]) == (expected, last)
+    assert "Traceback" not in said
+    assert words[0] == "shard" or [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_training_that_has_begun_is_gone_on_with_wherever_it_is_stopped(labelled, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    words = ["train", "--data", labelled, "--out", run, "--variant", "refineseg_nano", "--no-pretrained"]
+    monkeypatch.setattr("refineseg.training.loop.held", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+    status, _, said = call(monkeypatch, capsys, *words, "--device", "cpu")
+    assert status == 143
+    assert said.splitlines()[-1] == (f"refineseg: stopped by SIGTERM: go on with: refineseg train --resume --out {run}")
+
+
+def test_what_a_library_makes_of_an_interruption_is_an_interruption(monkeypatch, capsys):
+    def wrapping(text):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("the callback failed") from stop
+
+    monkeypatch.setattr("refineseg.data.datasets.parse_data", wrapping)
+    status, _, said = call(monkeypatch, capsys, "doctor", "folder:x")
+    assert (status, said) == (130, "refineseg: stopped by Ctrl-C: run the same command again\n")
 
 
 class Signalling(dict):

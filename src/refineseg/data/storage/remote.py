@@ -148,9 +148,15 @@ def check_address(text: str) -> str:
     """An address without the slash at its end.
 
     Raises:
-        ConfigError: It holds a user name, a password or a query, which would end up in files and messages.
+        ConfigError: It names no place, or holds a user name, a password or a query, which would end up in files and
+            messages.
     """
-    text = text.rstrip("/")
+    scheme, _, place = text.rstrip("/").partition("://")
+    if not place.strip("/"):
+        raise ConfigError(
+            f"expected an address such as s3://bucket/prefix, got {text}; say what lies after {scheme}://"
+        )
+    text = f"{scheme}://{place}"
     if "@" in text.split("://", 1)[1].split("/")[0] or "?" in text or "#" in text:
         raise ConfigError(
             f"expected a plain address without user, password and query, got {without_secrets(text)}; credentials "

@@ -59,7 +59,7 @@ def _filesystem(url: str) -> Any:  # noqa: ANN401 - fsspec has no types
     except ImportError as error:
         package, extra = _EXTRAS.get(scheme, (f"fsspec needs for {scheme}://", "remote"))
         raise MissingExtraError(package, extra=extra, purpose=f"read {scheme}://") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # the latter of kinds that want more than an address
         raise ConfigError(
             f"expected an address that fsspec knows (s3://, gs://, https://, ...), got {scheme}://"
         ) from error
