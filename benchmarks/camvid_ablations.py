@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.data.datasets import open_sources
-from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.predicting import evaluate
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import load

@@ -40,7 +40,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.errors import ConfigError
-from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.predicting import evaluate
 from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.networks.variants import VARIANTS

@@ -19,7 +19,7 @@ from refineseg.data.crops.loading import Batch, HostBatches, training_batches
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, LabelError
-from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import build
 from refineseg.training import engine as engine_module

@@ -11,7 +11,7 @@ from fakes.scenes import fake_ade20k, fake_camvid, fake_cityscapes, fake_nyud, f
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample import Without
 from refineseg.errors import ConfigError
-from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.predicting import evaluate
 from refineseg.networks.variants import VARIANTS
 from refineseg.predict.predictor import Predictor
 from refineseg.training import loop, run

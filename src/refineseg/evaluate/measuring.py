@@ -6,98 +6,32 @@ the files of a submission.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
 from refineseg.data.readers.transfer import transferred
-from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published
 from refineseg.evaluate.failures import Failure, WorstImages
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.predicting import class_table, predictions
 from refineseg.evaluate.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.evaluate.reports import draw_confusion
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark
 from refineseg.evaluate.tally import Counts, Tally
 from refineseg.images.files import HeaderReadable
 from refineseg.predict.options import PredictorOptions
-from refineseg.predict.predictor import Predictor
-from refineseg.prediction import Prediction
 from refineseg.runtimes.open import read_spec
 from refineseg.terminal.printing import Terminal, counting
-
-VOID_CLASS = "void"
-"""A model's class of this name that the data do not have stands for void pixels (weights of the RefineNet authors)."""
-
-
-def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, Sample, Prediction]]:
-    """Predict every image of a data set at its own size, in the data set's classes.
-
-    Where the model has one class more, named "void", its pixels get the data set's ``ignore_index``: on a labelled
-    pixel they count as errors, but as no class's prediction.
-
-    Raises:
-        DatasetError: The classes differ from the model's.
-    """
-    table = _class_table(predictor.class_info.names, dataset.class_info)
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        prediction = predictor(sample.image)
-        if table is not None:
-            prediction = Prediction(sample.image, table.take(prediction.mask), dataset.class_info)
-        yield index, sample, prediction
-
-
-def _class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | None:
-    """The data's value of each class of the model; None: they are the same."""
-    if own == classes.names:
-        return None
-    if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
-        raise DatasetError(
-            f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "
-            "data of the same classes in the same order"
-        )
-    kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
-    return np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
-
-
-def evaluate(
-    predictor: Predictor, dataset: Dataset, *, seen: Callable[[int, Sample, Prediction], None] | None = None
-) -> ConfusionMatrix:
-    """Predict every image of a data set at its own size and count.
-
-    Args:
-        predictor: The model.
-        dataset: Labelled images of the model's classes, in the model's order; see :func:`predictions` for a model with
-            a class "void".
-        seen: Called after each image with its index, sample and prediction, for progress and pictures.
-
-    Raises:
-        DatasetError: The classes differ from the model's, or an image has no label.
-    """
-    matrix = ConfusionMatrix(dataset.class_info)
-    for index, sample, prediction in predictions(predictor, dataset):
-        if sample.mask is None:
-            raise DatasetError(f"expected a labelled image, got {sample.name} without a mask; use predict for it")
-        matrix.update(prediction.mask, sample.mask)
-        if seen is not None:
-            seen(index, sample, prediction)
-    return matrix
-
-
-def _short(names: tuple[str, ...]) -> str:
-    return f"{len(names)} ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"
 
 
 @dataclass(frozen=True)
@@ -354,7 +288,7 @@ def evaluate_to_files(
     benchmark = None if files.submission is None else find_benchmark(names[0])
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
-    _class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
+    class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
     labelled = _is_labelled(dataset, data, split)
     if not labelled:
         _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import ConfigError, WeightsUnavailableError
-from refineseg.networks.encoder_weights import PackagedWeights, read_state
 from refineseg.networks.encoders import Encoder
 from refineseg.networks.lite import LiteEncoder
 from refineseg.networks.nasnet_mobile import NASNetMobileEncoder
+from refineseg.networks.weight_files import PackagedWeights, read_state
 from refineseg.preprocessing import Preprocessing
 
 

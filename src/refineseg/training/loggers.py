@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from refineseg.files.writing import written_beside
 from refineseg.images.render import side_by_side
-from refineseg.training.measuring import Measured
+from refineseg.training.record import Measured
 from refineseg.training.request import check_logs
 
 EXPERIMENT = "refineseg"

@@ -29,11 +29,11 @@ from refineseg.training.distillation import teacher_facts
 from refineseg.training.engine import Engine, Stepper
 from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_workers, held, taught
 from refineseg.training.loggers import Loggers
-from refineseg.training.measuring import Measure, Measured
+from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
 from refineseg.training.optim import check_statistics, freeze_statistics, set_rates
 from refineseg.training.progress import Progress
-from refineseg.training.record import LossRecord, NotFinite, write_nan_batch
+from refineseg.training.record import LossRecord, Measured, NotFinite, write_nan_batch
 from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume, no_room
 from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
 

@@ -1,6 +1,6 @@
 """The measurement after an epoch: validation images held on the device, predicted in batches of equal size.
 
-In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.measuring.evaluate`
+In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.predicting.evaluate`
 counts, with float32 and a single scale.
 """
 
@@ -19,12 +19,13 @@ from torch import Tensor
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
 from refineseg.data.samples.sample import Dataset, Sample
-from refineseg.evaluate.measuring import evaluate
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.segmenter import Segmenter
+from refineseg.training.record import Measured
 
 PICTURES = 3
 """Of how many samples, the first ones, the predictions are kept for pictures."""
@@ -32,19 +33,6 @@ _BATCH_PIXELS = 1 << 22
 """Pixels of a batch on a GPU: 24 images of 480x360, 2 of 2048x1024."""
 _FEW_SIZES = 4
 """Of so many image sizes, a GPU may try all algorithms of each convolution, which takes seconds for each size."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a measurement gives.
-
-    Args:
-        matrix: The counts.
-        shown: Sample and predicted mask of the first samples.
-    """
-
-    matrix: ConfusionMatrix
-    shown: tuple[tuple[Sample, NDArray[Any]], ...]
 
 
 @dataclass(frozen=True)

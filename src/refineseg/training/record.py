@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from refineseg.data.samples.sample import Sample
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.files.writing import written_beside
 
 READ_EVERY_S = 1.0
@@ -114,3 +117,16 @@ def write_nan_batch(
     with written_beside(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement gives.
+
+    Args:
+        matrix: The counts.
+        shown: Sample and predicted mask of the first samples.
+    """
+
+    matrix: ConfusionMatrix
+    shown: tuple[tuple[Sample, NDArray[Any]], ...]

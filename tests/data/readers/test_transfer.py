@@ -15,7 +15,7 @@ from refineseg.data.readers.transfer import find_transfer, transferred
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
-from refineseg.evaluate.measuring import predictions
+from refineseg.evaluate.predicting import predictions
 
 CAMVID = catalog_classes("camvid")
 REAL = SHARED / "samples" / "cityscapes"

@@ -14,7 +14,7 @@ from fakes.oracles import needs_oracles, read_json, stored
 from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.evaluate.measuring import evaluate
+from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
