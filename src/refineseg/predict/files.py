@@ -55,6 +55,7 @@ class FilePredictor(Predictor):
         Example:
             >>> from tempfile import TemporaryDirectory
             >>> import refineseg
+            >>> import numpy as np
             >>> from refineseg.images.encoding import write_image
             >>> predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=4))
             >>> with TemporaryDirectory() as folder:
