@@ -140,6 +140,8 @@ WRONG = [
     ("predict nope.png nope2 --out o", 1, "there is no nope.png\n.*there is no nope2$"),
     ("predict empty --out o", 1, "expected images in empty, found none"),
     ("predict '' --out o", 1, "got an empty name"),
+    ("train --data folder:mine --out mine/images/train/run", 2, "expected --out apart from the images of mine"),
+    ("evaluate --model run/best.safetensors --data folder:mine --split val --out mine/images/val/o", 2, "apart from"),
     # evaluate
     ("evaluate", 2, "Missing option '--data'"),
     ("evaluate --data mine", 2, OWN),

@@ -63,13 +63,14 @@ def evaluate(
     check_outputs({"--json": json_file}, {"--out": out, "--submission": submission})
 
     # from here on NumPy is there
-    from refineseg.data.datasets import open_sources, parse_sources
+    from refineseg.data.datasets import check_apart, open_sources, parse_sources
     from refineseg.evaluate.comparison import read_result
     from refineseg.evaluate.submission import find_benchmark
 
     other = None if against is None else read_result(against)
     if submission is not None:
         find_benchmark(next(iter(parse_sources(data))))
+    check_apart("--out", out, data)
     open_sources(data, split=split)
 
     # from here on PyTorch is there

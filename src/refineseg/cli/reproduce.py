@@ -29,7 +29,7 @@ def reproduce(
     workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
 ) -> None:
     """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
-    from refineseg.data.datasets import open_sources, parse_sources
+    from refineseg.data.datasets import check_apart, open_sources, parse_sources
     from refineseg.training.config import override
     from refineseg.training.recipes.table import find_recipe
     from refineseg.training.request import (
@@ -54,6 +54,7 @@ def reproduce(
         workers,
     )
     sources = parse_sources(data)
+    check_apart("--out", out, data)
     open_sources(data, split=known.split)
     check_training_data(fitted(request.config, sources, skip_missing=False, say=lambda _: None), sources)
     check_outputs({}, {"--out": out})

@@ -145,7 +145,7 @@ def _check_begun(
     skip_missing: bool,
 ) -> None:
     """What a new run begins with: its folder, its data, the models it reads."""
-    from refineseg.data.datasets import parse_sources
+    from refineseg.data.datasets import check_apart, parse_sources
     from refineseg.networks.model_names import model_file
     from refineseg.networks.variants import find_variant
     from refineseg.training.request import check_new_run, check_training_data, fitted
@@ -157,6 +157,7 @@ def _check_begun(
         if model is not None:
             model_file(model)
     sources = parse_sources(data)
+    check_apart("--out", out, data)
     check_training_data(fitted(config, sources, skip_missing=skip_missing, say=lambda _: None), sources)
 
 

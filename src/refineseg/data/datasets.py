@@ -28,6 +28,7 @@ from refineseg.data.storage.remote import open_root
 from refineseg.data.storage.shards import is_sharded, open_shards, shard_splits, sharded_data
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder
+from refineseg.images.files import IMAGE_SUFFIXES
 from refineseg.terminal.arguments import hint, near_files
 
 _FLICKR = "images from Flickr, under its terms of use"
@@ -233,6 +234,28 @@ def open_sources(data: str, *, split: str) -> Dataset:
     """
     parts = [open_dataset(name, root, split=split) for name, root in parse_sources(data).items()]
     return parts[0] if len(parts) == 1 else Concatenation(parts)
+
+
+def check_apart(option: str, folder: Path, data: str) -> None:
+    """Whether results would lie among the images of a data set, where the pictures in them would become its images.
+
+    Args:
+        option: Option that names the folder, for the message.
+        folder: Folder of the results.
+        data: Data sets, as :func:`parse_sources` takes them.
+
+    Raises:
+        ConfigError: The folder lies below a root, in a folder that holds images.
+    """
+    place = folder.resolve().parent
+    for root in parse_sources(data).values():
+        if root.resolve() in place.parents and place.is_dir():
+            beside = next((path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), None)
+            if beside is not None:
+                raise ConfigError(
+                    f"expected {option} apart from the images of {root}, got {folder}, which lies beside "
+                    f"{beside.name}: its own pictures would become images of the data; name a folder elsewhere"
+                )
 
 
 def _what(path: Path) -> str:

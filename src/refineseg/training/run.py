@@ -16,7 +16,7 @@ import torch
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, parse_sources
+from refineseg.data.datasets import DATASETS, check_apart, parse_sources
 from refineseg.errors import (
     ConfigError,
     DatasetError,
@@ -88,6 +88,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     check_logs(request.log)
     check_new_run(folder)
     sources = parse_sources(request.data)
+    check_apart("--out", folder, request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
     data, records = open_data(sources, config, progress)
     record = RunRecord(records, model_marks(config.teacher, request.init, request.encoder_weights))
