@@ -506,7 +506,7 @@ def test_an_untrained_variant_has_the_same_weights_every_time_and_draws_nothing(
     [
         (
             {"model": "camvd"},
-            r"expected a shipped model \(camvid, camvid_small\), a .safetensors file or a variant, got 'camvd'; near",
+            r"expected a shipped model \(camvid, camvid_nano\), a .safetensors file or a variant, got 'camvd'; near",
         ),
         ({"model": "unet"}, r"got 'unet'; `refineseg models` lists them"),
         ({"size": "512"}, "expected a size HEIGHTxWIDTH in pixels, for instance 480x640, got '512'"),
@@ -615,10 +615,10 @@ def test_models_lists_everything_without_building_a_network(refineseg, tmp_path,
     out = tmp_path / "models.json"
     status, text, _ = refineseg("models", "--json", out)
     assert status == 0
-    assert "55.2 % on camvid" in " ".join(text.split())
+    assert "66.3 % on camvid" in " ".join(text.split())
     content = json.loads(out.read_text())
     assert set(content["variants"]) == set(VARIANTS)
     light = content["variants"]["refinenet_lw_resnet50"]
     assert light["counts"]["21"]["parameters"] == 27_357_525
     assert {score["dataset"] for score in light["published"]} == {"voc", "person_part", "nyud"}
-    assert content["models"]["camvid"]["ours"][0]["mean_iou"] == 0.552
+    assert content["models"]["camvid"]["ours"][0]["mean_iou"] == 0.663

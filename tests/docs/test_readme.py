@@ -87,11 +87,11 @@ def test_parameter_counts_in_the_readme_are_counted(name, printed):
 def test_the_shipped_model_says_where_it_comes_from_and_its_licence(caplog):
     segmenter = refineseg.load("camvid")
     provenance = segmenter.spec.provenance
-    assert segmenter.spec.variant == "refineseg_nano"
+    assert segmenter.spec.variant == "refineseg_lite0"
     assert "CC BY-NC 4.0" in segmenter.spec.licence
     assert any("CC BY-NC 4.0" in record.message for record in caplog.records)
-    assert provenance["started_from"] == "scratch"
-    assert provenance["recipe"] == "camvid_refineseg_nano"
+    assert provenance["started_from"].startswith("ImageNet weights of the package efficientnet-lite0")
+    assert provenance["recipe"] == "camvid_refineseg_lite0"
     assert provenance["config"]["train_split"] == "train+val"
     card = (ROOT / "src" / "refineseg" / "weights" / "camvid.md").read_text(encoding="utf-8")
     for fact in ("CC BY-NC 4.0", "Seed", "Recipe", "Data", "mIoU"):

@@ -36,10 +36,10 @@ def test_a_card_of_the_shipped_model_has_everything(refineseg, root, tmp_path):
     card = (tmp_path / "o" / "card.md").read_text()
     spec = package.load("camvid").spec
     for fact in (
-        f"`{spec.variant}`, 11 classes, 738,179 parameters",
+        f"`{spec.variant}`, 11 classes, 3,160,779 parameters",
         "camvid:train+val, 468 images",
         spec.licence,
-        "`camvid_refineseg_nano`: 60 epochs of 192x256 crops",
+        "`camvid_refineseg_lite0`: 18 epochs of 288x384 crops",
         "Measured: data set camvid; split test; classes 11; images 3; image size 40x56; image files lossless",
         "| class | IoU %, all (3) | accuracy % | boundary IoU % |",
         "| DABNet | 66.7 | unlike protocols",

@@ -37,10 +37,10 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Option(
-        help="A shipped model (camvid, camvid_small), a .safetensors file, or an exported file: .onnx, .xml, .pt2."
+        help="A shipped model (camvid, camvid_nano), a .safetensors file, or an exported file: .onnx, .xml, .pt2."
     ),
 ]
-ModelFile = Annotated[str, typer.Option(help="A shipped model (camvid, camvid_small), or a .safetensors file.")]
+ModelFile = Annotated[str, typer.Option(help="A shipped model (camvid, camvid_nano), or a .safetensors file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")]
 Scales = Annotated[str, typer.Option(help="Score at these scales and average, for instance 0.5,1,1.5.")]

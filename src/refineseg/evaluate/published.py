@@ -294,26 +294,26 @@ COMPARATORS: dict[str, tuple[Comparator, ...]] = {
 """Networks trained from scratch on the same frames, by data set, lowest first."""
 
 MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
-    "camvid_refineseg_nano": (
+    "camvid_refineseg_lite0": (
         MeasuredScore(
             "camvid",
+            "refineseg_lite0",
+            "camvid",
+            "test",
+            0.663,
+            SINGLE,
+            "refineseg evaluate --model camvid --data camvid:CAMVID --split test --boundary --json camvid_test.json",
+        ),
+    ),
+    "camvid_refineseg_nano": (
+        MeasuredScore(
+            "camvid_nano",
             "refineseg_nano",
             "camvid",
             "test",
             0.552,
             SINGLE,
-            "refineseg evaluate --model camvid --data camvid:CAMVID --split test --boundary --json camvid_test.json",
-        ),
-    ),
-    "camvid_refineseg_small": (
-        MeasuredScore(
-            "camvid_small",
-            "refineseg_small",
-            "camvid",
-            "test",
-            0.513,
-            SINGLE,
-            "refineseg evaluate --model camvid_small --data camvid:CAMVID --split test --boundary --json small.json",
+            "refineseg evaluate --model camvid_nano --data camvid:CAMVID --split test --boundary --json nano.json",
         ),
     ),
 }

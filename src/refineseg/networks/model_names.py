@@ -15,7 +15,7 @@ from refineseg.files.archives import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
-SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_small": "camvid_small.safetensors"}
+SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_nano": "camvid_nano.safetensors"}
 """Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
 
 KEY = "refineseg"
