@@ -25,7 +25,7 @@ def doctor(
     html: Annotated[Path | None, typer.Option(help="File for an HTML page with images.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all findings, as JSON.")] = None,
 ) -> None:
-    """Examine every file of a data set; exit status 1 where there are errors or warnings."""
+    """Examine every file of a data set; exit with status 1 if there are errors or warnings."""
     from refineseg.data.datasets import parse_data
     from refineseg.doctor.examination import examine
     from refineseg.doctor.summary import summary_lines

@@ -43,7 +43,7 @@ def convert(
         int | None, typer.Option(help="Index of the void output, from 0; by default the known one.")
     ] = None,
 ) -> None:
-    """Turn original weights into a model file; every tensor is used exactly once, or the rest is named."""
+    """Turn original weights into a model file; use every tensor exactly once, or name the rest."""
     from refineseg.data.samples.catalog import catalog_classes
     from refineseg.networks.variants import find_variant
 
@@ -116,7 +116,7 @@ def bench(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
 ) -> None:
-    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
+    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network, or count operations."""
     _check_bench(papers, counts, write, training, data, repeats)
     _check_bench_words(
         None if papers or counts or training else model, size, device, precision, batch, backend, workers

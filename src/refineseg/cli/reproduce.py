@@ -29,7 +29,7 @@ def reproduce(
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
+    """Train and measure every seed, and write mean and spread to a table; the same call continues a stopped one."""
     from refineseg.data.datasets import open_sources, parse_sources
     from refineseg.training.config import override
     from refineseg.training.recipes.table import find_recipe

@@ -22,7 +22,7 @@ def shard(
     out: Annotated[str, typer.Option(help="Folder or address (s3://bucket/prefix) for the tar files.")],
     megabytes: Annotated[float, typer.Option(help="Size of a tar file, in megabytes.")] = 256.0,
 ) -> None:
-    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
+    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples."""
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
     from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards
 

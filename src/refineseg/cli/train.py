@@ -62,7 +62,7 @@ def train(
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
+    """Train on a data set; write best and last model, metrics.jsonl, curves.png and checkpoint.pt to OUT."""
     begun = time.monotonic()  # before the heavy imports
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
