@@ -36,26 +36,29 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Option(
-        help="A shipped model (camvid, camvid_nano), a .safetensors file, or an exported file: .onnx, .xml, .pt2."
-    ),
+    typer.Option(help="Model: a shipped name (camvid, camvid_nano), or a .safetensors, .onnx, .xml or .pt2 file."),
 ]
-ModelFile = Annotated[str, typer.Option(help="A shipped model (camvid, camvid_nano), or a .safetensors file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Precision = Annotated[str, typer.Option(help="float32, or bfloat16 (faster where the hardware has it).")]
-Scales = Annotated[str, typer.Option(help="Score at these scales and average, for instance 0.5,1,1.5.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Score mirrored, too, and average.")]
-Protocol = Annotated[str, typer.Option(help="light_weight, light_weight_v1, authors, authors_cityscapes.")]
-Enlargement = Annotated[float | None, typer.Option(help="In front of the network, with the authors' protocols: 1.2.")]
+ModelFile = Annotated[str, typer.Option(help="Model: a shipped name (camvid, camvid_nano), or a .safetensors file.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ...")]
+Precision = Annotated[str, typer.Option(help="Precision: float32, or bfloat16 (faster on hardware that has it).")]
+Scales = Annotated[str, typer.Option(help="Scales of the image whose scores are averaged, for instance 0.5,1,1.5.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the scores of the mirrored image.")]
+Protocol = Annotated[
+    str, typer.Option(help="Way of scoring: light_weight, light_weight_v1, authors, authors_cityscapes.")
+]
+Enlargement = Annotated[
+    float | None,
+    typer.Option(help="Factor by which the authors' protocols enlarge the image before the network, for instance 1.2."),
+]
 BackendName = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile; "
-        "auto: the fastest that need not compile. Without it: torch, and of an exported file its own.",
+        help="Runtime: torch, openvino, onnxruntime, tensorrt (experimental), torch_export, torch_compile; auto takes "
+        "the fastest one that does not compile. By default torch; for an exported file, the runtime of its format.",
     ),
 ]
-Crf = Annotated[bool, typer.Option("--crf", help="Refine by a dense CRF.")]
+Crf = Annotated[bool, typer.Option("--crf", help="Refine the scores by a dense CRF.")]
 
 
 _GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default=MappingProxyType({}))

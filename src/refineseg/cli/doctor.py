@@ -15,15 +15,17 @@ from refineseg.terminal.printing import counting, print_lines
 
 @app.command()
 def doctor(
-    data: Annotated[str, typer.Argument(help="NAME:ROOT, for instance folder:pictures.", metavar="NAME:ROOT")],
-    fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy; the originals stay as they are.")] = False,
+    data: Annotated[
+        str, typer.Argument(help="Data set as NAME:ROOT, for instance folder:images.", metavar="NAME:ROOT")
+    ],
+    fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy; the originals stay unchanged.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="New folder of the copy; by default ROOT_repaired beside ROOT.")
+        Path | None, typer.Option(help="New folder for the copy; by default ROOT_repaired beside ROOT.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures there.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all findings there.")] = None,
+    html: Annotated[Path | None, typer.Option(help="File for an HTML page with images.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all findings, as JSON.")] = None,
 ) -> None:
-    """Examine every file of a data set; exit status 1 where there are errors or warnings."""
+    """Examine every file of a data set; exit with status 1 if there are errors or warnings."""
     from refineseg.data.datasets import parse_data
     from refineseg.doctor.examination import examine
     from refineseg.doctor.summary import summary_lines

@@ -30,18 +30,26 @@ from refineseg.terminal.printing import print_lines
 
 @app.command()
 def evaluate(
-    data: Annotated[str, typer.Option(help="NAME:ROOT, for instance camvid:CamVid.")],
+    data: Annotated[str, typer.Option(help="Data set as NAME:ROOT, for instance camvid:CamVid.")],
     model: Model = "camvid",
-    split: Annotated[str, typer.Option(help="Which split; train+val joins.")] = "val",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
-    pictures: Annotated[int, typer.Option(help="Draw the N worst images: image, truth, prediction, errors.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for pictures and confusion matrix.")] = Path("evaluation"),
+    split: Annotated[str, typer.Option(help="Split that is measured; train+val joins two splits.")] = "val",
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
+    pictures: Annotated[
+        int, typer.Option(help="Number of worst images to draw: image, truth, prediction, errors.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and the confusion matrix.")] = Path(
+        "evaluation"
+    ),
     submission: Annotated[
-        Path | None, typer.Option(help="Write a benchmark's files of the predictions there; needs no labels.")
+        Path | None,
+        typer.Option(help="Folder for prediction files in the form of the benchmark's server; needs no labels."),
     ] = None,
-    boundary: Annotated[bool, typer.Option("--boundary", help="Also boundary IoU, of bands along contours.")] = False,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Measure boundary IoU, too: the IoU of bands along contours.")
+    ] = False,
     against: Annotated[
-        Path | None, typer.Option(help="Compare with this JSON file of another evaluation; says what differs.")
+        Path | None,
+        typer.Option(help="JSON file of another evaluation to compare with; differing conditions are listed."),
     ] = None,
     device: Device = "auto",
     precision: Precision = "float32",

@@ -24,34 +24,43 @@ from refineseg.terminal.printing import print_lines
 
 @app.command(cls=CheckedCommand)
 def export(
-    out: Annotated[Path, typer.Option(help="The file to write: .onnx, .xml (and .bin beside it), .pt2.")],
+    out: Annotated[Path, typer.Option(help="File to write: .onnx, .xml (with .bin beside it), or .pt2.")],
     model: ModelFile = "camvid",
-    file_format: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
-    outputs: Annotated[str, typer.Option(help="What the file gives: class_map, logits, or both with a comma.")] = (
-        "class_map"
-    ),
+    file_format: Annotated[str, typer.Option("--format", help="Format of the file: onnx, openvino or torch.")] = "onnx",
+    outputs: Annotated[
+        str, typer.Option(help="Outputs of the file: class_map, logits, or both separated by a comma.")
+    ] = ("class_map"),
     size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH, for one size only; by default any.", metavar="HxW")
+        str | None,
+        typer.Option(help="Only size that the file takes, as HEIGHTxWIDTH; by default any size.", metavar="HxW"),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32; or int8, with --format openvino: 8-bit convolutions, --calibrate.")
+        str,
+        typer.Option(help="Precision: float32, or int8 (8-bit convolutions; needs --format openvino and --calibrate)."),
     ] = "float32",
     calibrate: Annotated[
-        str | None, typer.Option(help="NAME:ROOT; images for the ranges of feature maps, with --precision int8.")
+        str | None,
+        typer.Option(help="Data set as NAME:ROOT whose images set the ranges of feature maps, with --precision int8."),
     ] = None,
-    calibrate_split: Annotated[str, typer.Option(help="Split of the images to calibrate with.")] = "train",
-    images: Annotated[int, typer.Option(help="How many to calibrate with, evenly spaced.")] = 128,
+    calibrate_split: Annotated[str, typer.Option(help="Split of the calibration images.")] = "train",
+    images: Annotated[int, typer.Option(help="Number of calibration images, evenly spaced in the split.")] = 128,
     accept: Annotated[
-        str | None, typer.Option(help="NAME:ROOT; compare file and model on these images, and refuse what differs.")
+        str | None,
+        typer.Option(
+            help="Data set as NAME:ROOT on which file and model are compared; a file that differs is refused."
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of the images to accept by.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the images for --accept.")] = "val",
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: accept (or refuse) the file that is already there.")
+        bool, typer.Option("--check", help="Check the file that is already there, and write nothing.")
     ] = False,
     agreement: Annotated[
-        float | None, typer.Option(help="Least share of equal pixels, 0..1; 0.9999, of int8 0.95.")
+        float | None,
+        typer.Option(help="Smallest accepted share of equal pixels, 0..1; by default 0.9999, for int8 0.95."),
     ] = None,
-    drift: Annotated[float | None, typer.Option(help="Most that mIoU may change, 0..1; 0.001, of int8 0.005.")] = None,
+    drift: Annotated[
+        float | None, typer.Option(help="Largest accepted change of mIoU, 0..1; by default 0.001, for int8 0.005.")
+    ] = None,
 ) -> None:
     """Write a model for another runtime: uint8 pixels in, class map or logits out, classes and licence inside."""
     if check and accept is None:

@@ -28,17 +28,22 @@ _MOST_BATCHED, _MOST_ROUNDS = 4096, 1_000_000  # slips of the finger lie above
 @app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Original weights: .pth, .pth.tar, .ckpt, or the authors' .mat.")],
-    variant: Annotated[str, typer.Option(help="The network they are of, see `refineseg models`.")],
-    out: Annotated[Path, typer.Option(help="The model file to write (.safetensors).")],
+    variant: Annotated[str, typer.Option(help="Variant that the weights belong to; `refineseg models` lists them.")],
+    out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     classes: Annotated[
-        str | None, typer.Option(help="Data set whose classes they are: voc, nyud, ...; by default numbered ones.")
+        str | None,
+        typer.Option(
+            help="Data set whose classes the weights have: voc, nyud, ...; by default the classes are numbered."
+        ),
     ] = None,
     void: Annotated[
-        str, typer.Option(help="What happens to the output for void of a .mat: drop it, or keep it as a class.")
+        str, typer.Option(help="Treatment of the void output of a .mat file: drop, or keep it as a class.")
     ] = "drop",
-    void_index: Annotated[int | None, typer.Option(help="Place of that output, from 0; by default known.")] = None,
+    void_index: Annotated[
+        int | None, typer.Option(help="Index of the void output, from 0; by default the known one.")
+    ] = None,
 ) -> None:
-    """Turn original weights into a model file; every tensor is used exactly once, or the rest is named."""
+    """Turn original weights into a model file; use every tensor exactly once, or name the rest."""
     from refineseg.data.samples.catalog import catalog_classes
     from refineseg.networks.variants import find_variant
 
@@ -71,48 +76,47 @@ def convert(
 @app.command(cls=CheckedCommand)
 def bench(
     model: Annotated[
-        str, typer.Option(help="A shipped model, a .safetensors file, or a variant (untrained, 21 classes).")
+        str, typer.Option(help="Model: a shipped name, a .safetensors file, or an untrained variant.")
     ] = "camvid",
     size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH; 512x512, with --papers on a CPU 256x256.", metavar="HxW")
+        str | None,
+        typer.Option(help="Size of images; by default 512x512, for --papers on a CPU 256x256.", metavar="HxW"),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8; by default all.")] = None,
-    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    precision: Annotated[str | None, typer.Option(help="Precision: float32, bfloat16 or int8; by default all.")] = None,
+    batch: Annotated[int, typer.Option(help="Number of images in a batch.")] = 1,
     backend: Annotated[
         str | None,
         typer.Option(
-            help="torch, openvino, onnxruntime, torch_export, torch_compile; by "
-            "default all that are installed, on a CPU without those that compile."
+            help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
+            "installed, on a CPU without torch_compile."
         ),
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Rounds; by default what half a minute holds, 5 to 50.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="Rounds; by default 5 to 50, as half a minute allows.")] = None,
     stages: Annotated[
-        Path | None, typer.Option(help="An image or a folder: also decode, network, argmax and encode apart.")
+        Path | None, typer.Option(help="Image or folder; measures decoding, network, argmax and encoding alone.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Images/s of predict on this folder, masks only, against the network's.")
+        Path | None, typer.Option(help="Folder of images; compares images/s of predict (masks only) and network.")
     ] = None,
-    papers: Annotated[
-        bool, typer.Option("--papers", help="RefineNet and Light-Weight RefineNet, and the steps between them.")
-    ] = False,
+    papers: Annotated[bool, typer.Option("--papers", help="Measure both papers, and the steps between them.")] = False,
     counts: Annotated[
-        bool, typer.Option("--counts", help="Parameters and multiply-adds of every variant; times nothing.")
+        bool, typer.Option("--counts", help="Show parameters and multiply-adds; measure no times.")
     ] = False,
     write: Annotated[
-        bool, typer.Option("--write", help="With --counts: count anew, into counts.json and docs/counts.md.")
+        bool, typer.Option("--write", help="Count again, and write counts.json and docs/counts.md.")
     ] = False,
     training: Annotated[
-        str | None, typer.Option(help="Images/s of training by this recipe: loader, network, both.", metavar="RECIPE")
+        str | None, typer.Option(help="Recipe; measures images/s of loader, network, and both.", metavar="RECIPE")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="With --training: NAME:ROOT.")] = None,
-    workers: Annotated[int | None, typer.Option(help="With --training: reading processes.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set as NAME:ROOT, with --training.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of reading processes, with --training.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="With --training: KEY=VALUE of the config.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="Setting of the config, with --training.", metavar="KEY=VALUE")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
 ) -> None:
-    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network; or count."""
+    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network, or count operations."""
     _check_bench(papers, counts, write, training, data, repeats)
     _check_bench_words(
         None if papers or counts or training else model, size, device, precision, batch, backend, workers
@@ -284,7 +288,7 @@ def _bench_stages(model: str, images: Path, device: str, repeats: int | None) ->
 
 @app.command()
 def models(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
 ) -> None:
     """List the shipped models, the network variants with their published scores, and the recipes."""
     from rich.table import Table

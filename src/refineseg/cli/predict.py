@@ -32,88 +32,141 @@ _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
 
 Inputs = Annotated[
-    list[str], typer.Argument(help="Images, folders, rasters, videos, addresses, camera numbers.", metavar="INPUT...")
+    list[str],
+    typer.Argument(help="Images, folders, rasters, videos, addresses, or camera numbers.", metavar="INPUT..."),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the results; folder structure is kept.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; the folder structure of the inputs is kept.")]
 Save = Annotated[
     str,
-    typer.Option(help="Some of mask, overlay, probabilities, confidence, polygons; commas.", rich_help_panel=_WRITTEN),
+    typer.Option(
+        help="Results, separated by commas: mask, overlay, probabilities, confidence, polygons.",
+        rich_help_panel=_WRITTEN,
+    ),
 ]
 UnknownBelow = Annotated[
     float | None,
-    typer.Option(help="Pixels less sure than this become void, for instance 0.6.", rich_help_panel=_WRITTEN),
+    typer.Option(help="Confidence below which pixels become void, for instance 0.6.", rich_help_panel=_WRITTEN),
 ]
 AreasFile = Annotated[
-    Path | None, typer.Option(help="Pixels and shares of all classes; FILE.csv or FILE.json.", rich_help_panel=_WRITTEN)
+    Path | None,
+    typer.Option(help="File for pixels and shares of all classes: .csv or .json.", rich_help_panel=_WRITTEN),
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write all numbers there.", rich_help_panel=_WRITTEN)]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="File for all numbers, as JSON.", rich_help_panel=_WRITTEN)
+]
 Classes = Annotated[
-    str | None, typer.Option(help="Only these in probabilities and polygons; commas.", rich_help_panel=_WRITTEN)
+    str | None,
+    typer.Option(
+        help="Classes in probabilities and polygons, separated by commas; by default all.", rich_help_panel=_WRITTEN
+    ),
 ]
 ProbabilityFormat = Annotated[
-    str, typer.Option(help="npz, or tiff: a 16-bit page per class, 65535 = 1.", rich_help_panel=_WRITTEN)
+    str,
+    typer.Option(
+        help="Format of probabilities: npz, or tiff (a 16-bit page per class, 65535 = 1).", rich_help_panel=_WRITTEN
+    ),
 ]
 ConfidenceFormat = Annotated[
-    str, typer.Option(help="png8 (255 = 1), png16 (65535 = 1), tiff8, tiff16.", rich_help_panel=_WRITTEN)
+    str,
+    typer.Option(
+        help="Format of the confidence: png8 (255 = 1), png16 (65535 = 1), tiff8, or tiff16.", rich_help_panel=_WRITTEN
+    ),
 ]
-PolygonFormat = Annotated[str, typer.Option(help="geojson, or coco.", rich_help_panel=_WRITTEN)]
+PolygonFormat = Annotated[str, typer.Option(help="Format of polygons: geojson or coco.", rich_help_panel=_WRITTEN)]
 Simplify = Annotated[
-    float, typer.Option(help="Most that borders of polygons may move, pixels.", rich_help_panel=_WRITTEN)
+    float, typer.Option(help="Largest distance that borders of polygons may move, in pixels.", rich_help_panel=_WRITTEN)
 ]
 SmallestArea = Annotated[
-    float, typer.Option(help="Smaller polygons join a neighbour, pixels.", rich_help_panel=_WRITTEN)
+    float, typer.Option(help="Area in pixels below which a polygon joins a neighbour.", rich_help_panel=_WRITTEN)
 ]
 Tile = Annotated[
     str,
-    typer.Option(help="auto: cut what does not fit into memory; N: tiles of N pixels; off.", rich_help_panel=_LARGE),
+    typer.Option(
+        help="Tiles: auto (only where the image does not fit into memory), N (of N pixels), or off.",
+        rich_help_panel=_LARGE,
+    ),
 ]
 TileMode = Annotated[
-    str, typer.Option(help="exact: equal to the whole image; blend: overlapped tiles.", rich_help_panel=_LARGE)
+    str,
+    typer.Option(
+        help="Kind of tiles: exact (same result as the whole image), or blend (overlapping tiles, averaged).",
+        rich_help_panel=_LARGE,
+    ),
 ]
 Memory = Annotated[
-    str | None, typer.Option(help="For all of it, 4GB for instance; else half of what is free.", rich_help_panel=_LARGE)
+    str | None,
+    typer.Option(
+        help="Memory for everything together, for instance 4GB; by default half of the free memory.",
+        rich_help_panel=_LARGE,
+    ),
 ]
 Overlap = Annotated[int, typer.Option(help="Overlap of blended tiles, in pixels.", rich_help_panel=_LARGE)]
 Prove = Annotated[
-    bool, typer.Option("--prove", help="Check a random piece against the whole image.", rich_help_panel=_LARGE)
+    bool,
+    typer.Option(
+        "--prove", help="Compare a random piece with the prediction of the whole image.", rich_help_panel=_LARGE
+    ),
 ]
 Resume = Annotated[
     bool | None,
     typer.Option(
         "--resume/--no-resume",
-        help="Keep what the same model made before; by default images anew, rasters continued.",
+        help="Keep results of the same model; by default images are predicted again and rasters are continued.",
         rich_help_panel=_MANY,
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Images of one size at once; else chosen.", rich_help_panel=_MANY)]
-Workers = Annotated[int | None, typer.Option(help="Threads that read and write files.", rich_help_panel=_MANY)]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Number of images of one size in a batch; by default chosen.", rich_help_panel=_MANY)
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Number of threads that read and write files.", rich_help_panel=_MANY)
+]
 Bands = Annotated[
     str | None, typer.Option(help="Bands that the model sees, counted from 1: 4,3,2.", rich_help_panel=_PIXELS)
 ]
 Percentiles = Annotated[
     str,
     typer.Option(
-        help="Percentiles for black and white where pixels have more than 8 bits: 2,98; auto: 2,98 unless 16 bits are "
-        "used to the full; none: no scaling.",
+        help="Percentiles that become black and white where pixels have more than 8 bits, for instance 2,98; auto "
+        "takes 2,98, but keeps 16 bits that use their whole range; none does not scale.",
         rich_help_panel=_PIXELS,
     ),
 ]
 ValueRange = Annotated[
-    str | None, typer.Option(help="Values of black and white, instead: 0,10000.", rich_help_panel=_PIXELS)
+    str | None,
+    typer.Option(
+        help="Values that become black and white, in place of percentiles, for instance 0,10000.",
+        rich_help_panel=_PIXELS,
+    ),
 ]
-Nodata = Annotated[str | None, typer.Option(help="Value without data, instead of the file's.", rich_help_panel=_PIXELS)]
+Nodata = Annotated[
+    str | None,
+    typer.Option(
+        help="Value of pixels without data, in place of the one that the file declares.", rich_help_panel=_PIXELS
+    ),
+]
 Overviews = Annotated[
-    bool, typer.Option("--overviews/--no-overviews", help="Smaller copies for viewers.", rich_help_panel=_RASTERS)
+    bool, typer.Option("--overviews/--no-overviews", help="Add smaller copies for viewers.", rich_help_panel=_RASTERS)
 ]
 Smooth = Annotated[
-    float, typer.Option(help="Weight of the past in each frame, 0 to 1; less flicker.", rich_help_panel=_VIDEOS)
+    float,
+    typer.Option(
+        help="Weight of earlier frames in each frame, 0 to 1; more means less flicker.", rich_help_panel=_VIDEOS
+    ),
 ]
 FrameRate = Annotated[
     float, typer.Option(help="Frames per second of image sequences (frame_%05d.png).", rich_help_panel=_VIDEOS)
 ]
-Seconds = Annotated[float | None, typer.Option(help="Stop after so much of it.", rich_help_panel=_VIDEOS)]
+Seconds = Annotated[
+    float | None,
+    typer.Option(help="Seconds of the video or stream to predict; by default all.", rich_help_panel=_VIDEOS),
+]
 Live = Annotated[
-    str, typer.Option(help="yes: drop frames that come too fast; auto: cameras and streams.", rich_help_panel=_VIDEOS)
+    str,
+    typer.Option(
+        help="Dropping of frames that come too fast: yes, no, or auto (for cameras and streams only).",
+        rich_help_panel=_VIDEOS,
+    ),
 ]
 
 

@@ -14,21 +14,22 @@ from refineseg.terminal.printing import print_lines
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="What to reproduce: camvid.", metavar="NAME")],
-    data: Annotated[str, typer.Option(help="NAME:ROOT, for instance camvid:CamVid.")],
-    out: Annotated[Path, typer.Option(help="Folder of the runs and the table.")],
-    seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2",
-    recipe: Annotated[str | None, typer.Option(help="A recipe of this data set; by default the long one.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the result: camvid.", metavar="NAME")],
+    data: Annotated[str, typer.Option(help="Data set as NAME:ROOT, for instance camvid:CamVid.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs and the table.")],
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    recipe: Annotated[str | None, typer.Option(help="Recipe for this data set; by default the long one.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop in time, at the end of an epoch; called again, it goes on.")
+        float | None,
+        typer.Option(help="Minutes until the call stops, at the end of an epoch; the same call continues."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="Setting of the recipe.", metavar="KEY=VALUE")
     ] = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """From the data to the table: train and measure every seed, write mean and spread; goes on when called again."""
+    """Train and measure every seed, and write mean and spread to a table; the same call continues a stopped one."""
     from refineseg.data.datasets import check_apart, open_sources, parse_sources
     from refineseg.training.config import override
     from refineseg.training.recipes.table import find_recipe
@@ -73,15 +74,17 @@ def reproduce(
 
 @app.command()
 def card(
-    data: Annotated[str, typer.Option(help="NAME:ROOT of the data that are measured.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and, without --card, for card.md.")],
+    data: Annotated[str, typer.Option(help="Data set that is measured, as NAME:ROOT.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images and, without --card, for card.md.")],
     model: ModelFile = "camvid",
-    split: Annotated[str, typer.Option(help="Which split is measured.")] = "test",
+    split: Annotated[str, typer.Option(help="Split that is measured.")] = "test",
     card_file: Annotated[
-        Path | None, typer.Option("--card", help="The card; what was written by hand in an existing one stays.")
+        Path | None, typer.Option("--card", help="File of the card; text written by hand in an existing card is kept.")
     ] = None,
-    history: Annotated[Path | None, typer.Option(help="metrics.jsonl of the run; by default beside the model.")] = None,
-    failures: Annotated[int, typer.Option(help="How many of the worst images to show.")] = 8,
+    history: Annotated[
+        Path | None, typer.Option(help="File metrics.jsonl of the run; by default the one beside the model.")
+    ] = None,
+    failures: Annotated[int, typer.Option(help="Number of worst images to show.")] = 8,
     device: Device = "auto",
 ) -> None:
     """Write a model's card: origin, numbers with their protocol, learning curves, pictures of the worst failures."""

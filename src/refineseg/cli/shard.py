@@ -15,12 +15,14 @@ from refineseg.terminal.printing import counting, print_lines
 
 @app.command()
 def shard(
-    data: Annotated[str, typer.Argument(help="NAME:ROOT, for instance voc:VOCdevkit; ROOT may be an address.")],
-    split: Annotated[str, typer.Option(help="Which split; train+val writes both, each by itself.")],
-    out: Annotated[str, typer.Option(help="Folder or address (s3://bucket/prefix) of the tar files.")],
-    megabytes: Annotated[float, typer.Option(help="Size of a tar file.")] = 256.0,
+    data: Annotated[
+        str, typer.Argument(help="Data set as NAME:ROOT, for instance voc:VOCdevkit; ROOT may be an address.")
+    ],
+    split: Annotated[str, typer.Option(help="Split to pack; train+val packs two splits separately.")],
+    out: Annotated[str, typer.Option(help="Folder or address (s3://bucket/prefix) for the tar files.")],
+    megabytes: Annotated[float, typer.Option(help="Size of a tar file, in megabytes.")] = 256.0,
 ) -> None:
-    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples from there."""
+    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples."""
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
     from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards
 

@@ -20,49 +20,49 @@ from refineseg.terminal.printing import print_lines
 @app.command()
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe, see `refineseg models`; by default the data set's.")
+        str | None, typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="NAME:ROOT, for instance folder:my_pictures; join several by +.")
+        str | None, typer.Option(help="Data set as NAME:ROOT, for instance folder:my_pictures; + joins several.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    config: Annotated[Path | None, typer.Option(help="run.json of another run, instead of a recipe.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Network, see `refineseg models`.")] = None,
-    init: Annotated[str | None, typer.Option(help="Fine-tune this model (shipped name or file).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
+    config: Annotated[Path | None, typer.Option(help="File run.json of another run, replaces the recipe.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of `refineseg models`.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model to fine-tune: a shipped name or a file.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step.")] = None,
     pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="ImageNet weights: must / must not be used.")
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Require ImageNet weights, or use none.")
     ] = None,
     encoder_weights: Annotated[
-        Path | None, typer.Option(help="File with ImageNet weights of the encoder, where there is no network.")
+        Path | None, typer.Option(help="File with ImageNet weights of the encoder, for offline machines.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the config.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="Setting of the config.", metavar="KEY=VALUE")
     ] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out phases whose data sets are not given.")
     ] = False,
     released: Annotated[
-        bool, typer.Option("--released", help="A paper's recipe as the authors' published code has it.")
+        bool, typer.Option("--released", help="Use a paper's recipe as the authors' published code has it.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop in time, at the end of an epoch; --resume goes on later.")
+        float | None, typer.Option(help="Minutes until the call stops, at the end of an epoch; --resume continues.")
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time for the whole call, such as 5m: the schedule is fitted into it and ends at rate zero."),
+        typer.Option(help="Time for the whole call, for instance 5m; the schedule fits into it and ends at rate zero."),
     ] = None,
     log: Annotated[
         list[str] | None,
-        typer.Option(help="Beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
+        typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
     ] = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(help="Reading processes.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """Train on a data set; into OUT go best and last model, metrics.jsonl, curves.png and checkpoint.pt."""
+    """Train on a data set; write best and last model, metrics.jsonl, curves.png and checkpoint.pt to OUT."""
     begun = time.monotonic()  # before the heavy imports
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")
