@@ -170,9 +170,7 @@ def _file_work(way: _Way, paths: Sequence[Path], images: Sequence[Tensor]) -> tu
     info, decode_s, encode_s, size = way.scorer.class_info, 0.0, 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for path, image in zip(paths, images, strict=True):
-            mask = (
-                way.scorer.class_map(image)[0].cpu().numpy().astype(np.uint8 if info.num_classes <= 256 else np.uint16)
-            )
+            mask = way.scorer.class_map(image)[0].cpu().numpy().astype(info.mask_dtype)
             begin = time.thread_time()
             is_raster(path)
             read_image_size(path)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.class_info import LabelTable
+from refineseg.class_info import LabelTable, index_dtype
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
@@ -338,8 +338,7 @@ def _scaled(mask: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
 
 def _write_grey(path: Path, mask: NDArray[Any]) -> None:
     """A mask of values as grey PNG, of 16 bits only where needed."""
-    narrow = int(mask.max(initial=0)) <= 255
-    image = Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8 if narrow else np.uint16)))
+    image = Image.fromarray(np.ascontiguousarray(mask.astype(index_dtype(int(mask.max(initial=0))))))
     save_image(path, image, {"format": "PNG"})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg._version import __version__
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, index_dtype
 from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
 from refineseg.data.readers.transfer import transferred
@@ -69,7 +69,7 @@ def _class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | Non
             "data of the same classes in the same order"
         )
     kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
-    return np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
+    return np.array(kept, index_dtype(max(kept)))
 
 
 def evaluate(

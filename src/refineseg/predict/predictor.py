@@ -7,7 +7,6 @@ In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -161,14 +160,13 @@ class Predictor:
         classes, scores = self._classes_and_scores(
             stacked(images), scored=probabilities or confidence or self._crf is not None
         )
-        dtype: type[Any] = np.uint8 if self.class_info.num_classes <= 256 else np.uint16
         predictions = []
         for i, image in enumerate(images):
             own, own_classes = None if scores is None else scores[i : i + 1], classes[i : i + 1]
             if own is not None and self._crf is not None:
                 own = torch.from_numpy(dense_crf(own[0].cpu().numpy(), image, options=self._crf))[None]
                 own_classes = class_map_of(own)
-            mask = own_classes[0].cpu().numpy().astype(dtype, copy=False)
+            mask = own_classes[0].cpu().numpy().astype(self.class_info.mask_dtype, copy=False)
             kept = own[0].cpu().numpy() if probabilities and own is not None else None
             sure = confidence_of(own)[0].cpu().numpy() if (probabilities or confidence) and own is not None else None
             predictions.append(Prediction(image, mask, self.class_info, kept, sure))

@@ -27,6 +27,7 @@ from refineseg.data.crops.loading import Batch, epoch_order, mix_seeds, read_sam
 from refineseg.data.crops.placement import Augmentation, Colours, Placed, corners, turned_sources
 from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError
+from refineseg.scoring import class_dtype
 
 _HALF_BELOW = 0.75
 """Images shrunk by less than this factor are sampled from a copy at half size, so that nothing is skipped."""
@@ -319,22 +320,17 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         DatasetError: A sample has no mask.
     """
     samples, height, width = [], 0, 0
-    wide = dataset.class_info.ignore_index > 255
+    dtype = class_dtype(dataset.class_info.ignore_index)
     for sample in read_samples(dataset):
         if sample.mask is None:
             raise DatasetError(f"expected a labelled image for training, got {sample.name} without a mask")
         height, width = max(height, sample.image.shape[0]), max(width, sample.image.shape[1])
-        if len(dataset) * height * width * (3.75 + (4 if wide else 1)) > max_bytes or sample.image.shape[2] != 3:
+        if len(dataset) * height * width * (3.75 + dtype.itemsize) > max_bytes or sample.image.shape[2] != 3:
             return None
         samples.append(sample)
     size = (len(samples), 3, height, width)
     images = torch.empty(size, dtype=torch.uint8, device=device)
-    masks = torch.full(
-        (size[0], height, width),
-        dataset.class_info.ignore_index,
-        dtype=torch.int32 if wide else torch.uint8,
-        device=device,
-    )
+    masks = torch.full((size[0], height, width), dataset.class_info.ignore_index, dtype=dtype, device=device)
     halves = torch.empty(size[0], 3, -(-height // 2), -(-width // 2), dtype=torch.uint8, device=device)
     for index, sample in enumerate(samples):
         h, w = sample.image.shape[:2]
@@ -343,7 +339,7 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         padded = F.pad(pixels.float(), (0, width - w, 0, height - h), mode="replicate")
         images[index] = padded[0].to(torch.uint8)
         halves[index] = F.avg_pool2d(padded, 2, ceil_mode=True)[0].round().to(torch.uint8)
-        masks[index, :h, :w] = torch.from_numpy(sample.mask.astype("int32")).to(device, masks.dtype)
+        masks[index, :h, :w] = torch.from_numpy(sample.mask.astype("int32")).to(device, dtype)
     sizes = tuple((s.image.shape[0], s.image.shape[1]) for s in samples)
     num_classes = dataset.class_info.num_classes
     counts = np.stack([count_classes(sample.mask, num_classes) for sample in samples if sample.mask is not None])

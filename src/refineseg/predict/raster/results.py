@@ -35,11 +35,6 @@ PROBABILITY_1 = 65535
 _OVERLAY_ROWS = 64
 
 
-def mask_dtype(class_info: ClassInfo) -> np.dtype[Any]:
-    """The smallest type that holds classes and void."""
-    return np.dtype(np.uint8 if max(class_info.num_classes - 1, class_info.ignore_index) <= 255 else np.uint16)
-
-
 @dataclass(frozen=True)
 class Finished:
     """Everything a result is made of.
@@ -78,7 +73,7 @@ class Finished:
         Returns:
             (K + 1,) pixels of each class, and of void.
         """
-        classes, dtype = self.class_info, mask_dtype(self.class_info)
+        classes, dtype = self.class_info, self.class_info.mask_dtype
         counts = np.zeros(classes.num_classes + 1, np.int64)
 
         def rows(_: int, region: Region) -> NDArray[Any]:
@@ -134,7 +129,7 @@ class Finished:
         (height, width), longest = self.size_hw, max(self.size_hw)
         small_hw = tuple(max(1, round(side * min(1.0, OVERLAY_SIDE / longest))) for side in (height, width))
         image = np.empty((*small_hw, 3), np.uint8)
-        mask = np.empty(small_hw, mask_dtype(self.class_info))
+        mask = np.empty(small_hw, self.class_info.mask_dtype)
         with open_raster(classes) as reader:
             for top in range(0, small_hw[0], _OVERLAY_ROWS):
                 bottom = min(top + _OVERLAY_ROWS, small_hw[0])
@@ -148,7 +143,7 @@ class Finished:
     def write_polygons(self, path: Path, *, options: VectorOptions) -> None:
         """Polygons in the raster's coordinate system, or in pixels where it has none; GeoJSON."""
         merger = RegionMerger(self.size_hw, class_info=self.class_info, options=options)
-        dtype = mask_dtype(self.class_info)
+        dtype = self.class_info.mask_dtype
         for _, region in pieces(Region.whole(self.size_hw)):
             confidence = self._rows("confidence", region, np.dtype(np.uint16)) / np.float32(PROBABILITY_1)
             merger.add(region, self._rows("mask", region, dtype), confidence)
