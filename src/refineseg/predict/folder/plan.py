@@ -20,6 +20,7 @@ from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
 from refineseg.files.writing import written_beside
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
+from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
 
 RECORD = ".refineseg.json"
@@ -27,7 +28,6 @@ RECORD = ".refineseg.json"
 
 _OTHER_ENDINGS = ("_areas.json", "..tif.parts", "_shares.csv")  # of rasters and videos; the first dot stands in front
 _LONGEST_NAME = 255  # bytes, where the system does not tell
-_RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Job:
     @property
     def is_maybe_raster(self) -> bool:
         """Whether its ending is one of those whose files may be rasters; their mask is ``NAME.tif``."""
-        return self.source.lower().endswith(_RASTER_SUFFIXES)
+        return self.source.lower().endswith(RASTER_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
             f"skipped: {len(unread)} pictures in {folder} of kinds that are not read: {first_names(unread)}; {advice} "
             "to JPEG or PNG"
         )
-    apart = [name for name in names if name.lower().endswith((*VIDEO_SUFFIXES, ".vrt", ".img"))]
+    apart = [name for name in names if name.lower().endswith((*VIDEO_SUFFIXES, *RASTER_ONLY_SUFFIXES))]
     if apart:
         plan.notes.append(
             f"{len(apart)} videos or rasters in {folder} are left out: {first_names(apart)}; name each on the command "
