@@ -277,3 +277,13 @@ def test_one_place_prints():
                 assert node.attr not in ("stdout", "stderr") or path.name == "quantisation.py", path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr not in ("echo", "secho", "warn", "warning"), path
+
+
+def test_every_public_class_has_a_name_of_its_own():
+    """One word, one thing: whoever reads a class's name anywhere knows which one is meant."""
+    places = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(relative(path))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

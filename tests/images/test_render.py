@@ -86,7 +86,7 @@ from refineseg.terminal.printing import Terminal
 from refineseg.class_info import ClassInfo
 from refineseg.predict.folder.file_run import FileRun
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.stream import StreamOptions
 from refineseg.scoring import Scorer
@@ -103,7 +103,7 @@ class Brightest(Scorer):
 
 
 outputs = Outputs(tuple(sys.argv[1].split(",")))
-plan = make_plan([sys.argv[2]], Path(sys.argv[3]), endings=outputs.endings.values())
+plan = plan_files([sys.argv[2]], Path(sys.argv[3]), endings=outputs.endings.values())
 predictor = Predictor(Brightest(), device="cpu")
 predictor(np.zeros((40, 40, 3), np.uint8))
 run = FileRun(predictor.class_info, outputs=outputs, console=Terminal(quiet=True))

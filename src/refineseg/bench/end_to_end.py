@@ -33,7 +33,7 @@ from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
-from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.raster.headers import is_raster
@@ -134,7 +134,7 @@ class _Way:
     def predict(self) -> None:
         """Everything ``predict`` does after the model was loaded."""
         with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-            plan = make_plan(self._paths, Path(out), endings=self._files.outputs.endings.values())
+            plan = plan_files(self._paths, Path(out), endings=self._files.outputs.endings.values())
             result = predict_plan(
                 plan, Path(out), self.opened, options=self._options, files=self._files, console=self._console
             )

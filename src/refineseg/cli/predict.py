@@ -237,11 +237,11 @@ def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tu
     return predict_plan(plan, out, how.opened(model), options=how, files=files, console=messages()), how
 
 
-def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, Plan
+def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, FilesPlan
     """What is to be done; ends the call where nothing is, because no input is there."""
-    from refineseg.predict.folder.plan import make_plan
+    from refineseg.predict.folder.plan import plan_files
 
-    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     for option, path in (("--areas", files.areas), ("--json", json_file)):
         check_not_input(option, path, (job.real for job in plan.files))
     if not plan.files and not plan.videos:

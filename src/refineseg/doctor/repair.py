@@ -162,7 +162,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     was_there = out.exists()
     try:
         with folder_beside(out / REPAIRS) as folder:  # inside of OUT, which may be a disk of its own
-            plan = _Plan(examination.expected, _bits(examination), folder, inventory.root)
+            plan = _RepairPlan(examination.expected, _bits(examination), folder, inventory.root)
             written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
             copied = sum(result.copied for result in written) + _write_classes(examination, folder)
             for result in written:
@@ -191,7 +191,7 @@ class _Written:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _RepairPlan:
     """How pairs are repaired.
 
     Args:

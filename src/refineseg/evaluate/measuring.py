@@ -29,7 +29,7 @@ from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.evaluate.reports import draw_confusion
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark
-from refineseg.evaluate.tally import Counts, Tally
+from refineseg.evaluate.tally import Tally, TallyCounts
 from refineseg.images.files import HeaderReadable
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.predictor import Predictor
@@ -152,7 +152,7 @@ class EvaluationResult:
     num_images: int
     matrix: ConfusionMatrix | None
     boundary: BoundaryIoU | None = None
-    parts: Mapping[str, Counts] = field(default_factory=dict)
+    parts: Mapping[str, TallyCounts] = field(default_factory=dict)
     protocol: MeasurementProtocol | None = None
     variant: str = ""
     num_seen: int = 0

@@ -24,7 +24,7 @@ from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
-from refineseg.predict.folder.plan import RECORD, make_plan
+from refineseg.predict.folder.plan import RECORD, plan_files
 from refineseg.predict.folder.progress import Advance, Fraction
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
@@ -255,7 +255,7 @@ def test_a_folder_of_many_files_is_planned_in_a_few_seconds(tmp_path):
         for j in range(1000):
             os.close(os.open(tmp_path / "in" / f"{i}" / f"{j}.jpg", os.O_CREAT))
     before = time.process_time()
-    plan = make_plan([tmp_path / "in"], tmp_path / "out", endings=(".png", "_overlay.jpg"))
+    plan = plan_files([tmp_path / "in"], tmp_path / "out", endings=(".png", "_overlay.jpg"))
     assert len(plan.files) == 20_000
     assert time.process_time() - before < 4, "a hundred thousand take five times as long"
 
@@ -268,7 +268,7 @@ def touched(folder, *names):
 
 
 def planned(inputs, out, endings=(".png", "_overlay.jpg")):
-    plan = make_plan(inputs, out, endings=endings)
+    plan = plan_files(inputs, out, endings=endings)
     return {Path(job.source).name: Path(job.target).relative_to(out).as_posix() for job in plan.files}
 
 
@@ -283,7 +283,7 @@ def test_a_file_named_twice_is_predicted_once(tmp_path, monkeypatch):
     assert planned([folder / "a.jpg", folder, "in/a.jpg"], tmp_path / "out") == {"a.jpg": "a"}
     (folder / "b.jpg").symlink_to(folder / "a.jpg")
     assert planned([folder], tmp_path / "out") == {"a.jpg": "a", "b.jpg": "b"}
-    plan = make_plan(["clip.mp4", "clip.mp4"], tmp_path / "out", endings=(".png",))
+    plan = plan_files(["clip.mp4", "clip.mp4"], tmp_path / "out", endings=(".png",))
     assert plan.videos == [("clip.mp4", str(tmp_path / "out" / "clip"))]
 
 
@@ -294,7 +294,7 @@ def test_inputs_without_images_say_why(tmp_path):
         ([folder], folder, r"found none; all 1 are in .*in, where results go: choose another --out"),
         ([tmp_path / "in"], tmp_path, "all 1 are in"),
     ):
-        plan = make_plan(inputs, out, endings=(".png",))
+        plan = plan_files(inputs, out, endings=(".png",))
         assert plan.files == []
         [failure] = plan.failures
         assert re.search(said, failure)
@@ -334,7 +334,7 @@ def test_results_that_would_overwrite_an_input_are_refused(tmp_path):
 def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
     folder = touched(tmp_path, "clip.mp4", "a.jpg")
     inputs = [str(folder / "clip.mp4"), "rtsp://host/door", str(folder / "a.jpg"), str(folder / "no.jpg")]
-    plan = make_plan(inputs, tmp_path / "out", endings=(".png",))
+    plan = plan_files(inputs, tmp_path / "out", endings=(".png",))
     assert [Path(stem).name for _, stem in plan.videos] == ["clip", "door"]
     assert [Path(job.source).name for job in plan.files] == ["a.jpg"]
     assert plan.failures == [f"skipped: expected an image or a folder, but there is no {folder / 'no.jpg'}"]

@@ -74,7 +74,7 @@ class ResidentData:
         """The crops of some samples."""
         return next(iter(ResidentBatches(self, augmentation, [list(indices)], seed, epoch)))
 
-    def cut(self, plan: _Plan) -> Batch:
+    def cut(self, plan: _CropPlan) -> Batch:
         """The crops of a batch that is planned."""
         images, masks, inside = self._pixels(plan.crops, plan.crop_hw)
         if plan.donors is not None:
@@ -181,7 +181,7 @@ class _Crops:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _CropPlan:
     """A batch before it is cut; ``donors`` are the crops that are pasted from."""
 
     crops: _Crops
@@ -209,7 +209,7 @@ class ResidentBatches:
     order: list[list[int]]
     seed: int
     epoch: int
-    plans: tuple[_Plan, ...] | None = None
+    plans: tuple[_CropPlan, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -222,7 +222,7 @@ class ResidentBatches:
         """The same with all crops drawn now, which takes the host some 10 ms for 500 of them."""
         return replace(self, plans=tuple(self._plans()))
 
-    def _plans(self) -> Iterator[_Plan]:
+    def _plans(self) -> Iterator[_CropPlan]:
         """All batches, drawn at once: their tables reach the device in one copy that nothing waits for."""
         data, wanted = self.data, self.augmentation
         donors = Donors(data.counts) if wanted.copy_paste else None
@@ -247,7 +247,7 @@ class ResidentBatches:
             crops = _Crops(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
             given_crops = _Crops(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
             names = tuple(data.names[index % len(data.names)] for index in indices)
-            yield _Plan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
+            yield _CropPlan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
             done = end
 
     def _drawn(self, index: int, target: int, donors: Donors | None) -> tuple[list[float], list[float] | None]:

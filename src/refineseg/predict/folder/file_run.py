@@ -19,7 +19,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
 from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
-from refineseg.predict.folder.plan import Job, made_ns
+from refineseg.predict.folder.plan import FileJob, made_ns
 from refineseg.predict.folder.progress import Advance, duration
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.outputs.areas import Areas, AreaTable
@@ -117,7 +117,7 @@ class FileRun:
         prover: Prover | None = None,
     ) -> None:
         self.result = FilesResult(class_info)
-        self.rasters: list[Job] = []
+        self.rasters: list[FileJob] = []
         self.scaled = False  # whether any image had not 8 bits
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
         self.prover = prover
@@ -125,7 +125,7 @@ class FileRun:
         self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
         self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
         self._next = self._refused = 0
-        self._jobs: Sequence[Job] = ()
+        self._jobs: Sequence[FileJob] = ()
         self._record: InputsRecord | None = None
         self._changed = 0
 
@@ -140,7 +140,7 @@ class FileRun:
 
     def images(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileJob],
         predictor: Predictor,
         *,
         options: StreamOptions,
@@ -220,7 +220,7 @@ class FileRun:
 
     def _to_predict(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileJob],
         *,
         since_ns: int | None,
         pool: ThreadPoolExecutor,
@@ -244,7 +244,7 @@ class FileRun:
             else:
                 self._settle_as(place, None)
 
-    def _is_done(self, job: Job, *, since_ns: int) -> bool:
+    def _is_done(self, job: FileJob, *, since_ns: int) -> bool:
         """Whether every result of a file is there, and of the file as it is now."""
         made = made_ns(job, endings=self._outputs.endings.values(), since_ns=since_ns)
         if made is None or self._record is None or self._record.is_unchanged(job, made_ns=made):
@@ -254,14 +254,14 @@ class FileRun:
             self.note(f"{job.source} has changed since its result was made: it is predicted anew")
         return False
 
-    def _write(self, prediction: Prediction, job: Job, read_at: Times | None) -> _Written:
+    def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> _Written:
         finished = self._outputs.finished(prediction)
         write_prediction(finished, Path(job.target), self._outputs)
         if self._record is not None:
             self._record.add(job, read_at)
         return _Written(Areas(finished.mask.size, finished.areas), new=True)
 
-    def _without_prediction(self, item: Item, job: Job) -> None:
+    def _without_prediction(self, item: Item, job: FileJob) -> None:
         if item.error is None:
             self.rasters.append(job)
         else:

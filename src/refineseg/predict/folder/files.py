@@ -23,7 +23,7 @@ from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.inputs_record import InputsRecord
-from refineseg.predict.folder.plan import Plan, begin_record, make_plan
+from refineseg.predict.folder.plan import FilesPlan, begin_record, plan_files
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
@@ -35,7 +35,7 @@ from refineseg.terminal.applicability import check_inputs
 from refineseg.terminal.printing import Terminal
 
 
-def unused_options(files: FileOptions, plan: Plan, run: FileRun) -> Iterator[str]:
+def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterator[str]:
     """Options that are named and had no effect on some or all inputs, as is only known when these are opened."""
     asked, outputs = files.asked, files.outputs
     if "overviews" in asked and not run.rasters:
@@ -76,13 +76,13 @@ def predict_files(
         ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
             that another model made; nothing has been written then.
     """
-    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     check_inputs(files.asked, plan.kinds)
     return predict_plan(plan, out, options.opened(model), options=options, files=files, console=console)
 
 
 def predict_plan(
-    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Terminal
+    plan: FilesPlan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Terminal
 ) -> FilesResult:
     """The same with a model that is open already.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from refineseg.errors import DatasetError
 from refineseg.files.archives import file_mark
-from refineseg.predict.folder.plan import Job
+from refineseg.predict.folder.plan import FileJob
 
 INPUTS_RECORD = ".refineseg.inputs.jsonl"
 
@@ -64,7 +64,7 @@ class InputsRecord:
             except (ValueError, TypeError):  # the last line of a killed run
                 continue
 
-    def is_unchanged(self, job: Job, *, made_ns: int) -> bool:
+    def is_unchanged(self, job: FileJob, *, made_ns: int) -> bool:
         """Whether a result is of its input as it is now.
 
         Args:
@@ -81,7 +81,7 @@ class InputsRecord:
             return False
         return _mark(job.source) == mark
 
-    def add(self, job: Job, read_at: Times | None) -> None:
+    def add(self, job: FileJob, read_at: Times | None) -> None:
         """Note that a result is made; without room for that, its time will have to tell.
 
         Args:
@@ -95,7 +95,7 @@ class InputsRecord:
         with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: FileJob) -> str:
         return job.target.removeprefix(self._start)
 
 

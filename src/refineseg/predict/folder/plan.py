@@ -1,7 +1,7 @@
 """What a call of ``predict`` is to do: which files, where their results go, and which are there already.
 
-In: paths and an output folder. Out: :class:`Plan`, before anything is computed or written; and the record of the run in
-the output folder, by which a later run knows whose results it finds there.
+In: paths and an output folder. Out: :class:`FilesPlan`, before anything is computed or written; and the record of the
+run in the output folder, by which a later run knows whose results it finds there.
 
 A hundred thousand files are planned in a few seconds: folders are looked up once each, files not at all.
 """
@@ -31,7 +31,7 @@ _LONGEST_NAME = 255  # bytes, where the system does not tell
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FileJob:
     """One file and its results' path without an ending; texts, because a hundred thousand Paths take seconds.
 
     Args:
@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FilesPlan:
     """What to do.
 
     Args:
@@ -61,7 +61,7 @@ class Plan:
         notes: What a user should know of files that were not asked for by name and are left out.
     """
 
-    files: list[Job] = field(default_factory=list)
+    files: list[FileJob] = field(default_factory=list)
     videos: list[tuple[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Plan:
         return found | {"image sequences" if kind == "sequence" else "videos" for kind in kinds}
 
 
-def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> Plan:
+def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> FilesPlan:
     """Find all files and refuse results that would overwrite each other or an input.
 
     Args:
@@ -86,7 +86,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
     Raises:
         ConfigError: Results would overwrite each other or an input.
     """
-    places, plan = _Places(), Plan()
+    places, plan = _Places(), FilesPlan()
     own = os.path.realpath(out) + os.sep
     for text in inputs:
         if not str(text):  # pathlib takes it for the current folder
@@ -111,7 +111,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.failures.extend(_no_input(path / name, what) for name, what in listing.left_out.items())
             start, end = os.path.join(path, ""), os.path.join(out, "")  # noqa: PTH118 - texts
             jobs = [
-                Job(start + name, end + name.rpartition(".")[0], places.real(start + name))
+                FileJob(start + name, end + name.rpartition(".")[0], places.real(start + name))
                 for name in listing.files
                 if name.lower().endswith(IMAGE_SUFFIXES)
             ]
@@ -124,7 +124,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
         elif (kind := archives.special_kind(path)) is not None:
             plan.failures.append(_no_input(text, kind))
         elif path.exists() or archives.is_file(path):
-            plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
+            plan.files.append(FileJob(str(path), str(out / path.stem), places.real(str(path))))
         else:
             plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
     endings = tuple(endings)
@@ -137,7 +137,7 @@ def _no_input(name: object, what: str) -> str:
     return f"skipped: expected an image or a folder, got {name}, which is {what}; replace or remove it"
 
 
-def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
+def _tell_left_out(plan: FilesPlan, folder: Path, names: Sequence[str]) -> None:
     """Pictures of kinds that are not read, and videos and rasters that are only predicted where they are named."""
     unread = [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
     if unread:
@@ -155,7 +155,7 @@ def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _refuse_long_names(plan: Plan, out: Path, endings: Sequence[str]) -> None:
+def _refuse_long_names(plan: FilesPlan, out: Path, endings: Sequence[str]) -> None:
     """Leave out inputs some of whose results could not get their names, before anything is written for them."""
     longest = _longest_name(out)
     room = longest - max(len(os.fsencode(ending)) for ending in (*endings, *_OTHER_ENDINGS))
@@ -204,7 +204,7 @@ class _Places:
         return real + os.sep + name
 
 
-def _refuse_collisions(plan: Plan, endings: Sequence[str], places: _Places) -> None:
+def _refuse_collisions(plan: FilesPlan, endings: Sequence[str], places: _Places) -> None:
     once = {(job.real, job.target): job for job in plan.files}  # the same file named twice is predicted once
     plan.files[:] = once.values()
     plan.videos[:] = dict.fromkeys(plan.videos)
@@ -286,7 +286,7 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return identity if isinstance(identity, dict) else None
 
 
-def made_ns(job: Job, *, endings: Iterable[str], since_ns: int) -> int | None:
+def made_ns(job: FileJob, *, endings: Iterable[str], since_ns: int) -> int | None:
     """When the oldest result of a file was made; None where one is absent or too old. What has its name is complete."""
     try:
         times = [os.stat(f"{job.target}{ending}").st_mtime_ns for ending in endings]  # noqa: PTH116 - very often

@@ -39,7 +39,7 @@ from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.raster.job import Job, writing
+from refineseg.predict.raster.job import RasterJob, writing
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.results import Finished
@@ -146,7 +146,7 @@ def predict_raster(
     told = progress or (lambda _: None)
     with open_raster(src) as reader:
         reader.check_complete()
-        job = Job(dst)
+        job = RasterJob(dst)
         identity = task.identity()
         if (found := _finished_before(task, job, identity, reader)) is not None:
             told(1.0)
@@ -161,7 +161,7 @@ def predict_raster(
 
 
 @contextmanager
-def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
+def _begun(job: RasterJob, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
     """The job, whose folder stays after a failure only where it saves work."""
     try:
         job.open(identity, resume=resume)
@@ -176,7 +176,7 @@ def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[N
 
 
 def _finished_before(
-    task: RasterTask, job: Job, identity: Mapping[str, Any], reader: RasterReader
+    task: RasterTask, job: RasterJob, identity: Mapping[str, Any], reader: RasterReader
 ) -> RasterResult | None:
     """The result of the same call before, if all of it is there.
 
@@ -207,7 +207,9 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
+def _opened_source(
+    task: RasterTask, reader: RasterReader, job: RasterJob
+) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
     """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
     num_channels, reading = task.segmenter.spec.preprocessing.in_channels, task.options.reading
     bands = choose_bands(reader.colours, reading.bands, num_channels=num_channels, path=reader.path)
@@ -251,7 +253,7 @@ def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list
 
 @contextmanager
 def _random_access(
-    reader: RasterReader, job: Job, bands: tuple[int, ...], *, declared: bool
+    reader: RasterReader, job: RasterJob, bands: tuple[int, ...], *, declared: bool
 ) -> Iterator[tuple[RasterReader, tuple[int, ...], int | None]]:
     """A reader of regions, the bands in it, and the band that says where there are data."""
     if not reader.is_sequential and reader.orientation == 1:
@@ -269,7 +271,7 @@ def _random_access(
 def _predicted(
     task: RasterTask,
     reader: RasterReader,
-    job: Job,
+    job: RasterJob,
     source: RasterSource,
     facts: dict[str, Any],
     told: Callable[[float], None],

@@ -1,7 +1,8 @@
 """The results of a raster, from its finished tiles: class raster, confidence, probabilities, overlay, polygons.
 
-In: a :class:`~refineseg.predict.raster.job.Job` whose tiles are all finished. Out: files on the raster's grid. Tiles
-are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles are; files depend on nothing but them.
+In: a :class:`~refineseg.predict.raster.job.RasterJob` whose tiles are all finished. Out: files on the raster's grid.
+Tiles are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles are; files depend on nothing but
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from refineseg.images import render
 from refineseg.images.encoding import write_image
 from refineseg.predict.polygons.vectors import RegionMerger, VectorOptions, write_geojson
 from refineseg.predict.raster.files import RasterReader, open_raster
-from refineseg.predict.raster.job import Job, pieces
+from refineseg.predict.raster.job import RasterJob, pieces
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.writing import Layout, write_raster
 from refineseg.predict.views.tiling import Region
@@ -52,7 +53,7 @@ class Finished:
         facts: What the header of each file is to say, for instance the scaling.
     """
 
-    job: Job
+    job: RasterJob
     tiles: Sequence[Region]
     size_hw: tuple[int, int]
     reader: RasterReader
