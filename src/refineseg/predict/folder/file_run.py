@@ -79,14 +79,6 @@ class FilesResult:
         }
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A file whose results are there."""
-
-    areas: Areas
-    new: bool
-
-
 def shares_line(areas: Areas, class_info: ClassInfo) -> str:
     """``sky 40.1 %, road 30.0 %``: largest first, without what rounds to nothing, the unknown last."""
     shares = np.array(areas.shares)
@@ -122,8 +114,9 @@ class FileRun:
         self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
-        self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
-        self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
+        # Of each: its place among the jobs, bytes that wait (0: its results were there before), areas.
+        self._waiting: deque[tuple[int, int, Future[Areas]]] = deque()
+        self._settled: dict[int, tuple[Areas, bool] | None] = {}  # and whether they are new; came before their turn
         self._next = self._refused = 0
         self._jobs: Sequence[FileJob] = ()
         self._record: InputsRecord | None = None
@@ -208,7 +201,7 @@ class FileRun:
         Args:
             total: Inputs of the call.
         """
-        new = sum(_is_written(future) for _, _, future in self._waiting)
+        new = sum(size > 0 and _is_written(future) for _, size, future in self._waiting)
         done = self.result.done + new + self.result.resumed + len(self.result.others)
         return f"{done} of {total} files are done, {total - done} are left"
 
@@ -254,12 +247,12 @@ class FileRun:
             self.note(f"{job.source} has changed since its result was made: it is predicted anew")
         return False
 
-    def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> _Written:
+    def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> Areas:
         finished = self._outputs.finished(prediction)
         write_prediction(finished, Path(job.target), self._outputs)
         if self._record is not None:
             self._record.add(job, read_at)
-        return _Written(Areas(finished.mask.size, finished.areas), new=True)
+        return Areas(finished.mask.size, finished.areas)
 
     def _without_prediction(self, item: Item, job: FileJob) -> None:
         if item.error is None:
@@ -277,9 +270,9 @@ class FileRun:
             self._settle_first(progress)
 
     def _settle_first(self, progress: Advance) -> None:
-        place, _, future = self._waiting.popleft()
+        place, size, future = self._waiting.popleft()
         try:
-            written = future.result()
+            areas = future.result()
         except (RefinesegError, OSError) as error:
             self.fail(f"skipped: {self._jobs[place].source}: {error}")
             hopeless = isinstance(error, OutputError) and error.no_room
@@ -287,24 +280,21 @@ class FileRun:
             self._settle_as(place, None)
             progress.advance()
             return
-        if written.new:
+        if size:
             self._refused = 0
             self.result.done += 1
             progress.advance()
-        self._settle_as(place, (self._jobs[place].source, written))
+        self._settle_as(place, (areas, size > 0))
 
-    def _settle_as(self, place: int, settled: tuple[str, _Written] | None) -> None:
+    def _settle_as(self, place: int, settled: tuple[Areas, bool] | None) -> None:
         """Lines and rows in the order of the jobs."""
         self._settled[place] = settled
         while self._next in self._settled:
             ready = self._settled.pop(self._next)
+            if ready is not None:
+                areas, new = ready
+                self.row(self._jobs[self._next].source, areas, silent=not new)
             self._next += 1
-            if ready is None:
-                continue
-            source, written = ready
-            if written.new:
-                print_lines(f"{source}: {shares_line(written.areas, self.result.class_info)}")
-            self.table.add(source, written.areas)
 
     def _summary(self, progress: Advance) -> None:
         result = self.result
@@ -316,8 +306,8 @@ class FileRun:
         self._console.say(text)
 
 
-def _is_written(future: Future[_Written]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None and future.result().new
+def _is_written(future: Future[Areas]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
@@ -330,8 +320,8 @@ def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
     return sum(array.nbytes for array in arrays if array is not None) + made
 
 
-def _count(path: Path, class_info: ClassInfo) -> _Written:
+def _count(path: Path, class_info: ClassInfo) -> Areas:
     """Areas of a mask that was written before."""
     counts = mask_values(path)
     areas = np.array([counts.get(index, 0) for index in range(class_info.num_classes)], np.int64)
-    return _Written(Areas(sum(counts.values()), areas), new=False)
+    return Areas(sum(counts.values()), areas)
