@@ -190,6 +190,13 @@ def test_the_core_of_prediction_knows_no_files_and_no_terminal():
     assert not [module for module in reached if any(inside(module, folder) for folder in above)]
 
 
+def test_prediction_of_folders_prints_nothing():
+    """It tells a ``Report``; whoever calls it chooses the terminal, or none."""
+    for module, path in MODULES.items():
+        if inside(module, "predict"):
+            assert not {"terminal.printing", "terminal.following"} & own_imports(path), module
+
+
 def test_a_prediction_and_its_pictures_need_no_torch():
     code = (
         "import sys, numpy, refineseg; from refineseg.prediction import Prediction\n"

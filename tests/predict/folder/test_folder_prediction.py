@@ -25,13 +25,14 @@ from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
 from refineseg.predict.folder.plan import RECORD, plan_files
-from refineseg.predict.folder.progress import Advance, Fraction
+from refineseg.predict.folder.report import Advance, share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.scoring import Scorer
 from refineseg.segmenter import load
+from refineseg.terminal.following import TerminalReport
 from refineseg.terminal.printing import Terminal
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
@@ -55,7 +56,8 @@ def write_pictures(folder, sizes=SIZES, *, start=0):
 def run(inputs, out, model, *, console=None, outputs=None, **files):
     options = FileOptions(outputs or Outputs(("mask",)), **files)
     how = PredictorOptions.parse(device="cpu")
-    return predict_files(inputs, out, model=model, options=how, files=options, console=console or Terminal(quiet=True))
+    report = TerminalReport(console or Terminal(quiet=True))
+    return predict_files(inputs, out, model=model, options=how, files=options, report=report)
 
 
 def contents(folder, pattern="*.png"):
@@ -345,18 +347,44 @@ def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
 
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
     now = [0.0]
-    with Advance(Terminal(stderr=True), what="images", total=1010, clock=lambda: now[0]) as progress:
-        progress.leave_out(10)
+    report = TerminalReport(Terminal(stderr=True), clock=lambda: now[0])
+    with Advance(report, what="images", total=1010) as progress:
+        for _ in range(10):
+            progress.leave_out()
         for _ in range(500):
             now[0] += 0.1
             progress.advance()
     assert capsys.readouterr().err.splitlines() == ["300 of 1000 images, 10 per s, 1 min 10 s left"]
     now[0] = 0.0
-    with Fraction(Terminal(stderr=True), what="big.tif", clock=lambda: now[0]) as told:
+    with share_of(report, "big.tif") as told:
         told(0.5)  # was done by an earlier run
         now[0] = 100.0
         told(0.6)
     assert capsys.readouterr().err.splitlines() == ["big.tif: 60.0 %, 6 min 40 s left"]
+
+
+class Heard:
+    """A report that keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattr__(self, name):
+        return lambda *what: self.events.append((name, *what))
+
+
+def test_a_run_tells_whoever_follows_it_and_prints_nothing(models, tmp_path, capfd):
+    folder, heard = write_pictures(tmp_path / "in", [(20, 30), (20, 30)]), Heard()
+    (folder / "zz.png").write_bytes(b"no image")
+    options, files = PredictorOptions.parse(device="cpu"), FileOptions(Outputs(("mask",)), workers=1)
+    predict_files([folder], tmp_path / "out", model=models[0], options=options, files=files, report=heard)
+    assert capfd.readouterr() == ("", "")
+    results = [str(what[0]).partition(": ")[0] for name, *what in heard.events if name == "result"]
+    assert results == [str(folder / name) for name in ("000.png", "001.png")]
+    assert [name for name, *_ in heard.events].count("failed") == 1
+    counts = [tuple(what) for name, *what in heard.events if name == "counted"]
+    assert counts == [("images", done, 3) for done in range(4)]
+    assert [name for name, *_ in heard.events][-1] == "ended"
 
 
 def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(models, tmp_path, monkeypatch, capsys):
@@ -387,7 +415,7 @@ def test_an_image_larger_than_the_tile_is_cut_with_the_same_mask(models, tmp_pat
         model=models[0],
         options=options,
         files=FileOptions(Outputs(("mask", "confidence")), prove=True),
-        console=Terminal(quiet=True),
+        report=TerminalReport(Terminal(quiet=True)),
     )
     assert contents(tmp_path / "cut", "[0-9]*[0-9].png") == contents(tmp_path / "whole", "[0-9]*[0-9].png")
     for name in ("000", "001"):

@@ -1,7 +1,7 @@
 """One run over many image files: what waits to be written, what is counted, what is said.
 
-In: jobs and a predictor. Out: result files, and in the order of the jobs lines on stdout and rows of areas; failures on
-a console.
+In: jobs and a predictor. Out: result files, and in the order of the jobs lines and rows of areas; failures. Lines,
+failures and progress are told to a :class:`~refineseg.predict.folder.report.Report`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
 from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
 from refineseg.predict.folder.plan import FileJob, made_ns
-from refineseg.predict.folder.progress import Advance, duration
 from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.folder.report import Advance, Report
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.stream import Item, StreamOptions, file_threads, predicted
 from refineseg.prediction import Prediction
-from refineseg.terminal.printable import short
-from refineseg.terminal.printing import Terminal, print_lines
+from refineseg.terminal.printable import duration, short
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
@@ -94,7 +93,7 @@ class FileRun:
     Args:
         class_info: The classes.
         outputs: What to write.
-        console: For failures, notes and progress.
+        report: Whom to tell results, failures, notes and progress.
         count_resumed: Count the masks of results that are there already.
         prover: Checks images that are cut; None: nothing is checked.
     """
@@ -104,14 +103,14 @@ class FileRun:
         class_info: ClassInfo,
         *,
         outputs: Outputs,
-        console: Terminal,
+        report: Report,
         count_resumed: bool = False,
         prover: Prover | None = None,
     ) -> None:
         self.result = FilesResult(class_info)
         self.rasters: list[FileJob] = []
         self.scaled = False  # whether any image had not 8 bits
-        self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
+        self._outputs, self.report, self._count_resumed = outputs, report, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
         # Of each: its place among the jobs, bytes that wait (0: its results were there before), areas.
@@ -125,11 +124,7 @@ class FileRun:
     def fail(self, message: str) -> None:
         """Say and remember it."""
         self.result.failures.append(message)
-        self._console.say(message, style="red")
-
-    def note(self, message: str) -> None:
-        """Say it."""
-        self._console.say(f"note: {message}", style="yellow")
+        self.report.failed(message)
 
     def images(
         self,
@@ -154,7 +149,7 @@ class FileRun:
         times: dict[int, Times | None] = {}  # of their inputs, before they are read
         with (
             file_threads(options) as pool,
-            Advance(self._console, what="images", total=len(jobs)) as progress,
+            Advance(self.report, what="images", total=len(jobs)) as progress,
         ):
             paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, times=times, progress=progress)
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
@@ -162,7 +157,7 @@ class FileRun:
                 read_at = times.pop(place)
                 self.scaled = self.scaled or item.scaled
                 for note in item.notes:
-                    self.note(note)
+                    self.report.noted(note)
                 if item.prediction is None:
                     self._without_prediction(item, jobs[place])
                     self._settle_as(place, None)
@@ -190,9 +185,9 @@ class FileRun:
                 self._summary(progress)
 
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
-        """A row of the table for a raster or a video, and unless silent a line on stdout."""
+        """A row of the table for one input, and unless silent a line."""
         if not silent:
-            print_lines(f"{name}: {shares_line(areas, self.result.class_info)}")
+            self.report.result(f"{name}: {shares_line(areas, self.result.class_info)}")
         self.table.add(name, areas)
 
     def how_far(self, total: int) -> str:
@@ -244,7 +239,7 @@ class FileRun:
             return made is not None
         self._changed += 1
         if self._changed <= _MOST_NOTED:
-            self.note(f"{job.source} has changed since its result was made: it is predicted anew")
+            self.report.noted(f"{job.source} has changed since its result was made: it is predicted anew")
         return False
 
     def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> Areas:
@@ -303,7 +298,7 @@ class FileRun:
         text += f"; {result.resumed} were there already" if result.resumed else ""
         text += f"; {self._changed} had changed" if self._changed else ""
         text += f"; {len(result.failures)} failed" if result.failures else ""
-        self._console.say(text)
+        self.report.said(text)
 
 
 def _is_written(future: Future[Areas]) -> bool:
