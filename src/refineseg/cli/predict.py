@@ -181,7 +181,7 @@ def predict(
     An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
     video <name>.mp4.
     """
-    from refineseg.predict.views.protocols import check_scoring
+    from refineseg.predict.views.scoring_views import check_scoring
 
     scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}

@@ -164,11 +164,11 @@ class EvaluationResult:
     def how(self) -> str:
         """How the images were predicted, in one line to print beside the numbers."""
         options = self.options
-        parts = [f"protocol {options.protocol.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
-        if options.protocol.short_side is not None:
-            parts.append("short side {}..{} pixels".format(*options.protocol.short_side))
-        if options.protocol.enlargement is not None:
-            parts.append(f"enlargement {options.protocol.enlargement:g}")
+        parts = [f"protocol {options.view.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
+        if options.view.short_side is not None:
+            parts.append("short side {}..{} pixels".format(*options.view.short_side))
+        if options.view.enlargement is not None:
+            parts.append(f"enlargement {options.view.enlargement:g}")
         parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None)
         parts += [self.precision or options.precision]
         parts += [options.backend] if options.backend not in (None, "torch") else []
@@ -315,7 +315,7 @@ def protocol_of(
         scales=options.scales,
         flip=options.flip,
         crf=options.crf is not None,
-        scoring=options.protocol.name,
+        scoring=options.view.name,
         precision=precision or options.precision,
         mapping=mapping,
     )

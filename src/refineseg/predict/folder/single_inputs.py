@@ -25,7 +25,7 @@ from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
-from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
+from refineseg.predict.views.scoring_views import DEFAULT_VIEW
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printable import duration
@@ -72,7 +72,7 @@ class SingleInputs:
         for job in self._run.rasters:
             with self._named(job.source), share_of(self._report, job.source) as told:
                 _refuse_bomb(Path(job.source))
-                if how.scales != (1.0,) or how.flip or how.crf is not None or how.protocol.name != DEFAULT_PROTOCOL:
+                if how.scales != (1.0,) or how.flip or how.crf is not None or how.view.name != DEFAULT_VIEW:
                     raise ConfigError(
                         "expected a raster without --scales, --flip, --crf and --protocol, which need the whole image"
                     )
