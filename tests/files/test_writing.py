@@ -249,7 +249,7 @@ ELSEWHERE = {
     "bench/timing.py",  # /proc/self/clear_refs
     "predict/raster/raster.py",  # in the folder of a job
     "predict/raster/job.py",
-    "predict/video/stages.py",  # a temporary file it is given
+    "predict/video/run.py",  # a temporary file it is given
 }
 LIBRARIES = {
     "evaluate/reports.py",
