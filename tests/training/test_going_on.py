@@ -17,7 +17,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
 from refineseg.predict.folder.files import FileOptions, predict_files
-from refineseg.predict.folder.inputs_record import INPUTS_RECORD
+from refineseg.predict.folder.records import INPUTS_RECORD
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.segmenter import build, load, load_spec

@@ -24,7 +24,8 @@ from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
-from refineseg.predict.folder.plan import RECORD, plan_files
+from refineseg.predict.folder.plan import plan_files
+from refineseg.predict.folder.records import RECORD
 from refineseg.predict.folder.report import Advance, share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs

@@ -18,9 +18,9 @@ import numpy as np
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
-from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
-from refineseg.predict.folder.plan import FileJob, made_ns
+from refineseg.predict.folder.plan import FileJob
 from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.folder.records import InputsRecord, Times, file_times, made_ns
 from refineseg.predict.folder.report import Advance, Report
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction

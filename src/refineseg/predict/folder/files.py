@@ -22,9 +22,9 @@ from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
-from refineseg.predict.folder.inputs_record import InputsRecord
-from refineseg.predict.folder.plan import FilesPlan, begin_record, plan_files
+from refineseg.predict.folder.plan import FilesPlan, plan_files
 from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.folder.records import InputsRecord, begin_record
 from refineseg.predict.folder.report import Report
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions

@@ -1,30 +1,22 @@
-"""What a call of ``predict`` is to do: which files, where their results go, and which are there already.
+"""What a call of ``predict`` is to do: which files, and where their results go.
 
-In: paths and an output folder. Out: :class:`FilesPlan`, before anything is computed or written; and the record of the
-run in the output folder, by which a later run knows whose results it finds there.
+In: paths and an output folder. Out: :class:`FilesPlan`, before anything is computed or written.
 
 A hundred thousand files are planned in a few seconds: folders are looked up once each, files not at all.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
-from refineseg.files.writing import written_beside
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
 from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
-
-RECORD = ".refineseg.json"
-"""Name of the record in the output folder."""
 
 _OTHER_ENDINGS = ("_areas.json", "..tif.parts", "_shares.csv")  # of rasters and videos; the first dot stands in front
 _LONGEST_NAME = 255  # bytes, where the system does not tell
@@ -239,58 +231,3 @@ def _both(one: str, other: str, target: str) -> str:
         f"expected different names, but {one} and {other} would both become {target}; "
         "predict them into different folders"
     )
-
-
-def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int | None:
-    """Write who makes the results in a folder, or check that it is the same as before.
-
-    Args:
-        out: The folder of results; made where it is not there.
-        identity: JSON values: model and all options that change a result.
-        resume: Go on with what is there.
-
-    Returns:
-        Results at least as new as this (nanoseconds since 1970) are of this model and these options; None: there are
-        no such results.
-
-    Raises:
-        ConfigError: To be resumed, but begun with another model or other options; they are named.
-        OutputError: The folder cannot be written.
-    """
-    path = out / RECORD
-    plain = json.loads(json.dumps(dict(identity)))
-    if resume:
-        known = _read_record(path)
-        if known is not None:
-            differing = sorted(name for name in known.keys() | plain.keys() if known.get(name) != plain.get(name))
-            if differing:
-                raise ConfigError(
-                    f"expected to go on with the results in {out}, but they were made with another "
-                    f"{', '.join(differing)}; use the same, choose another --out, or leave --resume out to predict all "
-                    "anew"
-                )
-            return path.stat().st_mtime_ns
-    with written_beside(path) as temporary:
-        record = {"format": 1, "version": __version__, "identity": plain}
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return None
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        archives.refuse_special(path)
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
-    return identity if isinstance(identity, dict) else None
-
-
-def made_ns(job: FileJob, *, endings: Iterable[str], since_ns: int) -> int | None:
-    """When the oldest result of a file was made; None where one is absent or too old. What has its name is complete."""
-    try:
-        times = [os.stat(f"{job.target}{ending}").st_mtime_ns for ending in endings]  # noqa: PTH116 - very often
-    except OSError:
-        return None
-    oldest = min(times)
-    return oldest if oldest >= since_ns else None

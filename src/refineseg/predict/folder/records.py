@@ -1,8 +1,8 @@
-"""Of which inputs the results in a folder were made, so that ``--resume`` keeps none of an image that was replaced.
+"""What is known of an earlier run in a folder of results, so that ``--resume`` keeps what is still right, and no more.
 
-In: jobs, before and after they are done. Out: ``.refineseg.inputs.jsonl`` in the folder of results, a line for each
-image: its result, its length and times, and a checksum of its content. A file whose times are others but whose content
-is the same, as in a copy of a folder, is the same.
+In: who makes results (model and options), jobs before and after they are done. Out: ``.refineseg.json``, whose results
+they are, and ``.refineseg.inputs.jsonl``, a line for each image: its result, its length and times, and a checksum of
+its content. A file whose times are others but whose content is the same, as in a copy of a folder, is the same.
 """
 
 from __future__ import annotations
@@ -11,17 +11,80 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refineseg.errors import DatasetError
+from refineseg._version import __version__
+from refineseg.errors import ConfigError, DatasetError
+from refineseg.files import archives
 from refineseg.files.archives import file_mark
+from refineseg.files.writing import written_beside
 from refineseg.predict.folder.plan import FileJob
 
+RECORD = ".refineseg.json"
+"""Name of the record of who makes the results."""
+
 INPUTS_RECORD = ".refineseg.inputs.jsonl"
+"""Name of the record of what they were made of."""
 
 Times = tuple[int, int, int]
 """Bytes, and nanoseconds of the last change of the content and of the file."""
+
+
+def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int | None:
+    """Write who makes the results in a folder, or check that it is the same as before.
+
+    Args:
+        out: The folder of results; made where it is not there.
+        identity: JSON values: model and all options that change a result.
+        resume: Go on with what is there.
+
+    Returns:
+        Results at least as new as this (nanoseconds since 1970) are of this model and these options; None: there are
+        no such results.
+
+    Raises:
+        ConfigError: To be resumed, but begun with another model or other options; they are named.
+        OutputError: The folder cannot be written.
+    """
+    path = out / RECORD
+    plain = json.loads(json.dumps(dict(identity)))
+    if resume:
+        known = _read_record(path)
+        if known is not None:
+            differing = sorted(name for name in known.keys() | plain.keys() if known.get(name) != plain.get(name))
+            if differing:
+                raise ConfigError(
+                    f"expected to go on with the results in {out}, but they were made with another "
+                    f"{', '.join(differing)}; use the same, choose another --out, or leave --resume out to predict all "
+                    "anew"
+                )
+            return path.stat().st_mtime_ns
+    with written_beside(path) as temporary:
+        record = {"format": 1, "version": __version__, "identity": plain}
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return None
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        archives.refuse_special(path)
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
+    return identity if isinstance(identity, dict) else None
+
+
+def made_ns(job: FileJob, *, endings: Iterable[str], since_ns: int) -> int | None:
+    """When the oldest result of a file was made; None where one is absent or too old. What has its name is complete."""
+    try:
+        times = [os.stat(f"{job.target}{ending}").st_mtime_ns for ending in endings]  # noqa: PTH116 - very often
+    except OSError:
+        return None
+    oldest = min(times)
+    return oldest if oldest >= since_ns else None
 
 
 def file_times(path: str) -> Times | None:
