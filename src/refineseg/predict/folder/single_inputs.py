@@ -95,20 +95,7 @@ class SingleInputs:
                     self._report.noted(f"{job.source}: {note}")
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
                 self._report.said(f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}")
-                self._run.result.others.append(
-                    {
-                        "source": job.source,
-                        "paths": {kind: str(path) for kind, path in result.paths.items()},
-                        "size_hw": list(result.size_hw),
-                        "tiles": result.tiles,
-                        "tiles_kept": result.tiles_kept,
-                        "seconds": result.seconds,
-                        "peak_bytes": result.peak_bytes,
-                        "notes": list(result.notes),
-                        "areas_m2": result.areas_m2,
-                        **result.areas.to_json(),
-                    }
-                )
+                self._run.result.others.append({"source": job.source, **result.to_json()})
 
     def videos(
         self, videos: Sequence[tuple[str, str]], predictor: Predictor, *, options: VideoOptions, kinds: Sequence[str]

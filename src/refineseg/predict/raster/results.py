@@ -8,7 +8,7 @@ them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
 from refineseg.images.encoding import write_image
+from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.polygons.vectors import RegionMerger, VectorOptions, write_geojson
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.job import RasterJob, pieces
@@ -34,6 +35,56 @@ PROBABILITY_1 = 65535
 """What tiles hold where a probability is 1; pixels without data hold 0."""
 
 _OVERLAY_ROWS = 64
+
+
+@dataclass(frozen=True)
+class RasterResult:
+    """What became of a raster.
+
+    Args:
+        paths: The files, by kind; ``areas`` is the JSON file.
+        class_info: The classes.
+        size_hw: Height and width.
+        areas: Pixels of the classes; unknown are those without data, too.
+        pixel_area_m2: Square metres of a pixel, where the coordinate system is projected.
+        tiles: How many there were.
+        tiles_kept: How many of them were there already.
+        seconds: Duration of this call.
+        peak_bytes: Most memory this process ever had, where the system says so.
+        notes: What a user should know of how it was read.
+    """
+
+    paths: Mapping[str, Path]
+    class_info: ClassInfo
+    size_hw: tuple[int, int]
+    areas: Areas
+    pixel_area_m2: float | None
+    tiles: int
+    tiles_kept: int
+    seconds: float
+    peak_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def areas_m2(self) -> tuple[float, ...] | None:
+        """Of each class; None where the coordinate system is not projected."""
+        if self.pixel_area_m2 is None:
+            return None
+        return tuple(int(pixels) * self.pixel_area_m2 for pixels in self.areas.of_classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "paths": {kind: str(path) for kind, path in self.paths.items()},
+            "size_hw": list(self.size_hw),
+            "tiles": self.tiles,
+            "tiles_kept": self.tiles_kept,
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "notes": list(self.notes),
+            "areas_m2": self.areas_m2,
+            **self.areas.to_json(),
+        }
 
 
 @dataclass(frozen=True)
