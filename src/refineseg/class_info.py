@@ -46,6 +46,26 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     return tuple(palette)
 
 
+def fits_byte(largest: int) -> bool:
+    """Whether masks of values up to this one have 8 bits: the one rule that all arrays, tensors and files follow."""
+    return largest <= 255
+
+
+def index_dtype(largest: int) -> np.dtype[Any]:
+    """The dtype of masks of values from 0 to this one: uint8 where they fit, else uint16, as files have it.
+
+    Example:
+        >>> index_dtype(255), index_dtype(256)
+        (dtype('uint8'), dtype('uint16'))
+    """
+    return np.dtype(np.uint8 if fits_byte(largest) else np.uint16)
+
+
+def usual_void(num_classes: int) -> int:
+    """The value of void pixels where none is given: 255, which 256 classes need themselves, and then 65535."""
+    return 255 if num_classes <= 255 else 65535
+
+
 def _check_count(num_classes: int) -> None:
     if num_classes > MOST_CLASSES:
         raise ConfigError(f"expected at most {MOST_CLASSES} classes, as many as masks can hold, got {num_classes}")
@@ -100,11 +120,16 @@ class ClassInfo:
         """Number of classes K."""
         return len(self.names)
 
+    @property
+    def mask_dtype(self) -> np.dtype[Any]:
+        """The dtype of masks: the smallest that holds all classes and void, see :func:`index_dtype`."""
+        return index_dtype(max(self.num_classes - 1, self.ignore_index))
+
     @classmethod
     def generic(cls, num_classes: int) -> ClassInfo:
         """Classes without a meaning yet: ``class_0 ..`` in the VOC colours."""
         names = tuple(f"class_{i}" for i in range(num_classes))
-        return cls(names, ignore_index=255 if num_classes <= 255 else 65535)
+        return cls(names, ignore_index=usual_void(num_classes))
 
     def colours(self, mask: NDArray[Any]) -> NDArray[np.uint8]:
         """Paint a mask.

@@ -27,7 +27,16 @@ class ConfigError(RefinesegError):
 
 
 class WeightsUnavailableError(ConfigError):
-    """ImageNet weights that cannot be had here; training may go on from scratch."""
+    """ImageNet weights that cannot be had here; training may go on from scratch.
+
+    Args:
+        message: Which, why, and what to do.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ImageError(RefinesegError):

@@ -23,8 +23,8 @@ class Prediction:
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB, as predicted on.
-        mask: ``(H, W)`` class indices, uint8 (uint16 with more than 256 classes); ``class_info.ignore_index`` where
-            pixels were made unknown.
+        mask: ``(H, W)`` class indices, of ``class_info.mask_dtype``: uint8, or uint16 with more than 255 classes;
+            ``class_info.ignore_index`` where pixels were made unknown.
         class_info: The classes.
         probabilities: ``(K, H, W)`` float32, where they were asked for.
         confidence: ``(H, W)`` float32, the probability of the likeliest class, 0..1, where it or the probabilities were
@@ -82,7 +82,7 @@ class Prediction:
                 "expected a prediction with confidence, got one without; ask for it: predictor(image, confidence=True)"
             )
         void = self.class_info.ignore_index
-        mask = self.mask if void <= np.iinfo(self.mask.dtype).max else self.mask.astype(np.uint16)
+        mask = self._with_room_for_void
         return replace(self, mask=np.where(self.confidence < confidence, mask.dtype.type(void), mask))
 
     def without(self, valid: NDArray[np.bool_] | None) -> Prediction:
@@ -94,13 +94,17 @@ class Prediction:
         if valid is None:
             return self
         void, sure, scores = self.class_info.ignore_index, self.confidence, self.probabilities
-        mask = self.mask if void <= np.iinfo(self.mask.dtype).max else self.mask.astype(np.uint16)
+        mask = self._with_room_for_void
         return replace(
             self,
             mask=np.where(valid, mask, mask.dtype.type(void)),
             probabilities=None if scores is None else np.where(valid, scores, np.float32(0)),
             confidence=None if sure is None else np.where(valid, sure, np.float32(0)),
         )
+
+    @property
+    def _with_room_for_void(self) -> NDArray[Any]:
+        return self.mask.astype(np.promote_types(self.mask.dtype, self.class_info.mask_dtype), copy=False)
 
     def overlay(self, *, opacity: float = 0.5, legend: bool = True) -> NDArray[np.uint8]:
         """The image with the classes painted over it, ``(H', W', 3)`` uint8; the legend stands below the image."""

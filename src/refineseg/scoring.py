@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer, UInt8
 from torch import Tensor
 
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, fits_byte
 
 _STRIP_VALUES = {"cpu": 2**20, "other": 2**26}  # of enlarged logits; what a CPU's cache holds is twice as fast
 
@@ -61,6 +61,15 @@ def class_map_of(logits: Float[Tensor, "n k ..."]) -> Int64[Tensor, "n ..."]:
     return logits.argmax(dim=1)
 
 
+def class_dtype(largest: int) -> torch.dtype:
+    """The dtype of class indices in tensors: uint8 where masks are, else int32, since torch computes little in uint16.
+
+    Args:
+        largest: The largest index that is stored, void included.
+    """
+    return torch.uint8 if fits_byte(largest) else torch.int32
+
+
 def class_map_of_enlarged(
     logits: Float[Tensor, "n k h w"], enlarged_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> Integer[Tensor, "n h2 w2"]:
@@ -82,7 +91,7 @@ def class_map_of_enlarged(
     """
     n, k, h, _ = logits.shape
     (height, width), (rows, columns) = enlarged_hw, size_hw
-    dtype = torch.uint8 if k <= 256 else torch.int32
+    dtype = class_dtype(k - 1)
     factor = height // h
     if factor * h != height:
         large = F.interpolate(logits, size=enlarged_hw, mode="bilinear", align_corners=False)

@@ -93,10 +93,7 @@ class Segmenter(nn.Module):
         Takes and refuses what :meth:`forward` does.
         """
         logits, inner_hw, padded_hw = self._scores(images, self.spec.preprocessing)
-        size_hw = (images.shape[2], images.shape[3])
-        if inner_hw != size_hw:  # the image was enlarged, so the logits are resized twice
-            return class_map_of(resize_twice(logits, padded_hw, inner_hw, size_hw))
-        return class_map_of_enlarged(logits, padded_hw, size_hw)
+        return enlarged_classes(logits, padded_hw, inner_hw, (images.shape[2], images.shape[3]))
 
     def output_logits(
         self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
@@ -120,6 +117,21 @@ class Segmenter(nn.Module):
 
     def _scores(self, images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """The network's output, and the size of its input without and with padding."""
+        x, inner_hw = self.network_input(images, preprocessing)
+        return self.network(x), inner_hw, (x.shape[2], x.shape[3])
+
+    def network_input(
+        self, images: UInt8[Tensor, "n c h w"], preprocessing: Preprocessing | None = None
+    ) -> tuple[Float[Tensor, "n c h2 w2"], tuple[int, int]]:
+        """What the network gets of images, and its size without padding.
+
+        Takes and refuses what :meth:`forward` does.
+
+        Args:
+            images: Pixels 0..255.
+            preprocessing: Another one than the model's.
+        """
+        preprocessing = preprocessing or self.spec.preprocessing
         channels = self.spec.preprocessing.in_channels
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
             raise ConfigError(
@@ -135,7 +147,7 @@ class Segmenter(nn.Module):
             pad_height, pad_width = -height % multiple, -width % multiple
             if pad_height or pad_width:  # repeat the border: any size from 1x1 up, and no edge that is not in the image
                 x = F.pad(x, (0, pad_width, 0, pad_height), mode="replicate")
-        return self.network(x), (height, width), (x.shape[2], x.shape[3])
+        return x, (height, width)
 
     def fuse(self) -> Segmenter:
         """Rewrite the network for inference, with fewer operations and the same results up to rounding; returns itself.
@@ -189,6 +201,22 @@ class Segmenter(nn.Module):
         """Add facts about where the weights come from (JSON values); returns this segmenter."""
         self.spec = replace(self.spec, provenance={**self.spec.provenance, **provenance})
         return self
+
+
+def enlarged_classes(
+    logits: Float[Tensor, "n k h w"], padded_hw: tuple[int, int], inner_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> Integer[Tensor, "n h2 w2"]:
+    """The class map of images from what their network gave.
+
+    Args:
+        logits: At the network's resolution.
+        padded_hw: Size of the network's input.
+        inner_hw: The same without padding.
+        size_hw: Size of the images.
+    """
+    if inner_hw != size_hw:  # the image was enlarged, so the logits are resized twice
+        return class_map_of(resize_twice(logits, padded_hw, inner_hw, size_hw))
+    return class_map_of_enlarged(logits, padded_hw, size_hw)
 
 
 def build(

@@ -420,6 +420,22 @@ def test_stages_of_a_real_image_give_the_segmenters_mask(tmp_path):
         module.measure_stages(segmenter, tmp_path, device=torch.device("cpu"), repeats=0)
 
 
+def test_stages_leave_images_of_original_networks_as_they_are(tmp_path, monkeypatch):
+    """Networks whose enlargements align corners are not padded by the segmenter, and so not by the stages."""
+    from refineseg.bench import stages as module
+
+    segmenter = build("refinenet_lw_mobilenetv2", num_classes=300, align_corners=True)
+    write_image(tmp_path / "a.png", example_images(1, 3, (33, 45))[0].permute(1, 2, 0).numpy())
+    seen, network = [], segmenter.network
+    monkeypatch.setattr(network, "forward", lambda x, inner=network.forward: seen.append(x.shape) or inner(x))
+    module._one(segmenter, tmp_path / "a.png", tmp_path / "mask.png", torch.device("cpu"))
+    assert seen == [(1, 3, 33, 45)]
+    written = np.asarray(Image.open(tmp_path / "mask.png"))
+    expected = segmenter.class_map(torch.from_numpy(read_rgb(tmp_path / "a.png")).permute(2, 0, 1)[None])[0].numpy()
+    assert expected.max() > 255  # else it would not show that classes above 255 are kept
+    assert np.array_equal(written, expected)
+
+
 def test_a_run_without_exactly_one_plain_contender_is_refused():
     images = example_images(1, 3, (4, 4))
     for contenders in ([contender()], [contender(plain=True)] * 2):

@@ -21,7 +21,7 @@ from refineseg.evaluate.metrics import MEANS
 from refineseg.evaluate.published import CODE_2020, MEASURED_SCORES, PUBLISHED_SCORES
 from refineseg.networks.variants import VARIANTS, NetworkOptions
 from refineseg.original.conversion import MatConvNetOptions, load_original
-from refineseg.predict.views.protocols import PROTOCOLS
+from refineseg.predict.views.scoring_views import SCORING_VIEWS
 from refineseg.training.config import override
 from refineseg.training.recipes.papers import PAPER_RECIPES
 from refineseg.training.recipes.table import find_recipe
@@ -87,7 +87,7 @@ def test_variants_and_recipes_exist_and_none_is_forgotten():
 
 
 def test_protocols_means_and_options_of_networks_are_all_there():
-    for name in (*PROTOCOLS, *MEANS):
+    for name in (*SCORING_VIEWS, *MEANS):
         assert name in PAGE
     asked = " ".join(fitting(r"NetworkOptions\(.*|--set network.*"))
     for field in fields(NetworkOptions):
@@ -113,7 +113,7 @@ def test_options_of_the_command_line_exist():
     for token in fitting("--set .+"):
         override(find_recipe("nyud_refinenet_resnet50"), [token.removeprefix("--set ")])
     for token in fitting("--protocol .+"):
-        assert token.removeprefix("--protocol ") in PROTOCOLS
+        assert token.removeprefix("--protocol ") in SCORING_VIEWS
 
 
 @pytest.mark.parametrize("line", [*COMMANDS, *(f"refineseg {short}" for short in SHORT)])
@@ -126,7 +126,7 @@ def test_commands_are_understood(line):
     if verb == "train":
         override(find_recipe(values["recipe"], released=values["released"]), values["settings"] or [])
     assert values.get("variant") in (None, *VARIANTS)
-    assert values.get("protocol") in (None, *PROTOCOLS)
+    assert values.get("protocol") in (None, *SCORING_VIEWS)
     assert values.get("classes") in (None, *DATASETS)
 
 

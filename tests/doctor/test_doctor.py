@@ -21,7 +21,7 @@ from refineseg.data.checks.label_check import check_labels
 from refineseg.data.datasets import open_dataset
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
-from refineseg.doctor.sequences import Frame, sequence_findings
+from refineseg.doctor.sequences import NumberedFrame, sequence_findings
 from refineseg.errors import DatasetError
 
 FATAL = (  # what the check in front of training refuses, too
@@ -405,7 +405,9 @@ def test_camvid_is_divided_within_two_drives(camvid_root):
     ],
 )
 def test_a_sequence_is_divided_where_names_say_so(train, val, divided):
-    frames = [Frame(f"{split}/{name}", split, name) for split, names in (("t", train), ("v", val)) for name in names]
+    frames = [
+        NumberedFrame(f"{split}/{name}", split, name) for split, names in (("t", train), ("v", val)) for name in names
+    ]
     assert bool(sequence_findings(frames)) == divided
 
 
@@ -413,10 +415,12 @@ def test_plain_numbers_are_a_sequence_where_neighbours_look_alike():
     rng = np.random.default_rng(0)
     drift = np.cumsum(rng.normal(0, 30, (60, 16, 16, 3)), axis=0)
     alike = ((drift - drift.min()) / np.ptp(drift) * 255).astype(np.uint8)
-    frames = [Frame(f"{i}.png", "train" if i < 40 else "val", f"{i:03d}", alike[i]) for i in range(60)]
+    frames = [NumberedFrame(f"{i}.png", "train" if i < 40 else "val", f"{i:03d}", alike[i]) for i in range(60)]
     [finding] = sequence_findings(frames)
     assert finding.files == ("39.png", "40.png")
-    shuffled = [Frame(f.file, f.split, f.name, alike[j]) for f, j in zip(frames, rng.permutation(60), strict=True)]
+    shuffled = [
+        NumberedFrame(f.file, f.split, f.name, alike[j]) for f, j in zip(frames, rng.permutation(60), strict=True)
+    ]
     assert not sequence_findings(shuffled)
 
 

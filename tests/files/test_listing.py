@@ -24,7 +24,7 @@ from refineseg.files.archives import list_folder
 from refineseg.images.files import find_images, read_image_size, read_mask, read_rgb
 from refineseg.networks.weight_files import read_checkpoint
 from refineseg.original.mat_files import open_mat
-from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.video.files import VideoReader
 from refineseg.predict.video.sources import SequenceReader, find_source
@@ -122,7 +122,7 @@ def test_predict_does_the_rest_names_each_and_ends_with_status_1(tree, tmp_path,
 def test_bad_entries_alone_are_no_empty_folder_unsaid(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "loop").symlink_to("loop")
-    failures = make_plan([tmp_path / "in"], tmp_path / "out", endings=(".png",)).failures
+    failures = plan_files([tmp_path / "in"], tmp_path / "out", endings=(".png",)).failures
     assert len(failures) == 2
     assert "expected images in" in failures[1]
 

@@ -244,12 +244,12 @@ def test_a_folder_beside_is_gone_after_an_error_and_is_not_in_the_message(tmp_pa
 # ---------------------------------------------------------------------------------------------------- every other place
 
 ELSEWHERE = {
-    "predict/folder/inputs_record.py",  # a line for each file as it is done; one that is cut off is not read
+    "predict/folder/records.py",  # a line for each file as it is done; one that is cut off is not read
     "data/storage/mirror.py",  # the cache of remote files, which has an unfinished folder of its own
     "devices.py",  # /proc/self/clear_refs
     "predict/raster/raster.py",  # in the folder of a job
     "predict/raster/job.py",
-    "predict/video/stages.py",  # a temporary file it is given
+    "predict/video/run.py",  # a temporary file it is given
 }
 LIBRARIES = {
     "evaluate/reports.py",

@@ -190,6 +190,13 @@ def test_the_core_of_prediction_knows_no_files_and_no_terminal():
     assert not [module for module in reached if any(inside(module, folder) for folder in above)]
 
 
+def test_prediction_of_folders_prints_nothing():
+    """It tells a ``Report``; whoever calls it chooses the terminal, or none."""
+    for module, path in MODULES.items():
+        if inside(module, "predict"):
+            assert not {"terminal.printing", "terminal.following"} & own_imports(path), module
+
+
 def test_a_prediction_and_its_pictures_need_no_torch():
     code = (
         "import sys, numpy, refineseg; from refineseg.prediction import Prediction\n"
@@ -277,3 +284,13 @@ def test_one_place_prints():
                 assert node.attr not in ("stdout", "stderr") or path.name == "quantisation.py", path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr not in ("echo", "secho", "warn", "warning"), path
+
+
+def test_every_public_class_has_a_name_of_its_own():
+    """One word, one thing: whoever reads a class's name anywhere knows which one is meant."""
+    places = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(relative(path))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

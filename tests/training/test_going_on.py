@@ -17,10 +17,11 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
 from refineseg.predict.folder.files import FileOptions, predict_files
-from refineseg.predict.folder.inputs_record import INPUTS_RECORD
+from refineseg.predict.folder.records import INPUTS_RECORD
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.segmenter import build, load, load_spec
+from refineseg.terminal.following import TerminalReport
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
@@ -245,7 +246,7 @@ def predict():
             model="camvid",
             options=options,
             files=FileOptions(Outputs.parse("mask"), resume=resume),
-            console=Terminal(file=said, width=1000),
+            report=TerminalReport(Terminal(file=said, width=1000)),
         )
         return said.getvalue(), result.done, result.resumed
 

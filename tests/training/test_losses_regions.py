@@ -132,16 +132,16 @@ def test_pixels_near_borders_count_more():
     per_pixel = torch.nn.functional.cross_entropy(logits, masks.clamp(max=3), reduction="none")
     weights = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 1.0]).expand(6, 8).clone()[None]
     weights[0, 0, 0] = 0
-    loss = SegmentationLoss(VOID, boundary=2.0, boundary_radius=2)
+    loss = SegmentationLoss(VOID, border_weight=2.0, border_radius=2)
     assert float(loss(logits, masks)) == pytest.approx(float((per_pixel * weights).sum() / weights.sum()), rel=1e-5)
     assert float(loss.sums(logits, masks).weight) == float(weights.sum())
 
 
-EVERYTHING = {"lovasz": 0.5, "dice": 0.25, "boundary": 1.0, "class_weights": torch.tensor([1.0, 2.0, 0.5, 4.0])}
+EVERYTHING = {"lovasz": 0.5, "dice": 0.25, "border_weight": 1.0, "class_weights": torch.tensor([1.0, 2.0, 0.5, 4.0])}
 
 
 @pytest.mark.parametrize(
-    "options", [{"lovasz": 1.0}, {"dice": 1.0}, {"boundary": 2.0}, {"label_smoothing": 0.1}, EVERYTHING]
+    "options", [{"lovasz": 1.0}, {"dice": 1.0}, {"border_weight": 2.0}, {"label_smoothing": 0.1}, EVERYTHING]
 )
 def test_parts_of_a_batch_add_up_to_the_whole(options):
     logits, masks = pixels((5, 6, 7))

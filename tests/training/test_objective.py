@@ -53,7 +53,7 @@ CHANGES = [
         {"class_weights": class_weights(COUNTS, power=1.0, style="logarithm")},
     ),
     ({"ohem_threshold": 0.3, "ohem_share": 0.5}, {"ohem_threshold": 0.3, "ohem_share": 0.5}),
-    ({"boundary": 2.0, "boundary_radius": 2}, {"boundary": 2.0, "boundary_radius": 2}),
+    ({"border_weight": 2.0, "border_radius": 2}, {"border_weight": 2.0, "border_radius": 2}),
     ({"lovasz": 0.5}, {"lovasz": 0.5}),
     ({"lovasz": 0.5, "lovasz_over": "batch"}, {"lovasz": 0.5, "lovasz_over": "batch"}),
     ({"lovasz": 0.5, "lovasz_stride": 4}, {"lovasz": 0.5, "lovasz_stride": 4}),
@@ -84,7 +84,7 @@ def test_the_loss_is_computed_in_single_precision_under_autocast(segmenter):
 
 def test_the_objective_asks_the_device_for_nothing(segmenter):
     images, masks = batch(2, (64, 64))
-    wanted = config(lovasz=1.0, dice=1.0, boundary=1.0, ohem_threshold=0.7, label_smoothing=0.1)
+    wanted = config(lovasz=1.0, dice=1.0, border_weight=1.0, ohem_threshold=0.7, label_smoothing=0.1)
     objective = Objective(segmenter, wanted, COUNTS, teacher=segmenter)
     with torch.no_grad():
         objective(images, masks)  # constants are made once

@@ -59,9 +59,9 @@ def test_dotted_settings_reach_every_level():
         ("phases.0.copy_paste=2", "expected phase.copy_paste in 0..1, got 2.0"),
         ("phases.0.class_balance=-1", "expected phase.class_balance in 0..1, got -1.0"),
         ("ohem_share=2", "expected ohem_share in 0..1, got 2.0"),
-        ("lovasz=-1", "expected boundary, lovasz, dice and teacher_weight of at least 0"),
+        ("lovasz=-1", "expected border_weight, lovasz, dice and teacher_weight of at least 0"),
         ("lovasz_stride=0", "expected lovasz_stride of at least 1, got 0"),
-        ("boundary_radius=0", "expected boundary_radius of at least 1, got 0"),
+        ("boundary_radius=0", "expected border_radius of at least 1, got 0"),
         ("teacher_temperature=0", "expected teacher_temperature above 0, got 0.0"),
     ],
 )
@@ -69,6 +69,14 @@ def test_wrong_settings_are_named(setting, message):
     with pytest.raises(ConfigError) as caught:
         override(find_recipe("folder_refinenet_lw_mobilenetv2"), [setting])
     assert message in str(caught.value)
+
+
+def test_settings_and_records_with_the_names_of_earlier_versions_are_read():
+    now = override(find_recipe("folder_refinenet_lw_mobilenetv2"), ["border_weight=0.5", "border_radius=7"])
+    assert override(find_recipe("folder_refinenet_lw_mobilenetv2"), ["boundary=0.5", "boundary_radius=7"]) == now
+    plain = to_json(now)
+    plain["boundary"], plain["boundary_radius"] = plain.pop("border_weight"), plain.pop("border_radius")
+    assert from_json(plain) == now
 
 
 def test_incomplete_and_unknown_fields_are_named():

@@ -11,8 +11,9 @@ from PIL import Image
 
 from conftest import write_folder
 from fakes.runs import VARIANT, Silent, run, same, tensors, tiny
-from refineseg.errors import CheckpointError, ConfigError, LabelError
+from refineseg.errors import CheckpointError, ConfigError, LabelError, WeightsUnavailableError
 from refineseg.segmenter import build, load, load_spec
+from refineseg.training import run as training_run
 from refineseg.training.run import RunRequest, resume_run, start_run
 
 
@@ -190,6 +191,19 @@ def test_missing_imagenet_weights_are_said_in_one_line_and_training_goes_on(fold
     said = [line for line in progress.said if "training from scratch" in line]
     assert len(said) == 1
     assert "\n" not in said[0]
+
+
+def test_the_reason_for_missing_weights_is_said_whatever_the_message_looks_like(folder_root, tmp_path, monkeypatch):
+    real = training_run._new_model
+
+    def without(*args, pretrained=False):
+        if pretrained:
+            raise WeightsUnavailableError("expected (this), got (that)", reason="the shop is closed (today)")
+        return real(*args)
+
+    monkeypatch.setattr(training_run, "_new_model", without)
+    said = run(folder_root, tmp_path / "run", tiny(1, pretrained="auto")).said
+    assert f"training from scratch: no ImageNet weights for {VARIANT} (the shop is closed (today))" in said
 
 
 def test_a_loss_that_is_no_number_stops_with_the_file_names(folder_root, tmp_path):

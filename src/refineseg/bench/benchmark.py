@@ -30,7 +30,7 @@ from refineseg.bench.contenders import (
     runtime_contenders,
     torch_contenders,
 )
-from refineseg.bench.counting import Counts, count_network
+from refineseg.bench.counting import NetworkCounts, count_network
 from refineseg.bench.timing import (
     OTHER_NETWORK,
     PLAIN_EXPORT,
@@ -253,7 +253,7 @@ def _paper_network(encoder: nn.Module, options: DecoderOptions) -> RefineNet:
     return RefineNet(encoder, cascade).eval()
 
 
-def _paper_counts(variant: str) -> list[Counts]:
+def _paper_counts(variant: str) -> list[NetworkCounts]:
     """Of each step, at 512x512."""
     with torch.device("meta"):
         encoder = build_network(variant, NUM_CLASSES).encoder

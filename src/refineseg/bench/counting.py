@@ -1,8 +1,8 @@
 """How large and how costly each network is: parameters and multiply-adds, beside the published numbers.
 
-In: a variant. Out: :class:`Counts`, counted by running the network on PyTorch's ``meta`` device, which knows shapes
-only: no weights, no memory. The counts of every variant are kept in ``counts.json`` (what ``refineseg models`` prints)
-and ``docs/counts.md``; ``refineseg bench --counts --write`` makes both anew.
+In: a variant. Out: :class:`NetworkCounts`, counted by running the network on PyTorch's ``meta`` device, which knows
+shapes only: no weights, no memory. The counts of every variant are kept in ``counts.json`` (what ``refineseg models``
+prints) and ``docs/counts.md``; ``refineseg bench --counts --write`` makes both anew.
 
 One multiply-add is one multiplication and one addition of a convolution (or of a matrix product, in backbones that have
 them). Biases, norms, activations, pooling and enlargement are not counted.
@@ -58,7 +58,7 @@ TWO_SCALE_NOTE = (
 
 
 @dataclass(frozen=True)
-class Counts:
+class NetworkCounts:
     """Size and cost of a network.
 
     Args:
@@ -86,11 +86,11 @@ class Counts:
         return self.multiply_adds - self.encoder_multiply_adds
 
 
-AllCounts = Mapping[str, Mapping[int, Counts]]
+AllCounts = Mapping[str, Mapping[int, NetworkCounts]]
 """Variant -> number of classes -> counts at :data:`SIZE_HW`."""
 
 
-def count(variant: str, num_classes: int = 21, size_hw: tuple[int, int] = SIZE_HW) -> Counts:
+def count(variant: str, num_classes: int = 21, size_hw: tuple[int, int] = SIZE_HW) -> NetworkCounts:
     """Count a variant, without weights or memory.
 
     Args:
@@ -111,7 +111,7 @@ def count(variant: str, num_classes: int = 21, size_hw: tuple[int, int] = SIZE_H
     return count_network(network, size_hw)
 
 
-def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Counts:
+def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> NetworkCounts:
     """Count a network of three image channels; on the ``meta`` device it takes no memory and hardly any time.
 
     Args:
@@ -135,7 +135,7 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Cou
         fused = copy.deepcopy(network.decoder).eval()
         merge_laterals(fused)
         of_decoder, of_fused = (_multiply_adds(decoder, levels) for decoder in (network.decoder, fused))
-    return Counts(
+    return NetworkCounts(
         count_parameters(network),
         of_encoder + of_decoder,
         count_parameters(encoder),
@@ -150,7 +150,7 @@ def _multiply_adds(decoder: nn.Module, levels: list[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def count_all(*, seen: Callable[[str], None] | None = None) -> dict[str, dict[int, Counts]]:
+def count_all(*, seen: Callable[[str], None] | None = None) -> dict[str, dict[int, NetworkCounts]]:
     """Count every variant of the table; takes most of a minute.
 
     Args:
@@ -164,7 +164,7 @@ def count_all(*, seen: Callable[[str], None] | None = None) -> dict[str, dict[in
     return counts
 
 
-def known_counts() -> dict[str, dict[int, Counts]]:
+def known_counts() -> dict[str, dict[int, NetworkCounts]]:
     """The counts that were stored with the package.
 
     Example:
@@ -173,7 +173,7 @@ def known_counts() -> dict[str, dict[int, Counts]]:
     """
     content = json.loads((resources.files("refineseg.bench") / "counts.json").read_text(encoding="utf-8"))
     return {
-        variant: {int(num_classes): Counts(**values) for num_classes, values in by_classes.items()}
+        variant: {int(num_classes): NetworkCounts(**values) for num_classes, values in by_classes.items()}
         for variant, by_classes in content["variants"].items()
     }
 

@@ -8,8 +8,6 @@ compiled meanwhile.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import tempfile
 import time
@@ -33,7 +31,7 @@ from refineseg.images.files import find_images, read_image_size, read_rgb
 from refineseg.predict.batches import stacked
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
-from refineseg.predict.folder.plan import make_plan
+from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.raster.headers import is_raster
@@ -41,6 +39,7 @@ from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import OpenedModel, check_backend, open_model, place_of, scorer_of
 from refineseg.runtimes.table import BACKENDS, Precision, is_exported
+from refineseg.terminal.following import TerminalReport
 from refineseg.terminal.printing import Terminal
 
 MOST_IMAGES = 64
@@ -117,7 +116,8 @@ class _Way:
     """
 
     def __init__(self, opened: OpenedModel, paths: Sequence[Path], images: Sequence[Tensor], console: Terminal) -> None:
-        self.opened, self._paths, self._images, self._console = opened, paths, images, console
+        self.opened, self._paths, self._images = opened, paths, images
+        self._report = TerminalReport(console, results=False)
         precision = "bfloat16" if opened.precision == "bfloat16" else "float32"
         self._options = PredictorOptions.parse(
             device=opened.device, precision=precision, backend=opened.backend, tiling=TilingOptions()
@@ -133,10 +133,10 @@ class _Way:
 
     def predict(self) -> None:
         """Everything ``predict`` does after the model was loaded."""
-        with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-            plan = make_plan(self._paths, Path(out), endings=self._files.outputs.endings.values())
+        with tempfile.TemporaryDirectory() as out:
+            plan = plan_files(self._paths, Path(out), endings=self._files.outputs.endings.values())
             result = predict_plan(
-                plan, Path(out), self.opened, options=self._options, files=self._files, console=self._console
+                plan, Path(out), self.opened, options=self._options, files=self._files, report=self._report
             )
         if result.done != len(self._paths):
             first = result.failures[0] if result.failures else "some are rasters"
@@ -170,9 +170,7 @@ def _file_work(way: _Way, paths: Sequence[Path], images: Sequence[Tensor]) -> tu
     info, decode_s, encode_s, size = way.scorer.class_info, 0.0, 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         for path, image in zip(paths, images, strict=True):
-            mask = (
-                way.scorer.class_map(image)[0].cpu().numpy().astype(np.uint8 if info.num_classes <= 256 else np.uint16)
-            )
+            mask = way.scorer.class_map(image)[0].cpu().numpy().astype(info.mask_dtype)
             begin = time.thread_time()
             is_raster(path)
             read_image_size(path)

@@ -16,16 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
 from refineseg.errors import ConfigError
 from refineseg.images.encoding import write_mask
 from refineseg.images.files import find_images, read_rgb
-from refineseg.scoring import class_map_of
-from refineseg.segmenter import Segmenter
+from refineseg.predict.batches import stacked
+from refineseg.segmenter import Segmenter, enlarged_classes
 
 STAGES = ("decode", "preprocess", "network", "enlarge and argmax", "encode")
 _MOST_IMAGES = 8
@@ -101,26 +99,10 @@ def _one(segmenter: Segmenter, path: Path, target: Path, device: torch.device) -
         return result
 
     image = timed(lambda: read_rgb(path))
-    height, width = image.shape[:2]
-    multiple = int(segmenter.network.encoder.size_multiple)  # type: ignore[arg-type]
-
-    def preprocessed() -> torch.Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(device)
-        x = segmenter.spec.preprocessing(pixels, dtype=torch.float32)
-        x = F.pad(x, (0, -x.shape[3] % multiple, 0, -x.shape[2] % multiple), mode="replicate")
-        return x.contiguous(memory_format=torch.channels_last)
-
-    x = timed(preprocessed)
+    x, inner_hw = timed(lambda: segmenter.network_input(stacked([image]).to(device)))
     logits = timed(lambda: segmenter.network(x))
-
-    def classes() -> NDArray[np.uint8]:
-        large = F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
-        if segmenter.spec.preprocessing.input_scale != 1:
-            large = F.interpolate(large, size=(height, width), mode="bilinear", align_corners=False)
-        classes: NDArray[np.uint8] = class_map_of(large[:, :, :height, :width])[0].cpu().numpy().astype(np.uint8)
-        return classes
-
-    mask = timed(classes)
+    sizes = (x.shape[2], x.shape[3]), inner_hw, (image.shape[0], image.shape[1])
+    mask = timed(lambda: enlarged_classes(logits, *sizes)[0].cpu().numpy())
     timed(lambda: write_mask(target, mask, segmenter.class_info))
     return seconds
 

@@ -61,7 +61,7 @@ def evaluate(
     backend: BackendName = None,
 ) -> None:
     """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
-    from refineseg.predict.views.protocols import check_scoring
+    from refineseg.predict.views.scoring_views import check_scoring
 
     scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}

@@ -234,7 +234,7 @@ def predict(
     An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
     video <name>.mp4.
     """
-    from refineseg.predict.views.protocols import check_scoring
+    from refineseg.predict.views.scoring_views import check_scoring
 
     scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
@@ -285,16 +285,17 @@ def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tu
     """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
     from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.options import PredictorOptions
+    from refineseg.terminal.following import TerminalReport
 
-    how = PredictorOptions.parse(**options)
-    return predict_plan(plan, out, how.opened(model), options=how, files=files, console=messages()), how
+    how, report = PredictorOptions.parse(**options), TerminalReport(messages())
+    return predict_plan(plan, out, how.opened(model), options=how, files=files, report=report), how
 
 
-def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, Plan
+def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, FilesPlan
     """What is to be done; ends the call where nothing is, because no input is there."""
-    from refineseg.predict.folder.plan import make_plan
+    from refineseg.predict.folder.plan import plan_files
 
-    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     for option, path in (("--areas", files.areas), ("--json", json_file)):
         check_not_input(option, path, (job.real for job in plan.files))
     if not plan.files and not plan.videos:

@@ -89,7 +89,7 @@ def card(
 ) -> None:
     """Write a model's card: origin, numbers with their protocol, learning curves, pictures of the worst failures."""
     from refineseg.data.datasets import open_sources
-    from refineseg.predict.views.protocols import check_scoring
+    from refineseg.predict.views.scoring_views import check_scoring
 
     check_number("--failures", failures, least=0)
     check_scoring(model, device=device)

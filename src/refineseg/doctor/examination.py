@@ -27,7 +27,7 @@ from refineseg.doctor.duplicates import Compared, duplicate_findings
 from refineseg.doctor.findings import Finding, grouped, in_order
 from refineseg.doctor.inspection import inspect
 from refineseg.doctor.inventory import Case, Inventory, take_inventory
-from refineseg.doctor.sequences import Frame, sequence_findings
+from refineseg.doctor.sequences import NumberedFrame, sequence_findings
 from refineseg.errors import ConfigError, DatasetError, ImageError
 
 _LEAST_CONTRAST = 8  # grey levels between the darkest and the brightest cell of a 16-bit image worth comparing
@@ -170,7 +170,7 @@ def _image_findings(cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[F
     for case, found in zip(cases, facts, strict=True):
         image = found.image
         signature = None if image is None else image.signature
-        frames.append(Frame(case.shown_image, case.split, case.name, signature))
+        frames.append(NumberedFrame(case.shown_image, case.split, case.name, signature))
         if image is None or signature is None or (image.largest >= 0 and np.ptp(signature) < _LEAST_CONTRAST):
             continue
         classes = () if found.mask is None else tuple(sorted(found.mask.counts.items()))

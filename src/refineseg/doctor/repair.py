@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.class_info import LabelTable
+from refineseg.class_info import LabelTable, index_dtype
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
@@ -162,7 +162,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
     was_there = out.exists()
     try:
         with folder_beside(out / REPAIRS) as folder:  # inside of OUT, which may be a disk of its own
-            plan = _Plan(examination.expected, _bits(examination), folder, inventory.root)
+            plan = _RepairPlan(examination.expected, _bits(examination), folder, inventory.root)
             written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
             copied = sum(result.copied for result in written) + _write_classes(examination, folder)
             for result in written:
@@ -191,7 +191,7 @@ class _Written:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _RepairPlan:
     """How pairs are repaired.
 
     Args:
@@ -338,8 +338,7 @@ def _scaled(mask: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
 
 def _write_grey(path: Path, mask: NDArray[Any]) -> None:
     """A mask of values as grey PNG, of 16 bits only where needed."""
-    narrow = int(mask.max(initial=0)) <= 255
-    image = Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8 if narrow else np.uint16)))
+    image = Image.fromarray(np.ascontiguousarray(mask.astype(index_dtype(int(mask.max(initial=0))))))
     save_image(path, image, {"format": "PNG"})
 
 

@@ -34,7 +34,7 @@ _FEWEST = 5  # neighbours that can tell whether numbering follows time
 
 
 @dataclass(frozen=True)
-class Frame:
+class NumberedFrame:
     """One image of a sequence.
 
     Args:
@@ -50,9 +50,9 @@ class Frame:
     signature: NDArray[np.uint8] | None = None
 
 
-def sequence_findings(frames: Sequence[Frame]) -> list[Finding]:
+def sequence_findings(frames: Sequence[NumberedFrame]) -> list[Finding]:
     """Frames of one sequence in different splits, close to each other."""
-    sequences: dict[str, list[tuple[int, Frame]]] = {}
+    sequences: dict[str, list[tuple[int, NumberedFrame]]] = {}
     for frame in frames:
         match = re.fullmatch(r"(.*?)(\d+)(\D*)", frame.name, re.DOTALL)
         if match:
@@ -78,7 +78,7 @@ def sequence_findings(frames: Sequence[Frame]) -> list[Finding]:
     return [Finding(kind, files, len(files), KINDS[kind].action, details, tuple(groups))]
 
 
-def _close_borders(members: Sequence[tuple[int, Frame]]) -> list[tuple[int, Frame, Frame]]:
+def _close_borders(members: Sequence[tuple[int, NumberedFrame]]) -> list[tuple[int, NumberedFrame, NumberedFrame]]:
     """Neighbours of different splits and their distance, where it is not much more than usual inside the splits."""
     steps: dict[str, float] = {}
     for split in {frame.split for _, frame in members}:
@@ -94,7 +94,7 @@ def _close_borders(members: Sequence[tuple[int, Frame]]) -> list[tuple[int, Fram
     ]
 
 
-def _is_sequence(key: str, members: Sequence[tuple[int, Frame]], usual: float) -> bool:
+def _is_sequence(key: str, members: Sequence[tuple[int, NumberedFrame]], usual: float) -> bool:
     steps = [b - a for (a, _), (b, _) in pairwise(members)]
     frequent = Counter(steps).most_common(2)
     regular = sum(count for _, count in frequent) >= _REGULAR * len(steps)
@@ -105,14 +105,14 @@ def _is_sequence(key: str, members: Sequence[tuple[int, Frame]], usual: float) -
     return len(steps) >= _FEWEST and _likeness([(a, b) for (_, a), (_, b) in pairwise(members)]) > usual
 
 
-def _likeness(pairs: Sequence[tuple[Frame, Frame]]) -> float:
+def _likeness(pairs: Sequence[tuple[NumberedFrame, NumberedFrame]]) -> float:
     found = [
         correlation(a.signature, b.signature) for a, b in pairs if a.signature is not None and b.signature is not None
     ]
     return median(found) if found else -1.0
 
 
-def _usual_likeness(frames: Sequence[Frame]) -> float:
+def _usual_likeness(frames: Sequence[NumberedFrame]) -> float:
     """What only one in ten of random pairs exceeds."""
     seen = [frame.signature for frame in frames if frame.signature is not None]
     if len(seen) < 2:
@@ -122,7 +122,7 @@ def _usual_likeness(frames: Sequence[Frame]) -> float:
     return float(np.percentile(found, 90)) if found else 1.0
 
 
-def _runs(members: Sequence[tuple[int, Frame]]) -> str:
+def _runs(members: Sequence[tuple[int, NumberedFrame]]) -> str:
     """The frames of each split, as runs in the order of the numbers."""
     runs = []
     for split, run in groupby(members, key=lambda member: member[1].split):

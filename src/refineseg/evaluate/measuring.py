@@ -27,7 +27,7 @@ from refineseg.evaluate.predicting import class_table, predictions
 from refineseg.evaluate.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
 from refineseg.evaluate.reports import draw_confusion
 from refineseg.evaluate.submission import SUBMISSIONS, find_benchmark
-from refineseg.evaluate.tally import Counts, Tally
+from refineseg.evaluate.tally import Tally, TallyCounts
 from refineseg.images.files import HeaderReadable
 from refineseg.predict.options import PredictorOptions
 from refineseg.runtimes.open import read_spec
@@ -86,7 +86,7 @@ class EvaluationResult:
     num_images: int
     matrix: ConfusionMatrix | None
     boundary: BoundaryIoU | None = None
-    parts: Mapping[str, Counts] = field(default_factory=dict)
+    parts: Mapping[str, TallyCounts] = field(default_factory=dict)
     protocol: MeasurementProtocol | None = None
     variant: str = ""
     num_seen: int = 0
@@ -98,11 +98,11 @@ class EvaluationResult:
     def how(self) -> str:
         """How the images were predicted, in one line to print beside the numbers."""
         options = self.options
-        parts = [f"protocol {options.protocol.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
-        if options.protocol.short_side is not None:
-            parts.append("short side {}..{} pixels".format(*options.protocol.short_side))
-        if options.protocol.enlargement is not None:
-            parts.append(f"enlargement {options.protocol.enlargement:g}")
+        parts = [f"protocol {options.view.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
+        if options.view.short_side is not None:
+            parts.append("short side {}..{} pixels".format(*options.view.short_side))
+        if options.view.enlargement is not None:
+            parts.append(f"enlargement {options.view.enlargement:g}")
         parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None)
         parts += [self.precision or options.precision]
         parts += [options.backend] if options.backend not in (None, "torch") else []
@@ -249,7 +249,7 @@ def protocol_of(
         scales=options.scales,
         flip=options.flip,
         crf=options.crf is not None,
-        scoring=options.protocol.name,
+        scoring=options.view.name,
         precision=precision or options.precision,
         mapping=mapping,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, index_dtype
 from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.errors import DatasetError
 from refineseg.evaluate.metrics import ConfusionMatrix
@@ -50,7 +50,7 @@ def class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | None
             "data of the same classes in the same order"
         )
     kept = [classes.names.index(name) if name != VOID_CLASS else classes.ignore_index for name in own]
-    return np.array(kept, np.uint8 if max(kept) <= 255 else np.uint16)
+    return np.array(kept, index_dtype(max(kept)))
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """Everything that is counted in one pass over labelled images: pixels, contours, and the parts of a data set apart.
 
-In: samples with their predictions. Out: :class:`Counts`, which add up.
+In: samples with their predictions. Out: :class:`TallyCounts`, which add up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from refineseg.prediction import Prediction
 
 
 @dataclass(frozen=True)
-class Counts:
+class TallyCounts:
     """What was counted over some images.
 
     Args:
@@ -30,10 +30,10 @@ class Counts:
     matrix: ConfusionMatrix
     boundary: BoundaryIoU | None = None
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: TallyCounts) -> TallyCounts:
         """Of two disjoint parts together."""
         boundary = None if self.boundary is None or other.boundary is None else self.boundary + other.boundary
-        return Counts(self.num_images + other.num_images, self.matrix + other.matrix, boundary)
+        return TallyCounts(self.num_images + other.num_images, self.matrix + other.matrix, boundary)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -41,7 +41,7 @@ class Counts:
         return {"num_images": self.num_images, **self.matrix.to_json(), **boundary}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], class_info: ClassInfo) -> Counts:
+    def from_json(cls, value: Mapping[str, Any], class_info: ClassInfo) -> TallyCounts:
         """The counts whose :meth:`to_json` this is."""
         boundary = BoundaryIoU.from_json(value["boundary"], class_info) if "boundary" in value else None
         return cls(int(value["num_images"]), ConfusionMatrix.from_json(value, class_info), boundary)
@@ -60,7 +60,7 @@ class Tally:
         self, class_info: ClassInfo, *, boundary: bool = False, part_of: Callable[[str], str] | None = None
     ) -> None:
         self._class_info, self._boundary, self._part_of = class_info, boundary, part_of
-        self.parts: dict[str, Counts] = {}
+        self.parts: dict[str, TallyCounts] = {}
 
     def add(self, sample: Sample, prediction: Prediction) -> None:
         """Count one labelled sample."""
@@ -70,13 +70,13 @@ class Tally:
         so_far.matrix.update(prediction.mask, sample.mask)
         if so_far.boundary is not None:
             so_far.boundary.update(prediction.mask, sample.mask)
-        self.parts[part] = Counts(so_far.num_images + 1, so_far.matrix, so_far.boundary)
+        self.parts[part] = TallyCounts(so_far.num_images + 1, so_far.matrix, so_far.boundary)
 
-    def _empty(self) -> Counts:
+    def _empty(self) -> TallyCounts:
         boundary = BoundaryIoU(self._class_info) if self._boundary else None
-        return Counts(0, ConfusionMatrix(self._class_info), boundary)
+        return TallyCounts(0, ConfusionMatrix(self._class_info), boundary)
 
     @property
-    def total(self) -> Counts:
+    def total(self) -> TallyCounts:
         """All parts together."""
         return sum(self.parts.values(), self._empty())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
 import struct
 import sys
 import zlib
@@ -106,6 +107,11 @@ class Stored(NamedTuple):
         return found
 
 
+def most_pixels() -> float:
+    """The most pixels of an image that is read at once: Pillow's limit, which a program may change or take away."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
+
+
 @contextmanager
 def opened(path: Path, content: bytes | None = None, *, whole: bool = True) -> Iterator[Image.Image]:
     """The first frame of an image file; every way to fail becomes an ImageError that names the file.
@@ -128,8 +134,7 @@ def opened(path: Path, content: bytes | None = None, *, whole: bool = True) -> I
         raise ImageError(f"expected an image file, but there is no {path}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"expected an image of at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, got more in {path}; "
-            "cut or shrink it first"
+            f"expected an image of at most {most_pixels()} pixels, got more in {path}; cut or shrink it first"
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(

@@ -44,15 +44,13 @@ def encode_mask(mask: NDArray[Any], class_info: ClassInfo) -> memoryview:
     Raises:
         ImageError: The mask holds values that do not fit in it.
     """
-    wide = class_info.num_classes > 255 or class_info.ignore_index > 255
-    most = 65535 if wide else 255
+    dtype = class_info.mask_dtype
+    most = np.iinfo(dtype).max
     low, high = int(mask.min(initial=0)), int(mask.max(initial=0))
     if low < 0 or high > most:
         raise ImageError(f"expected mask values 0..{most} to write a mask, got {low}..{high}")
-    if wide:
-        image = Image.fromarray(mask.astype(np.uint16))
-    else:
-        image = Image.fromarray(mask.astype(np.uint8))
+    image = Image.fromarray(mask.astype(dtype))
+    if dtype == np.uint8:
         black = [0] * 3 * (256 - class_info.num_classes)  # a full palette keeps the file at 8 bits per pixel
         image.putpalette([c for colour in class_info.palette for c in colour] + black)
     # Rows of masks are runs of one value: looking for runs alone is three times as fast, and files are as small.

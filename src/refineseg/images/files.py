@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
-from refineseg.class_info import LabelTable
+from refineseg.class_info import LabelTable, index_dtype
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
 from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, is_one_of_many, opened, stored, turn_of, upright
@@ -249,7 +249,7 @@ def read_mask(path: Path, *, table: LabelTable, ignore_index: int, content: byte
     if coloured and not table.colours:
         raise LabelError(no_colours_known(path, _counted(codes)))
     known = _coded(table) if coloured else table.values
-    dtype = np.dtype(np.uint8 if max([*known.values(), ignore_index]) <= 255 else np.uint16)
+    dtype = index_dtype(max([*known.values(), ignore_index]))
     classes = _translated(codes, known, dtype)
     if classes is None:
         found = _counted(codes)

@@ -147,7 +147,9 @@ def make_encoder(request: EncoderRequest) -> Encoder:
 
 def no_weights(name: str) -> WeightsUnavailableError:
     """The error where nobody has ImageNet weights."""
+    reason = "no maintained library has them"
     return WeightsUnavailableError(
-        f"expected ImageNet weights of {name!r}, but they cannot be had (no maintained library has them); "
-        "train from scratch with --no-pretrained"
+        f"expected ImageNet weights of {name!r}, but they cannot be had ({reason}); "
+        "train from scratch with --no-pretrained",
+        reason=reason,
     )

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import Cascade, RefineNet, RefineNetBlock
-from refineseg.scoring import class_map_of
+from refineseg.scoring import class_dtype, class_map_of
 
 
 def fuse(network: RefineNet) -> RefineNet:
@@ -190,7 +190,7 @@ def enlarged_class_map(
         >>> enlarged_class_map(logits, 4)[0, 0].tolist()
         [0, 0, 0, 0, 0, 1, 1, 1]
     """
-    dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+    dtype = class_dtype(logits.shape[1] - 1)
     n, k, h, w = logits.shape
     # In three dimensions, so that runtimes keep each class in one piece: OpenVINO's argmax over classes that lie beside
     # each other, as its convolutions leave them, takes ten times as long.

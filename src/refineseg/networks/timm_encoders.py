@@ -41,7 +41,8 @@ def _cannot_pretrain(name: str, error: Exception) -> WeightsUnavailableError:
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return WeightsUnavailableError(
         f"expected ImageNet weights of {name!r} from the timm library, but they cannot be had here ({reason}); "
-        "connect to the network once, or train from scratch with --no-pretrained"
+        "connect to the network once, or train from scratch with --no-pretrained",
+        reason=reason,
     )
 
 

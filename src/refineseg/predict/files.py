@@ -13,7 +13,8 @@ from refineseg.images.reading import USUAL, Reading
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
-from refineseg.predict.raster.raster import RasterResult, predict_raster
+from refineseg.predict.raster.raster import predict_raster
+from refineseg.predict.raster.results import RasterResult
 from refineseg.predict.stream import StreamOptions, predictions
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.video import VideoResult, predict_video

@@ -10,10 +10,10 @@ from typing import Any
 
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.crf import CrfOptions
-from refineseg.predict.views.protocols import (
-    DEFAULT_PROTOCOL,
-    ScoringProtocol,
-    find_protocol,
+from refineseg.predict.views.scoring_views import (
+    DEFAULT_VIEW,
+    ScoringView,
+    find_view,
     parse_scales,
 )
 from refineseg.predict.views.tiling import TilingOptions
@@ -33,7 +33,7 @@ class PredictorOptions:
         precision: Precision of the network.
         scales: Scales of the views that are averaged.
         flip: Mirror each view too.
-        protocol: Sizes and enlargements.
+        view: Sizes and enlargements, by the option --protocol.
         crf: Options of a dense CRF at the end; None: without.
         tiling: How large images are cut; None: never.
         backend: Name of the runtime, a key of :data:`~refineseg.runtimes.table.BACKENDS`, or ``auto``; None: ``torch``,
@@ -44,7 +44,7 @@ class PredictorOptions:
     precision: Precision
     scales: tuple[float, ...]
     flip: bool
-    protocol: ScoringProtocol
+    view: ScoringView
     crf: CrfOptions | None = None
     tiling: TilingOptions | None = None
     backend: str | None = None
@@ -57,7 +57,7 @@ class PredictorOptions:
         precision: str = "float32",
         scales: str = "1",
         flip: bool = False,
-        protocol: str = DEFAULT_PROTOCOL,
+        protocol: str = DEFAULT_VIEW,
         enlargement: float | None = None,
         crf: bool = False,
         tiling: TilingOptions | None = None,
@@ -66,11 +66,11 @@ class PredictorOptions:
         """From the words of the command line.
 
         Raises:
-            ConfigError: An unknown word, wrong scales, or an enlargement that is not the protocol's.
+            ConfigError: An unknown word, wrong scales, or an enlargement that is not the view's.
         """
         check_word("precision", precision, PRECISIONS)
         kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-        chosen, refined = find_protocol(protocol, enlargement=enlargement), CrfOptions() if crf else None
+        chosen, refined = find_view(protocol, enlargement=enlargement), CrfOptions() if crf else None
         return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, backend and check_name(backend))
 
     def open(self, model: str) -> Predictor:
@@ -89,7 +89,7 @@ class PredictorOptions:
             precision=self.precision,
             scales=self.scales,
             flip=self.flip,
-            protocol=self.protocol,
+            protocol=self.view,
             crf=self.crf,
             tiling=self.tiling,
         )
@@ -102,7 +102,7 @@ class PredictorOptions:
             "precision": self.precision,
             "scales": list(self.scales),
             "flip": self.flip,
-            "scoring_protocol": self.protocol.to_json(),
+            "scoring_protocol": self.view.to_json(),
             "crf": None if self.crf is None else asdict(self.crf),
             **({"tiling": asdict(self.tiling)} if self.tiling is not None and self.tiling.mode == "blend" else {}),
         }

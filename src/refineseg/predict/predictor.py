@@ -7,7 +7,6 @@ In: ``(H, W, 3)`` uint8 arrays and any Scorer (or a segmenter, which is put on a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +23,11 @@ from refineseg.predict.exact.cutting import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
 from refineseg.predict.views.crf import CrfOptions, dense_crf
-from refineseg.predict.views.protocols import (
-    DEFAULT_PROTOCOL,
-    ScoringProtocol,
+from refineseg.predict.views.scoring_views import (
+    DEFAULT_VIEW,
+    ScoringView,
     check_scales,
-    find_protocol,
+    find_view,
 )
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
@@ -48,12 +47,12 @@ class Predictor:
         scales: Score each image at these scales and average; 1 is its own size.
         flip: Score each scale mirrored too.
         protocol: At which sizes the network sees an image and how its output is enlarged: a name of
-            :data:`~refineseg.predict.views.protocols.PROTOCOLS`, or a protocol.
+            :data:`~refineseg.predict.views.scoring_views.SCORING_VIEWS`, or a view.
         crf: Refine the (mean) probabilities by a dense CRF; RGB images only.
         tiling: How images are cut that are too large to be predicted whole; None: never. Exact tiles change nothing.
 
     Raises:
-        ConfigError: No such device, scale or protocol, or options that do not fit each other.
+        ConfigError: No such device, scale or view, or options that do not fit each other.
 
     Example:
         >>> import numpy as np, refineseg
@@ -73,31 +72,31 @@ class Predictor:
         precision: Precision = "float32",
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
-        protocol: str | ScoringProtocol = DEFAULT_PROTOCOL,
+        protocol: str | ScoringView = DEFAULT_VIEW,
         crf: CrfOptions | None = None,
         tiling: TilingOptions | None = None,
     ) -> None:
         self._scales, self._flip, self._crf = check_scales(scales), flip, crf
-        self._protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
-        self._protocol.check_flip(flip)
+        self._view = find_view(protocol) if isinstance(protocol, str) else protocol
+        self._view.check_flip(flip)
         self._scorer: Scorer = (
             TorchScorer(model, device=find_device(device), precision=precision)
             if isinstance(model, Segmenter)
             else model
         )
         self._inner: TorchScorer | None = self._scorer.inner
-        if self._protocol.enlarged != "logits_bilinear" and self._inner is None:
+        if self._view.enlarged != "logits_bilinear" and self._inner is None:
             raise ConfigError(
-                f"expected a segmenter for the protocol {self._protocol.name}, which needs the network's output before "
+                f"expected a segmenter for the protocol {self._view.name}, which needs the network's output before "
                 f"its enlargement, got {type(model).__name__}, which gives logits at image size; use the model file, "
-                f"or the protocol {DEFAULT_PROTOCOL}"
+                f"or the protocol {DEFAULT_VIEW}"
             )
         spec = None if self._inner is None else self._inner.segmenter.spec
         two_scale = spec is not None and find_variant(spec.variant).two_scale
-        if two_scale and self._protocol.enlargement not in (None, 1):
+        if two_scale and self._view.enlargement not in (None, 1):
             raise ConfigError(
                 "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
-                f"themselves, got {self._protocol.enlargement}; add --enlargement 1"
+                f"themselves, got {self._view.enlargement}; add --enlargement 1"
             )
         self.num_channels = 3 if spec is None else spec.preprocessing.in_channels  # of the images that it takes
         self._cutter: Cutter | None = None
@@ -106,15 +105,13 @@ class Predictor:
         elif tiling is not None and isinstance(tiling.tile, int):
             raise ConfigError(
                 f"expected tiles of {tiling.tile} pixels with a segmenter, no scales, no mirror images, no CRF and the "
-                f"protocol {DEFAULT_PROTOCOL}, got another of them, which needs the whole image; leave the tiles out"
+                f"protocol {DEFAULT_VIEW}, got another of them, which needs the whole image; leave the tiles out"
             )
 
     @property
     def _is_plain(self) -> bool:
         """Whether a pixel depends on its surroundings through the network alone."""
-        return (
-            self._scales == (1.0,) and not self._flip and self._crf is None and self._protocol.name == DEFAULT_PROTOCOL
-        )
+        return self._scales == (1.0,) and not self._flip and self._crf is None and self._view.name == DEFAULT_VIEW
 
     @property
     def class_info(self) -> ClassInfo:
@@ -161,14 +158,13 @@ class Predictor:
         classes, scores = self._classes_and_scores(
             stacked(images), scored=probabilities or confidence or self._crf is not None
         )
-        dtype: type[Any] = np.uint8 if self.class_info.num_classes <= 256 else np.uint16
         predictions = []
         for i, image in enumerate(images):
             own, own_classes = None if scores is None else scores[i : i + 1], classes[i : i + 1]
             if own is not None and self._crf is not None:
                 own = torch.from_numpy(dense_crf(own[0].cpu().numpy(), image, options=self._crf))[None]
                 own_classes = class_map_of(own)
-            mask = own_classes[0].cpu().numpy().astype(dtype, copy=False)
+            mask = own_classes[0].cpu().numpy().astype(self.class_info.mask_dtype, copy=False)
             kept = own[0].cpu().numpy() if probabilities and own is not None else None
             sure = confidence_of(own)[0].cpu().numpy() if (probabilities or confidence) and own is not None else None
             predictions.append(Prediction(image, mask, self.class_info, kept, sure))
@@ -178,7 +174,7 @@ class Predictor:
         self, batch: UInt8[Tensor, "n c h w"], *, scored: bool
     ) -> tuple[Integer[Tensor, "n h w"], Float[Tensor, "n k h w"] | None]:
         """Class maps, and probabilities where they are wanted or come along."""
-        if self._scales != (1.0,) or self._flip or self._protocol.enlarged != "logits_bilinear":
+        if self._scales != (1.0,) or self._flip or self._view.enlarged != "logits_bilinear":
             scores = self._mean_scores(batch)
             classes = class_map_of(scores)
         elif scored:
@@ -187,22 +183,22 @@ class Predictor:
             classes = class_map_of(logits)
         else:
             return self._scorer.class_map(batch), None
-        if self._protocol.is_authors:  # whose scores do not sum to 1
+        if self._view.is_authors:  # whose scores do not sum to 1
             scores = scores / scores.sum(dim=1, keepdim=True)
         return classes, scores
 
     def _mean_scores(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Of all scales and mirror images, by the protocol; the class of a pixel is where they are largest."""
+        """Of all scales and mirror images, by the view; the class of a pixel is where they are largest."""
         scorer = self._inner
         if scorer is None:
             return mean_probabilities(self._scorer.logits, images, scales=self._scales, flip=self._flip)
         images = images.to(scorer.device)
-        if self._protocol.is_authors:
+        if self._view.is_authors:
             return authors_scores(
                 lambda resized: scorer.output_logits(resized, enlarged_already=True),
                 images,
                 scales=self._scales,
-                protocol=self._protocol,
+                view=self._view,
             )
-        score = scorer.cubic_logits if self._protocol.enlarged == "logits_cubic" else scorer.logits
+        score = scorer.cubic_logits if self._view.enlarged == "logits_cubic" else scorer.logits
         return mean_probabilities(score, images, scales=self._scales, flip=self._flip)

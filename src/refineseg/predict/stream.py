@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,11 +73,13 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class Item:
-    """What became of one path.
+    """One path on its way: found, examined, decoded, predicted; it says how far it came.
 
     Args:
         index: Its place among the paths, from 0.
         path: As it was given.
+        size_hw: Height and width as its header says; None where it is not examined, failed or was set aside.
+        picture: Its pixels, only while they wait for the network.
         prediction: Its prediction; None where it failed or was set aside.
         error: Why it failed; None where it did not.
         notes: What a user should know of how it was read.
@@ -86,24 +88,12 @@ class Item:
 
     index: int
     path: Path
+    size_hw: tuple[int, int] | None = None
+    picture: Picture | None = field(default=None, repr=False)
     prediction: Prediction | None = None
     error: RefinesegError | None = None
     notes: tuple[str, ...] = ()
     scaled: bool = False
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    item: Item
-    picture: Picture | None
-
-
-@dataclass(frozen=True)
-class _Sized:
-    """A path whose header has been read; no size: it failed or was set aside."""
-
-    item: Item
-    size_hw: tuple[int, int] | None
 
 
 def predicted(
@@ -126,18 +116,18 @@ def predicted(
     Yields:
         One :class:`Item` per path.
     """
-    waiting: deque[list[Future[_Decoded]]] = deque()
+    waiting: deque[list[Future[Item]]] = deque()
     bytes_of: deque[int] = deque()
     for batch in _batches(paths, predictor, options=options, pool=pool, set_aside=set_aside):
-        sizes = [sized.size_hw for sized in batch if sized.size_hw is not None]
+        sizes = [item.size_hw for item in batch if item.size_hw is not None]
         if not sizes:
-            yield from (sized.item for sized in batch)
+            yield from batch
             continue
         needed = sum(_DECODING_BYTES * height * width for height, width in sizes)
         while waiting and (sum(bytes_of) + needed > PIXEL_BYTES_AHEAD or len(waiting) > options.num_threads):
             bytes_of.popleft()
             yield from _finished(waiting.popleft(), predictor, options)
-        waiting.append([pool.submit(_decode, sized.item, options.reading, predictor.num_channels) for sized in batch])
+        waiting.append([pool.submit(_decode, item, options.reading, predictor.num_channels) for item in batch])
         bytes_of.append(needed)
     while waiting:
         yield from _finished(waiting.popleft(), predictor, options)
@@ -150,25 +140,25 @@ def _batches(
     options: StreamOptions,
     pool: ThreadPoolExecutor,
     set_aside: Callable[[Path], bool] | None,
-) -> Iterator[list[_Sized]]:
+) -> Iterator[list[Item]]:
     """Files of one size, as many as a batch holds; the order depends on the files alone, never on time."""
     largest = options.batch_size or (_MOST_BATCHED if predictor.prefers_batches else 1)
     window = max(_LEAST_WINDOW, _WINDOW_BATCHES * largest)
 
-    def examined(item: Item) -> _Sized:
+    def examined(item: Item) -> Item:
         try:
             if set_aside is not None and set_aside(item.path):
-                return _Sized(item, None)
-            return _Sized(item, read_image_size(item.path))
+                return item
+            return replace(item, size_hw=read_image_size(item.path))
         except RefinesegError as error:
-            return _Sized(Item(item.index, item.path, error=error), None)
+            return replace(item, error=error)
 
     items = (Item(index, path) for index, path in enumerate(paths))
     while some := list(islice(items, window)):
         known = list(pool.map(examined, some))
         if largest > 1:
-            known.sort(key=lambda sized: sized.size_hw or (0, 0))  # stable: files of one size stay in order
-        for size_hw, group in groupby(known, key=lambda sized: sized.size_hw):
+            known.sort(key=lambda item: item.size_hw or (0, 0))  # stable: files of one size stay in order
+        for size_hw, group in groupby(known, key=lambda item: item.size_hw):
             count = largest
             if size_hw is not None and options.batch_size is None:
                 count = max(1, min(largest, _BATCH_PIXELS // (size_hw[0] * size_hw[1])))
@@ -176,22 +166,22 @@ def _batches(
                 yield part
 
 
-def _decode(item: Item, reading: Reading, num_channels: int) -> _Decoded:
+def _decode(item: Item, reading: Reading, num_channels: int) -> Item:
     notes: list[str] = []
     try:
         picture = read_picture(item.path, reading=reading, num_channels=num_channels, noted=notes.append)
     except RefinesegError as error:
-        return _Decoded(Item(item.index, item.path, error=error), None)
-    return _Decoded(Item(item.index, item.path, notes=tuple(notes), scaled=picture.scaled), picture)
+        return replace(item, error=error)
+    return replace(item, picture=picture, notes=tuple(notes), scaled=picture.scaled)
 
 
-def _finished(futures: Sequence[Future[_Decoded]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
-    decoded = [future.result() for future in futures]
-    yield from (each.item for each in decoded if each.picture is None)
+def _finished(futures: Sequence[Future[Item]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
     by_shape: dict[tuple[int, ...], list[tuple[Item, Picture]]] = {}
-    for each in decoded:  # headers and pixels agree on the size, except in damaged files
-        if each.picture is not None:
-            by_shape.setdefault(each.picture.image.shape, []).append((each.item, each.picture))
+    for item in [future.result() for future in futures]:
+        if item.picture is None:
+            yield item
+        else:  # headers and pixels agree on the size, except in damaged files
+            by_shape.setdefault(item.picture.image.shape, []).append((replace(item, picture=None), item.picture))
     for group in by_shape.values():
         yield from _predict(group, predictor, options)
 

@@ -22,7 +22,7 @@ from refineseg.networks.fused import enlarged_class_map, separate_pooling
 from refineseg.networks.lite import assume_even_sizes
 from refineseg.networks.variants import find_variant
 from refineseg.runtimes.table import OUTPUTS, Output
-from refineseg.scoring import class_map_of
+from refineseg.scoring import class_dtype, class_map_of
 from refineseg.segmenter import Segmenter
 
 INPUT = "images"
@@ -64,8 +64,7 @@ class InferenceGraph(nn.Module):
         if self.padded:  # and then a trace need not ask whether sizes are odd, which takes minutes
             assume_even_sizes(self.segmenter)
         self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
-        small = segmenter.class_info.num_classes <= 256
-        self.class_dtype = torch.uint8 if small else torch.int32
+        self.class_dtype = class_dtype(segmenter.class_info.num_classes - 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) uint8 -> the outputs."""

@@ -24,7 +24,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.runtimes.compiler import check_compiler, check_sizes, compiling
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.table import OUTPUTS, Output
-from refineseg.scoring import Scorer, class_map_of
+from refineseg.scoring import Scorer, class_dtype, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn
 
@@ -51,7 +51,7 @@ class WholeFunction(nn.Module):
         self.segmenter, self.output = segmenter, output
         self.autocast = precision == "bfloat16"
         self.device_type = next(segmenter.parameters()).device.type
-        self.class_dtype = torch.uint8 if segmenter.class_info.num_classes <= 256 else torch.int32
+        self.class_dtype = class_dtype(segmenter.class_info.num_classes - 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> (N, H, W) or (N, K, H, W)."""

@@ -103,8 +103,8 @@ class TrainingConfig:
         label_smoothing: 0..1.
         ohem_threshold: Online hard example mining below this probability; None: off.
         ohem_share: Share of the labelled pixels that are kept at least.
-        boundary: Further weight of pixels at a border between classes (1: they count twice); 0: none.
-        boundary_radius: The further weight falls to 0 over this many pixels.
+        border_weight: Further weight of pixels at a border between classes (1: they count twice); 0: none.
+        border_radius: The further weight falls to 0 over this many pixels.
         lovasz: How much the Lovasz-Softmax loss counts beside cross entropy.
         lovasz_over: Its regions are those of each ``image``, or of the ``batch``.
         lovasz_stride: It sees every so many-th row and column; 4 makes it 16 times as cheap.
@@ -152,8 +152,8 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     ohem_threshold: float | None = None
     ohem_share: float = 0.1
-    boundary: float = 0.0
-    boundary_radius: int = 3
+    border_weight: float = 0.0
+    border_radius: int = 3
     lovasz: float = 0.0
     lovasz_over: Literal["image", "batch"] = "image"
     lovasz_stride: int = 1
@@ -189,9 +189,9 @@ class TrainingConfig:
             self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
         )
         _require(0 <= self.ohem_share <= 1, "ohem_share in 0..1", self.ohem_share)
-        extra = (self.boundary, self.lovasz, self.dice, self.teacher_weight)
-        _require(min(extra) >= 0, "boundary, lovasz, dice and teacher_weight of at least 0", extra)
-        _require(self.boundary_radius >= 1, "boundary_radius of at least 1", self.boundary_radius)
+        extra = (self.border_weight, self.lovasz, self.dice, self.teacher_weight)
+        _require(min(extra) >= 0, "border_weight, lovasz, dice and teacher_weight of at least 0", extra)
+        _require(self.border_radius >= 1, "border_radius of at least 1", self.border_radius)
         _require(self.lovasz_stride >= 1, "lovasz_stride of at least 1", self.lovasz_stride)
         _require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)
         _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
@@ -256,8 +256,17 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
     raise ConfigError(f"expected {where} to be {name}, got {value!r}")
 
 
+_OLD_NAMES = {"boundary": "border_weight", "boundary_radius": "border_radius"}  # of run.json and --set before 0.2
+
+
+def current_names(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's fields by the names of today, whatever version wrote it."""
+    return {_OLD_NAMES.get(key, key): item for key, item in value.items()}
+
+
 def _from_mapping(cls: Any, value: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
     kinds = typing.get_type_hints(cls)
+    value = current_names(value)
     unknown = [key for key in value if key not in kinds]
     if unknown:
         near = hint(unknown[0], kinds, listed=f"its keys are those of `refineseg train --set`, {len(kinds)} in all")
@@ -306,7 +315,7 @@ def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
         except (ValueError, RecursionError):
             value = text
         place: Any = plain
-        *path, last = key.split(".")
+        *path, last = _OLD_NAMES.get(key, key).split(".")
         try:
             for part in path:
                 place = place[int(part)] if isinstance(place, list) else place[part]

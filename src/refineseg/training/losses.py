@@ -76,8 +76,8 @@ class SegmentationLoss:
         ohem_threshold: Online hard example mining: keep pixels whose true class has a probability below this ...
         ohem_share: ... but at least this share of the labelled pixels. None as threshold: keep all.
         at_output_resolution: Bring masks to the logits' size, not logits to the masks' size.
-        boundary: Further weight of pixels at a border between classes (1: they count twice); 0: none.
-        boundary_radius: The further weight falls linearly to 0 over this many pixels.
+        border_weight: Further weight of pixels at a border between classes (1: they count twice); 0: none.
+        border_radius: The further weight falls linearly to 0 over this many pixels.
         lovasz: How much Lovasz-Softmax counts beside cross entropy.
         lovasz_over: Its regions are those of each ``image``, or of the whole ``batch``.
         lovasz_stride: It sees every so many-th row and column: its sort is what costs most.
@@ -93,8 +93,8 @@ class SegmentationLoss:
     ohem_threshold: float | None = None
     ohem_share: float = 0.1
     at_output_resolution: bool = False
-    boundary: float = 0.0
-    boundary_radius: int = 3
+    border_weight: float = 0.0
+    border_radius: int = 3
     lovasz: float = 0.0
     lovasz_over: Literal["image", "batch"] = "image"
     lovasz_stride: int = 1
@@ -126,7 +126,7 @@ class SegmentationLoss:
             else:
                 logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
         regions = self._regions(logits, masks, beside)
-        plain = self.ohem_threshold is None and not self.boundary and regions is None
+        plain = self.ohem_threshold is None and not self.border_weight and regions is None
         losses = F.cross_entropy(
             logits,
             masks,
@@ -139,7 +139,7 @@ class SegmentationLoss:
         if plain:
             return LossSum(losses, weights.sum())
         kept = self._hard(logits.detach(), masks, losses.detach()) if self.ohem_threshold is not None else None
-        for factor in (kept, self._border_weights(masks, logits.dtype) if self.boundary else None):
+        for factor in (kept, self._border_weights(masks, logits.dtype) if self.border_weight else None):
             if factor is not None:
                 losses, weights = losses * factor, weights * factor
         total = losses.sum()
@@ -154,8 +154,8 @@ class SegmentationLoss:
         return self.class_weights.to(masks.device, dtype)[masks.masked_fill(~labelled, 0)] * labelled
 
     def _border_weights(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
-        closeness = border_closeness(masks, radius=self.boundary_radius, ignore_index=self.ignore_index)
-        return 1 + self.boundary * closeness.to(dtype)
+        closeness = border_closeness(masks, radius=self.border_radius, ignore_index=self.ignore_index)
+        return 1 + self.border_weight * closeness.to(dtype)
 
     def _regions(self, logits: Tensor, masks: Tensor, beside: Tensor | None) -> Tensor | None:
         """(N,) sum of the losses that an image has as a whole; None where there are none."""

@@ -24,6 +24,7 @@ from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
+from refineseg.scoring import class_dtype
 from refineseg.segmenter import Segmenter
 from refineseg.training.record import Measured
 
@@ -77,9 +78,9 @@ class Measure:
 
     def _group(self, samples: list[Sample]) -> _Group:
         images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2).contiguous()
-        wide = self._dataset.class_info.ignore_index > 255
-        masks = np.stack([s.mask for s in samples if s.mask is not None]).astype(np.int32 if wide else np.uint8)
-        return _Group(images.to(self._device), torch.from_numpy(masks).to(self._device))
+        masks = torch.from_numpy(np.stack([s.mask for s in samples if s.mask is not None]).astype(np.int32))
+        dtype = class_dtype(self._dataset.class_info.ignore_index)
+        return _Group(images.to(self._device), masks.to(self._device, dtype))
 
     def __call__(self, segmenter: Segmenter, *, check: Callable[[], None] = lambda: None) -> Measured:
         """Measure.
@@ -160,7 +161,7 @@ def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
         labelled = sample.mask[sample.mask != info.ignore_index]
         if labelled.size and not 0 <= labelled.min() <= labelled.max() < info.num_classes:
             return None
-        bytes_each = sample.image.size + sample.mask.size * (4 if info.ignore_index > 255 else 1)
+        bytes_each = sample.image.size + sample.mask.size * class_dtype(info.ignore_index).itemsize
         if len(dataset) * bytes_each > max_bytes:
             return None
         samples.append(sample)

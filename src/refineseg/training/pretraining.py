@@ -3,7 +3,7 @@
 In: the images of a data set, a training configuration. Out: a model of three "classes" (red, green, blue), whose file
 is what ``train --init`` starts from: everything but the classifier is taken over.
 
-It is a first stage of its own and says so: the model's provenance names the images, and a model that was trained from
+It is a first phase of its own and says so: the model's provenance names the images, and a model that was trained from
 it names it in ``started_from``. Labels are not used; the images are those of the training split alone.
 
 Source: the task is that of Pathak et al., CVPR 2016 (context encoders) and He et al., CVPR 2022 (masked autoencoders),

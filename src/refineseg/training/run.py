@@ -292,18 +292,13 @@ def _make_model(
         except WeightsUnavailableError as error:
             if config.pretrained == "yes":
                 raise
-            progress.say(f"training from scratch: no ImageNet weights for {config.variant} ({_reason(error)})")
+            progress.say(f"training from scratch: no ImageNet weights for {config.variant} ({error.reason:.120})")
             pretrained = False
     if not pretrained:
         torch.manual_seed(config.seed)
         segmenter = _new_model(config, class_info, licence)
     segmenter.with_provenance({"started_from": f"ImageNet weights of {encoder.source}" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    return text[text.find("(") + 1 : text.rfind(")")][:120] if "(" in text else text[:120]
 
 
 def fine_tune(source: Segmenter, class_info: ClassInfo, progress: Progress) -> Segmenter:

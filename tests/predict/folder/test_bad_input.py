@@ -14,8 +14,7 @@ from skimage import data as photographs
 
 from conftest import call
 from fakes.raw_png import RGB, write_raw_png
-from refineseg.predict.folder.inputs_record import INPUTS_RECORD
-from refineseg.predict.folder.plan import RECORD
+from refineseg.predict.folder.records import INPUTS_RECORD, RECORD
 
 
 @pytest.fixture

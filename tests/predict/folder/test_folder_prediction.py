@@ -24,14 +24,16 @@ from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
-from refineseg.predict.folder.plan import RECORD, make_plan
-from refineseg.predict.folder.progress import Advance, Fraction
+from refineseg.predict.folder.plan import plan_files
+from refineseg.predict.folder.records import RECORD
+from refineseg.predict.folder.report import Advance, share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.scoring import Scorer
 from refineseg.segmenter import load
+from refineseg.terminal.following import TerminalReport
 from refineseg.terminal.printing import Terminal
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
@@ -55,7 +57,8 @@ def write_pictures(folder, sizes=SIZES, *, start=0):
 def run(inputs, out, model, *, console=None, outputs=None, **files):
     options = FileOptions(outputs or Outputs(("mask",)), **files)
     how = PredictorOptions.parse(device="cpu")
-    return predict_files(inputs, out, model=model, options=how, files=options, console=console or Terminal(quiet=True))
+    report = TerminalReport(console or Terminal(quiet=True))
+    return predict_files(inputs, out, model=model, options=how, files=options, report=report)
 
 
 def contents(folder, pattern="*.png"):
@@ -255,7 +258,7 @@ def test_a_folder_of_many_files_is_planned_in_a_few_seconds(tmp_path):
         for j in range(1000):
             os.close(os.open(tmp_path / "in" / f"{i}" / f"{j}.jpg", os.O_CREAT))
     before = time.process_time()
-    plan = make_plan([tmp_path / "in"], tmp_path / "out", endings=(".png", "_overlay.jpg"))
+    plan = plan_files([tmp_path / "in"], tmp_path / "out", endings=(".png", "_overlay.jpg"))
     assert len(plan.files) == 20_000
     assert time.process_time() - before < 4, "a hundred thousand take five times as long"
 
@@ -268,7 +271,7 @@ def touched(folder, *names):
 
 
 def planned(inputs, out, endings=(".png", "_overlay.jpg")):
-    plan = make_plan(inputs, out, endings=endings)
+    plan = plan_files(inputs, out, endings=endings)
     return {Path(job.source).name: Path(job.target).relative_to(out).as_posix() for job in plan.files}
 
 
@@ -283,7 +286,7 @@ def test_a_file_named_twice_is_predicted_once(tmp_path, monkeypatch):
     assert planned([folder / "a.jpg", folder, "in/a.jpg"], tmp_path / "out") == {"a.jpg": "a"}
     (folder / "b.jpg").symlink_to(folder / "a.jpg")
     assert planned([folder], tmp_path / "out") == {"a.jpg": "a", "b.jpg": "b"}
-    plan = make_plan(["clip.mp4", "clip.mp4"], tmp_path / "out", endings=(".png",))
+    plan = plan_files(["clip.mp4", "clip.mp4"], tmp_path / "out", endings=(".png",))
     assert plan.videos == [("clip.mp4", str(tmp_path / "out" / "clip"))]
 
 
@@ -294,7 +297,7 @@ def test_inputs_without_images_say_why(tmp_path):
         ([folder], folder, r"found none; all 1 are in .*in, where results go: choose another --out"),
         ([tmp_path / "in"], tmp_path, "all 1 are in"),
     ):
-        plan = make_plan(inputs, out, endings=(".png",))
+        plan = plan_files(inputs, out, endings=(".png",))
         assert plan.files == []
         [failure] = plan.failures
         assert re.search(said, failure)
@@ -334,7 +337,7 @@ def test_results_that_would_overwrite_an_input_are_refused(tmp_path):
 def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
     folder = touched(tmp_path, "clip.mp4", "a.jpg")
     inputs = [str(folder / "clip.mp4"), "rtsp://host/door", str(folder / "a.jpg"), str(folder / "no.jpg")]
-    plan = make_plan(inputs, tmp_path / "out", endings=(".png",))
+    plan = plan_files(inputs, tmp_path / "out", endings=(".png",))
     assert [Path(stem).name for _, stem in plan.videos] == ["clip", "door"]
     assert [Path(job.source).name for job in plan.files] == ["a.jpg"]
     assert plan.failures == [f"skipped: expected an image or a folder, but there is no {folder / 'no.jpg'}"]
@@ -345,18 +348,44 @@ def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
 
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
     now = [0.0]
-    with Advance(Terminal(stderr=True), what="images", total=1010, clock=lambda: now[0]) as progress:
-        progress.leave_out(10)
+    report = TerminalReport(Terminal(stderr=True), clock=lambda: now[0])
+    with Advance(report, what="images", total=1010) as progress:
+        for _ in range(10):
+            progress.leave_out()
         for _ in range(500):
             now[0] += 0.1
             progress.advance()
     assert capsys.readouterr().err.splitlines() == ["300 of 1000 images, 10 per s, 1 min 10 s left"]
     now[0] = 0.0
-    with Fraction(Terminal(stderr=True), what="big.tif", clock=lambda: now[0]) as told:
+    with share_of(report, "big.tif") as told:
         told(0.5)  # was done by an earlier run
         now[0] = 100.0
         told(0.6)
     assert capsys.readouterr().err.splitlines() == ["big.tif: 60.0 %, 6 min 40 s left"]
+
+
+class Heard:
+    """A report that keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def __getattr__(self, name):
+        return lambda *what: self.events.append((name, *what))
+
+
+def test_a_run_tells_whoever_follows_it_and_prints_nothing(models, tmp_path, capfd):
+    folder, heard = write_pictures(tmp_path / "in", [(20, 30), (20, 30)]), Heard()
+    (folder / "zz.png").write_bytes(b"no image")
+    options, files = PredictorOptions.parse(device="cpu"), FileOptions(Outputs(("mask",)), workers=1)
+    predict_files([folder], tmp_path / "out", model=models[0], options=options, files=files, report=heard)
+    assert capfd.readouterr() == ("", "")
+    results = [str(what[0]).partition(": ")[0] for name, *what in heard.events if name == "result"]
+    assert results == [str(folder / name) for name in ("000.png", "001.png")]
+    assert [name for name, *_ in heard.events].count("failed") == 1
+    counts = [tuple(what) for name, *what in heard.events if name == "counted"]
+    assert counts == [("images", done, 3) for done in range(4)]
+    assert [name for name, *_ in heard.events][-1] == "ended"
 
 
 def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(models, tmp_path, monkeypatch, capsys):
@@ -387,7 +416,7 @@ def test_an_image_larger_than_the_tile_is_cut_with_the_same_mask(models, tmp_pat
         model=models[0],
         options=options,
         files=FileOptions(Outputs(("mask", "confidence")), prove=True),
-        console=Terminal(quiet=True),
+        report=TerminalReport(Terminal(quiet=True)),
     )
     assert contents(tmp_path / "cut", "[0-9]*[0-9].png") == contents(tmp_path / "whole", "[0-9]*[0-9].png")
     for name in ("000", "001"):

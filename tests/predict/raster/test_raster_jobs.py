@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import refineseg
 from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
+from refineseg.images.files import IMAGE_SUFFIXES
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster import headers as raster_headers
 from refineseg.predict.raster import raster
@@ -441,7 +443,7 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
     assert not is_raster(tmp_path / "text.tif")
     Image.fromarray(plain.transpose(1, 2, 0)).save(tmp_path / "plain.jpg")
     assert not is_raster(tmp_path / "plain.jpg")
-    monkeypatch.setattr(raster_headers, "MOST_PIXELS", plain[0].size - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (plain[0].size - 1) // 2)  # what is not read at once is a raster
     for name in ("plain.tif", "plain.png", "plain.jpg"):
         assert is_raster(tmp_path / name)
 
@@ -491,3 +493,13 @@ def test_a_real_raster_gives_what_the_whole_image_gives(tmp_path, model, monkeyp
     with rasterio.open(result.paths["confidence"]) as dataset:
         np.testing.assert_allclose(dataset.read(1)[held] / 255, whole.confidence[held], atol=1 / 255)
         assert dataset.crs == crs
+
+
+def test_endings_of_rasters_are_listed_once():
+    """A folder finds every raster that may be a photograph by its ending, and leaves out, with a note, all others."""
+    maybe = set(raster_headers.RASTER_SUFFIXES) - set(raster_headers.RASTER_ONLY_SUFFIXES)
+    assert maybe <= set(IMAGE_SUFFIXES)
+    assert not set(raster_headers.RASTER_ONLY_SUFFIXES) & set(IMAGE_SUFFIXES)
+    source = Path(raster_headers.__file__).parents[2]
+    listing = [path.name for path in source.rglob("*.py") if '".vrt"' in path.read_text(encoding="utf-8")]
+    assert listing == ["headers.py"]

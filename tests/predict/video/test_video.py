@@ -26,9 +26,9 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError
 from refineseg.images import render
 from refineseg.predict.video import files as video_files
-from refineseg.predict.video import stages as video_stages
+from refineseg.predict.video import run as video_run
 from refineseg.predict.video.files import VideoReader, VideoWriter
-from refineseg.predict.video.pipeline import Channel, Stages
+from refineseg.predict.video.pipeline import Channel, Workers
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import camera_device, find_source, upright
 from refineseg.predict.video.video import VideoOptions, is_video, predict_video
@@ -477,9 +477,9 @@ def test_smoothing_steadies_a_noisy_static_clip(tmp_path):
 
 
 @pytest.mark.slow  # it measures time
-def test_the_stages_work_at_the_same_time(tmp_path, monkeypatch):
+def test_the_workers_work_at_the_same_time(tmp_path, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", moving_square(40))
-    pause_s, write, paint = 0.03, VideoWriter.write, video_stages.FramePainter.paint
+    pause_s, write, paint = 0.03, VideoWriter.write, video_run.FramePainter.paint
 
     def slow_write(self, pixels, when):
         time.sleep(pause_s)
@@ -490,7 +490,7 @@ def test_the_stages_work_at_the_same_time(tmp_path, monkeypatch):
         return paint(self, image, mask)
 
     monkeypatch.setattr(VideoWriter, "write", slow_write)
-    monkeypatch.setattr(video_stages.FramePainter, "paint", slow_paint)
+    monkeypatch.setattr(video_run.FramePainter, "paint", slow_paint)
     result = predict_video(clip, tmp_path / "o", BrightnessPredictor(pause_s=pause_s))
     assert result.frames == 40
     assert 40 * pause_s <= result.seconds < 2 * 40 * pause_s  # one after the other, it would be 3 times
@@ -731,7 +731,7 @@ def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
         predict_video(tmp_path / "clip.mp4", tmp_path / "o", BrightnessPredictor())
 
 
-def test_a_channel_keeps_order_and_capacity_and_a_failing_stage_stops_the_others():
+def test_a_channel_keeps_order_and_capacity_and_a_failing_worker_stops_the_others():
     channel, seen, fullest = Channel(2), [], []
 
     def produce():
@@ -740,23 +740,23 @@ def test_a_channel_keeps_order_and_capacity_and_a_failing_stage_stops_the_others
             fullest.append(len(channel._items))
         channel.end()
 
-    with Stages(channel) as stages:
-        stages.start(produce)
+    with Workers(channel) as workers:
+        workers.start(produce)
         seen += channel
     assert seen == list(range(50))
     assert max(fullest) <= 2
 
     def fail():
-        raise ValueError("stage")
+        raise ValueError("worker")
 
     def fill_for_ever():
         endless = Channel(1)
-        with Stages(endless) as stages:
-            stages.start(fail)
+        with Workers(endless) as workers:
+            workers.start(fail)
             while True:
                 endless.put(0)
 
-    with pytest.raises(ValueError, match="stage"):
+    with pytest.raises(ValueError, match="worker"):
         fill_for_ever()
 
 

@@ -10,7 +10,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.augmented import mean_probabilities, scaled_images
-from refineseg.predict.views.protocols import AUTHORS_SCALES, check_scales, parse_scales
+from refineseg.predict.views.scoring_views import AUTHORS_SCALES, check_scales, parse_scales
 from refineseg.scoring import Scorer
 from refineseg.segmenter import build
 

@@ -19,13 +19,13 @@ from refineseg.predict.options import PredictorOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
 from refineseg.predict.views.crf import CrfOptions, dense_crf
-from refineseg.predict.views.protocols import PROTOCOLS, ScoringProtocol, find_protocol
+from refineseg.predict.views.scoring_views import SCORING_VIEWS, ScoringView, find_view
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import matlab_resize, matlab_resize_images
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, build
 
-SMALL = ScoringProtocol("authors", "log_probabilities_cubic", short_side=(24, 40), enlargement=1.2)
+SMALL = ScoringView("authors", "log_probabilities_cubic", short_side=(24, 40), enlargement=1.2)
 
 
 def _pixels(height, width, *, seed=0):
@@ -126,7 +126,7 @@ class TestAuthors:
 
         monkeypatch.setattr("refineseg.predict.views.authors.matlab_resize_images", only_sizes)
         images = torch.zeros(1, 1, *size_hw, dtype=torch.uint8)
-        got = tuple(network_images(images, scale, protocol=PROTOCOLS[name]).shape[2:])
+        got = tuple(network_images(images, scale, view=SCORING_VIEWS[name]).shape[2:])
         assert got == expected
 
     @pytest.mark.parametrize(("size_hw", "new_hw", "scale"), [((9, 7), (13, 10), 1.37), ((9, 7), (6, 5), 0.6)])
@@ -186,8 +186,8 @@ class TestAuthors:
             return torch.zeros(1, 2, 3, 4)
 
         for enlargement in (1.2, 1.0):
-            protocol = dataclasses.replace(SMALL, enlargement=enlargement)
-            assert authors_scores(score, images, scales=(1.0,), protocol=protocol).shape == (1, 2, 40, 60)
+            view = dataclasses.replace(SMALL, enlargement=enlargement)
+            assert authors_scores(score, images, scales=(1.0,), view=view).shape == (1, 2, 40, 60)
         assert seen == [(48, 72), (40, 60)]
 
     def test_padding_that_a_network_needs_leaves_no_trace_in_the_size_of_its_output(self):
@@ -294,18 +294,18 @@ class TestErrors:
             Predictor(Pointwise("a"), protocol="mine")
 
     def test_only_the_authors_protocols_take_an_enlargement(self):
-        assert find_protocol("authors", enlargement=1.0).enlargement == 1.0
+        assert find_view("authors", enlargement=1.0).enlargement == 1.0
         with pytest.raises(ConfigError, match="an enlargement only with the authors' protocols, got 1.2 with light_w"):
-            find_protocol("light_weight", enlargement=1.2)
+            find_view("light_weight", enlargement=1.2)
         with pytest.raises(ConfigError, match="expected an enlargement above 0 and at most 8, got 0"):
-            find_protocol("authors", enlargement=0.0)
+            find_view("authors", enlargement=0.0)
 
     @pytest.mark.slow
     def test_a_two_scale_network_is_not_enlarged_again(self):
         segmenter = build("refinenet_resnet50_2scale", num_classes=2)
         with pytest.raises(ConfigError, match="expected the enlargement 1 with a two-scale network, .* got 1.2"):
             Predictor(segmenter, device="cpu", protocol="authors")
-        Predictor(segmenter, device="cpu", protocol=find_protocol("authors", enlargement=1.0))
+        Predictor(segmenter, device="cpu", protocol=find_view("authors", enlargement=1.0))
 
     def test_an_unknown_precision_is_refused(self):
         with pytest.raises(ConfigError, match="expected a precision of float32, bfloat16, got 'half'"):
@@ -344,7 +344,7 @@ def test_evaluate_prints_and_writes_all_that_repeats_the_number(refineseg, monke
     assert written["mean_iou_definition"] == "in_truth"
     assert set(written["mean_iou_by_definition"]) == {"in_truth", "in_truth_or_prediction", "absent_counts_one"}
     assert np.array(written["confusion_matrix"]).shape == (3, 4)
-    monkeypatch.setitem(PROTOCOLS, "authors", SMALL)
+    monkeypatch.setitem(SCORING_VIEWS, "authors", SMALL)
     options = ("--protocol", "authors", "--enlargement", 1.5, "--scales", "0.8", "--device", "cpu")
     status, out, err = refineseg(*call, tmp_path / "b.json", *options)
     assert status == 0, err

@@ -14,7 +14,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FaultKind:
     """A kind of finding.
 
     Args:
@@ -28,98 +28,102 @@ class Kind:
     action: str
 
 
-KINDS: dict[str, Kind] = {
-    "refused": Kind("error", "the reader refuses the data set or a sample", "do what the message says"),
-    "bad_class_file": Kind("error", "the list of classes cannot be read", "correct the class file"),
-    "missing_class_file": Kind(
+KINDS: dict[str, FaultKind] = {
+    "refused": FaultKind("error", "the reader refuses the data set or a sample", "do what the message says"),
+    "bad_class_file": FaultKind("error", "the list of classes cannot be read", "correct the class file"),
+    "missing_class_file": FaultKind(
         "error", "the masks hold values that need a list of classes", "write classes.json with the id of every class"
     ),
-    "unreadable_image": Kind("error", "images that cannot be read", "replace or remove the image"),
-    "unreadable_mask": Kind("error", "masks that cannot be read", "export the mask again as PNG, or remove the pair"),
-    "missing_mask": Kind("error", "images without a mask", "add a mask of the same name, or remove the image"),
-    "missing_image": Kind("error", "masks without an image", "add an image of the same name, or remove the mask"),
-    "ambiguous_name": Kind("error", "several files for one sample", "keep one of each name"),
-    "left_out": Kind(
+    "unreadable_image": FaultKind("error", "images that cannot be read", "replace or remove the image"),
+    "unreadable_mask": FaultKind(
+        "error", "masks that cannot be read", "export the mask again as PNG, or remove the pair"
+    ),
+    "missing_mask": FaultKind("error", "images without a mask", "add a mask of the same name, or remove the image"),
+    "missing_image": FaultKind("error", "masks without an image", "add an image of the same name, or remove the mask"),
+    "ambiguous_name": FaultKind("error", "several files for one sample", "keep one of each name"),
+    "left_out": FaultKind(
         "warning",
         "entries that are no files, and folders that cannot be listed",
         "remove the entry, or put back what it stands for",
     ),
-    "size_mismatch": Kind(
+    "size_mismatch": FaultKind(
         "error", "masks that differ from their image in size", "export the mask at the size of the image"
     ),
-    "rotated_image": Kind(
+    "rotated_image": FaultKind(
         "error",
         "images turned by EXIF whose masks are not",
         "turn the mask as the image is shown, and write both without EXIF (--fix does)",
     ),
-    "jpeg_mask": Kind("error", "masks saved as JPEG, which blurs the values", "export the mask as PNG"),
-    "rgb_mask": Kind(
+    "jpeg_mask": FaultKind("error", "masks saved as JPEG, which blurs the values", "export the mask as PNG"),
+    "rgb_mask": FaultKind(
         "error", "masks of colours where indices are expected", "save the class indices as grey PNG (--fix does)"
     ),
-    "palette_mask": Kind(
+    "palette_mask": FaultKind(
         "error",
         "palette masks whose colours say other classes than their indices",
         "number the palette as the classes (--fix does)",
     ),
-    "binary_mask": Kind(
+    "binary_mask": FaultKind(
         "error",
         "masks of 0 and 255, where 255 is void",
         'write the index of the class instead of 255, or list the class with "id": 255',
     ),
-    "off_by_one": Kind("error", "masks whose values are one too high or too low", "subtract or add 1 (--fix does)"),
-    "unknown_values": Kind(
+    "off_by_one": FaultKind(
+        "error", "masks whose values are one too high or too low", "subtract or add 1 (--fix does)"
+    ),
+    "unknown_values": FaultKind(
         "error", "masks with values that stand for no class", "list the values in classes.json or correct the mask"
     ),
-    "unknown_colours": Kind(
+    "unknown_colours": FaultKind(
         "error", "masks with colours that stand for no class", "list the colours in classes.json or repaint the mask"
     ),
-    "smoothed_mask": Kind(
+    "smoothed_mask": FaultKind(
         "error",
         "masks of so many values that they are photographs, or were resized smoothly",
         "export the mask again, resized with nearest neighbour, as PNG",
     ),
-    "one_class": Kind(
+    "one_class": FaultKind(
         "error",
         "training masks of one class alone, of which nothing can be learned",
         "label the other classes, or correct the masks or the list of classes",
     ),
-    "lost_objects": Kind(
+    "lost_objects": FaultKind(
         "warning",
         "objects of the annotation files that cover no pixel of their class",
         "draw or export them as areas inside the image, or remove them",
     ),
-    "void_mask": Kind("warning", "masks without any labelled pixel", "label the image or remove the pair"),
-    "empty_mask": Kind("note", "masks of the first class alone", "make sure that nothing else is in the image"),
-    "unlabelled_split": Kind(
+    "void_mask": FaultKind("warning", "masks without any labelled pixel", "label the image or remove the pair"),
+    "empty_mask": FaultKind("note", "masks of the first class alone", "make sure that nothing else is in the image"),
+    "unlabelled_split": FaultKind(
         "note", "splits of images alone, which are not measured", "add masks, or give the images to predict"
     ),
-    "sixteen_bit_image": Kind(
+    "sixteen_bit_image": FaultKind(
         "warning",
         "images of 16 bits, which are read from their full range",
         "convert them to 8 bits with the range you want (--fix does)",
     ),
-    "several_pictures": Kind(
+    "several_pictures": FaultKind(
         "note", "files of several pictures, of which the first is read", "save the picture that is meant alone"
     ),
-    "empty_class": Kind(
+    "empty_class": FaultKind(
         "warning", "classes that no mask contains", "label some, or take the class out of the list of classes"
     ),
-    "class_imbalance": Kind(
+    "class_imbalance": FaultKind(
         "warning",
         "classes of less than a twentieth of the median class's pixels",
         "add images of these classes, or train with class weights or hard example mining",
     ),
-    "duplicate_across_splits": Kind(
+    "duplicate_across_splits": FaultKind(
         "error", "equal images in different splits: the measurement is too good", "keep each image in one split"
     ),
-    "duplicate_within_split": Kind("warning", "equal images in one split", "keep one of each"),
-    "near_duplicate_across_splits": Kind(
+    "duplicate_within_split": FaultKind("warning", "equal images in one split", "keep one of each"),
+    "near_duplicate_across_splits": FaultKind(
         "warning", "almost equal images in different splits", "keep images of one scene in one split"
     ),
-    "near_duplicate_within_split": Kind(
+    "near_duplicate_within_split": FaultKind(
         "warning", "almost equal images in one split", "keep one of each, or count on fewer independent images"
     ),
-    "sequence_across_splits": Kind(
+    "sequence_across_splits": FaultKind(
         "warning",
         "frames of one sequence in different splits, close to each other in time",
         "give each sequence to one split, or leave frames between the splits out",

@@ -27,6 +27,7 @@ from refineseg.data.crops.loading import Batch, epoch_order, mix_seeds, read_sam
 from refineseg.data.crops.placement import Augmentation, Colours, Placed, corners, turned_sources
 from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError
+from refineseg.scoring import class_dtype
 
 _HALF_BELOW = 0.75
 """Images shrunk by less than this factor are sampled from a copy at half size, so that nothing is skipped."""
@@ -73,7 +74,7 @@ class ResidentData:
         """The crops of some samples."""
         return next(iter(ResidentBatches(self, augmentation, [list(indices)], seed, epoch)))
 
-    def cut(self, plan: _Plan) -> Batch:
+    def cut(self, plan: _CropPlan) -> Batch:
         """The crops of a batch that is planned."""
         images, masks, inside = self._pixels(plan.crops, plan.crop_hw)
         if plan.donors is not None:
@@ -180,7 +181,7 @@ class _Crops:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _CropPlan:
     """A batch before it is cut; ``donors`` are the crops that are pasted from."""
 
     crops: _Crops
@@ -208,7 +209,7 @@ class ResidentBatches:
     order: list[list[int]]
     seed: int
     epoch: int
-    plans: tuple[_Plan, ...] | None = None
+    plans: tuple[_CropPlan, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -221,7 +222,7 @@ class ResidentBatches:
         """The same with all crops drawn now, which takes the host some 10 ms for 500 of them."""
         return replace(self, plans=tuple(self._plans()))
 
-    def _plans(self) -> Iterator[_Plan]:
+    def _plans(self) -> Iterator[_CropPlan]:
         """All batches, drawn at once: their tables reach the device in one copy that nothing waits for."""
         data, wanted = self.data, self.augmentation
         donors = Donors(data.counts) if wanted.copy_paste else None
@@ -246,7 +247,7 @@ class ResidentBatches:
             crops = _Crops(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
             given_crops = _Crops(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
             names = tuple(data.names[index % len(data.names)] for index in indices)
-            yield _Plan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
+            yield _CropPlan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
             done = end
 
     def _drawn(self, index: int, target: int, donors: Donors | None) -> tuple[list[float], list[float] | None]:
@@ -319,22 +320,17 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         DatasetError: A sample has no mask.
     """
     samples, height, width = [], 0, 0
-    wide = dataset.class_info.ignore_index > 255
+    dtype = class_dtype(dataset.class_info.ignore_index)
     for sample in read_samples(dataset):
         if sample.mask is None:
             raise DatasetError(f"expected a labelled image for training, got {sample.name} without a mask")
         height, width = max(height, sample.image.shape[0]), max(width, sample.image.shape[1])
-        if len(dataset) * height * width * (3.75 + (4 if wide else 1)) > max_bytes or sample.image.shape[2] != 3:
+        if len(dataset) * height * width * (3.75 + dtype.itemsize) > max_bytes or sample.image.shape[2] != 3:
             return None
         samples.append(sample)
     size = (len(samples), 3, height, width)
     images = torch.empty(size, dtype=torch.uint8, device=device)
-    masks = torch.full(
-        (size[0], height, width),
-        dataset.class_info.ignore_index,
-        dtype=torch.int32 if wide else torch.uint8,
-        device=device,
-    )
+    masks = torch.full((size[0], height, width), dataset.class_info.ignore_index, dtype=dtype, device=device)
     halves = torch.empty(size[0], 3, -(-height // 2), -(-width // 2), dtype=torch.uint8, device=device)
     for index, sample in enumerate(samples):
         h, w = sample.image.shape[:2]
@@ -343,7 +339,7 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
         padded = F.pad(pixels.float(), (0, width - w, 0, height - h), mode="replicate")
         images[index] = padded[0].to(torch.uint8)
         halves[index] = F.avg_pool2d(padded, 2, ceil_mode=True)[0].round().to(torch.uint8)
-        masks[index, :h, :w] = torch.from_numpy(sample.mask.astype("int32")).to(device, masks.dtype)
+        masks[index, :h, :w] = torch.from_numpy(sample.mask.astype("int32")).to(device, dtype)
     sizes = tuple((s.image.shape[0], s.image.shape[1]) for s in samples)
     num_classes = dataset.class_info.num_classes
     counts = np.stack([count_classes(sample.mask, num_classes) for sample in samples if sample.mask is not None])

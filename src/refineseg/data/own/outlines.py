@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.class_info import index_dtype
 from refineseg.data.samples.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL, LeftOut, summed
 from refineseg.errors import MissingExtraError
 
@@ -192,7 +193,7 @@ class Canvas:
     """
 
     def __init__(self, size_hw: tuple[int, int], *, void: int, kind: str, in_order: bool = False) -> None:
-        self.mask: NDArray[Any] = np.zeros(size_hw, np.uint8 if void <= 255 else np.uint16)
+        self.mask: NDArray[Any] = np.zeros(size_hw, index_dtype(void))
         self._in_order, self._kind = in_order, kind
         self._areas = np.full(size_hw, size_hw[0] * size_hw[1] + 1, np.int64)
         self._top = np.full(size_hw, -1, np.int32)  # number of the object that is seen

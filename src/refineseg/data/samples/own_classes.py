@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, usual_void
 from refineseg.data.samples.class_files import CLASS_FILES, LONGEST_NAME, listed_names
 from refineseg.errors import DatasetError, LabelError
 
@@ -142,7 +142,7 @@ def named_classes(names: Sequence[str], *, listed_in: str = "", void_names: Sequ
         check_name(name)
     unlabelled = (*VOID_NAMES, *map(tidy, void_names))
     classes = [name for name in dict.fromkeys(map(tidy, names)) if name != BACKGROUND and name not in unlabelled]
-    void = 255 if len(classes) < 255 else 65535
+    void = usual_void(1 + len(classes))
     class_info = ClassInfo((BACKGROUND, *classes), ignore_index=void)
     index_of = {name: index for index, name in enumerate(class_info.names)}
     index_of |= dict.fromkeys(unlabelled, void)

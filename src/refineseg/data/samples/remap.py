@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, usual_void
 from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import LeftOut, left_out
 from refineseg.data.samples.own_classes import alike, near
@@ -167,11 +167,9 @@ def remapped(dataset: Dataset, mapping: Mapping[str, str | None], *, declared_in
         raise ConfigError(f"expected {declared_in} to leave a class, got void for all {len(old.names)}")
     colours = {name: old.palette[new_names.index(name)] for name in names}
     colours |= {name: colour for name, colour in zip(old.names, old.palette, strict=True) if name in colours}
-    void = 255 if len(names) <= 255 else 65535
-    table = np.array(
-        [void if name is None else names.index(name) for name in new_names] + [void],
-        np.uint8 if void == 255 else np.uint16,
-    )
+    void = usual_void(len(names))
     class_info = ClassInfo(tuple(names), tuple(colours[name] for name in names), void)
+    values = [void if name is None else names.index(name) for name in new_names]
+    table = np.array([*values, void], class_info.mask_dtype)
     note = f"{declared_in}: {old.num_classes} classes became {len(names)}"
     return Remapped(dataset, class_info, table, note)

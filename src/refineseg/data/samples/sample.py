@@ -1,6 +1,6 @@
 """What a data set is: a sequence of samples with one class table.
 
-In: nothing but the definitions. Out: :class:`Sample`, the protocol :class:`Dataset`, :class:`PairDataset` for pairs of
+In: nothing but the definitions. Out: :class:`Sample`, the interface :class:`Dataset`, :class:`PairDataset` for pairs of
 files, and two views: :class:`Concatenation` joins data sets, :class:`Without` leaves samples out.
 """
 

@@ -1,4 +1,4 @@
-"""Data sets whose samples are more than a pair of files: one protocol for what differs, one class for the rest.
+"""Data sets whose samples are more than a pair of files: one interface for what differs, one class for the rest.
 
 In: a :class:`SampleSource`, which knows how to read sample ``i``. Out: a :class:`SourceDataset`.
 """

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from refineseg.predict.exact.exact_plan import Plan
+from refineseg.predict.exact.exact_plan import TilePlan
 from refineseg.predict.views.tiling import SMALLEST_TILE, PixelSource, Region, TilingOptions, grid
 
 _WINDOW_PIXEL_BYTES = 2000  # of whole-image inference; more than every network of the papers takes
@@ -85,9 +85,9 @@ class Blending:
         window = _window_side(size_hw, options)
         overlap = min(options.overlap, window // 2)
         self._rows, self._columns = (_Axis.make(size, window, overlap) for size in size_hw)
-        self.plan = self._make_plan(size_hw, window - overlap, options)
+        self.plan = self._plan_tiles(size_hw, window - overlap, options)
 
-    def _make_plan(self, size_hw: tuple[int, int], stride: int, options: TilingOptions) -> Plan:
+    def _plan_tiles(self, size_hw: tuple[int, int], stride: int, options: TilingOptions) -> TilePlan:
         """Tiles of several windows, since each tile needs those of its neighbours at its border too."""
         memory = math.inf if options.memory_bytes is None else options.memory_bytes / 4
         count = _MOST_WINDOWS
@@ -101,7 +101,7 @@ class Blending:
         )
         largest = max(tile.height * tile.width for tile in tiles)
         peak = area * _WINDOW_PIXEL_BYTES + largest * 4 * _CLASSES
-        return Plan(tiles, area, peak, windows * area / math.prod(size_hw))
+        return TilePlan(tiles, area, peak, windows * area / math.prod(size_hw))
 
     def logits(self, source: PixelSource, tile: Region) -> Float[Tensor, "k h w"]:
         """The weighted mean of all windows on a tile.

@@ -6,8 +6,6 @@ whole. What a tile needs is in memory, and of the results the mask, and probabil
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -66,8 +64,7 @@ class Cutter:
             device=self._scorer.device,
             precision=self._scorer.precision,
         )
-        dtype: type[Any] = np.uint8 if classes.num_classes <= 256 else np.uint16
-        mask = np.empty(source.size_hw, dtype)
+        mask = np.empty(source.size_hw, classes.mask_dtype)
         scores = np.empty((classes.num_classes, *source.size_hw), np.float32) if probabilities else None
         sure = np.empty(source.size_hw, np.float32) if probabilities or confidence else None
         for tile in scorer.tiles:

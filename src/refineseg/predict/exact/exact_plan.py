@@ -1,8 +1,9 @@
 """Which tiles an image is cut into, so that memory stays below a limit and little is computed twice.
 
-In: a graph, the image's size and how much memory there is. Out: a :class:`Plan`, a function of these alone. Within a
-tile nothing is computed twice (:mod:`refineseg.predict.exact.streaming`); what tiles compute twice is their neighbours'
-context. The best tiles are therefore as wide as the image and as high as the memory for their results allows.
+In: a graph, the image's size and how much memory there is. Out: a :class:`TilePlan`, a function of these alone. Within
+a tile nothing is computed twice (:mod:`refineseg.predict.exact.streaming`); what tiles compute twice is their
+neighbours' context. The best tiles are therefore as wide as the image and as high as the memory for their results
+allows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
-from refineseg.predict.exact.streaming import needed_spans, peak_bytes
+from refineseg.predict.exact.streaming import maps_bytes, needed_spans
 from refineseg.predict.exact.tracing import Graph
 from refineseg.predict.views.tiling import Region, TilingOptions, grid
 
@@ -27,19 +28,19 @@ _SPARE = 0.55  # allocators keep a good part of what is freed: measured, maps of
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """How an image is cut.
 
     Args:
         tiles: Disjoint regions, row by row, that cover the image.
         step: Image rows read at a time.
-        peak_bytes: The most memory of maps and the result of a tile.
+        tile_bytes: The most memory of maps and the result of a tile.
         extra_arithmetic: Multiply-adds of all tiles, divided by those of the whole image.
     """
 
     tiles: tuple[Region, ...]
     step: int
-    peak_bytes: int
+    tile_bytes: int
     extra_arithmetic: float
 
 
@@ -51,7 +52,7 @@ class _Choice:
     peak: int
 
 
-def make_plan(graph: Graph, *, options: TilingOptions, budget: int, result_bytes: int = RESULT_BYTES) -> Plan:
+def plan_tiles(graph: Graph, *, options: TilingOptions, budget: int, result_bytes: int = RESULT_BYTES) -> TilePlan:
     """Cut an image.
 
     Args:
@@ -141,12 +142,12 @@ def _probe(graph: Graph, tile_hw: tuple[int, int], step: int) -> int:
     size_hw = graph.maps[graph.output].size_hw
     top, left = ((size - side) // 2 for size, side in zip(size_hw, tile_hw, strict=True))
     rows = min(tile_hw[0], _PROBE_ROWS)
-    return peak_bytes(graph, Region(top, left, top + rows, left + tile_hw[1]), step=step)
+    return maps_bytes(graph, Region(top, left, top + rows, left + tile_hw[1]), step=step)
 
 
-def _plan(graph: Graph, tile_hw: tuple[int, int], step: int, peak: int, result_bytes: int) -> Plan:
+def _plan(graph: Graph, tile_hw: tuple[int, int], step: int, peak: int, result_bytes: int) -> TilePlan:
     tiles = grid(graph.maps[graph.output].size_hw, tile_hw)
-    return Plan(tiles, step, peak + result_bytes * math.prod(tile_hw), extra_arithmetic(graph, tile_hw))
+    return TilePlan(tiles, step, peak + result_bytes * math.prod(tile_hw), extra_arithmetic(graph, tile_hw))
 
 
 def extra_arithmetic(graph: Graph, tile_hw: tuple[int, int]) -> float:

@@ -5,7 +5,7 @@ image are read in steps; each operation computes the rows for which its inputs a
 still need. Memory is therefore a few rows of each map (and those that wait for the coarse levels), whatever the height,
 and nothing is computed twice within the rectangle. Left and right of it each map is computed as far as it is needed.
 
-The order of work is a function of sizes alone, so that :func:`peak_bytes` can go through it without computing.
+The order of work is a function of sizes alone, so that :func:`maps_bytes` can go through it without computing.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def stream(
         del result
 
 
-def peak_bytes(graph: Graph, region: Region, *, step: int) -> int:
+def maps_bytes(graph: Graph, region: Region, *, step: int) -> int:
     """The most memory :func:`stream` takes for maps at one time, weights and the caller's own memory not counted."""
     schedule = Schedule(graph, (region.top, region.bottom), (region.left, region.right), step=step)
     widths = [

@@ -23,8 +23,8 @@ from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.networks.encoders import TwoScaleEncoder
 from refineseg.predict.exact.blending import Blending
-from refineseg.predict.exact.exact_plan import RESULT_BYTES, Plan, context_of, make_plan
-from refineseg.predict.exact.streaming import needed_spans, peak_bytes, stream
+from refineseg.predict.exact.exact_plan import RESULT_BYTES, TilePlan, context_of, plan_tiles
+from refineseg.predict.exact.streaming import maps_bytes, needed_spans, stream
 from refineseg.predict.exact.tracing import Graph, trace
 from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions
 from refineseg.scoring import class_map_of
@@ -95,7 +95,7 @@ class TiledScorer:
             self._plan = self._blending.plan
         else:
             self._graph = trace(self._segmenter, size_hw)
-            self._plan = make_plan(
+            self._plan = plan_tiles(
                 self._graph,
                 options=self.options,
                 budget=_map_budget(self._segmenter, self.options),
@@ -108,7 +108,7 @@ class TiledScorer:
         return self._plan.tiles
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TilePlan:
         """How the image is cut."""
         return self._plan
 
@@ -285,7 +285,7 @@ _USUAL_PIXEL_BYTES = 1500
 
 def _whole_bytes(graph: Graph) -> int:
     size_hw = graph.maps[graph.output].size_hw
-    return int(1.5 * peak_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
+    return int(1.5 * maps_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class _Recorder(TorchFunctionMode):
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's protocol
+    ) -> Any:  # noqa: ANN401 - torch's interface
         """Run it and write down what it was."""
         kwargs = kwargs or {}
         tensors = list(_tensors((args, kwargs)))

@@ -1,7 +1,7 @@
 """One run over many image files: what waits to be written, what is counted, what is said.
 
-In: jobs and a predictor. Out: result files, and in the order of the jobs lines on stdout and rows of areas; failures on
-a console.
+In: jobs and a predictor. Out: result files, and in the order of the jobs lines and rows of areas; failures. Lines,
+failures and progress are told to a :class:`~refineseg.predict.folder.report.Report`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import numpy as np
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
-from refineseg.predict.folder.inputs_record import InputsRecord, Times, file_times
-from refineseg.predict.folder.plan import Job, made_ns
-from refineseg.predict.folder.progress import Advance, duration
+from refineseg.predict.folder.plan import FileJob
 from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.folder.records import InputsRecord, Times, file_times, made_ns
+from refineseg.predict.folder.report import Advance, Report
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.stream import Item, StreamOptions, file_threads, predicted
 from refineseg.prediction import Prediction
-from refineseg.terminal.printable import short
-from refineseg.terminal.printing import Terminal, print_lines
+from refineseg.terminal.printable import duration, short
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
@@ -79,14 +78,6 @@ class FilesResult:
         }
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A file whose results are there."""
-
-    areas: Areas
-    new: bool
-
-
 def shares_line(areas: Areas, class_info: ClassInfo) -> str:
     """``sky 40.1 %, road 30.0 %``: largest first, without what rounds to nothing, the unknown last."""
     shares = np.array(areas.shares)
@@ -102,7 +93,7 @@ class FileRun:
     Args:
         class_info: The classes.
         outputs: What to write.
-        console: For failures, notes and progress.
+        report: Whom to tell results, failures, notes and progress.
         count_resumed: Count the masks of results that are there already.
         prover: Checks images that are cut; None: nothing is checked.
     """
@@ -112,35 +103,32 @@ class FileRun:
         class_info: ClassInfo,
         *,
         outputs: Outputs,
-        console: Terminal,
+        report: Report,
         count_resumed: bool = False,
         prover: Prover | None = None,
     ) -> None:
         self.result = FilesResult(class_info)
-        self.rasters: list[Job] = []
+        self.rasters: list[FileJob] = []
         self.scaled = False  # whether any image had not 8 bits
-        self._outputs, self._console, self._count_resumed = outputs, console, count_resumed
+        self._outputs, self.report, self._count_resumed = outputs, report, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
-        self._waiting: deque[tuple[int, int, Future[_Written]]] = deque()
-        self._settled: dict[int, tuple[str, _Written] | None] = {}  # those that came before their turn
+        # Of each: its place among the jobs, bytes that wait (0: its results were there before), areas.
+        self._waiting: deque[tuple[int, int, Future[Areas]]] = deque()
+        self._settled: dict[int, tuple[Areas, bool] | None] = {}  # and whether they are new; came before their turn
         self._next = self._refused = 0
-        self._jobs: Sequence[Job] = ()
+        self._jobs: Sequence[FileJob] = ()
         self._record: InputsRecord | None = None
         self._changed = 0
 
     def fail(self, message: str) -> None:
         """Say and remember it."""
         self.result.failures.append(message)
-        self._console.say(message, style="red")
-
-    def note(self, message: str) -> None:
-        """Say it."""
-        self._console.say(f"note: {message}", style="yellow")
+        self.report.failed(message)
 
     def images(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileJob],
         predictor: Predictor,
         *,
         options: StreamOptions,
@@ -161,7 +149,7 @@ class FileRun:
         times: dict[int, Times | None] = {}  # of their inputs, before they are read
         with (
             file_threads(options) as pool,
-            Advance(self._console, what="images", total=len(jobs)) as progress,
+            Advance(self.report, what="images", total=len(jobs)) as progress,
         ):
             paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, times=times, progress=progress)
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
@@ -169,7 +157,7 @@ class FileRun:
                 read_at = times.pop(place)
                 self.scaled = self.scaled or item.scaled
                 for note in item.notes:
-                    self.note(note)
+                    self.report.noted(note)
                 if item.prediction is None:
                     self._without_prediction(item, jobs[place])
                     self._settle_as(place, None)
@@ -197,9 +185,9 @@ class FileRun:
                 self._summary(progress)
 
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
-        """A row of the table for a raster or a video, and unless silent a line on stdout."""
+        """A row of the table for one input, and unless silent a line."""
         if not silent:
-            print_lines(f"{name}: {shares_line(areas, self.result.class_info)}")
+            self.report.result(f"{name}: {shares_line(areas, self.result.class_info)}")
         self.table.add(name, areas)
 
     def how_far(self, total: int) -> str:
@@ -208,7 +196,7 @@ class FileRun:
         Args:
             total: Inputs of the call.
         """
-        new = sum(_is_written(future) for _, _, future in self._waiting)
+        new = sum(size > 0 and _is_written(future) for _, size, future in self._waiting)
         done = self.result.done + new + self.result.resumed + len(self.result.others)
         return f"{done} of {total} files are done, {total - done} are left"
 
@@ -220,7 +208,7 @@ class FileRun:
 
     def _to_predict(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[FileJob],
         *,
         since_ns: int | None,
         pool: ThreadPoolExecutor,
@@ -244,24 +232,24 @@ class FileRun:
             else:
                 self._settle_as(place, None)
 
-    def _is_done(self, job: Job, *, since_ns: int) -> bool:
+    def _is_done(self, job: FileJob, *, since_ns: int) -> bool:
         """Whether every result of a file is there, and of the file as it is now."""
         made = made_ns(job, endings=self._outputs.endings.values(), since_ns=since_ns)
         if made is None or self._record is None or self._record.is_unchanged(job, made_ns=made):
             return made is not None
         self._changed += 1
         if self._changed <= _MOST_NOTED:
-            self.note(f"{job.source} has changed since its result was made: it is predicted anew")
+            self.report.noted(f"{job.source} has changed since its result was made: it is predicted anew")
         return False
 
-    def _write(self, prediction: Prediction, job: Job, read_at: Times | None) -> _Written:
+    def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> Areas:
         finished = self._outputs.finished(prediction)
         write_prediction(finished, Path(job.target), self._outputs)
         if self._record is not None:
             self._record.add(job, read_at)
-        return _Written(Areas(finished.mask.size, finished.areas), new=True)
+        return Areas(finished.mask.size, finished.areas)
 
-    def _without_prediction(self, item: Item, job: Job) -> None:
+    def _without_prediction(self, item: Item, job: FileJob) -> None:
         if item.error is None:
             self.rasters.append(job)
         else:
@@ -277,9 +265,9 @@ class FileRun:
             self._settle_first(progress)
 
     def _settle_first(self, progress: Advance) -> None:
-        place, _, future = self._waiting.popleft()
+        place, size, future = self._waiting.popleft()
         try:
-            written = future.result()
+            areas = future.result()
         except (RefinesegError, OSError) as error:
             self.fail(f"skipped: {self._jobs[place].source}: {error}")
             hopeless = isinstance(error, OutputError) and error.no_room
@@ -287,24 +275,21 @@ class FileRun:
             self._settle_as(place, None)
             progress.advance()
             return
-        if written.new:
+        if size:
             self._refused = 0
             self.result.done += 1
             progress.advance()
-        self._settle_as(place, (self._jobs[place].source, written))
+        self._settle_as(place, (areas, size > 0))
 
-    def _settle_as(self, place: int, settled: tuple[str, _Written] | None) -> None:
+    def _settle_as(self, place: int, settled: tuple[Areas, bool] | None) -> None:
         """Lines and rows in the order of the jobs."""
         self._settled[place] = settled
         while self._next in self._settled:
             ready = self._settled.pop(self._next)
+            if ready is not None:
+                areas, new = ready
+                self.row(self._jobs[self._next].source, areas, silent=not new)
             self._next += 1
-            if ready is None:
-                continue
-            source, written = ready
-            if written.new:
-                print_lines(f"{source}: {shares_line(written.areas, self.result.class_info)}")
-            self.table.add(source, written.areas)
 
     def _summary(self, progress: Advance) -> None:
         result = self.result
@@ -313,11 +298,11 @@ class FileRun:
         text += f"; {result.resumed} were there already" if result.resumed else ""
         text += f"; {self._changed} had changed" if self._changed else ""
         text += f"; {len(result.failures)} failed" if result.failures else ""
-        self._console.say(text)
+        self.report.said(text)
 
 
-def _is_written(future: Future[_Written]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None and future.result().new
+def _is_written(future: Future[Areas]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
@@ -330,8 +315,8 @@ def _size_bytes(prediction: Prediction, outputs: Outputs) -> int:
     return sum(array.nbytes for array in arrays if array is not None) + made
 
 
-def _count(path: Path, class_info: ClassInfo) -> _Written:
+def _count(path: Path, class_info: ClassInfo) -> Areas:
     """Areas of a mask that was written before."""
     counts = mask_values(path)
     areas = np.array([counts.get(index, 0) for index in range(class_info.num_classes)], np.int64)
-    return _Written(Areas(sum(counts.values()), areas), new=False)
+    return Areas(sum(counts.values()), areas)

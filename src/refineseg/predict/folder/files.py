@@ -1,8 +1,8 @@
 """Predict files and folders of any size into a folder of results.
 
 In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.outputs.kinds` for each image, those of
-:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input on
-stdout with the share of each class, and optionally one table of all areas.
+:mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input with the
+share of each class, told to a :class:`~refineseg.predict.folder.report.Report`, and optionally one table of all areas.
 
 Image files are read and written in threads while the network works; whatever their number, a window of them is in
 memory. The result of a file depends on that file alone; lines and rows stand in the order of the files.
@@ -22,9 +22,10 @@ from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
-from refineseg.predict.folder.inputs_record import InputsRecord
-from refineseg.predict.folder.plan import Plan, begin_record, make_plan
+from refineseg.predict.folder.plan import FilesPlan, plan_files
 from refineseg.predict.folder.proofs import Prover
+from refineseg.predict.folder.records import InputsRecord, begin_record
+from refineseg.predict.folder.report import Report
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
@@ -32,10 +33,9 @@ from refineseg.predict.video.options import VideoKind
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.applicability import check_inputs
-from refineseg.terminal.printing import Terminal
 
 
-def unused_options(files: FileOptions, plan: Plan, run: FileRun) -> Iterator[str]:
+def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterator[str]:
     """Options that are named and had no effect on some or all inputs, as is only known when these are opened."""
     asked, outputs = files.asked, files.outputs
     if "overviews" in asked and not run.rasters:
@@ -60,7 +60,7 @@ def predict_files(
     model: str,
     options: PredictorOptions,
     files: FileOptions,
-    console: Terminal,
+    report: Report,
 ) -> FilesResult:
     """Predict every input; what cannot be read or written is named and skipped.
 
@@ -70,19 +70,19 @@ def predict_files(
         model: A shipped name or a model file.
         options: How to predict.
         files: What to write.
-        console: For failures and progress.
+        report: Whom to tell lines, failures and progress.
 
     Raises:
         ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
             that another model made; nothing has been written then.
     """
-    plan = make_plan(inputs, out, endings=files.outputs.endings.values())
+    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     check_inputs(files.asked, plan.kinds)
-    return predict_plan(plan, out, options.opened(model), options=options, files=files, console=console)
+    return predict_plan(plan, out, options.opened(model), options=options, files=files, report=report)
 
 
 def predict_plan(
-    plan: Plan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, console: Terminal
+    plan: FilesPlan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, report: Report
 ) -> FilesResult:
     """The same with a model that is open already.
 
@@ -92,7 +92,7 @@ def predict_plan(
         opened: The model.
         options: How to predict.
         files: What to write.
-        console: For failures and progress.
+        report: Whom to tell lines, failures and progress.
 
     Raises:
         ConfigError: Classes that are none, or results to be resumed that another model made; nothing has been written
@@ -107,11 +107,11 @@ def predict_plan(
     prover = None
     if files.prove:
         segmenter = opened.needs_inner("--prove").segmenter
-        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng())
+        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng(), tell=report.result)
     run = FileRun(
         class_info,
         outputs=files.outputs,
-        console=console,
+        report=report,
         count_resumed=files.areas is not None,
         prover=prover,
     )
@@ -119,7 +119,7 @@ def predict_plan(
     for message in plan.failures:
         run.fail(message)
     for message in plan.notes:
-        run.note(message)
+        report.noted(message)
     identity = {
         "model": opened.digest,
         **{name: value for name, value in options.to_json().items() if name != "device"},
@@ -135,23 +135,23 @@ def predict_plan(
         run.fail(f"{error}; nothing was predicted")
         return run.finish()
     if files.resume and since_ns is None:
-        run.note(f"{out} has no record of an earlier run: all files are predicted anew")
+        report.noted(f"{out} has no record of an earlier run: all files are predicted anew")
     for folder in {job.target.rpartition(os.sep)[0] for job in plan.files}:
         remove_leftovers(Path(folder))
     try:
         with area_table(files.areas, class_info) as table:
             run.table = table
             run.images(plan.files, predictor, options=files.stream, since_ns=since_ns, record=record)
-            singles = SingleInputs(run, console, alone=len(plan.files) + len(plan.videos) == 1)
+            singles = SingleInputs(run, alone=len(plan.files) + len(plan.videos) == 1)
             if run.rasters:
                 rasters = replace(files.rasters, resume=files.resume is not False)
                 tiling = options.tiling or TilingOptions()
                 singles.rasters(opened, options, outputs=files.outputs, tiling=tiling, rasters=rasters)
             if plan.videos and files.outputs.unknown_below is not None:
-                run.note("videos keep the classes of all pixels: --unknown-below is for images and rasters")
+                report.noted("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
             for note in unused_options(files, plan, run):
-                run.note(note)
+                report.noted(note)
     except KeyboardInterrupt as stop:
         stop.add_note(run.how_far(len(plan.files) + len(plan.videos)))
         raise

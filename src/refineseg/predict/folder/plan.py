@@ -1,37 +1,29 @@
-"""What a call of ``predict`` is to do: which files, where their results go, and which are there already.
+"""What a call of ``predict`` is to do: which files, and where their results go.
 
-In: paths and an output folder. Out: :class:`Plan`, before anything is computed or written; and the record of the run in
-the output folder, by which a later run knows whose results it finds there.
+In: paths and an output folder. Out: :class:`FilesPlan`, before anything is computed or written.
 
 A hundred thousand files are planned in a few seconds: folders are looked up once each, files not at all.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
-from refineseg.files.writing import written_beside
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
+from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
-
-RECORD = ".refineseg.json"
-"""Name of the record in the output folder."""
 
 _OTHER_ENDINGS = ("_areas.json", "..tif.parts", "_shares.csv")  # of rasters and videos; the first dot stands in front
 _LONGEST_NAME = 255  # bytes, where the system does not tell
-_RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # whose result may be NAME.tif
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FileJob:
     """One file and its results' path without an ending; texts, because a hundred thousand Paths take seconds.
 
     Args:
@@ -47,11 +39,11 @@ class Job:
     @property
     def is_maybe_raster(self) -> bool:
         """Whether its ending is one of those whose files may be rasters; their mask is ``NAME.tif``."""
-        return self.source.lower().endswith(_RASTER_SUFFIXES)
+        return self.source.lower().endswith(RASTER_SUFFIXES)
 
 
 @dataclass(frozen=True)
-class Plan:
+class FilesPlan:
     """What to do.
 
     Args:
@@ -61,7 +53,7 @@ class Plan:
         notes: What a user should know of files that were not asked for by name and are left out.
     """
 
-    files: list[Job] = field(default_factory=list)
+    files: list[FileJob] = field(default_factory=list)
     videos: list[tuple[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -74,7 +66,7 @@ class Plan:
         return found | {"image sequences" if kind == "sequence" else "videos" for kind in kinds}
 
 
-def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> Plan:
+def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> FilesPlan:
     """Find all files and refuse results that would overwrite each other or an input.
 
     Args:
@@ -86,7 +78,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
     Raises:
         ConfigError: Results would overwrite each other or an input.
     """
-    places, plan = _Places(), Plan()
+    places, plan = _Places(), FilesPlan()
     own = os.path.realpath(out) + os.sep
     for text in inputs:
         if not str(text):  # pathlib takes it for the current folder
@@ -111,7 +103,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
             plan.failures.extend(_no_input(path / name, what) for name, what in listing.left_out.items())
             start, end = os.path.join(path, ""), os.path.join(out, "")  # noqa: PTH118 - texts
             jobs = [
-                Job(start + name, end + name.rpartition(".")[0], places.real(start + name))
+                FileJob(start + name, end + name.rpartition(".")[0], places.real(start + name))
                 for name in listing.files
                 if name.lower().endswith(IMAGE_SUFFIXES)
             ]
@@ -124,7 +116,7 @@ def make_plan(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]
         elif (kind := archives.special_kind(path)) is not None:
             plan.failures.append(_no_input(text, kind))
         elif path.exists() or archives.is_file(path):
-            plan.files.append(Job(str(path), str(out / path.stem), places.real(str(path))))
+            plan.files.append(FileJob(str(path), str(out / path.stem), places.real(str(path))))
         else:
             plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
     endings = tuple(endings)
@@ -137,7 +129,7 @@ def _no_input(name: object, what: str) -> str:
     return f"skipped: expected an image or a folder, got {name}, which is {what}; replace or remove it"
 
 
-def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
+def _tell_left_out(plan: FilesPlan, folder: Path, names: Sequence[str]) -> None:
     """Pictures of kinds that are not read, and videos and rasters that are only predicted where they are named."""
     unread = [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
     if unread:
@@ -147,7 +139,7 @@ def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
             f"skipped: {len(unread)} pictures in {folder} of kinds that are not read: {first_names(unread)}; {advice} "
             "to JPEG or PNG"
         )
-    apart = [name for name in names if name.lower().endswith((*VIDEO_SUFFIXES, ".vrt", ".img"))]
+    apart = [name for name in names if name.lower().endswith((*VIDEO_SUFFIXES, *RASTER_ONLY_SUFFIXES))]
     if apart:
         plan.notes.append(
             f"{len(apart)} videos or rasters in {folder} are left out: {first_names(apart)}; name each on the command "
@@ -155,7 +147,7 @@ def _tell_left_out(plan: Plan, folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _refuse_long_names(plan: Plan, out: Path, endings: Sequence[str]) -> None:
+def _refuse_long_names(plan: FilesPlan, out: Path, endings: Sequence[str]) -> None:
     """Leave out inputs some of whose results could not get their names, before anything is written for them."""
     longest = _longest_name(out)
     room = longest - max(len(os.fsencode(ending)) for ending in (*endings, *_OTHER_ENDINGS))
@@ -204,7 +196,7 @@ class _Places:
         return real + os.sep + name
 
 
-def _refuse_collisions(plan: Plan, endings: Sequence[str], places: _Places) -> None:
+def _refuse_collisions(plan: FilesPlan, endings: Sequence[str], places: _Places) -> None:
     once = {(job.real, job.target): job for job in plan.files}  # the same file named twice is predicted once
     plan.files[:] = once.values()
     plan.videos[:] = dict.fromkeys(plan.videos)
@@ -239,58 +231,3 @@ def _both(one: str, other: str, target: str) -> str:
         f"expected different names, but {one} and {other} would both become {target}; "
         "predict them into different folders"
     )
-
-
-def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int | None:
-    """Write who makes the results in a folder, or check that it is the same as before.
-
-    Args:
-        out: The folder of results; made where it is not there.
-        identity: JSON values: model and all options that change a result.
-        resume: Go on with what is there.
-
-    Returns:
-        Results at least as new as this (nanoseconds since 1970) are of this model and these options; None: there are
-        no such results.
-
-    Raises:
-        ConfigError: To be resumed, but begun with another model or other options; they are named.
-        OutputError: The folder cannot be written.
-    """
-    path = out / RECORD
-    plain = json.loads(json.dumps(dict(identity)))
-    if resume:
-        known = _read_record(path)
-        if known is not None:
-            differing = sorted(name for name in known.keys() | plain.keys() if known.get(name) != plain.get(name))
-            if differing:
-                raise ConfigError(
-                    f"expected to go on with the results in {out}, but they were made with another "
-                    f"{', '.join(differing)}; use the same, choose another --out, or leave --resume out to predict all "
-                    "anew"
-                )
-            return path.stat().st_mtime_ns
-    with written_beside(path) as temporary:
-        record = {"format": 1, "version": __version__, "identity": plain}
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return None
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        archives.refuse_special(path)
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    identity = record.get("identity") if isinstance(record, dict) and record.get("format") == 1 else None
-    return identity if isinstance(identity, dict) else None
-
-
-def made_ns(job: Job, *, endings: Iterable[str], since_ns: int) -> int | None:
-    """When the oldest result of a file was made; None where one is absent or too old. What has its name is complete."""
-    try:
-        times = [os.stat(f"{job.target}{ending}").st_mtime_ns for ending in endings]  # noqa: PTH116 - very often
-    except OSError:
-        return None
-    oldest = min(times)
-    return oldest if oldest >= since_ns else None

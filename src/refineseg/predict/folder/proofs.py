@@ -1,10 +1,11 @@
 """``--prove``: a random piece of each image that is cut, against the prediction of the whole.
 
-In: images and rasters. Out: a line on stdout for each, and the numbers.
+In: images and rasters. Out: a line for each, and the numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.views.tiling import ArraySource, PixelSource, TilingOptions
 from refineseg.segmenter import Segmenter
-from refineseg.terminal.printing import print_lines
 
 
 class Prover:
@@ -32,11 +32,19 @@ class Prover:
         predictor: Which images it cuts.
         options: How they are cut, and where.
         generator: Draws the pieces.
+        tell: Takes a line for each.
     """
 
     def __init__(
-        self, segmenter: Segmenter, predictor: Predictor, options: PredictorOptions, *, generator: np.random.Generator
+        self,
+        segmenter: Segmenter,
+        predictor: Predictor,
+        options: PredictorOptions,
+        *,
+        generator: np.random.Generator,
+        tell: Callable[[str], None],
     ) -> None:
+        self._tell = tell
         self._segmenter, self._predictor, self._generator = segmenter, predictor, generator
         self._tiling = options.tiling or TilingOptions()
         self._device = find_device(options.device)
@@ -51,7 +59,7 @@ class Prover:
         if self._predictor.cuts((image.shape[0], image.shape[1])):
             self._prove(name, ArraySource(image))
         else:
-            print_lines(f"{name}: proof: it is predicted whole")
+            self._tell(f"{name}: proof: it is predicted whole")
 
     def raster(self, path: Path, options: RasterOptions) -> None:
         """Prove a raster whose regions can be read in any order; of others nothing is said.
@@ -72,7 +80,7 @@ class Prover:
         proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)
         region, window = proof.region, proof.window
         seen = "the whole image" if proof.whole else f"{window.height}x{window.width} pixels around it"
-        print_lines(
+        self._tell(
             f"{name}: proof: largest difference {proof.largest_difference:.2g} of the logits of rows {region.top} to "
             f"{region.bottom - 1}, columns {region.left} to {region.right - 1}, to those of {seen}; "
             f"{100 * proof.equal_share:.4g} % of the classes are equal"

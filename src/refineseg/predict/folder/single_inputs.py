@@ -1,6 +1,6 @@
 """Inputs that are worked on one at a time, because each is large: rasters and videos.
 
-In: what is left when the image files are done. Out: their results; a line on stdout and a row of areas for each.
+In: what is left when the image files are done. Out: their results; a line and a row of areas for each.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,17 +18,17 @@ from refineseg.devices import find_device
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
 from refineseg.predict.folder.file_run import FileRun
-from refineseg.predict.folder.progress import Fraction, duration
+from refineseg.predict.folder.report import share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
-from refineseg.predict.views.protocols import DEFAULT_PROTOCOL
+from refineseg.predict.views.scoring_views import DEFAULT_VIEW
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.runtimes.open import OpenedModel
-from refineseg.terminal.printing import Terminal, print_lines
+from refineseg.terminal.printable import duration
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -37,12 +38,11 @@ class SingleInputs:
 
     Args:
         run: Where failures, lines and rows go.
-        console: Progress.
         alone: There is but one input, so that an option that does not fit it makes the whole call wrong.
     """
 
-    def __init__(self, run: FileRun, console: Terminal, *, alone: bool) -> None:
-        self._run, self._console, self._alone = run, console, alone
+    def __init__(self, run: FileRun, *, alone: bool) -> None:
+        self._run, self._report, self._alone = run, run.report, alone
 
     @contextmanager
     def _named(self, source: str) -> Iterator[None]:
@@ -70,9 +70,9 @@ class SingleInputs:
         from refineseg.predict.raster.raster import predict_raster
 
         for job in self._run.rasters:
-            with self._named(job.source), Fraction(self._console, what=job.source) as told:
+            with self._named(job.source), share_of(self._report, job.source) as told:
                 _refuse_bomb(Path(job.source))
-                if how.scales != (1.0,) or how.flip or how.crf is not None or how.protocol.name != DEFAULT_PROTOCOL:
+                if how.scales != (1.0,) or how.flip or how.crf is not None or how.view.name != DEFAULT_VIEW:
                     raise ConfigError(
                         "expected a raster without --scales, --flip, --crf and --protocol, which need the whole image"
                     )
@@ -92,24 +92,10 @@ class SingleInputs:
                 if self._run.prover is not None:
                     self._run.prover.raster(Path(job.source), rasters)
                 for note in result.notes:
-                    self._run.note(f"{job.source}: {note}")
+                    self._report.noted(f"{job.source}: {note}")
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
-                text = f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}"
-                self._console.say(text)
-                self._run.result.others.append(
-                    {
-                        "source": job.source,
-                        "paths": {kind: str(path) for kind, path in result.paths.items()},
-                        "size_hw": list(result.size_hw),
-                        "tiles": result.tiles,
-                        "tiles_kept": result.tiles_kept,
-                        "seconds": result.seconds,
-                        "peak_bytes": result.peak_bytes,
-                        "notes": list(result.notes),
-                        "areas_m2": result.areas_m2,
-                        **result.areas.to_json(),
-                    }
-                )
+                self._report.said(f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}")
+                self._run.result.others.append({"source": job.source, **result.to_json()})
 
     def videos(
         self, videos: Sequence[tuple[str, str]], predictor: Predictor, *, options: VideoOptions, kinds: Sequence[str]
@@ -121,35 +107,35 @@ class SingleInputs:
 
         wanted: tuple[VideoKind, ...] = tuple(kind for kind in get_args(VideoKind) if kind in kinds)
         for source, stem in videos:
-            with self._named(source), Fraction(self._console, what=source) as told:
+            with self._named(source), share_of(self._report, source) as told:
                 if not wanted:
                     raise ConfigError(
                         f"expected --save with some of {', '.join(get_args(VideoKind))} for a video, got "
                         f"{', '.join(kinds)}"
                     )
                 result = predict_video(
-                    source, Path(stem), predictor, options=replace(options, kinds=wanted), progress=_of(told)
+                    source,
+                    Path(stem),
+                    predictor,
+                    options=replace(options, kinds=wanted),
+                    progress=partial(_share, told),
                 )
-                print_lines(f"{source}: {result.summary()}")
+                self._report.result(f"{source}: {result.summary()}")
                 pixels = result.frames * result.size_hw[0] * result.size_hw[1]
                 names = self._run.result.class_info.names
                 counts = np.array([round(result.shares.get(name, 0.0) * pixels) for name in names], np.int64)
                 self._run.row(source, Areas(pixels, counts), silent=True)
                 for note in result.notes:
-                    self._run.note(f"{source}: {note}")
+                    self._report.noted(f"{source}: {note}")
                 for failure in result.failures:
                     self._run.fail(failure)
                 self._run.result.others.append(result.to_json())
 
 
-def _of(told: Fraction) -> Callable[[int, int | None], None]:
-    """Frames done of frames there are, as a share."""
-
-    def progress(done: int, total: int | None) -> None:
-        if total:
-            told(min(1.0, done / total))
-
-    return progress
+def _share(told: Callable[[float], None], done: int, total: int | None) -> None:
+    """Tell frames done of frames there are, as a share."""
+    if total:
+        told(min(1.0, done / total))
 
 
 def _refuse_bomb(path: Path) -> None:

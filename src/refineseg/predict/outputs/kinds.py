@@ -308,7 +308,7 @@ def _probabilities(prediction: Prediction, outputs: Outputs, _name: str) -> memo
 
 
 @dataclass(frozen=True)
-class Kind:
+class OutputKind:
     """A kind of result of an image; those of rasters and videos are written by their own folders.
 
     Args:
@@ -322,15 +322,17 @@ class Kind:
     encode: Callable[[Prediction, Outputs, str], bytes | memoryview]
 
 
-KINDS: dict[str, Kind] = {
-    "mask": Kind({"": ".png"}, None, _mask),
-    "overlay": Kind({"": "_overlay.jpg"}, None, _overlay),
-    "probabilities": Kind({"npz": "_probabilities.npz", "tiff": "_probabilities.tif"}, "probabilities", _probabilities),
-    "confidence": Kind(
+KINDS: dict[str, OutputKind] = {
+    "mask": OutputKind({"": ".png"}, None, _mask),
+    "overlay": OutputKind({"": "_overlay.jpg"}, None, _overlay),
+    "probabilities": OutputKind(
+        {"npz": "_probabilities.npz", "tiff": "_probabilities.tif"}, "probabilities", _probabilities
+    ),
+    "confidence": OutputKind(
         {f"{name}{bits}": f"_confidence.{name[:3]}" for name in ("png", "tiff") for bits in (8, 16)},
         "confidence",
         _confidence,
     ),
-    "polygons": Kind({"geojson": ".geojson", "coco": "_coco.json"}, "confidence", _polygons),
+    "polygons": OutputKind({"geojson": ".geojson", "coco": "_coco.json"}, "confidence", _polygons),
 }
 """Everything ``--save`` takes."""

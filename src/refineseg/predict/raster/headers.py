@@ -1,4 +1,4 @@
-"""Which files are rasters: what the first kilobytes of a file say, without any imaging package.
+"""Which files are rasters: what the first kilobytes of a file say, without unpacking a pixel.
 
 In: a path. Out: whether it is predicted in windows (:mod:`refineseg.predict.raster.raster`) or read at once as a
 photograph (:mod:`refineseg.images.files`).
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from refineseg.files.archives import refuse_special
+from refineseg.images.decoding import most_pixels
 
-MOST_PIXELS = 2 * 89_478_485
-"""More than so many are never read at once; the limit of :func:`refineseg.images.files.read_rgb`, which is Pillow's."""
+RASTER_ONLY_SUFFIXES = (".vrt", ".img")
+"""Endings of formats that only geographic information systems write."""
 
-_RASTER_SUFFIXES = (".vrt", ".img")  # formats that only geographic information systems write
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", *RASTER_ONLY_SUFFIXES)
+"""Endings whose files may be rasters whatever their size."""
+
 _HEADER_BYTES = 1 << 16
 _GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
 _WIDTH, _HEIGHT, _BITS, _COLOURS, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
@@ -42,7 +45,7 @@ def is_raster(path: Path) -> bool:
         >>> is_raster(Path("there is no such file.tif"))
         False
     """
-    if path.suffix.lower() in _RASTER_SUFFIXES:
+    if path.suffix.lower() in RASTER_ONLY_SUFFIXES:
         return path.is_file()
     try:
         refuse_special(path)
@@ -53,18 +56,18 @@ def is_raster(path: Path) -> bool:
             if start in (b"II+\0", b"MM\0+"):
                 return True
             if start.startswith(b"\xff\xd8\xff"):
-                return _jpeg_pixels(file) > MOST_PIXELS
+                return _jpeg_pixels(file) > most_pixels()
             header = start + file.read(_HEADER_BYTES)
     except (OSError, struct.error):
         return False
     if header.startswith(b"\x89PNG") and len(header) >= 24:
         width, height = struct.unpack(">II", header[16:24])
-        return bool(width * height > MOST_PIXELS)
+        return bool(width * height > most_pixels())
     if header.startswith(b"\0\0\0\x0cjP  "):
         place = header.find(b"ihdr")
         height, width, bands, bits = struct.unpack(">IIHB", header[place + 4 : place + 15]) if place > 0 else (0,) * 4
         placed, wide = _GEOJP2 in header or b"gml.root-instance" in header, bands >= 3 and bits & 0x7F >= 8
-        return placed or wide or height * width > MOST_PIXELS  # "bits" is one less than they are
+        return placed or wide or height * width > most_pixels()  # "bits" is one less than they are
     return False
 
 
@@ -85,7 +88,7 @@ def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
         or bits > 16
         or samples > 4
         or _has_other_bands(tags)
-        or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > MOST_PIXELS
+        or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > most_pixels()
         or path.with_suffix(".tfw").is_file()
     )
 

@@ -79,7 +79,7 @@ def file_facts(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": facts.st_size, "time_ns": facts.st_mtime_ns, "digest": digest.hexdigest()}
 
 
-class Job:
+class RasterJob:
     """The folder of a job beside its result.
 
     Args:

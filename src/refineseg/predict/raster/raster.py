@@ -22,14 +22,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from refineseg.class_info import ClassInfo
 from refineseg.devices import free_memory, is_out_of_memory, peak_memory
 from refineseg.errors import ImageError
 from refineseg.images.reading import Scaling, choose_bands
@@ -39,10 +38,10 @@ from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.raster.job import Job, writing
+from refineseg.predict.raster.job import RasterJob, writing
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
-from refineseg.predict.raster.results import Finished
+from refineseg.predict.raster.results import Finished, RasterResult
 from refineseg.predict.raster.task import RasterTask, check_paths
 from refineseg.predict.raster.tiles import TileScorer, tile_layers
 from refineseg.predict.raster.writing import copy_in_order
@@ -57,42 +56,6 @@ USUAL_MEMORY = 4 * 10**9
 
 _OWN_BYTES = 400 * 10**6  # GDAL's cache, a region in the raster's own type, pieces of layers
 _PREDICTED, _WRITTEN = 0.97, 0.985  # of the work, when all tiles are finished, and the class raster is written
-
-
-@dataclass(frozen=True)
-class RasterResult:
-    """What became of a raster.
-
-    Args:
-        paths: The files, by kind; ``areas`` is the JSON file.
-        class_info: The classes.
-        size_hw: Height and width.
-        areas: Pixels of the classes; unknown are those without data, too.
-        pixel_area_m2: Square metres of a pixel, where the coordinate system is projected.
-        tiles: How many there were.
-        tiles_kept: How many of them were there already.
-        seconds: Duration of this call.
-        peak_bytes: Most memory this process ever had, where the system says so.
-        notes: What a user should know of how it was read.
-    """
-
-    paths: Mapping[str, Path]
-    class_info: ClassInfo
-    size_hw: tuple[int, int]
-    areas: Areas
-    pixel_area_m2: float | None
-    tiles: int
-    tiles_kept: int
-    seconds: float
-    peak_bytes: int | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def areas_m2(self) -> tuple[float, ...] | None:
-        """Of each class; None where the coordinate system is not projected."""
-        if self.pixel_area_m2 is None:
-            return None
-        return tuple(int(pixels) * self.pixel_area_m2 for pixels in self.areas.of_classes)
 
 
 def predict_raster(
@@ -146,7 +109,7 @@ def predict_raster(
     told = progress or (lambda _: None)
     with open_raster(src) as reader:
         reader.check_complete()
-        job = Job(dst)
+        job = RasterJob(dst)
         identity = task.identity()
         if (found := _finished_before(task, job, identity, reader)) is not None:
             told(1.0)
@@ -161,7 +124,7 @@ def predict_raster(
 
 
 @contextmanager
-def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
+def _begun(job: RasterJob, identity: Mapping[str, Any], *, resume: bool) -> Iterator[None]:
     """The job, whose folder stays after a failure only where it saves work."""
     try:
         job.open(identity, resume=resume)
@@ -176,7 +139,7 @@ def _begun(job: Job, identity: Mapping[str, Any], *, resume: bool) -> Iterator[N
 
 
 def _finished_before(
-    task: RasterTask, job: Job, identity: Mapping[str, Any], reader: RasterReader
+    task: RasterTask, job: RasterJob, identity: Mapping[str, Any], reader: RasterReader
 ) -> RasterResult | None:
     """The result of the same call before, if all of it is there.
 
@@ -207,7 +170,9 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened_source(task: RasterTask, reader: RasterReader, job: Job) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
+def _opened_source(
+    task: RasterTask, reader: RasterReader, job: RasterJob
+) -> Iterator[tuple[RasterSource, dict[str, Any]]]:
     """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
     num_channels, reading = task.segmenter.spec.preprocessing.in_channels, task.options.reading
     bands = choose_bands(reader.colours, reading.bands, num_channels=num_channels, path=reader.path)
@@ -251,7 +216,7 @@ def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list
 
 @contextmanager
 def _random_access(
-    reader: RasterReader, job: Job, bands: tuple[int, ...], *, declared: bool
+    reader: RasterReader, job: RasterJob, bands: tuple[int, ...], *, declared: bool
 ) -> Iterator[tuple[RasterReader, tuple[int, ...], int | None]]:
     """A reader of regions, the bands in it, and the band that says where there are data."""
     if not reader.is_sequential and reader.orientation == 1:
@@ -269,7 +234,7 @@ def _random_access(
 def _predicted(
     task: RasterTask,
     reader: RasterReader,
-    job: Job,
+    job: RasterJob,
     source: RasterSource,
     facts: dict[str, Any],
     told: Callable[[float], None],

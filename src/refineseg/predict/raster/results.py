@@ -1,13 +1,14 @@
 """The results of a raster, from its finished tiles: class raster, confidence, probabilities, overlay, polygons.
 
-In: a :class:`~refineseg.predict.raster.job.Job` whose tiles are all finished. Out: files on the raster's grid. Tiles
-are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles are; files depend on nothing but them.
+In: a :class:`~refineseg.predict.raster.job.RasterJob` whose tiles are all finished. Out: files on the raster's grid.
+Tiles are read in pieces of 512 rows, so memory is a row of pieces whatever the tiles are; files depend on nothing but
+them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.images import render
 from refineseg.images.encoding import write_image
+from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.polygons.vectors import RegionMerger, VectorOptions, write_geojson
 from refineseg.predict.raster.files import RasterReader, open_raster
-from refineseg.predict.raster.job import Job, pieces
+from refineseg.predict.raster.job import RasterJob, pieces
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.writing import Layout, write_raster
 from refineseg.predict.views.tiling import Region
@@ -35,9 +37,54 @@ PROBABILITY_1 = 65535
 _OVERLAY_ROWS = 64
 
 
-def mask_dtype(class_info: ClassInfo) -> np.dtype[Any]:
-    """The smallest type that holds classes and void."""
-    return np.dtype(np.uint8 if max(class_info.num_classes - 1, class_info.ignore_index) <= 255 else np.uint16)
+@dataclass(frozen=True)
+class RasterResult:
+    """What became of a raster.
+
+    Args:
+        paths: The files, by kind; ``areas`` is the JSON file.
+        class_info: The classes.
+        size_hw: Height and width.
+        areas: Pixels of the classes; unknown are those without data, too.
+        pixel_area_m2: Square metres of a pixel, where the coordinate system is projected.
+        tiles: How many there were.
+        tiles_kept: How many of them were there already.
+        seconds: Duration of this call.
+        peak_bytes: Most memory this process ever had, where the system says so.
+        notes: What a user should know of how it was read.
+    """
+
+    paths: Mapping[str, Path]
+    class_info: ClassInfo
+    size_hw: tuple[int, int]
+    areas: Areas
+    pixel_area_m2: float | None
+    tiles: int
+    tiles_kept: int
+    seconds: float
+    peak_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def areas_m2(self) -> tuple[float, ...] | None:
+        """Of each class; None where the coordinate system is not projected."""
+        if self.pixel_area_m2 is None:
+            return None
+        return tuple(int(pixels) * self.pixel_area_m2 for pixels in self.areas.of_classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "paths": {kind: str(path) for kind, path in self.paths.items()},
+            "size_hw": list(self.size_hw),
+            "tiles": self.tiles,
+            "tiles_kept": self.tiles_kept,
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "notes": list(self.notes),
+            "areas_m2": self.areas_m2,
+            **self.areas.to_json(),
+        }
 
 
 @dataclass(frozen=True)
@@ -57,7 +104,7 @@ class Finished:
         facts: What the header of each file is to say, for instance the scaling.
     """
 
-    job: Job
+    job: RasterJob
     tiles: Sequence[Region]
     size_hw: tuple[int, int]
     reader: RasterReader
@@ -78,7 +125,7 @@ class Finished:
         Returns:
             (K + 1,) pixels of each class, and of void.
         """
-        classes, dtype = self.class_info, mask_dtype(self.class_info)
+        classes, dtype = self.class_info, self.class_info.mask_dtype
         counts = np.zeros(classes.num_classes + 1, np.int64)
 
         def rows(_: int, region: Region) -> NDArray[Any]:
@@ -134,7 +181,7 @@ class Finished:
         (height, width), longest = self.size_hw, max(self.size_hw)
         small_hw = tuple(max(1, round(side * min(1.0, OVERLAY_SIDE / longest))) for side in (height, width))
         image = np.empty((*small_hw, 3), np.uint8)
-        mask = np.empty(small_hw, mask_dtype(self.class_info))
+        mask = np.empty(small_hw, self.class_info.mask_dtype)
         with open_raster(classes) as reader:
             for top in range(0, small_hw[0], _OVERLAY_ROWS):
                 bottom = min(top + _OVERLAY_ROWS, small_hw[0])
@@ -148,7 +195,7 @@ class Finished:
     def write_polygons(self, path: Path, *, options: VectorOptions) -> None:
         """Polygons in the raster's coordinate system, or in pixels where it has none; GeoJSON."""
         merger = RegionMerger(self.size_hw, class_info=self.class_info, options=options)
-        dtype = mask_dtype(self.class_info)
+        dtype = self.class_info.mask_dtype
         for _, region in pieces(Region.whole(self.size_hw)):
             confidence = self._rows("confidence", region, np.dtype(np.uint16)) / np.float32(PROBABILITY_1)
             merger.add(region, self._rows("mask", region, dtype), confidence)

@@ -21,7 +21,6 @@ from refineseg.class_info import ClassInfo
 from refineseg.predict.outputs.kinds import as_integers
 from refineseg.predict.raster.job import pieces
 from refineseg.predict.raster.pixels import RasterSource
-from refineseg.predict.raster.results import mask_dtype
 from refineseg.predict.views.tiling import PixelSource, Region
 from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 
@@ -116,7 +115,7 @@ class _Piece:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         if not self._stored:
             void = self._class_info.ignore_index
-            self._stored = {"mask": np.full(self.region.size_hw, void, mask_dtype(self._class_info))}
+            self._stored = {"mask": np.full(self.region.size_hw, void, self._class_info.mask_dtype)}
             self._stored |= {name: np.zeros(self.region.size_hw, np.uint16) for name in self._layers.names}
         return self._stored
 

@@ -1,1 +1,1 @@
-"""Videos and streams: sources, stages that work at the same time, smoothing, writing."""
+"""Videos and streams: sources, workers that work at the same time, smoothing, writing."""

@@ -36,7 +36,7 @@ class VideoOptions:
         opacity: Opacity of the overlay, 0 to 1.
         legend: Name the classes below the overlay.
         quality: Quality of the overlay: H.264's constant rate factor, 0 (best) to 51.
-        queue: Frames that may wait between two stages.
+        queue: Frames that may wait between two workers.
 
     Raises:
         ConfigError: A value that cannot be.

@@ -1,7 +1,7 @@
-"""Stages that work at the same time, joined by channels that hold a few items each.
+"""Workers that work at the same time, joined by channels that hold a few items each.
 
-In: jobs and the channels between them. Out: nothing of its own; a failure of one stage stops the others and is raised.
-The slowest stage sets the pace, and the channels' capacities bound the memory.
+In: jobs and the channels between them. Out: nothing of its own; a failure of one worker stops the others and is raised.
+The slowest worker sets the pace, and the channels' capacities bound the memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _GLANCE_S = 0.2  # waiting ends that often, so that Ctrl-C is heard on systems w
 
 
 class StoppedError(Exception):
-    """A stage learns that the others have stopped; never seen outside the pipeline."""
+    """A worker learns that the others have stopped; never seen outside the pipeline."""
 
 
 class Channel(Generic[T]):
-    """Items in order from one stage to the next, at most ``capacity`` of them waiting.
+    """Items in order from one worker to the next, at most ``capacity`` of them waiting.
 
     Args:
         capacity: At least 1.
@@ -98,7 +98,7 @@ class Channel(Generic[T]):
             yield item
 
 
-class Stages:
+class Workers:
     """Jobs in threads; use as a context manager around the job of the calling thread.
 
     Leaving it waits for all jobs. A failure anywhere, the calling thread's included, cancels every channel, and the
@@ -129,7 +129,7 @@ class Stages:
         for channel in self._channels:
             channel.cancel()
 
-    def __enter__(self) -> Stages:
+    def __enter__(self) -> Workers:
         return self
 
     def __exit__(

@@ -1,7 +1,7 @@
 """Where frames come from: what a source's name means, and image sequences.
 
 In: a path, pattern, address or camera number. Out: :class:`VideoSource`; for sequences a :class:`FrameReader`, the
-protocol that :mod:`refineseg.predict.video.files` fulfils for everything else.
+interface that :mod:`refineseg.predict.video.files` fulfils for everything else.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: a file, a stream's address, a camera's number, or a sequence of images, and a predictor. Out: ``STEM.mp4`` (H.264,
 classes painted over the frames, the sound copied), ``STEM_mask.mkv`` (FFV1, one grey value per class id, lossless),
-``STEM_shares.csv`` if asked for, and a :class:`VideoResult`. Four stages hand frames on through channels of a few
+``STEM_shares.csv`` if asked for, and a :class:`VideoResult`. Four workers hand frames on through channels of a few
 frames each: decode, predict (the calling thread), finish (smoothing, counting, painting), encode. So the slowest, which
 is the network, sets the rate, and memory does not grow with the video's length.
 """
@@ -21,6 +21,7 @@ from refineseg.errors import ConfigError, ImageError
 from refineseg.files.writing import write_error, written_beside
 from refineseg.predict.video.files import VideoReader
 from refineseg.predict.video.options import VideoKind, VideoOptions
+from refineseg.predict.video.run import FramePredictor, VideoRun
 from refineseg.predict.video.sources import (
     FrameReader,
     SequenceReader,
@@ -29,7 +30,6 @@ from refineseg.predict.video.sources import (
     is_picture_address,
     is_video,
 )
-from refineseg.predict.video.stages import FramePredictor, VideoRun
 
 __all__ = ["VideoKind", "VideoOptions", "VideoResult", "is_video", "predict_video"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from refineseg.predict.views.protocols import check_scales
+from refineseg.predict.views.scoring_views import check_scales
 from refineseg.scoring import probabilities_of
 
 

@@ -16,28 +16,26 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from refineseg.predict.views.protocols import ScoringProtocol, check_scales
+from refineseg.predict.views.scoring_views import ScoringView, check_scales
 from refineseg.resize import ResizeStyle, matlab_resize, matlab_resize_images
 from refineseg.scoring import probabilities_of
 
 _LEAST_LOG = -20.0
 
 
-def network_images(
-    images: UInt8[Tensor, "n c h w"], scale: float, *, protocol: ScoringProtocol
-) -> UInt8[Tensor, "n c h2 w2"]:
+def network_images(images: UInt8[Tensor, "n c h w"], scale: float, *, view: ScoringView) -> UInt8[Tensor, "n c h2 w2"]:
     """Images as the network gets them: one resize for the short side and the scale, another for the enlargement."""
     short = min(images.shape[2:])
     factor = 1.0
-    if protocol.short_side is not None:
-        low, high = protocol.short_side
+    if view.short_side is not None:
+        low, high = view.short_side
         factor = low / short if short < low else high / short if short > high else 1.0
     factor *= scale
     if factor != 1:
         size_hw = math.ceil(images.shape[2] * factor), math.ceil(images.shape[3] * factor)
         images = matlab_resize_images(images, size_hw, scale=factor)
-    if protocol.enlargement not in (None, 1):
-        height, width = (max(1, math.floor(side * protocol.enlargement + 0.5)) for side in images.shape[2:])
+    if view.enlargement not in (None, 1):
+        height, width = (max(1, math.floor(side * view.enlargement + 0.5)) for side in images.shape[2:])
         images = matlab_resize_images(images, (height, width))
     return images
 
@@ -87,7 +85,7 @@ def authors_scores(
     images: UInt8[Tensor, "n c h w"],
     *,
     scales: Sequence[float],
-    protocol: ScoringProtocol,
+    view: ScoringView,
 ) -> Float[Tensor, "n k h w"]:
     """Scores of images as the authors predict; the class of a pixel is the one with the highest score.
 
@@ -95,7 +93,7 @@ def authors_scores(
         score: Network images uint8 -> logits at the network's output resolution.
         images: Pixels 0..255.
         scales: Scales of the views, in the order in which they are summed.
-        protocol: One of the authors'.
+        view: One of the authors'.
 
     Returns:
         At the images' size; they do not sum to 1.
@@ -104,7 +102,7 @@ def authors_scores(
         ConfigError: A scale that cannot be.
     """
     scales = check_scales(scales)
-    maps = (probabilities_of(score(network_images(images, scale, protocol=protocol))) for scale in scales)
+    maps = (probabilities_of(score(network_images(images, scale, view=view))) for scale in scales)
     size_hw = images.shape[2], images.shape[3]
     if len(scales) == 1:  # never left the GPU, where imresize takes one scale
         return resize_probabilities(next(maps), size_hw, style="gpu")

@@ -13,9 +13,9 @@ What is published, and what is not:
 * Released code, where it differs: four pooling links, "improved" pooling but for VOC and Cityscapes, images enlarged by
   1.2, shorter side clamped to 450..1100, scales in steps of 0.1, crops around a pixel of a random class and without
   padding.
-* Light-Weight RefineNet: the NYUDv2 recipe of its code, three stages of 100 epochs (momentum is kept between stages
+* Light-Weight RefineNet: the NYUDv2 recipe of its code, three phases of 100 epochs (momentum is kept between phases
   here, as in the second version of the code). Other data sets are described in the paper only, with the same optimiser;
-  the lengths here keep about the number of steps of the NYUDv2 recipe. VOC: two stages of 100 epochs, after COCO.
+  the lengths here keep about the number of steps of the NYUDv2 recipe. VOC: two phases of 100 epochs, after COCO.
 
 Sources: Lin et al., CVPR 2017, sections 3 and 4, and the released MATLAB code; Nekrasov et al., BMVC 2018, section 4,
 and the released code.
@@ -130,7 +130,7 @@ _STAGES_V2 = ((5e-4, 5e-3), (2.5e-4, 2.5e-3), (1.25e-4, 1.25e-3))
 
 
 def light_weight_recipe(data: str, epochs: int, variant: str, *, released: bool = False) -> TrainingConfig:
-    """Light-Weight RefineNet: three stages of falling rates.
+    """Light-Weight RefineNet: three phases of falling rates.
 
     ``released``: the rates of the second version of the code, and enlargement with aligned corners, which weights of
     our own otherwise do without (every scale is then exactly 2).
@@ -170,19 +170,19 @@ def light_weight_recipe(data: str, epochs: int, variant: str, *, released: bool 
 def light_weight_voc_recipe(variant: str, *, released: bool = False) -> TrainingConfig:
     """Light-Weight RefineNet on VOC: COCO, then SBD without VOC's val images, then VOC.
 
-    The paper names COCO, SBD and VOC; the code's VOC script has the last two stages of 100 epochs (``released``).
+    The paper names COCO, SBD and VOC; the code's VOC script has the last two phases of 100 epochs (``released``).
     COCO's 20 epochs are our choice: at 95 000 images they are about 300 000 steps of six crops.
     """
     base = light_weight_recipe("voc", 100, variant, released=released)
     coco, sbd, voc = base.phases
-    stages = (replace(sbd, data=("sbd:train_noval",)), replace(voc, data=("voc:train",)))
+    phases = (replace(sbd, data=("sbd:train_noval",)), replace(voc, data=("voc:train",)))
     if released:
-        stages = (
+        phases = (
             replace(coco, data=("sbd:train_noval",)),
             replace(sbd, data=("voc:train",)),
         )
-        return replace(base, phases=stages)
-    return replace(base, phases=(replace(coco, epochs=20, data=("coco_voc:train",)), *stages))
+        return replace(base, phases=phases)
+    return replace(base, phases=(replace(coco, epochs=20, data=("coco_voc:train",)), *phases))
 
 
 _FULL_ROWS: tuple[tuple[FullPlan, tuple[str, ...]], ...] = (

@@ -16,7 +16,7 @@ from refineseg.training.recipes.papers import PAPER_RECIPES
 
 
 def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
-    """CamVid from scratch, train + val, no validation: the first stage of the model shipped first.
+    """CamVid from scratch, train + val, no validation: the first phase of the model shipped first.
 
     Small crops of shrunk images first (a third of the time per crop), then full resolution with a cosine to zero:
     within one CPU budget the network sees about twice as many epochs as with full crops throughout. Nothing is

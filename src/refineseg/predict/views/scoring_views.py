@@ -1,7 +1,7 @@
 """How an image's probabilities are obtained: at which sizes the network sees it, and how its output is enlarged.
 
-In: a name. Out: a frozen :class:`ScoringProtocol`. The two papers' codes differ here; a measured number is comparable
-only with numbers of the same protocol, so evaluation writes it beside every number.
+In: a name, the value of ``--protocol``. Out: a frozen :class:`ScoringView`. The two papers' codes differ here; a
+measured number is comparable only with numbers of the same view, so it is a part of every measurement's protocol.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LARGEST_SCALE = 8.0
 
 
 @dataclass(frozen=True)
-class ScoringProtocol:
+class ScoringView:
     """One way from an image to the probabilities of its pixels.
 
     Args:
-        name: As in :data:`PROTOCOLS`.
+        name: As in :data:`SCORING_VIEWS`.
         enlarged: What is brought to image size, and how: ``logits_bilinear`` and ``logits_cubic`` enlarge logits;
             ``log_probabilities_cubic`` is all of the authors' procedure, see :mod:`refineseg.predict.views.authors`.
         short_side: Images are resized until their shorter side, in pixels, lies in this range; None: own size.
@@ -77,7 +77,7 @@ class ScoringProtocol:
         """Whether mirror images can be averaged.
 
         Raises:
-            ConfigError: The protocol has none.
+            ConfigError: The view has none.
         """
         if flip and self.is_authors:
             raise ConfigError(
@@ -94,16 +94,16 @@ class ScoringProtocol:
         }
 
 
-PROTOCOLS: dict[str, ScoringProtocol] = {
-    protocol.name: protocol
-    for protocol in (
-        ScoringProtocol("light_weight", "logits_bilinear"),
-        ScoringProtocol("light_weight_v1", "logits_cubic"),
-        ScoringProtocol("authors", "log_probabilities_cubic", short_side=(450, 800), enlargement=1.2),
-        ScoringProtocol("authors_cityscapes", "log_probabilities_cubic", short_side=(600, 1100), enlargement=1.2),
+SCORING_VIEWS: dict[str, ScoringView] = {
+    view.name: view
+    for view in (
+        ScoringView("light_weight", "logits_bilinear"),
+        ScoringView("light_weight_v1", "logits_cubic"),
+        ScoringView("authors", "log_probabilities_cubic", short_side=(450, 800), enlargement=1.2),
+        ScoringView("authors_cityscapes", "log_probabilities_cubic", short_side=(600, 1100), enlargement=1.2),
     )
 }
-"""Every protocol by name.
+"""Every view by name.
 
 * ``light_weight``: the whole image at its own size, logits enlarged bilinearly. Source: Light-Weight RefineNet, second
   version of the code.
@@ -113,7 +113,7 @@ PROTOCOLS: dict[str, ScoringProtocol] = {
 * ``authors_cityscapes``: the same with a short side of 600 to 1100.
 """
 
-DEFAULT_PROTOCOL = "light_weight"
+DEFAULT_VIEW = "light_weight"
 
 
 def check_scoring(
@@ -123,7 +123,7 @@ def check_scoring(
     precision: str = "float32",
     scales: str = "1",
     flip: bool = False,
-    protocol: str = DEFAULT_PROTOCOL,
+    protocol: str = DEFAULT_VIEW,
     enlargement: float | None = None,
     backend: str | None = None,
 ) -> None:
@@ -135,7 +135,7 @@ def check_scoring(
         ModelFileError: No such model.
     """
     check_word("precision", precision, PRECISIONS)
-    found = find_protocol(protocol, enlargement=enlargement)
+    found = find_view(protocol, enlargement=enlargement)
     found.check_flip(flip)
     parse_scales(scales)
     if backend is not None:
@@ -158,14 +158,14 @@ def check_scoring(
         )
 
 
-def find_protocol(name: str, *, enlargement: float | None = None) -> ScoringProtocol:
-    """A protocol by name, with another enlargement where one is given.
+def find_view(name: str, *, enlargement: float | None = None) -> ScoringView:
+    """A view by name, with another enlargement where one is given.
 
     Raises:
-        ConfigError: No such protocol, or an enlargement it does not take.
+        ConfigError: No such view, or an enlargement it does not take.
     """
-    check_word("protocol", name, tuple(PROTOCOLS))
-    return PROTOCOLS[name] if enlargement is None else replace(PROTOCOLS[name], enlargement=enlargement)
+    check_word("protocol", name, tuple(SCORING_VIEWS))
+    return SCORING_VIEWS[name] if enlargement is None else replace(SCORING_VIEWS[name], enlargement=enlargement)
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The four stages of a video: decode, predict, finish, encode.
+"""The four workers of a video: decode, predict, finish, encode.
 
 In: an open source, a predictor and the files to write. Out: those files, and what was counted on the way.
 """
@@ -24,7 +24,7 @@ from refineseg.errors import ImageError
 from refineseg.predict.video.files import VideoWriter
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.overlay import FramePainter
-from refineseg.predict.video.pipeline import Channel, Stages
+from refineseg.predict.video.pipeline import Channel, Workers
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import Frame, FrameReader, SoundPacket
 from refineseg.prediction import Prediction
@@ -62,7 +62,7 @@ class _Finished:
 
 
 class VideoRun:
-    """One video on its way through the stages.
+    """One video on its way through the workers.
 
     Args:
         name: Name of the source, for messages.
@@ -109,10 +109,10 @@ class VideoRun:
         return dict(zip(self._predictor.class_info.names, shares.tolist(), strict=True))
 
     def run(self, progress: Callable[[int, int | None], None] | None) -> None:
-        """All stages, to the end; Ctrl-C ends a live source and is raised for others."""
-        with Stages(self._decoded, self._predicted, self._finished) as stages:
+        """All workers, to the end; Ctrl-C ends a live source and is raised for others."""
+        with Workers(self._decoded, self._predicted, self._finished) as workers:
             for job in (self._read, self._finish, self._encode):
-                stages.start(job)
+                workers.start(job)
             try:
                 self._predict(progress)
             except KeyboardInterrupt:
