@@ -1,6 +1,6 @@
 """``refineseg bench``: a model against the plain one, and the networks of both papers side by side.
 
-In: a model or variant, a size, a device. Out: a :class:`Report`, measured by :mod:`refineseg.bench.timing`.
+In: a model or variant, a size, a device. Out: a :class:`BenchReport`, measured by :mod:`refineseg.bench.timing`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def model_or_variant(name: str) -> Segmenter:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """A finished benchmark.
 
     Args:
@@ -123,7 +123,7 @@ def bench_model(
     repeats: int | None = None,
     backend: str | None = None,
     console: Terminal | None = None,
-) -> Report:
+) -> BenchReport:
     """Measure a model in every precision against the plain one.
 
     Args:
@@ -170,7 +170,7 @@ def bench_model(
     images = example_images(batch, segmenter.spec.preprocessing.in_channels, size_hw)
     rows = measure(contenders, images, repeats=repeats, console=console)
     title = f"{model}, {batch} image{'s' if batch > 1 else ''} of {size}, {rows[0].repeats} rounds"
-    return Report([asdict(row) for row in rows], describe_machine(place), _speed_table(rows, title))
+    return BenchReport([asdict(row) for row in rows], describe_machine(place), _speed_table(rows, title))
 
 
 def _in_runtimes(
@@ -267,7 +267,7 @@ def bench_papers(
     device: str = "auto",
     repeats: int | None = None,
     console: Terminal | None = None,
-) -> Report:
+) -> BenchReport:
     """RefineNet and Light-Weight RefineNet, with the modifications between them one after the other, in one run.
 
     All in PyTorch's defaults, 21 classes, random weights, one image.
@@ -309,7 +309,7 @@ def bench_papers(
         row |= {"min_ms": float(own.min())}
         row |= {"p50_ms": float(np.percentile(own, 50)), "p95_ms": float(np.percentile(own, 95))}
         rows.append(row | {"speedup": float(np.median(full / own))})
-    return Report(rows, describe_machine(place), _paper_table(rows))
+    return BenchReport(rows, describe_machine(place), _paper_table(rows))
 
 
 def _paper_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from refineseg.bench.benchmark import Report, model_or_variant
+from refineseg.bench.benchmark import BenchReport, model_or_variant
 from refineseg.bench.contenders import measurable
 from refineseg.bench.timing import describe_machine
 from refineseg.errors import ConfigError
@@ -217,7 +217,7 @@ def bench_folder(
     precision: str | None = None,
     rounds: int | None = None,
     console: Terminal | None = None,
-) -> Report:
+) -> BenchReport:
     """Measure ``predict`` on a folder, masks only, against the network alone.
 
     Args:
@@ -273,7 +273,7 @@ def bench_folder(
             rounds=rounds,
         )
         rows.append(row)
-    return Report([asdict(row) for row in rows], describe_machine(place), _table(rows))
+    return BenchReport([asdict(row) for row in rows], describe_machine(place), _table(rows))
 
 
 def _table(rows: Sequence[FolderRow]) -> Table:

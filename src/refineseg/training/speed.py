@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from refineseg.bench.benchmark import Report
+from refineseg.bench.benchmark import BenchReport
 from refineseg.bench.timing import describe_machine
 from refineseg.data.datasets import open_dataset, parse_sources
 from refineseg.data.samples.sample import Concatenation
@@ -92,7 +92,7 @@ def bench_training(
     num_workers: int | None = None,
     rounds: int | None = None,
     console: Terminal,
-) -> Report:
+) -> BenchReport:
     """Measure the phases of a configuration; those of equal crops and batches once.
 
     Args:
@@ -144,7 +144,7 @@ def bench_training(
             speeds.append(PhaseSpeed(number, crop, phase.batch_size, steps, found))
     read = f"read by {workers} processes" if workers else "read in this process"
     where = read if whole.phases[0].resident is None else "held and cut on the device"
-    return Report(
+    return BenchReport(
         [speed.to_json() for speed in speeds],
         {**describe_machine(engine.device), "crops": where, "variant": config.variant},
         _table(speeds, f"{config.recipe} on {data}, {config.variant}, crops {where}"),
