@@ -43,7 +43,7 @@ DOORS = {  # package -> the only places that may import it
         f"cli/{name}.py"
         for name in ("app", "predict", "evaluate", "train", "reproduce", "models", "export", "doctor", "shard")
     },
-    "pycocotools": {"data/own/outlines.py"},
+    "pycocotools": {"files/run_lengths.py"},
     "fsspec": {"data/storage/remote_access.py"},
     "filelock": {"data/storage/mirror.py"},
     "yaml": {"files/foreign_text.py"},

@@ -15,6 +15,7 @@ features = pytest.importorskip("rasterio.features", reason="the independent rast
 
 from refineseg.class_info import ClassInfo  # noqa: E402
 from refineseg.errors import ConfigError, MissingExtraError  # noqa: E402
+from refineseg.predict.outputs.kinds import Outputs  # noqa: E402
 from refineseg.predict.polygons.coordinates import Ground  # noqa: E402
 from refineseg.predict.polygons.vectors import (  # noqa: E402
     RegionMerger,
@@ -414,6 +415,12 @@ class TestCoco:
         tables = coco_annotations(regions(mask, simplify=2.0), CLASSES, size_hw=mask.shape, file_name="a")
         times = sum(tools.decode(a["segmentation"]).astype(int) for a in tables["annotations"])
         assert (times == 1).all()
+
+    def test_without_pycocotools_the_call_is_refused_before_any_work(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pycocotools", None)
+        Outputs(("polygons",), polygon_format="geojson").check(CLASSES)
+        with pytest.raises(MissingExtraError, match=r"pycocotools to write COCO's run lengths, .*'refineseg\[coco\]'"):
+            Outputs(("polygons",), polygon_format="coco").check(CLASSES)
 
     def test_of_nothing_has_no_annotations(self):
         assert coco_annotations([], CLASSES, size_hw=(2, 2), file_name="a")["annotations"] == []

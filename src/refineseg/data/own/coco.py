@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted, rle_tools
+from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
 from refineseg.data.samples.json_files import json_elements
 from refineseg.data.samples.left_out import FRACTIONS, NO_OUTLINE
@@ -23,6 +23,7 @@ from refineseg.data.samples.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_folder, list_files, locate, read_text
+from refineseg.files.run_lengths import rle_tools
 from refineseg.images.files import IMAGE_SUFFIXES, first_names
 
 _ROBOFLOW = "_annotations.coco.json"

@@ -1,13 +1,11 @@
 """Outlines of objects as pixels: COCO's polygons and run lengths, polygons of other programs, and which is on top.
 
-In: coordinates and run lengths from annotation files. Out: ``(H, W)`` booleans, and masks of them. The only file that
-imports pycocotools, which defines what COCO's polygons cover.
+In: coordinates and run lengths from annotation files. Out: ``(H, W)`` booleans, and masks of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,60 +13,10 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import index_dtype
 from refineseg.data.samples.left_out import COVERED, NO_AREA, OUTSIDE, TOO_SMALL, LeftOut, summed
-from refineseg.errors import MissingExtraError
+from refineseg.files.run_lengths import decompressed, from_runs, rle_tools
 
 _REACH = 1000  # pixels
 _CROSSINGS = 1 << 20  # of edges and rows that are computed at once, at most
-
-
-def rle_tools() -> ModuleType:
-    """The module ``pycocotools.mask``.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    try:
-        from pycocotools import mask  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("pycocotools", extra="coco", purpose="paint COCO's outlines") from error
-    found: ModuleType = mask
-    return found
-
-
-def decompressed(text: str) -> list[int]:
-    """Run lengths from COCO's string; the counterpart is in :mod:`fakes.coco`.
-
-    Raises:
-        ValueError: The text is no such string.
-    """
-    counts: list[int] = []
-    number = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"a run length with the character {character!r}")
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            number -= (bits & 16) << (shift - 4)
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if shift:
-        raise ValueError("run lengths that end too early")
-    return counts
-
-
-def from_runs(counts: list[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Runs of outside and inside in turn, down the columns, as ``(H, W)``.
-
-    Raises:
-        ValueError: They do not cover the image exactly.
-    """
-    if not counts or min(counts) < 0 or sum(counts) != size_hw[0] * size_hw[1]:
-        raise ValueError(f"run lengths of {sum(counts)} pixels")
-    inside = np.arange(len(counts)) % 2 == 1
-    columns: NDArray[np.bool_] = np.repeat(inside, counts).reshape(size_hw[::-1])
-    return columns.T
 
 
 def painted(segmentation: dict[str, Any] | list[Any], size_hw: tuple[int, int]) -> NDArray[np.bool_]:

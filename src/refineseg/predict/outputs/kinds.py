@@ -31,6 +31,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
+from refineseg.files.run_lengths import WRITING, rle_tools
 from refineseg.files.writing import written_beside
 from refineseg.images.encoding import encode_image, encode_mask, encoded
 from refineseg.images.render import overlay_picture
@@ -164,11 +165,13 @@ class Outputs:
 
         Raises:
             ConfigError: A name that is no class.
-            MissingExtraError: shapely is needed for polygons and not installed.
+            MissingExtraError: shapely, or pycocotools for COCO, is needed for polygons and not installed.
         """
         self.chosen_classes(class_info)
         if "polygons" in self.kinds:
             geometry_tools()
+            if self.polygon_format == "coco":
+                rle_tools(WRITING)
 
     def finished(self, prediction: Prediction) -> Prediction:
         """The prediction with unknown pixels, where they are asked for."""

@@ -1,7 +1,7 @@
 """Regions as COCO JSON: categories, images and annotations with a score.
 
 In: regions of one image. Out: what ``pycocotools`` and annotation programs read. Segmentations are compressed run
-lengths, which can hold holes; or polygons, where there are none. No package is needed to write them.
+lengths, which can hold holes; or polygons, where there are none.
 
 Source: the data format page of https://cocodataset.org.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
+from refineseg.files.run_lengths import compressed
 from refineseg.files.writing import written_beside
 from refineseg.predict.polygons.borders import spread
 from refineseg.predict.polygons.class_regions import ClassRegion, corners
@@ -114,22 +115,11 @@ def write_coco(
 
 def _run_lengths(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[list[str], list[int]]:
     """Compressed run lengths of each region, and how many pixels they cover."""
-    height, width = size_hw
     region, changes = _changes(regions, size_hw)
-    counts = np.bincount(region, minlength=len(regions)) + 1  # runs: one more than there are changes
-    offsets = np.append(0, np.cumsum(counts))
-    bounds = np.zeros(offsets[-1] + 1, np.int64)
-    starts = np.append(0, np.cumsum(counts - 1))
-    within = np.arange(len(changes)) - starts[region]
-    bounds[offsets[region] + within] = changes
-    last = offsets[1:] - 1
-    bounds[last] = height * width
-    before = np.append(0, bounds[:-2])
-    before[offsets[:-1]] = 0
-    runs = bounds[:-1] - before
-    place = np.arange(len(runs)) - np.repeat(offsets[:-1], counts)
-    areas = np.add.reduceat(np.where(place % 2 == 1, runs, 0), offsets[:-1])
-    return _compressed(runs, place, offsets), areas.tolist()
+    bounds = np.searchsorted(region, np.arange(len(regions) + 1)).tolist()
+    ends = {"prepend": 0, "append": size_hw[0] * size_hw[1]}
+    runs = [np.diff(changes[first:last], **ends).tolist() for first, last in pairwise(bounds)]
+    return compressed(runs, size_hw), [sum(counts[1::2]) for counts in runs]
 
 
 def _changes(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -157,34 +147,3 @@ def _changes(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[
     odd = np.diff(np.append(groups, len(place))) % 2 == 1  # two changes at one pixel are none
     groups = groups[odd & (place[groups] < height * size_hw[1])]
     return region[groups], place[groups]
-
-
-def _compressed(runs: NDArray[np.int64], place: NDArray[np.int64], offsets: NDArray[np.int64]) -> list[str]:
-    """COCO's strings: from the fourth on the difference to the run two before, five bits a character, low bits first.
-
-    Args:
-        runs: Runs of all regions.
-        place: Place of each run among those of its region.
-        offsets: Where the runs of each region begin, and their number.
-
-    Source: the format of COCO's API: 32 = more follow, 16 = sign of the last, from character 48 on.
-    """
-    numbers = runs.copy()
-    later = np.flatnonzero(place > 2)
-    numbers[later] -= runs[later - 2]
-    length = np.zeros(len(numbers), np.int64)
-    active, rest = np.arange(len(numbers)), numbers.copy()
-    characters: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    while len(active):
-        bits, rest = rest & 31, rest >> 5
-        more = rest != np.where(bits & 16, -1, 0)
-        characters.append((active, 48 + bits + np.where(more, 32, 0)))
-        length[active] += 1
-        active, rest = active[more], rest[more]
-    begin = np.append(0, np.cumsum(length))
-    text = np.zeros(begin[-1], np.uint8)
-    for step, (which, values) in enumerate(characters):
-        text[begin[which] + step] = values
-    whole = text.tobytes().decode("ascii")
-    bounds = begin[offsets].tolist()
-    return [whole[first:last] for first, last in pairwise(bounds)]
