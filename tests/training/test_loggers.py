@@ -134,7 +134,6 @@ def serve(port=0):
 def test_a_tracker_that_goes_away_is_said_once_and_gets_what_it_missed_when_it_is_back(tmp_path, monkeypatch):
     """MLflow's own client speaks HTTP to the tracker."""
     pytest.importorskip("mlflow")
-    monkeypatch.setattr(loggers, "SEND_EVERY_S", 0.0)
     monkeypatch.setattr(loggers, "RETRY_AFTER_S", 0.0)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = serve()

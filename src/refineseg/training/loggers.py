@@ -26,8 +26,6 @@ from refineseg.training.record import Measured
 from refineseg.training.request import check_logs
 
 EXPERIMENT = "refineseg"
-SEND_EVERY_S = 5.0
-"""Entries are sent together, so that short epochs do not wait for a server."""
 RETRY_AFTER_S = 60.0
 _PICTURE_SIDE = 320
 _VALIDATION = ("mean_iou", "pixel_accuracy")
@@ -176,7 +174,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN
 
 
 class _Steady:
-    """A logger that may fail: opened and sent to when it can be, with what waits."""
+    """A logger that may fail: opened and sent to when it can be, with what an absent tracker has missed.
+
+    MLflow's own asynchronous logging is not used: it drops what it cannot send, see docs/experiments.md.
+    """
 
     def __init__(self, name: str, make: Callable[[], Logger], say: Callable[[str], None]) -> None:
         self._name, self._make, self._say = name, make, say
@@ -189,7 +190,6 @@ class _Steady:
         if entry is not None:
             self._waiting.append(entry)
         if now or time.monotonic() >= self._next_at:
-            self._next_at = time.monotonic() + SEND_EVERY_S
             self._try(self._send_all)
 
     def _send_all(self) -> None:
