@@ -124,12 +124,13 @@ class TrainingConfig:
         loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
         input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
-        augment_on: Where crops are cut: ``host``; ``device``, from images held there; ``auto``: on a GPU where they
-            fit. Crops of the two differ by a few grey levels.
+        augment_on: Where crops are cut: ``host``; ``device``, from images held there (experimental on a GPU); ``auto``:
+            on a GPU where they fit. Crops of the two differ by a few grey levels.
         cache_mib: MiB of decoded images kept in memory where no processes read (``--workers 0``); changes no result.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
-        compile: Mode of ``torch.compile``; ``off``; ``auto``: ``reduce-overhead`` (with CUDA graphs) on a GPU for the
-            rest of a phase that would take long enough to pay for it, see :mod:`refineseg.training.engine`.
+        compile: Mode of ``torch.compile`` (experimental on a GPU); ``off``; ``auto``: ``reduce-overhead`` (with CUDA
+            graphs) on a GPU for the rest of a phase that would take long enough to pay for it, see
+            :mod:`refineseg.training.engine`.
         micro_batch: Most crops computed at a time; larger batches are added up from pieces, whose normalisation
             statistics are then those of a piece. None: whole batches, until memory is short.
         checkpoint_every_s: Save checkpoint and models when an epoch ends and this many seconds have passed since the
