@@ -32,6 +32,10 @@ LAYERS = (
     ("bench", "export", "doctor"),
     ("training",),
     ("cli",),
+    ("__main__",),
+)
+VERBS = tuple(
+    path.stem for path in (SOURCE / "cli").glob("*.py") if path.stem not in ("__init__", "app", "interruption")
 )
 DOORS = {  # package -> the only places that may import it
     "timm": {"networks/timm_encoders.py"},
@@ -39,10 +43,7 @@ DOORS = {  # package -> the only places that may import it
     "safetensors": {"networks/weight_files.py"},
     "matplotlib": {"evaluate/reports.py"},
     "torchvision": {"data/crops/augment.py"},
-    "typer": {
-        f"cli/{name}.py"
-        for name in ("app", "predict", "evaluate", "train", "reproduce", "models", "export", "doctor", "shard")
-    },
+    "typer": {f"cli/{name}.py" for name in ("app", *VERBS) if name != "datasets"},
     "pycocotools": {"files/run_lengths.py"},
     "fsspec": {"data/storage/remote_access.py"},
     "filelock": {"data/storage/mirror.py"},
@@ -239,7 +240,7 @@ for module in sys.argv[1:]:
 @pytest.mark.slow
 def test_every_module_can_be_imported_first():
     """Each in a process of its own, forked from one that has loaded the libraries only."""
-    names = [f"refineseg.{module}".rstrip(".") for module in MODULES if module != "cli.__main__"]
+    names = [f"refineseg.{module}".rstrip(".") for module in MODULES if module != "__main__"]
     done = subprocess.run([sys.executable, "-c", ALONE, *names], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
@@ -267,6 +268,12 @@ def test_normalisation_softmax_and_argmax_are_written_once():
     assert places(r"123\.675|58\.395") == {"preprocessing.py"}
     assert places(r"softmax\(") == {"scoring.py"}
     assert places(r"argmax\(") == {"scoring.py"}
+
+
+def test_a_verb_has_the_file_of_its_name():
+    from refineseg.cli import app
+
+    assert {command.callback.__name__ for command in app.registered_commands} == set(VERBS)
 
 
 def test_one_place_prints():

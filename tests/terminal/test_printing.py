@@ -201,7 +201,7 @@ def test_a_terminal_of_ascii_ends_no_run(model, tmp_path):
     image(folder / "B\u00e4ume\u6a39.png")
     image(folder / os.fsdecode(b"l\xff.png"))
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "80"}
-    command = [sys.executable, "-m", "refineseg.cli", "predict", folder, "--out", tmp_path / "out", "--model", model]
+    command = [sys.executable, "-m", "refineseg", "predict", folder, "--out", tmp_path / "out", "--model", model]
     ended = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     assert rb"B\xe4ume\u6a39.png: " in ended.stdout

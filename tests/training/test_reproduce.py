@@ -91,7 +91,7 @@ def test_a_budget_ends_cleanly_with_what_is_left_and_calling_again_goes_on(refin
 
 @pytest.mark.slow
 def test_a_reproduction_that_was_killed_goes_on_when_it_is_called_again(refineseg, root, tmp_path):
-    line = [sys.executable, "-m", "refineseg.cli", *arguments(root, tmp_path / "o", seeds="0", epochs=60)]
+    line = [sys.executable, "-m", "refineseg", *arguments(root, tmp_path / "o", seeds="0", epochs=60)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     metrics, end = tmp_path / "o" / "seed0" / "metrics.jsonl", time.monotonic() + 200

@@ -23,7 +23,7 @@ from refineseg.training.record import LossRecord
 from refineseg.training.run import RunRequest, resume_run, start_run
 from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
 
-TRAIN = (sys.executable, "-m", "refineseg.cli", "train")
+TRAIN = (sys.executable, "-m", "refineseg", "train")
 
 
 def tiny(epochs=3, **changes):

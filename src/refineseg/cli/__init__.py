@@ -20,16 +20,35 @@ from refineseg.terminal.printing import guard_terminal, messages
 # The verbs register themselves; help shows them in this order.
 # isort: off
 from refineseg.cli import predict
-from refineseg.cli import evaluate as prediction
-from refineseg.cli import train as training
-from refineseg.cli import reproduce as reproduction
+from refineseg.cli import evaluate
+from refineseg.cli import train
+from refineseg.cli import reproduce
+from refineseg.cli import card
+from refineseg.cli import convert
+from refineseg.cli import bench
 from refineseg.cli import models
+from refineseg.cli import datasets
 from refineseg.cli import export
 from refineseg.cli import doctor
-from refineseg.cli import shard as shards
+from refineseg.cli import shard
 # isort: on
 
-__all__ = ["app", "doctor", "export", "main", "models", "predict", "prediction", "reproduction", "shards", "training"]
+__all__ = [
+    "app",
+    "bench",
+    "card",
+    "convert",
+    "datasets",
+    "doctor",
+    "evaluate",
+    "export",
+    "main",
+    "models",
+    "predict",
+    "reproduce",
+    "shard",
+    "train",
+]
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer typers bundle
 

@@ -1,4 +1,4 @@
-"""``refineseg reproduce`` and ``refineseg card``: wiring only, heavy imports inside."""
+"""``refineseg reproduce``: wiring only, heavy imports inside."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Device, ModelFile, app, messages, prepare_training
-from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
+from refineseg.cli.app import Device, app, messages, prepare_training
+from refineseg.terminal.arguments import check_device_name, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
 
@@ -70,45 +70,3 @@ def reproduce(
     if (out / "table.md").is_file():
         print_lines(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
     print_lines(*reproduction.lines(state, out, request.seeds))
-
-
-@app.command()
-def card(
-    data: Annotated[str, typer.Option(help="Data set that is measured, as NAME:ROOT.")],
-    out: Annotated[Path, typer.Option(help="Folder for the images and, without --card, for card.md.")],
-    model: ModelFile = "camvid",
-    split: Annotated[str, typer.Option(help="Split that is measured.")] = "test",
-    card_file: Annotated[
-        Path | None, typer.Option("--card", help="File of the card; text written by hand in an existing card is kept.")
-    ] = None,
-    history: Annotated[
-        Path | None, typer.Option(help="File metrics.jsonl of the run; by default the one beside the model.")
-    ] = None,
-    failures: Annotated[int, typer.Option(help="Number of worst images to show.")] = 8,
-    device: Device = "auto",
-) -> None:
-    """Write a model's card: origin, numbers with their protocol, learning curves, pictures of the worst failures."""
-    from refineseg.data.datasets import open_sources
-    from refineseg.predict.views.scoring_views import check_scoring
-
-    check_number("--failures", failures, least=0)
-    check_scoring(model, device=device)
-    open_sources(data, split=split)
-    check_input_file("--history", history, what="metrics.jsonl of a run")
-    check_outputs({"--card": card_file}, {"--out": out})
-
-    # from here on PyTorch is there
-    from refineseg.evaluate.card import CardFiles, write_card
-    from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
-    from refineseg.predict.options import PredictorOptions
-
-    result = evaluate_to_files(
-        model,
-        data,
-        split,
-        options=PredictorOptions.parse(device=device),
-        files=EvaluationFiles(out, failures),
-        console=messages(),
-        boundary=True,
-    )
-    print_lines(f"card: {write_card(result, CardFiles(out, card_file, history))}", f"pictures: {out}")

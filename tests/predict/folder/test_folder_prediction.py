@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(models, tm
     folder, out, whole = write_pictures(tmp_path / "in", [(32, 40)] * 60), tmp_path / "out", tmp_path / "whole"
     run([folder], whole, models[0], outputs=Outputs(("mask", "overlay")), areas=tmp_path / "whole.csv")
     command = ["predict", str(folder), "--out", str(out), "--model", models[0], "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-m", "refineseg.cli", *command], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-m", "refineseg", *command], stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while len(list(out.glob("*_overlay.jpg"))) < 5 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)

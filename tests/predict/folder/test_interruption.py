@@ -85,7 +85,7 @@ def test_predict_says_how_far_it_came_and_the_said_command_does_the_rest(
 @pytest.mark.parametrize(("number", "name", "expected"), SIGNALS)
 def test_a_process_ends_at_a_signal(folder, tmp_path, number, name, expected):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "refineseg.cli", "predict", folder, "--out", out]
+    command = [sys.executable, "-m", "refineseg", "predict", folder, "--out", out]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while finished(out) < 3:
         assert process.poll() is None

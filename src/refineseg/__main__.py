@@ -1,0 +1,5 @@
+"""``python -m refineseg``: the command line."""
+
+from refineseg.cli import main
+
+main()

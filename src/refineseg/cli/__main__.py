@@ -1,5 +1,0 @@
-"""``python -m refineseg.cli``."""
-
-from refineseg.cli import main
-
-main()
