@@ -192,7 +192,7 @@ def test_the_core_of_prediction_knows_no_files_and_no_terminal():
 
 
 def test_prediction_of_folders_prints_nothing():
-    """It tells a ``Report``; whoever calls it chooses the terminal, or none."""
+    """It tells a ``Follower``; whoever calls it chooses the terminal, or none."""
     for module, path in MODULES.items():
         if inside(module, "predict"):
             assert not {"terminal.printing", "terminal.following"} & own_imports(path), module

@@ -85,7 +85,7 @@ Image.MAX_IMAGE_PIXELS = None
 from refineseg.terminal.printing import Terminal
 from refineseg.class_info import ClassInfo
 from refineseg.predict.folder.file_run import FileRun
-from refineseg.terminal.following import TerminalReport
+from refineseg.terminal.following import TerminalFollower
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.predictor import Predictor
@@ -107,7 +107,7 @@ outputs = Outputs(tuple(sys.argv[1].split(",")))
 plan = plan_files([sys.argv[2]], Path(sys.argv[3]), endings=outputs.endings.values())
 predictor = Predictor(Brightest(), device="cpu")
 predictor(np.zeros((40, 40, 3), np.uint8))
-run = FileRun(predictor.class_info, outputs=outputs, report=TerminalReport(Terminal(quiet=True)))
+run = FileRun(predictor.class_info, outputs=outputs, follower=TerminalFollower(Terminal(quiet=True)))
 status = Path("/proc/self/status")
 print(re.search(r"VmRSS:\\s+(\\d+)", status.read_text())[1])
 run.images(plan.files, predictor, options=StreamOptions(workers=4), since_ns=None)

@@ -21,7 +21,7 @@ from refineseg.predict.folder.records import INPUTS_RECORD
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.segmenter import build, load, load_spec
-from refineseg.terminal.following import TerminalReport
+from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
@@ -246,7 +246,7 @@ def predict():
             model="camvid",
             options=options,
             files=FileOptions(Outputs.parse("mask"), resume=resume),
-            report=TerminalReport(Terminal(file=said, width=1000)),
+            follower=TerminalFollower(Terminal(file=said, width=1000)),
         )
         return said.getvalue(), result.done, result.resumed
 

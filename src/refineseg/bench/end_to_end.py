@@ -39,7 +39,7 @@ from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import OpenedModel, check_backend, open_model, place_of, scorer_of
 from refineseg.runtimes.table import BACKENDS, Precision, is_exported
-from refineseg.terminal.following import TerminalReport
+from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
 
 MOST_IMAGES = 64
@@ -117,7 +117,7 @@ class _Way:
 
     def __init__(self, opened: OpenedModel, paths: Sequence[Path], images: Sequence[Tensor], console: Terminal) -> None:
         self.opened, self._paths, self._images = opened, paths, images
-        self._report = TerminalReport(console, results=False)
+        self._follower = TerminalFollower(console, results=False)
         precision = "bfloat16" if opened.precision == "bfloat16" else "float32"
         self._options = PredictorOptions.parse(
             device=opened.device, precision=precision, backend=opened.backend, tiling=TilingOptions()
@@ -136,7 +136,7 @@ class _Way:
         with tempfile.TemporaryDirectory() as out:
             plan = plan_files(self._paths, Path(out), endings=self._files.outputs.endings.values())
             result = predict_plan(
-                plan, Path(out), self.opened, options=self._options, files=self._files, report=self._report
+                plan, Path(out), self.opened, options=self._options, files=self._files, follower=self._follower
             )
         if result.done != len(self._paths):
             first = result.failures[0] if result.failures else "some are rasters"

@@ -285,10 +285,10 @@ def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tu
     """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
     from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.options import PredictorOptions
-    from refineseg.terminal.following import TerminalReport
+    from refineseg.terminal.following import TerminalFollower
 
-    how, report = PredictorOptions.parse(**options), TerminalReport(messages())
-    return predict_plan(plan, out, how.opened(model), options=how, files=files, report=report), how
+    how, follower = PredictorOptions.parse(**options), TerminalFollower(messages())
+    return predict_plan(plan, out, how.opened(model), options=how, files=files, follower=follower), how
 
 
 def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, FilesPlan

@@ -97,12 +97,10 @@ class EvaluationResult:
     @property
     def how(self) -> str:
         """How the images were predicted, in one line to print beside the numbers."""
-        options = self.options
-        parts = [f"protocol {options.view.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
-        if options.view.short_side is not None:
-            parts.append("short side {}..{} pixels".format(*options.view.short_side))
-        if options.view.enlargement is not None:
-            parts.append(f"enlargement {options.view.enlargement:g}")
+        options, view = self.options, self.options.view
+        parts = [f"protocol {view.name}", f"scales {', '.join(f'{scale:g}' for scale in options.scales)}"]
+        parts += [] if view.short_side is None else ["short side {}..{} pixels".format(*view.short_side)]
+        parts += [] if view.enlargement is None else [f"enlargement {view.enlargement:g}"]
         parts += ["flip"] * options.flip + ["CRF"] * (options.crf is not None)
         parts += [self.precision or options.precision]
         parts += [options.backend] if options.backend not in (None, "torch") else []

@@ -1,6 +1,6 @@
 """Shows a person what a run tells: a bar on a terminal, a line now and then elsewhere; always rate and time left.
 
-In: what :class:`~refineseg.predict.folder.report.Report` describes. Out: results on stdout, the rest on a console.
+In: what :class:`~refineseg.predict.folder.follower.Follower` describes. Out: results on stdout, the rest on a console.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refineseg.terminal.printing import Column, Terminal, print_lines, progress_
 _SILENT_S = 30.0  # between two lines where there is no terminal
 
 
-class TerminalReport:
+class TerminalFollower:
     """Follows a run on a terminal.
 
     Args:

@@ -24,16 +24,16 @@ from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
+from refineseg.predict.folder.follower import Advance, share_of
 from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.folder.records import RECORD
-from refineseg.predict.folder.report import Advance, share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.scoring import Scorer
 from refineseg.segmenter import load
-from refineseg.terminal.following import TerminalReport
+from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
 
 CLASSES = ClassInfo(("ground", "sky", "square"))
@@ -57,8 +57,8 @@ def write_pictures(folder, sizes=SIZES, *, start=0):
 def run(inputs, out, model, *, console=None, outputs=None, **files):
     options = FileOptions(outputs or Outputs(("mask",)), **files)
     how = PredictorOptions.parse(device="cpu")
-    report = TerminalReport(console or Terminal(quiet=True))
-    return predict_files(inputs, out, model=model, options=how, files=options, report=report)
+    follower = TerminalFollower(console or Terminal(quiet=True))
+    return predict_files(inputs, out, model=model, options=how, files=options, follower=follower)
 
 
 def contents(folder, pattern="*.png"):
@@ -348,8 +348,8 @@ def test_videos_addresses_and_cameras_are_told_from_files(tmp_path):
 
 def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
     now = [0.0]
-    report = TerminalReport(Terminal(stderr=True), clock=lambda: now[0])
-    with Advance(report, what="images", total=1010) as progress:
+    follower = TerminalFollower(Terminal(stderr=True), clock=lambda: now[0])
+    with Advance(follower, what="images", total=1010) as progress:
         for _ in range(10):
             progress.leave_out()
         for _ in range(500):
@@ -357,7 +357,7 @@ def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
             progress.advance()
     assert capsys.readouterr().err.splitlines() == ["300 of 1000 images, 10 per s, 1 min 10 s left"]
     now[0] = 0.0
-    with share_of(report, "big.tif") as told:
+    with share_of(follower, "big.tif") as told:
         told(0.5)  # was done by an earlier run
         now[0] = 100.0
         told(0.6)
@@ -365,7 +365,7 @@ def test_where_there_is_no_terminal_progress_is_a_line_now_and_then(capsys):
 
 
 class Heard:
-    """A report that keeps what it is told."""
+    """A follower that keeps what it is told."""
 
     def __init__(self):
         self.events = []
@@ -378,7 +378,7 @@ def test_a_run_tells_whoever_follows_it_and_prints_nothing(models, tmp_path, cap
     folder, heard = write_pictures(tmp_path / "in", [(20, 30), (20, 30)]), Heard()
     (folder / "zz.png").write_bytes(b"no image")
     options, files = PredictorOptions.parse(device="cpu"), FileOptions(Outputs(("mask",)), workers=1)
-    predict_files([folder], tmp_path / "out", model=models[0], options=options, files=files, report=heard)
+    predict_files([folder], tmp_path / "out", model=models[0], options=options, files=files, follower=heard)
     assert capfd.readouterr() == ("", "")
     results = [str(what[0]).partition(": ")[0] for name, *what in heard.events if name == "result"]
     assert results == [str(folder / name) for name in ("000.png", "001.png")]
@@ -416,7 +416,7 @@ def test_an_image_larger_than_the_tile_is_cut_with_the_same_mask(models, tmp_pat
         model=models[0],
         options=options,
         files=FileOptions(Outputs(("mask", "confidence")), prove=True),
-        report=TerminalReport(Terminal(quiet=True)),
+        follower=TerminalFollower(Terminal(quiet=True)),
     )
     assert contents(tmp_path / "cut", "[0-9]*[0-9].png") == contents(tmp_path / "whole", "[0-9]*[0-9].png")
     for name in ("000", "001"):

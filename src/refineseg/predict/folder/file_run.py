@@ -1,7 +1,7 @@
 """One run over many image files: what waits to be written, what is counted, what is said.
 
 In: jobs and a predictor. Out: result files, and in the order of the jobs lines and rows of areas; failures. Lines,
-failures and progress are told to a :class:`~refineseg.predict.folder.report.Report`.
+failures and progress are told to a :class:`~refineseg.predict.folder.follower.Follower`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from refineseg.class_info import ClassInfo
 from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
+from refineseg.predict.folder.follower import Advance, Follower
 from refineseg.predict.folder.plan import FileJob
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.records import InputsRecord, Times, file_times, made_ns
-from refineseg.predict.folder.report import Advance, Report
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
 from refineseg.predict.predictor import Predictor
@@ -93,7 +93,7 @@ class FileRun:
     Args:
         class_info: The classes.
         outputs: What to write.
-        report: Whom to tell results, failures, notes and progress.
+        follower: Whom to tell results, failures, notes and progress.
         count_resumed: Count the masks of results that are there already.
         prover: Checks images that are cut; None: nothing is checked.
     """
@@ -103,14 +103,14 @@ class FileRun:
         class_info: ClassInfo,
         *,
         outputs: Outputs,
-        report: Report,
+        follower: Follower,
         count_resumed: bool = False,
         prover: Prover | None = None,
     ) -> None:
         self.result = FilesResult(class_info)
         self.rasters: list[FileJob] = []
         self.scaled = False  # whether any image had not 8 bits
-        self._outputs, self.report, self._count_resumed = outputs, report, count_resumed
+        self._outputs, self.follower, self._count_resumed = outputs, follower, count_resumed
         self.prover = prover
         self.table = AreaTable(class_info)  # where areas go; this one only sums them
         # Of each: its place among the jobs, bytes that wait (0: its results were there before), areas.
@@ -124,7 +124,7 @@ class FileRun:
     def fail(self, message: str) -> None:
         """Say and remember it."""
         self.result.failures.append(message)
-        self.report.failed(message)
+        self.follower.failed(message)
 
     def images(
         self,
@@ -149,7 +149,7 @@ class FileRun:
         times: dict[int, Times | None] = {}  # of their inputs, before they are read
         with (
             file_threads(options) as pool,
-            Advance(self.report, what="images", total=len(jobs)) as progress,
+            Advance(self.follower, what="images", total=len(jobs)) as progress,
         ):
             paths = self._to_predict(jobs, since_ns=since_ns, pool=pool, places=places, times=times, progress=progress)
             for item in predicted(paths, predictor, options=options, pool=pool, set_aside=is_raster):
@@ -157,7 +157,7 @@ class FileRun:
                 read_at = times.pop(place)
                 self.scaled = self.scaled or item.scaled
                 for note in item.notes:
-                    self.report.noted(note)
+                    self.follower.noted(note)
                 if item.prediction is None:
                     self._without_prediction(item, jobs[place])
                     self._settle_as(place, None)
@@ -187,7 +187,7 @@ class FileRun:
     def row(self, name: str, areas: Areas, *, silent: bool = False) -> None:
         """A row of the table for one input, and unless silent a line."""
         if not silent:
-            self.report.result(f"{name}: {shares_line(areas, self.result.class_info)}")
+            self.follower.result(f"{name}: {shares_line(areas, self.result.class_info)}")
         self.table.add(name, areas)
 
     def how_far(self, total: int) -> str:
@@ -239,7 +239,7 @@ class FileRun:
             return made is not None
         self._changed += 1
         if self._changed <= _MOST_NOTED:
-            self.report.noted(f"{job.source} has changed since its result was made: it is predicted anew")
+            self.follower.noted(f"{job.source} has changed since its result was made: it is predicted anew")
         return False
 
     def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> Areas:
@@ -298,7 +298,7 @@ class FileRun:
         text += f"; {result.resumed} were there already" if result.resumed else ""
         text += f"; {self._changed} had changed" if self._changed else ""
         text += f"; {len(result.failures)} failed" if result.failures else ""
-        self.report.said(text)
+        self.follower.said(text)
 
 
 def _is_written(future: Future[Areas]) -> bool:

@@ -2,7 +2,7 @@
 
 In: images, folders, rasters, videos. Out: the files of :mod:`refineseg.predict.outputs.kinds` for each image, those of
 :mod:`refineseg.predict.raster.raster` and :mod:`refineseg.predict.video.video` for the rest, a line per input with the
-share of each class, told to a :class:`~refineseg.predict.folder.report.Report`, and optionally one table of all areas.
+share of each class, told to a :class:`~refineseg.predict.folder.follower.Follower`, and optionally one table of areas.
 
 Image files are read and written in threads while the network works; whatever their number, a window of them is in
 memory. The result of a file depends on that file alone; lines and rows stand in the order of the files.
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from refineseg.errors import OutputError
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
+from refineseg.predict.folder.follower import Follower
 from refineseg.predict.folder.plan import FilesPlan, plan_files
 from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.records import InputsRecord, begin_record
-from refineseg.predict.folder.report import Report
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
@@ -53,6 +53,16 @@ def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterato
         yield f"videos have no {', '.join(others)}: these are for images and rasters"
 
 
+def _identity(opened: OpenedModel, options: PredictorOptions, files: FileOptions) -> dict[str, Any]:
+    """All that changes a result; results of another one are not taken for done."""
+    return {
+        "model": opened.digest,
+        **{name: value for name, value in options.to_json().items() if name != "device"},
+        **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+        "reading": asdict(files.rasters.reading),
+    }
+
+
 def predict_files(
     inputs: Sequence[str | Path],
     out: Path,
@@ -60,7 +70,7 @@ def predict_files(
     model: str,
     options: PredictorOptions,
     files: FileOptions,
-    report: Report,
+    follower: Follower,
 ) -> FilesResult:
     """Predict every input; what cannot be read or written is named and skipped.
 
@@ -70,7 +80,7 @@ def predict_files(
         model: A shipped name or a model file.
         options: How to predict.
         files: What to write.
-        report: Whom to tell lines, failures and progress.
+        follower: Whom to tell lines, failures and progress.
 
     Raises:
         ConfigError: Results would overwrite each other or an input, classes that are none, or results to be resumed
@@ -78,11 +88,17 @@ def predict_files(
     """
     plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     check_inputs(files.asked, plan.kinds)
-    return predict_plan(plan, out, options.opened(model), options=options, files=files, report=report)
+    return predict_plan(plan, out, options.opened(model), options=options, files=files, follower=follower)
 
 
 def predict_plan(
-    plan: FilesPlan, out: Path, opened: OpenedModel, *, options: PredictorOptions, files: FileOptions, report: Report
+    plan: FilesPlan,
+    out: Path,
+    opened: OpenedModel,
+    *,
+    options: PredictorOptions,
+    files: FileOptions,
+    follower: Follower,
 ) -> FilesResult:
     """The same with a model that is open already.
 
@@ -92,7 +108,7 @@ def predict_plan(
         opened: The model.
         options: How to predict.
         files: What to write.
-        report: Whom to tell lines, failures and progress.
+        follower: Whom to tell lines, failures and progress.
 
     Raises:
         ConfigError: Classes that are none, or results to be resumed that another model made; nothing has been written
@@ -107,11 +123,11 @@ def predict_plan(
     prover = None
     if files.prove:
         segmenter = opened.needs_inner("--prove").segmenter
-        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng(), tell=report.result)
+        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng(), tell=follower.result)
     run = FileRun(
         class_info,
         outputs=files.outputs,
-        report=report,
+        follower=follower,
         count_resumed=files.areas is not None,
         prover=prover,
     )
@@ -119,23 +135,17 @@ def predict_plan(
     for message in plan.failures:
         run.fail(message)
     for message in plan.notes:
-        report.noted(message)
-    identity = {
-        "model": opened.digest,
-        **{name: value for name, value in options.to_json().items() if name != "device"},
-        **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
-        "reading": asdict(files.rasters.reading),
-    }
+        follower.noted(message)
     since_ns, record = None, None
     try:
         if len(plan.files) > 1 or files.resume:
-            since_ns = begin_record(out, identity, resume=bool(files.resume))
+            since_ns = begin_record(out, _identity(opened, options, files), resume=bool(files.resume))
             record = InputsRecord(out, resume=since_ns is not None)
     except OutputError as error:
         run.fail(f"{error}; nothing was predicted")
         return run.finish()
     if files.resume and since_ns is None:
-        report.noted(f"{out} has no record of an earlier run: all files are predicted anew")
+        follower.noted(f"{out} has no record of an earlier run: all files are predicted anew")
     for folder in {job.target.rpartition(os.sep)[0] for job in plan.files}:
         remove_leftovers(Path(folder))
     try:
@@ -148,10 +158,10 @@ def predict_plan(
                 tiling = options.tiling or TilingOptions()
                 singles.rasters(opened, options, outputs=files.outputs, tiling=tiling, rasters=rasters)
             if plan.videos and files.outputs.unknown_below is not None:
-                report.noted("videos keep the classes of all pixels: --unknown-below is for images and rasters")
+                follower.noted("videos keep the classes of all pixels: --unknown-below is for images and rasters")
             singles.videos(plan.videos, predictor, options=files.videos, kinds=files.outputs.kinds)
             for note in unused_options(files, plan, run):
-                report.noted(note)
+                follower.noted(note)
     except KeyboardInterrupt as stop:
         stop.add_note(run.how_far(len(plan.files) + len(plan.videos)))
         raise

@@ -18,7 +18,7 @@ from refineseg.devices import find_device
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.damage import check_plausible
 from refineseg.predict.folder.file_run import FileRun
-from refineseg.predict.folder.report import share_of
+from refineseg.predict.folder.follower import share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
@@ -42,7 +42,7 @@ class SingleInputs:
     """
 
     def __init__(self, run: FileRun, *, alone: bool) -> None:
-        self._run, self._report, self._alone = run, run.report, alone
+        self._run, self._follower, self._alone = run, run.follower, alone
 
     @contextmanager
     def _named(self, source: str) -> Iterator[None]:
@@ -70,7 +70,7 @@ class SingleInputs:
         from refineseg.predict.raster.raster import predict_raster
 
         for job in self._run.rasters:
-            with self._named(job.source), share_of(self._report, job.source) as told:
+            with self._named(job.source), share_of(self._follower, job.source) as told:
                 _refuse_bomb(Path(job.source))
                 if how.scales != (1.0,) or how.flip or how.crf is not None or how.view.name != DEFAULT_VIEW:
                     raise ConfigError(
@@ -92,9 +92,9 @@ class SingleInputs:
                 if self._run.prover is not None:
                     self._run.prover.raster(Path(job.source), rasters)
                 for note in result.notes:
-                    self._report.noted(f"{job.source}: {note}")
+                    self._follower.noted(f"{job.source}: {note}")
                 kept = f", {result.tiles_kept} of them from before" if result.tiles_kept else ""
-                self._report.said(f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}")
+                self._follower.said(f"{job.source}: {result.tiles} tiles{kept} in {duration(result.seconds)}")
                 self._run.result.others.append({"source": job.source, **result.to_json()})
 
     def videos(
@@ -107,7 +107,7 @@ class SingleInputs:
 
         wanted: tuple[VideoKind, ...] = tuple(kind for kind in get_args(VideoKind) if kind in kinds)
         for source, stem in videos:
-            with self._named(source), share_of(self._report, source) as told:
+            with self._named(source), share_of(self._follower, source) as told:
                 if not wanted:
                     raise ConfigError(
                         f"expected --save with some of {', '.join(get_args(VideoKind))} for a video, got "
@@ -120,13 +120,13 @@ class SingleInputs:
                     options=replace(options, kinds=wanted),
                     progress=partial(_share, told),
                 )
-                self._report.result(f"{source}: {result.summary()}")
+                self._follower.result(f"{source}: {result.summary()}")
                 pixels = result.frames * result.size_hw[0] * result.size_hw[1]
                 names = self._run.result.class_info.names
                 counts = np.array([round(result.shares.get(name, 0.0) * pixels) for name in names], np.int64)
                 self._run.row(source, Areas(pixels, counts), silent=True)
                 for note in result.notes:
-                    self._report.noted(f"{source}: {note}")
+                    self._follower.noted(f"{source}: {note}")
                 for failure in result.failures:
                     self._run.fail(failure)
                 self._run.result.others.append(result.to_json())

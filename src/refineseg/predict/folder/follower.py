@@ -1,6 +1,6 @@
 """What a run over files tells, while it goes on, to whoever follows it: a terminal, a service, a test.
 
-In: how many are done, lines, failures. Out: calls of a :class:`Report`; nothing here knows a console.
+In: how many are done, lines, failures. Out: calls of a :class:`Follower`; nothing here knows a console.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Protocol
 
 
-class Report(Protocol):
-    """Whoever follows a run; :class:`~refineseg.terminal.following.TerminalReport` shows it to a person.
+class Follower(Protocol):
+    """Whoever follows a run; :class:`~refineseg.terminal.following.TerminalFollower` shows it to a person.
 
     All is told in the thread that runs; texts may hold foreign text.
     """
@@ -44,14 +44,16 @@ class Advance:
     """Counts up to a total and tells it; use as a context manager.
 
     Args:
-        report: Whom to tell.
+        follower: Whom to tell.
         what: What is counted, in the plural.
         total: How many there are.
         clock: Seconds; a test brings its own.
     """
 
-    def __init__(self, report: Report, *, what: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._report, self._what, self._total, self._clock = report, what, total, clock
+    def __init__(
+        self, follower: Follower, *, what: str, total: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._follower, self._what, self._total, self._clock = follower, what, total, clock
         self._done = 0
         self._start = clock()
 
@@ -63,27 +65,27 @@ class Advance:
     def leave_out(self) -> None:
         """One is done already: neither rate nor time left knows of it."""
         self._total -= 1
-        self._report.counted(self._what, self._done, self._total)
+        self._follower.counted(self._what, self._done, self._total)
 
     def advance(self) -> None:
         """One more is done."""
         self._done += 1
-        self._report.counted(self._what, self._done, self._total)
+        self._follower.counted(self._what, self._done, self._total)
 
     def __enter__(self) -> Advance:
-        self._report.counted(self._what, 0, self._total)
+        self._follower.counted(self._what, 0, self._total)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._report.ended()
+        self._follower.ended()
 
 
 @contextmanager
-def share_of(report: Report, what: str) -> Iterator[Callable[[float], None]]:
+def share_of(follower: Follower, what: str) -> Iterator[Callable[[float], None]]:
     """A function to call with how far one large thing is, 0 to 1."""
     try:
-        yield lambda done: report.share(what, done)
+        yield lambda done: follower.share(what, done)
     finally:
-        report.ended()
+        follower.ended()
