@@ -48,7 +48,7 @@ DOORS = {  # package -> the only places that may import it
     "fsspec": {"data/storage/remote_access.py"},
     "filelock": {"data/storage/mirror.py"},
     "yaml": {"files/foreign_text.py"},
-    "h5py": {"data/readers/matlab.py", "original/mat_hdf5.py"},
+    "h5py": {"files/hdf5.py"},
     "rasterio": {"predict/raster/files.py", "predict/polygons/coordinates.py"},
     "shapely": {"predict/polygons/class_regions.py"},
     "av": {"predict/video/files.py"},

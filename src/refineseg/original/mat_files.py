@@ -9,9 +9,10 @@ of the file are not followed, nothing recurses, and nothing in a file is ever ex
 from __future__ import annotations
 
 import contextlib
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from refineseg.errors import MissingExtraError, ModelFileError
 from refineseg.files.archives import refuse_special
@@ -46,8 +47,7 @@ def open_mat(path: Path) -> Iterator[MatFile]:
             with open_hdf5(path) as opened:
                 yield opened
         elif head[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-            with path.open("rb") as file, contextlib.closing(_Map(file.fileno())) as view:
-                yield MatFile(read_level5(view.view, path), None)
+            yield MatFile(read_level5(memoryview(np.memmap(path, np.uint8, "r")), path), None)
         else:
             raise ModelFileError(
                 f"expected a MATLAB file of version 5 to 7.3, got {path}, which begins with {head[:16]!r}; "
@@ -57,17 +57,3 @@ def open_mat(path: Path) -> Iterator[MatFile]:
         raise
     except Exception as error:  # a damaged file makes the HDF5 library and the decoders raise anything
         raise damaged(path, f"which cannot be read ({type(error).__name__}: {str(error)[:200]})") from error
-
-
-class _Map:
-    """A file as a read-only memory map."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        self.view = memoryview(self._map)
-
-    def close(self) -> None:
-        """Give the map back once no node looks at it any more."""
-        with contextlib.suppress(BufferError):  # nodes that outlive the block keep the map, and it goes with them
-            self.view.release()
-            self._map.close()

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from refineseg.errors import MissingExtraError
+from refineseg.files.hdf5 import hdf5_tools
 from refineseg.original.mat_nodes import (
     DEFLATE_LIMIT,
     MAX_ELEMENTS,
@@ -42,10 +42,7 @@ _H5py: TypeAlias = Any  # h5py is optional and untyped
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator[MatFile]:
     """Open a 7.3 file; see :func:`refineseg.original.mat_files.open_mat`."""
-    try:
-        import h5py  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("h5py", extra="mat", purpose=f"read the MATLAB 7.3 file {path}") from error
+    h5py = hdf5_tools(path)
     with h5py.File(path, "r") as file:
         reader = _Hdf5Reader(h5py, file, path)
         names = tuple(name for name in file if not name.startswith("#"))

@@ -1,7 +1,7 @@
 """MATLAB files of level 5 (versions 5, 6 and 7) as the nodes of :mod:`refineseg.original.mat_nodes`.
 
-In: the bytes of a file. Out: its variables. Read here rather than by ``scipy.io.loadmat``, which takes memory for sizes
-that a file merely claims, and gives a network only as a whole.
+In: the bytes of a file. Out: its variables. Read here rather than by ``scipy.io.loadmat``: cells in cells crash it and
+with it the whole process, and a check that prevents that has to walk through the same tree (docs/experiments.md).
 
 Source: "MAT-File Format", The MathWorks, chapter 1 (level 5).
 """

@@ -170,7 +170,9 @@ def test_what_is_wrong_with_an_official_file_is_said(tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match=r"expected a MATLAB file of version 7\.3 \(HDF5\).* download it again"):
         open_nyud(root, "train")
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(MissingExtraError, match=r"h5py to read nyu_depth_v2_labeled\.mat.*'refineseg\[mat\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"h5py to read the MATLAB 7.3 file .*nyu_depth_v2_labeled\.mat.*'refineseg\[mat\]'"
+    ):
         open_nyud(root, "train")
 
 

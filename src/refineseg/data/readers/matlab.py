@@ -1,4 +1,4 @@
-"""MATLAB files: the door to scipy (up to version 7) and to h5py (version 7.3, which is HDF5).
+"""MATLAB files: the door to scipy (up to version 7), and version 7.3, which is HDF5.
 
 In: a path. Out: variables, or an open HDF5 file. Both packages come with the extra ``mat``.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import DatasetError, MissingExtraError
+from refineseg.files.hdf5 import hdf5_tools
 from refineseg.images.files import first_names
 
 _BROKEN = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError)
@@ -64,10 +65,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         DatasetError: The file is missing or damaged, or an entry cannot be read inside the block.
         MissingExtraError: h5py is not installed.
     """
-    try:
-        import h5py  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("h5py", extra="mat", purpose=f"read {path.name}") from error
+    h5py = hdf5_tools(path)
     if not path.is_file():
         raise DatasetError(f"expected a MATLAB file, but there is no {path}")
     try:
