@@ -47,7 +47,7 @@ def open_mat(path: Path) -> Iterator[MatFile]:
             with open_hdf5(path) as opened:
                 yield opened
         elif head[124:128] in (b"\x00\x01IM", b"\x01\x00MI"):
-            yield MatFile(read_level5(memoryview(np.memmap(path, np.uint8, "r")), path), None)
+            yield MatFile(read_level5(np.memmap(path, np.uint8, "r").data, path), None)
         else:
             raise ModelFileError(
                 f"expected a MATLAB file of version 5 to 7.3, got {path}, which begins with {head[:16]!r}; "
