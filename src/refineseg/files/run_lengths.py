@@ -1,7 +1,7 @@
 """COCO's run lengths: the door to pycocotools, which also defines what COCO's polygons cover.
 
 In: runs of pixels outside and inside in turn, down the columns, beginning outside. Out: COCO's strings of them, and
-pixels. Strings of annotation files are read here and not by pycocotools, whose older releases trust them.
+pixels. Strings of annotation files are read here: pycocotools' decoder warns of a deprecated use of NumPy.
 """
 
 from __future__ import annotations

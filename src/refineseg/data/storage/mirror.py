@@ -77,14 +77,6 @@ class CacheOptions:
         return cls(Path(os.environ.get(FOLDER_VARIABLE) or default).absolute(), max_bytes)
 
 
-def _server_facts(url: str) -> RemoteFile:
-    """Bytes and version of a file whose listing does not tell, as far as its server does."""
-    try:
-        return remote_facts(url)
-    except FileNotFoundError:  # fsspec says so of web servers that do not answer, too; the download will tell
-        return RemoteFile(None, "")
-
-
 def _same_by_list(file: RemoteFile, size: int | None, version: str) -> bool:
     """Whether a listing, as far as it tells, names the file that is known."""
     known = "" if version.startswith((_ASKED, _TO_ASK)) else version
@@ -175,10 +167,9 @@ class Mirror:
         Raises:
             DatasetError: The remote file vanished or changed, cannot be read, or does not fit into the cache.
         """
-        key = f"{self._name}/files/{os.path.relpath(path, self.root)}"
-        if self._use(key) is not False:
-            return
-        self._bring(key, lambda fs, address, target: fs.get_file(address, str(target)))
+        key = self._key(path)
+        if self._use(key) is False:
+            self._bring(key, lambda fs, address, target: fs.get_file(address, str(target)))
 
     def fetch_part(self, path: str, start: int, size: int) -> bytes:
         """Some bytes of a file, from the local copy if there is one, else brought and kept on their own.
@@ -191,7 +182,7 @@ class Mirror:
         Raises:
             DatasetError: As :meth:`fetch`, or the file is not in the listing.
         """
-        key = f"{self._name}/files/{os.path.relpath(path, self.root)}"
+        key = self._key(path)
         if self._whole_only:
             self.fetch(path)
         if self._use(key):
@@ -220,10 +211,14 @@ class Mirror:
 
     def size_of(self, path: str) -> int | None:
         """Bytes of the remote file, if the listing tells, and None once the content is here."""
-        key = f"{self._name}/files/{os.path.relpath(path, self.root)}"
+        key = self._key(path)
         with self._index() as index:
             row = index.execute("SELECT size, state FROM files WHERE path = ?", (key,)).fetchone()
         return None if row is None or row[1] == _HELD else row[0]
+
+    def _key(self, path: str) -> str:
+        """The name of a local file in the table."""
+        return f"{self._name}/files/{os.path.relpath(path, self.root)}"
 
     def _use(self, key: str) -> bool | None:
         """Note that a file is used now, so that it stays: True if it is here; None if it is none of ours."""
@@ -241,7 +236,7 @@ class Mirror:
 
     def _is_current(self, key: str, size: int, version: str, url: str) -> bool:
         """Ask the server, once after each listing, whether a file that is here is still the one there."""
-        now = _server_facts(url)
+        now = remote_facts(url)
         same = now.version in ("", version[1:]) and now.size in (None, size)
         with self._index() as index:
             if same:
@@ -263,7 +258,7 @@ class Mirror:
                 ).fetchone()
             try:
                 if size is None or version.startswith((_ASKED, _TO_ASK)):
-                    told = _server_facts(url)
+                    told = remote_facts(url)
                     size = told.size
                     version = _ASKED + told.version if version[:1] in ("", _ASKED, _TO_ASK) else version
                 self._reserve(key, url, size or 0)

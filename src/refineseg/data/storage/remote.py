@@ -192,13 +192,10 @@ def open_root(root: str | Path, *, options: CacheOptions | None = None) -> Path:
         listing = _web_listing(text) if text.startswith("http") else list_remote(text)
         url, _, name = text.rpartition("/") if set(listing) == {""} else (text, "", "")
         mirror = Mirror(text, options or CacheOptions.from_environment())
-        if name:  # the address is that of a file, for instance a zip file
-            mirror.update({name: listing[""]}, base=url)
-            _MIRRORS[str(mirror.root)] = (mirror, url)
-            return RemotePath(mirror.root, name)
-        mirror.update(listing, base=url)
+        # with a name the address is that of a file, for instance a zip file
+        mirror.update({name: listing[""]} if name else listing, base=url)
         _MIRRORS[str(mirror.root)] = (mirror, url)
-        return RemotePath(mirror.root)
+        return RemotePath(mirror.root, name)
 
 
 def forget_remotes() -> None:

@@ -145,13 +145,15 @@ class RemoteFile:
 
 
 def remote_facts(url: str) -> RemoteFile:
-    """Bytes and version of one file, as far as its server tells.
+    """Bytes and version of one file whose listing does not tell, as far as its server does.
 
     Raises:
-        FileNotFoundError: It is not there.
         DatasetError: Access is refused, or the network fails for longer.
     """
-    info = remote_call("read", url, lambda fs, address: fs.info(address))
+    try:
+        info = remote_call("read", url, lambda fs, address: fs.info(address))
+    except FileNotFoundError:  # fsspec says so of web servers that do not answer, too; the download will tell
+        return RemoteFile(None, "")
     return RemoteFile(None if info.get("size") is None else int(info["size"]), _version(info))
 
 

@@ -171,9 +171,10 @@ def open_shards(root: Path, split: str) -> SourceDataset:
         DatasetError: No such split, or files that do not belong to each other.
     """
     sharded_data(root)
-    if split not in shard_splits(root):
+    splits = shard_splits(root)
+    if split not in splits:
         raise DatasetError(
-            f"expected a split of {', '.join(shard_splits(root))} (those in {root}), got {split!r}; write it with: "
+            f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}; write it with: "
             f"refineseg shard NAME:ROOT --split {split} --out {root}"
         )
     folder = root / split
