@@ -9,7 +9,7 @@ from PIL import Image
 
 from fakes.rasters import UTM
 from fakes.rasters import write as write_geotiff
-from refineseg.cli import export, models, predict
+from refineseg.cli import bench, export, predict
 from refineseg.errors import ImageError
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.sources import find_source
@@ -26,7 +26,7 @@ def picture(tmp_path):
 
 
 def test_every_rule_is_about_options_that_there_are():
-    verbs = {"predict": predict.predict, "export": export.export, "bench": models.bench}
+    verbs = {"predict": predict.predict, "export": export.export, "bench": bench.bench}
     assert set(RULES) == set(verbs)
     for verb, rules in RULES.items():
         known = set(inspect.signature(verbs[verb]).parameters)
