@@ -345,6 +345,7 @@ def test_a_broken_compiler_is_one_sentence(segmenter, monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     script = (
+        "import sys; sys.path[:0] = ['.', 'runtimes']\n"
         "import torch; from test_backends import tiny; from refineseg.bench.timing import example_images\n"
         "from refineseg.runtimes.torch_compile import CompiledScorer\n"
         "from refineseg.errors import ConfigError\n"
