@@ -148,7 +148,12 @@ def labelled(tmp_path_factory):
     [
         ("evaluate --data DATA --model MODEL --out ev --json e.json", "checking", "2 of 3 files"),
         ("evaluate --data DATA --model MODEL --out ev --json e.json", "evaluating", "2 of 3 images"),
-        ("export --model MODEL --format torch --out m.pt2 --accept DATA", "accepting", "2 of 3 images"),
+        pytest.param(
+            "export --model MODEL --format torch --out m.pt2 --accept DATA",
+            "accepting",
+            "2 of 3 images",
+            marks=pytest.mark.slow,  # exporting takes most of the time
+        ),
         ("doctor DATA --html d.html --json d.json", "examining", "2 of 4 samples"),
         ("doctor DATA --fix --out fixed", "repairing", "2 of 4 samples"),
         (
