@@ -29,6 +29,7 @@ from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import Feed, TrainingData, default_workers, held
+from refineseg.training.gradients import faster_gradients
 from refineseg.training.optim import clip_gradients, hardware_has_bf16, make_optimiser, set_rates
 from refineseg.training.progress import Progress
 
@@ -146,7 +147,8 @@ def pretrain(
             with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
                 loss = reconstruction_loss(segmenter, images, hidden)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with faster_gradients(place):
+                loss.backward()  # type: ignore[no-untyped-call]
             clip_gradients(segmenter, config.clip_norm)
             optimiser.step()
             total += loss.detach()
