@@ -35,10 +35,10 @@ def faster_gradients(device: torch.device, *, compiled: bool = False) -> Abstrac
         >>> parameter.grad
         tensor([2.])
     """
-    return nullcontext() if compiled or device.type != "cpu" else _FasterGradients()
+    return nullcontext() if compiled or device.type != "cpu" else _FasterGradients()  # type: ignore[no-untyped-call]
 
 
-class _FasterGradients(TorchDispatchMode):
+class _FasterGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self,
         func: Any,  # noqa: ANN401 - any operation of PyTorch
