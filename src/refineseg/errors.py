@@ -26,6 +26,16 @@ class ConfigError(RefinesegError):
     """A wrong option, recipe, class table or combination of them."""
 
 
+def require(holds: bool, expected: str, got: object) -> None:
+    """Refuse a value of a configuration.
+
+    Raises:
+        ConfigError: It does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"expected {expected}, got {got}")
+
+
 class WeightsUnavailableError(ConfigError):
     """ImageNet weights that cannot be had here; training may go on from scratch.
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from conftest import write_folder
 from fakes.runs import Silent
+from refineseg.data.crops.options import CropOptions
 from refineseg.errors import CheckpointError
 from refineseg.segmenter import load, load_spec
 from refineseg.training import record, run
-from refineseg.training.config import Phase, TrainingConfig, to_json
+from refineseg.training.config import LossOptions, Phase, TrainingConfig, to_json
 from refineseg.training.record import LossRecord
 from refineseg.training.run import RunRequest, resume_run, start_run
 from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
@@ -29,8 +30,7 @@ TRAIN = (sys.executable, "-m", "refineseg", "train")
 def tiny(epochs=3, **changes):
     phase = Phase(
         epochs=epochs,
-        crop_hw=(64, 64),
-        scale=(0.8, 1.2),
+        crops=CropOptions((64, 64), (0.8, 1.2)),
         batch_size=4,
         encoder_lr=1e-3,
         decoder_lr=2e-3,
@@ -44,7 +44,7 @@ def tiny(epochs=3, **changes):
         precision="fp32",
         checkpoint_every_s=0.0,
         ema_decay=0.9,
-        class_weight_power=0.5,
+        loss=LossOptions(class_weight_power=0.5),
         clip_norm=1.0,
     )
     return replace(config, **changes)
@@ -197,7 +197,8 @@ def test_too_little_memory_lowers_the_micro_batch_and_gives_the_weights_of_a_run
     size = (320, 384)  # eight such crops need several times the memory of one
     root = write_folder(tmp_path / "data", splits={"train": 8}, size=size)
     config = tiny(2, val_split=None)
-    config = replace(config, phases=(replace(config.phases[0], batch_size=8, crop_hw=size),))
+    phase = replace(config.phases[0], batch_size=8, crops=CropOptions(size, (0.8, 1.2)))
+    config = replace(config, phases=(phase,))
     (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
 
     def limited(out, limit):

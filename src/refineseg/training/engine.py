@@ -66,7 +66,7 @@ class Engine:
 
     def mode(self, phase: Phase, *, rest_s: float | None) -> str:
         """How to compile; ``rest_s``: how long the rest of the phase would take, None where that is not known yet."""
-        if not phase.pad:
+        if not phase.crops.pad:
             return "off"
         if self._config.compile != "auto":
             return self._config.compile

@@ -260,7 +260,7 @@ class _PhaseSteps:
         self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
         self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
         self._mode, self._epochs_s = engine.mode(phase, rest_s=None), list[float]()
-        self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.pad)
+        self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.crops.pad)
 
     def epoch_took(self, seconds: float) -> None:
         """Note how long learning took."""

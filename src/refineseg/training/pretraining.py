@@ -118,7 +118,10 @@ def pretrain(
         ConfigError: There is no such device, or data must be held on it and do not fit.
     """
     hiding, place, begun = hiding or Hiding(), find_device(device), time.monotonic()
-    phases = (replace(p, crop_centre="uniform", copy_paste=0.0, class_balance=0.0) for p in config.phases)
+    phases = (
+        replace(p, crops=replace(p.crops, crop_centre="uniform", copy_paste=0.0, class_balance=0.0))
+        for p in config.phases
+    )
     config = replace(config, phases=tuple(phases))
     torch.manual_seed(config.seed)
     preprocessing = replace(preprocessing_of(config.variant), input_scale=config.input_scale)
