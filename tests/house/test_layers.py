@@ -57,6 +57,7 @@ DOORS = {  # package -> the only places that may import it
     "openvino": {"runtimes/openvino_runtime.py"},
     "nncf": {"runtimes/quantisation.py"},
     "mlflow": {"training/loggers.py"},
+    "supervision": {"predict/outputs/detections.py"},
     "scipy": {"data/readers/matlab.py"},
 }
 
