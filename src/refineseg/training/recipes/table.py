@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from refineseg.data.samples.given import GIVEN
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import hint
 from refineseg.training.config import Phase, TrainingConfig
@@ -324,6 +325,8 @@ def default_recipe(data: str) -> str:
     Raises:
         ConfigError: It has none.
     """
+    if data == GIVEN:
+        data = "folder"  # somebody's own
     if data not in DEFAULT_RECIPE:
         raise ConfigError(f"expected a recipe for {data}, which has none by default; `refineseg models` lists them")
     return DEFAULT_RECIPE[data]
