@@ -53,6 +53,10 @@ class ImageError(RefinesegError):
     """An image or mask file that cannot be read as one."""
 
 
+class NoInputError(ImageError):
+    """None of the inputs of a call can be predicted; a line for each says why."""
+
+
 class OutputError(RefinesegError):
     """A file or folder that cannot be written.
 

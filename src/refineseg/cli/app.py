@@ -5,12 +5,10 @@ Results go to stdout, progress and warnings to stderr.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -19,7 +17,7 @@ from typer.core import TyperCommand
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError
-from refineseg.files.writing import written_beside
+from refineseg.files.writing import write_json
 from refineseg.terminal.applicability import check_options
 from refineseg.terminal.printing import messages, print_lines, tables
 
@@ -102,16 +100,6 @@ def prepare_training(device: str) -> None:
 
     find_device(device)
     keep_freed_memory()
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
-    """Write plain values, beside and then renamed.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    with written_beside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def _version(asked: bool | None) -> None:

@@ -23,6 +23,7 @@ from refineseg.errors import CheckpointError, OutputError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
 from refineseg.segmenter import Segmenter
+from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
 from refineseg.training.distillation import teacher_facts
@@ -49,6 +50,7 @@ def train(
     progress: Progress,
     log: Sequence[str] = (),
     stop_after_s: float | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Segmenter:
     """Train, and resume where ``folder`` holds a checkpoint of the same configuration.
 
@@ -63,6 +65,7 @@ def train(
         log: Where numbers go beside ``metrics.jsonl``, see :func:`~refineseg.training.loggers.open_logger`.
         stop_after_s: Stop after the last epoch that ends within so many seconds (but not before the first); the run
             can be resumed. None: after the last epoch.
+        callbacks: What is called after each epoch, and may end the run.
 
     Returns:
         The last measured model; its ``provenance["epochs"]`` tells whether the run is complete.
@@ -92,7 +95,7 @@ def train(
         data = data.cached(config.cache_mib << 20)
     loggers = Loggers.open(log, folder, to_json(config), done=state.epoch, say=progress.say)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
-    run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit)
+    run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit, callbacks or Callbacks())
     try:
         with StopSignals() as run.signals:
             matrix = run.all_epochs()
@@ -110,8 +113,9 @@ def train(
     except OutputError as error:
         raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
     if state.epoch < config.num_epochs:
+        why = "asked to stop" if run.ended else "the time is used up"
         progress.say(
-            f"the time is used up: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
+            f"{why}: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
             f"go on with: {how_to_resume(folder)}"
         )
     return state.measured
@@ -133,17 +137,19 @@ class _Run:
         progress: Progress,
         loggers: Loggers,
         limit: TimeLimit,
+        callbacks: Callbacks,
     ) -> None:
         self._engine, self._state, self._config, self._data = engine, state, config, data
         self._folder, self._workers, self._progress, self._loggers = folder, workers, progress, loggers
-        self._limit = limit
+        self._limit, self._callbacks = limit, callbacks
+        self.ended = False  # by a callback
         self._measure = None if data.val is None else Measure(data.val, engine.device, max_bytes=_free(engine, config))
         self._steps: _PhaseSteps | None = None
 
     def all_epochs(self) -> ConfusionMatrix | None:
         """Until the last one, or until the time is used up; returns the last measurement."""
         state, matrix = self._state, None
-        while state.epoch < self._config.num_epochs and not self._limit.is_up:
+        while state.epoch < self._config.num_epochs and not self._limit.is_up and not self.ended:
             begun = time.monotonic()
             matrix = self._epoch() or matrix
             self._limit.epoch_took(time.monotonic() - begun)
@@ -181,6 +187,7 @@ class _Run:
             if measured is not None:
                 self._loggers.pictures(state.epoch, measured)
         self._progress.epoch_done(entry)
+        self.ended = self._callbacks.epoch_done(state.history)
         return None if measured is None else measured.matrix
 
     def _learn(self, phase: Phase, epoch_in_phase: int) -> tuple[float, float]:

@@ -6,10 +6,9 @@ In: roots of data sets and a configuration. Out: :class:`~refineseg.training.fee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from refineseg.data.checks.label_check import check_data, check_learnable
-from refineseg.data.datasets import DATASETS, open_dataset
+from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
@@ -19,7 +18,7 @@ from refineseg.training.progress import Progress, say_notes
 
 
 def open_data(
-    sources: Mapping[str, Path], config: TrainingConfig, progress: Progress
+    sources: Mapping[str, Root], config: TrainingConfig, progress: Progress
 ) -> tuple[TrainingData, dict[str, DataRecord]]:
     """Open what every phase needs and look at every image and mask before anything is computed.
 
@@ -53,7 +52,7 @@ def open_data(
 
 
 def _open_phase(
-    parts: Sequence[str], sources: Mapping[str, Path], held_out: frozenset[str], val: str, progress: Progress
+    parts: Sequence[str], sources: Mapping[str, Root], held_out: frozenset[str], val: str, progress: Progress
 ) -> tuple[PhaseData, DataRecord]:
     """The training data of a phase, without the images it is measured on."""
     opened: list[Dataset] = []
@@ -63,7 +62,7 @@ def _open_phase(
         if name not in sources:
             raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
         dataset = open_dataset(name, sources[name], split=split)
-        same_ids = DATASETS[name].ids and DATASETS[name].ids == DATASETS[val.partition(":")[0]].ids
+        same_ids = ids_of(name) and ids_of(name) == ids_of(val.partition(":")[0])
         kept = Without(dataset, held_out if same_ids else ())
         if kept.dropped:
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refineseg.data.datasets import data_splits, open_dataset, parse_sources
+from refineseg.data.datasets import Root, data_splits, open_dataset, parse_sources
+from refineseg.data.samples.given import GIVEN
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
 from refineseg.training.config import TrainingConfig, from_json
 
@@ -76,8 +77,23 @@ def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
         raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
 
 
+def resumed_data(description: Mapping[str, Any]) -> str:
+    """Where the data of a run lay, by its ``run.json``.
+
+    Raises:
+        ConfigError: A program gave them, and must give them again.
+    """
+    data = str(description["data"])
+    if data == GIVEN:
+        raise ConfigError(
+            "expected the data sets of this run, which a program gave; go on with the same ones in Python: "
+            "refineseg.train(dataset, FOLDER, val=..., resume=True)"
+        )
+    return data
+
+
 def fitted(
-    config: TrainingConfig, sources: Mapping[str, Path], *, skip_missing: bool, say: Callable[[str], None]
+    config: TrainingConfig, sources: Mapping[str, Root], *, skip_missing: bool, say: Callable[[str], None]
 ) -> TrainingConfig:
     """The configuration for the data that are given.
 
@@ -102,7 +118,7 @@ def fitted(
     return config
 
 
-def check_training_data(config: TrainingConfig, sources: Mapping[str, Path]) -> None:
+def check_training_data(config: TrainingConfig, sources: Mapping[str, Root]) -> None:
     """Open everything that a fitted configuration learns from and is measured on, and let go of it.
 
     Raises:
@@ -119,7 +135,7 @@ def check_training_data(config: TrainingConfig, sources: Mapping[str, Path]) -> 
         open_dataset(name, sources[name], split=split)
 
 
-def _all(split: str, sources: Mapping[str, Path]) -> tuple[str, ...]:
+def _all(split: str, sources: Mapping[str, Root]) -> tuple[str, ...]:
     return tuple(f"{name}:{split}" for name in sources)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from refineseg.data.crops.options import CropOptions
+from refineseg.data.samples.given import GIVEN
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import hint
 from refineseg.training.config import LossOptions, Phase, TrainingConfig
@@ -318,6 +319,8 @@ def default_recipe(data: str) -> str:
     Raises:
         ConfigError: It has none.
     """
+    if data == GIVEN:
+        data = "folder"  # somebody's own
     if data not in DEFAULT_RECIPE:
         raise ConfigError(f"expected a recipe for {data}, which has none by default; `refineseg models` lists them")
     return DEFAULT_RECIPE[data]
