@@ -111,14 +111,14 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     if not plan.files and not plan.videos:
         raise NoInputError(*plan.failures)
 
-    # from here on PyTorch is there
+    # from here on PyTorch is there, where the model needs it
     from refineseg.api.quiet import QuietFollower
     from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.options import PredictorOptions
 
     how = PredictorOptions.parse(**scoring, crf=given["crf"], tiling=tiling)
     follower = given["follower"] or QuietFollower()
-    result = predict_plan(plan, out, how.opened(words["model"]), options=how, files=files, follower=follower)
+    result = predict_plan(plan, out, how.opened_for_images(words["model"]), options=how, files=files, follower=follower)
     if json_file is not None:
         options = {**how.to_json(), "backend": result.backend}
         write_json(json_file, {"model": words["model"], "options": options, **result.to_json()})
