@@ -1,8 +1,9 @@
-"""TensorBoard, MLflow and Weights & Biases: what arrives, read back by their own libraries, also after a resume and a lost tracker."""
+"""TensorBoard, MLflow and Weights & Biases: what arrives and is read back, after a resume and a lost tracker, too."""
 
 import json
 import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -161,17 +162,21 @@ def test_a_tracker_that_goes_away_is_said_once_and_gets_what_it_missed_when_it_i
 
 
 def offline_records(folder):
-    """What the library wrote, read by its own reader."""
+    """The records of wandb's files: a log as LevelDB has it, in blocks of 32 KiB, behind a header of 7 bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            yield record
+        content, at, whole = path.read_bytes(), 7, b""
+        while at + 7 <= len(content):
+            if 32768 - at % 32768 < 7:
+                at += 32768 - at % 32768
+                continue
+            size, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+            whole += content[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):  # complete, or the last part
+                yield Record.FromString(whole)
+                whole = b""
 
 
 def test_weights_and_biases_gets_the_numbers_offline(tmp_path, monkeypatch):
@@ -185,6 +190,10 @@ def test_weights_and_biases_gets_the_numbers_offline(tmp_path, monkeypatch):
             opened.epoch({"epoch": epoch, "loss": 1.0 / epoch, "class_iou": {"sky": 0.5}})
         opened.close(finished=epoch == 3)
     assert not said
+    waited_until = time.monotonic() + 30
+    while sum(record.WhichOneof("record_type") == "exit" for record in offline_records(tmp_path)) < 2:
+        assert time.monotonic() < waited_until, "a process of the library's own writes"
+        time.sleep(0.1)
     records = list(offline_records(tmp_path))
     runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert {run.run_id for run in runs} == {json.loads((tmp_path / "wandb.json").read_text())["run_id"]}

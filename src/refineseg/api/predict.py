@@ -83,7 +83,7 @@ def predict(
     if asked is None:
         given["asked"] = asked = named_options(predict, given) - {"inputs", "out", "asked", "follower"}
         names = {name: f"--{name.replace('_', '-')}" for name in asked}
-        check_options("predict", names, {name: as_words(v) if name != "flip" else v for name, v in given.items()})
+        check_options("predict", names, {name: as_words(value) for name, value in given.items()})
     return _predicted(given)
 
 

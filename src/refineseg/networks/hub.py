@@ -92,7 +92,8 @@ class Hub:
             done = api.upload_folder(repo_id=place, folder_path=folder, commit_message=message, revision=self.revision)
         except (*_failures(hub), OSError, ValueError, RuntimeError) as error:
             raise ModelFileError(
-                f"expected a hub that takes {place}, got {told(error.__cause__ or error)}; log in with one that may write: hf auth login"
+                f"expected a hub that takes {place}, got {told(error.__cause__ or error)}; log in with a token that "
+                "may write: hf auth login"
             ) from error
         return str(done.commit_url)
 

@@ -183,16 +183,13 @@ class WandbLogger:
             config=dict(config),
             settings=wandb.Settings(silent=True, console="off", init_timeout=20, login_timeout=20),
         )
-        self._logged = int(self._run.step) - 1 if identity else 0
         with written_beside(known) as temporary:
             temporary.write_text(json.dumps({"run_id": self._run.id}), encoding="utf-8")
 
     def epochs(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Complete epochs, in their order; those logged before are left out."""
+        """Complete epochs, in their order; wandb itself leaves out those logged before."""
         for entry in entries:
-            if entry["epoch"] > self._logged:
-                self._run.log(numbers_of(entry), step=entry["epoch"])
-                self._logged = entry["epoch"]
+            self._run.log(numbers_of(entry), step=entry["epoch"])
 
     def pictures(self, epoch: int, measured: Measured) -> None:
         """Image, truth and prediction side by side."""
