@@ -48,7 +48,7 @@ def test_the_notebook_on_large_images_gets_equal_masks(tmp_path, monkeypatch):
     for package in ("rasterio", "shapely", "sklearn"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     text, kinds = executed(REPOSITORY / "docs" / "notebooks" / "large_images.ipynb", tmp_path, monkeypatch)
-    assert "EPSG:32633 (0.5, 0.5) (854, 1280)" in text
+    assert "EPSG:32633 (0.5, 0.5) (427, 1280)" in text
     assert float(text.partition(" % of the pixels are equal")[0].split()[-1]) > 99
     assert {"text/html", "image/png"} <= kinds
     assert (tmp_path / "out" / "scene.geojson").is_file()

@@ -179,6 +179,7 @@ def offline_records(folder):
                 whole = b""
 
 
+@pytest.mark.slow  # the library starts a process of its own, twice
 def test_weights_and_biases_gets_the_numbers_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -313,7 +313,7 @@ def evaluate_to_files(
             report(index + 1, len(dataset))
     called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
-        known = {"variant": spec.variant, "data_mark": data_mark}
+        known: Any = {"variant": spec.variant, "data_mark": data_mark}
         return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     if files.out is not None:

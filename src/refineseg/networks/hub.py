@@ -66,7 +66,7 @@ class Hub:
                 cache_dir=self.cache_dir,
                 local_files_only=self.local_files_only,
             )
-        except (*_failures(hub), OSError, ValueError) as error:
+        except _failures(hub) as error:
             raise ModelFileError(
                 f"expected OWNER/NAME of a model with {HUB_FILE} on the hub, or a folder, got {place}: {told(error)}"
             ) from error
@@ -90,7 +90,7 @@ class Hub:
         try:
             api.create_repo(place, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=place, folder_path=folder, commit_message=message, revision=self.revision)
-        except (*_failures(hub), OSError, ValueError, RuntimeError) as error:
+        except _failures(hub) as error:
             raise ModelFileError(
                 f"expected a hub that takes {place}, got {told(error.__cause__ or error)}; log in with a token that "
                 "may write: hf auth login"
@@ -107,10 +107,10 @@ def _library() -> ModuleType:
 
 
 def _failures(hub: ModuleType) -> tuple[type[Exception], ...]:
-    """What the library raises of its own, and the network library below it."""
+    """What the library raises: of its own, of the network library below it, for wrong names, for uploads."""
     import httpx
 
-    return hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, httpx.HTTPError
+    return hub.errors.HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError
 
 
 def page_of(spec: ModelSpec, name: str) -> str:
