@@ -60,6 +60,8 @@ DOORS = {  # package -> the only places that may import it
     "openvino": {"runtimes/programs.py"},
     "nncf": {"runtimes/quantisation.py"},
     "mlflow": {"training/loggers.py"},
+    "wandb": {"training/loggers.py"},
+    "huggingface_hub": {"networks/hub.py"},
     "supervision": {"predict/outputs/detections.py"},
     "scipy": {"data/readers/matlab.py"},
 }

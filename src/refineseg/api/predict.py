@@ -83,7 +83,7 @@ def predict(
     if asked is None:
         given["asked"] = asked = named_options(predict, given) - {"inputs", "out", "asked", "follower"}
         names = {name: f"--{name.replace('_', '-')}" for name in asked}
-        check_options("predict", names, {name: as_words(v) if name != "flip" else v for name, v in given.items()})
+        check_options("predict", names, {name: as_words(value) for name, value in given.items()})
     return _predicted(given)
 
 
@@ -134,9 +134,8 @@ def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Pat
     from refineseg.predict.video.options import VideoOptions
     from refineseg.runtimes.table import is_exported
 
-    written = ("probability_format", "confidence_format", "polygon_format", "unknown_below", "simplify")
-    written += ("smallest_area",)
-    outputs = Outputs.parse(words["save"], classes=words["classes"], **{name: given[name] for name in written})
+    named = ("probability_format", "confidence_format", "polygon_format", "unknown_below", "simplify", "smallest_area")
+    outputs = Outputs.parse(words["save"], classes=words["classes"], **{name: given[name] for name in named})
     class_info = None if is_exported(words["model"]) else classes_in(model_file(words["model"]))
     if class_info is not None:
         outputs.check(class_info)

@@ -53,7 +53,7 @@ def train(
     ] = None,
     log: Annotated[
         list[str] | None,
-        typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
+        typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow, mlflow:URI, wandb.", metavar="LOGGER"),
     ] = None,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,

@@ -286,13 +286,11 @@ def evaluate_to_files(
         DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
             images with labels and without.
     """
-    names = tuple(parse_sources(data))
+    names, spec = tuple(parse_sources(data)), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
-    spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
-    named = str(data)
-    labelled = _is_labelled(dataset, named, split)
+    named, labelled = str(data), _is_labelled(dataset, str(data), split)
     if not labelled:
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
@@ -313,14 +311,13 @@ def evaluate_to_files(
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
             report(index + 1, len(dataset))
-    if files.out is not None:
-        worst.write(files.out / "pictures")
     called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
-        facts_only = EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None)
-        return replace(facts_only, variant=spec.variant, data_mark=data_mark)
+        known: Any = {"variant": spec.variant, "data_mark": data_mark}
+        return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     if files.out is not None:
+        worst.write(files.out / "pictures")
         draw_confusion(files.out / "confusion_matrix.png", total.matrix)
     conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(

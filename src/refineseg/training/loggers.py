@@ -1,10 +1,10 @@
-"""Where a run's numbers go beside ``metrics.jsonl``: TensorBoard, and MLflow (a server, or a folder).
+"""Where a run's numbers go beside ``metrics.jsonl``: TensorBoard, MLflow (a server, or a folder), Weights & Biases.
 
 In: the entries of ``metrics.jsonl``, the configuration, measured samples. Out: event files, or a run of a tracking
 server, through the libraries of their own. What cannot be reached never stops training: it is said once, tried again
 now and then, and what waits is sent later.
 
-The door to TensorBoard (through PyTorch's writer) and MLflow; both are optional.
+The door to TensorBoard (through PyTorch's writer), MLflow and wandb; all are optional.
 """
 
 from __future__ import annotations
@@ -93,16 +93,8 @@ class TensorBoardLogger:
 
     def pictures(self, epoch: int, measured: Measured) -> None:
         """Image, truth and prediction side by side."""
-        info = measured.matrix.class_info
-        for sample, mask in measured.shown:
-            assert sample.mask is not None
-            step = -(-max(sample.image.shape[:2]) // _PICTURE_SIDE)
-            parts: list[NDArray[np.uint8]] = [
-                np.ascontiguousarray(part[::step, ::step])
-                for part in (sample.image, info.colours(sample.mask), info.colours(mask))
-            ]
-            picture = np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
-            self._writer.add_image(f"val/{sample.name}", picture, epoch, dataformats="HWC")
+        for name, picture in _pictures(epoch, measured):
+            self._writer.add_image(f"val/{name}", picture, epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:
         """Close the file."""
@@ -162,6 +154,63 @@ class MlflowLogger:
     def close(self, *, finished: bool) -> None:
         """Say how it ended."""
         self._client.set_terminated(self._run, status="FINISHED" if finished else "KILLED")
+
+
+class WandbLogger:
+    """A run of Weights & Biases; ``wandb.json`` says which, so that a resumed run goes on.
+
+    ``WANDB_MODE=offline`` keeps it in the run's folder, from where ``wandb sync`` sends it.
+
+    Args:
+        folder: Folder of the run.
+        config: Its values.
+        project: Name of the project; None: ``WANDB_PROJECT``, else ``refineseg``.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, project: str | None) -> None:
+        import wandb
+
+        known, identity = folder / "wandb.json", None
+        if known.exists():
+            identity = str(json.loads(known.read_text(encoding="utf-8"))["run_id"])
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=project or os.environ.get("WANDB_PROJECT") or EXPERIMENT,
+            name=folder.resolve().name,
+            id=identity,
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=20, login_timeout=20),
+        )
+        with written_beside(known) as temporary:
+            temporary.write_text(json.dumps({"run_id": self._run.id}), encoding="utf-8")
+
+    def epochs(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Complete epochs, in their order; wandb itself leaves out those logged before."""
+        for entry in entries:
+            self._run.log(numbers_of(entry), step=entry["epoch"])
+
+    def pictures(self, epoch: int, measured: Measured) -> None:
+        """Image, truth and prediction side by side."""
+        self._run.log({f"val/{name}": self._image(picture) for name, picture in _pictures(epoch, measured)}, step=epoch)
+
+    def close(self, *, finished: bool) -> None:
+        """Say how it ended."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+def _pictures(epoch: int, measured: Measured) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Name of each sample that is shown, and image, truth and prediction side by side."""
+    info = measured.matrix.class_info
+    for sample, mask in measured.shown:
+        assert sample.mask is not None
+        step = -(-max(sample.image.shape[:2]) // _PICTURE_SIDE)
+        parts: list[NDArray[np.uint8]] = [
+            np.ascontiguousarray(part[::step, ::step])
+            for part in (sample.image, info.colours(sample.mask), info.colours(mask))
+        ]
+        yield sample.name, np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
@@ -246,9 +295,11 @@ class Loggers:
         check_logs(names)
 
         def maker(name: str) -> Callable[[], Logger]:
-            kind, _, uri = name.partition(":")
+            kind, _, rest = name.partition(":")
             if kind == "mlflow":
-                return lambda: MlflowLogger(folder, config, uri=uri or None)
+                return lambda: MlflowLogger(folder, config, uri=rest or None)
+            if kind == "wandb":
+                return lambda: WandbLogger(folder, config, project=rest or None)
             return lambda: TensorBoardLogger(folder, config, done=done)
 
         opened = [_Steady(name, maker(name), say) for name in dict.fromkeys(names)]
