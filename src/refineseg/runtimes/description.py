@@ -6,17 +6,21 @@ In: a model's spec. Out: one JSON string under the key ``refineseg``, the same i
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
+from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.model_spec import ModelSpec, read_json
 from refineseg.runtimes.table import OUTPUTS, Output
+from refineseg.scoring import Scorer
 
 KEY = "refineseg"
 """Where the description stands in a file's metadata."""
@@ -132,3 +136,34 @@ class Description:
                 f"expected one image at a time for {path}, which was exported for one size, got {len(images)}; leave "
                 "out --batch-size, or export without --size"
             )
+
+
+class DescribedScorer(Scorer):
+    """A scorer whose program says what it gives: that of an exported file, or one that was compiled here."""
+
+    description: Description
+
+    @property
+    def class_info(self) -> ClassInfo:
+        """The classes of the logits."""
+        return self.description.spec.class_info
+
+    @abstractmethod
+    def _run(self, output: Output, images: Tensor) -> Tensor:
+        """Compute one of the outputs."""
+
+    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+        """Logits at image size.
+
+        Raises:
+            ConfigError: The program does not give them, or takes other channels or another size.
+        """
+        return self._run("logits", images)
+
+    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
+        """The likeliest class of every pixel.
+
+        Raises:
+            ConfigError: The program takes other channels or another size, or gives logits only.
+        """
+        return self._run("class_map", images)

@@ -13,18 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.class_info import ClassInfo
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import written_beside
-from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.description import KEY, DescribedScorer, Description
 from refineseg.runtimes.graph import INPUT
 from refineseg.runtimes.table import Output
-from refineseg.scoring import Scorer
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -116,7 +113,7 @@ def _places(kind: str, index: int) -> list[Any]:
     return [(name, {"device_id": index}) for name in names]
 
 
-class OnnxScorer(Scorer):
+class OnnxScorer(DescribedScorer):
     """An ONNX model in ONNX Runtime.
 
     Args:
@@ -160,11 +157,6 @@ class OnnxScorer(Scorer):
         self._run_options = runtime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True  # the class map alone needs no logits at image size
 
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self.description.spec.class_info
-
     def _run(self, output: Output, images: Tensor) -> Tensor:
         self.description.check(output, images, self._name)
         feed = {INPUT: np.ascontiguousarray(images.cpu().numpy())}
@@ -175,19 +167,3 @@ class OnnxScorer(Scorer):
                 raise
             raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
         return self.description.checked(torch.from_numpy(result), output, images, self._name)
-
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size.
-
-        Raises:
-            ConfigError: The file does not give them, or takes another size.
-        """
-        return self._run("logits", images)
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
-        """The likeliest class of every pixel.
-
-        Raises:
-            ConfigError: The file takes another size, or gives logits only.
-        """
-        return self._run("class_map", images)

@@ -19,7 +19,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
-from refineseg.runtimes.description import Description
+from refineseg.runtimes.description import DescribedScorer, Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
@@ -39,9 +39,6 @@ from refineseg.runtimes.torch_compile import CompiledScorer
 from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, load, load_spec
-
-FileScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
-"""What scores with an exported file; each has a ``description``."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +168,7 @@ def check_backend(name: str | None, *, precision: str, device: torch.device) -> 
     return name
 
 
-def open_exported(path: Path, *, backend: str | None, device: torch.device, precision: str) -> FileScorer:
+def open_exported(path: Path, *, backend: str | None, device: torch.device, precision: str) -> DescribedScorer:
     """A scorer of an exported file.
 
     Args:

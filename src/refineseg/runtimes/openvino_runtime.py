@@ -12,18 +12,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refineseg.class_info import ClassInfo
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import folder_beside, write_error
-from refineseg.runtimes.description import KEY, Description
+from refineseg.runtimes.description import KEY, DescribedScorer, Description
 from refineseg.runtimes.onnx_runtime import onnx_model, read_description
 from refineseg.runtimes.table import Output
-from refineseg.scoring import Scorer
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 _COMPILED_SIZES = 4
@@ -79,7 +76,7 @@ def write_openvino_model(model: Any, path: Path) -> None:  # noqa: ANN401 - open
         written.replace(path)
 
 
-class OpenVinoScorer(Scorer):
+class OpenVinoScorer(DescribedScorer):
     """A model in OpenVINO on the CPU.
 
     Args:
@@ -125,11 +122,6 @@ class OpenVinoScorer(Scorer):
         self._compiled: dict[tuple[Output, tuple[int, ...]], Any] = {}
         self._lock = threading.Lock()
 
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self.description.spec.class_info
-
     def _program(self, output: Output, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - CompiledModel
         """The program for one output and one shape, or for any.
 
@@ -147,7 +139,7 @@ class OpenVinoScorer(Scorer):
             self._compiled[key] = self._core.compile_model(alone, "CPU", self._config)
         return self._compiled[key]
 
-    def _run(self, output: Output, images: Tensor) -> NDArray[Any]:
+    def _run(self, output: Output, images: Tensor) -> Tensor:
         self.description.check(output, images, str(self._name))
         pixels = np.ascontiguousarray(images.cpu().numpy())
         try:
@@ -157,24 +149,9 @@ class OpenVinoScorer(Scorer):
             if is_out_of_memory(error):
                 raise
             raise ModelFileError(f"expected a model that computes, got {self._name} ({told(error)})") from error
-        self.description.checked(torch.from_numpy(result), output, images, str(self._name))
-        return result
-
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size.
-
-        Raises:
-            ConfigError: The file does not give them, or takes another size.
-        """
-        return torch.from_numpy(self._run("logits", images).astype(np.float32, copy=True))
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
-        """The likeliest class of every pixel.
-
-        Raises:
-            ConfigError: The file takes another size, or gives logits only.
-        """
-        return torch.from_numpy(self._run("class_map", images))
+        if output == "logits":
+            result = result.astype(np.float32, copy=False)
+        return self.description.checked(torch.from_numpy(result), output, images, str(self._name))
 
 
 def _check_kind(path: Path) -> None:
