@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
+from refineseg.cli.app import ModelFile, messages, verb
+from refineseg.cli.completion import data_sets
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import (
     LONGEST_NAME,
@@ -22,7 +23,10 @@ from refineseg.terminal.arguments import (
 from refineseg.terminal.printing import print_lines
 
 
-@app.command(cls=CheckedCommand)
+@verb(
+    "refineseg export --out camvid.onnx --accept camvid:CamVid",
+    "refineseg export --format openvino --precision int8 \\\n  --calibrate camvid:CamVid --out camvid.xml",
+)
 def export(
     out: Annotated[Path, typer.Option(help="File to write: .onnx, .xml (with .bin beside it), or .pt2.")],
     model: ModelFile = "camvid",
@@ -40,14 +44,20 @@ def export(
     ] = "float32",
     calibrate: Annotated[
         str | None,
-        typer.Option(help="Data set as NAME:ROOT whose images set the ranges of feature maps, with --precision int8."),
+        typer.Option(
+            help="Data set as NAME:ROOT whose images set the ranges of feature maps, with --precision int8.",
+            metavar="NAME:ROOT",
+            autocompletion=data_sets,
+        ),
     ] = None,
     calibrate_split: Annotated[str, typer.Option(help="Split of the calibration images.")] = "train",
     images: Annotated[int, typer.Option(help="Number of calibration images, evenly spaced in the split.")] = 128,
     accept: Annotated[
         str | None,
         typer.Option(
-            help="Data set as NAME:ROOT on which file and model are compared; a file that differs is refused."
+            help="Data set as NAME:ROOT on which file and model are compared; a file that differs is refused.",
+            metavar="NAME:ROOT",
+            autocompletion=data_sets,
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the images for --accept.")] = "val",
@@ -62,7 +72,10 @@ def export(
         float | None, typer.Option(help="Largest accepted change of mIoU, 0..1; by default 0.001, for int8 0.005.")
     ] = None,
 ) -> None:
-    """Write a model for another runtime: uint8 pixels in, class map or logits out, classes and licence inside."""
+    """Write a model as a file for another runtime.
+
+    The file takes uint8 pixels and gives the class map or logits; classes and licence are inside.
+    """
     if check and accept is None:
         raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
     check_word("precision", precision, ("float32", "int8"))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperOption
 
 from refineseg.cli.app import (
     BackendName,
-    CheckedCommand,
     Crf,
     Device,
     Enlargement,
@@ -19,9 +18,9 @@ from refineseg.cli.app import (
     Precision,
     Protocol,
     Scales,
-    app,
     given_options,
     messages,
+    verb,
     write_json,
 )
 from refineseg.cli.interruption import goes_on_with, this_call_with
@@ -42,6 +41,9 @@ Save = Annotated[
         help="Results, separated by commas: mask, overlay, probabilities, confidence, polygons.",
         rich_help_panel=_WRITTEN,
     ),
+]
+Legend = Annotated[
+    bool, typer.Option("--legend/--no-legend", help="Name the classes below overlays.", rich_help_panel=_WRITTEN)
 ]
 UnknownBelow = Annotated[
     float | None,
@@ -170,25 +172,12 @@ Live = Annotated[
 ]
 
 
-class GroupedCommand(CheckedCommand):
-    """A command whose help shows its options in groups, without boxes and colours."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click's, which newer typers bundle
-        """Write arguments and options, each group under its name."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                group = "Arguments"
-                if isinstance(parameter, TyperOption):
-                    group = parameter.rich_help_panel or "Options"
-                groups.setdefault(group, []).append(record)
-        for name, records in groups.items():
-            with formatter.section(name):
-                formatter.write_dl(records)
-
-
-@app.command(cls=GroupedCommand)
+@verb(
+    "refineseg predict photo.jpg --out masks",
+    "refineseg predict pictures --out masks --backend auto",
+    "refineseg predict scene.tif --out masks --save mask,polygons --memory 4GB",
+    "refineseg predict drive.mp4 --out masks --smooth 0.5",
+)
 def predict(
     inputs: Inputs,
     out: Out,
@@ -202,6 +191,7 @@ def predict(
     crf: Crf = False,
     backend: BackendName = None,
     save: Save = "mask,overlay",
+    legend: Legend = True,
     unknown_below: UnknownBelow = None,
     areas: AreasFile = None,
     json_file: JsonFile = None,
@@ -249,7 +239,7 @@ def predict(
     from refineseg.predict.views.tiling import TilingOptions
 
     written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
-    written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below}
+    written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below, "legend": legend}
     outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
     _check_classes(outputs, model)
     tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
@@ -257,6 +247,7 @@ def predict(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
     videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
+    videos = replace(videos, legend=legend)
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, given_options())
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
@@ -267,6 +258,8 @@ def predict(
         write_json(
             json_file, {"model": model, "options": {**how.to_json(), "backend": result.backend}, **result.to_json()}
         )
+    if result.done or result.others or result.resumed:
+        messages().say(f"results: {out}")
     if result.failures:
         raise typer.Exit(1)
 
@@ -283,12 +276,16 @@ def _check_classes(outputs: Any, model: str) -> None:  # noqa: ANN401 - Outputs
 
 def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
     """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
+    from refineseg.predict.folder.file_run import shares_line
     from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.options import PredictorOptions
     from refineseg.terminal.following import TerminalFollower
 
     how, follower = PredictorOptions.parse(**options), TerminalFollower(messages())
-    return predict_plan(plan, out, how.opened(model), options=how, files=files, follower=follower), how
+    result = predict_plan(plan, out, how.opened(model), options=how, files=files, follower=follower)
+    if result.total is not None:
+        follower.summary(shares_line(result.total, result.class_info))
+    return result, how
 
 
 def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, FilesPlan

@@ -10,25 +10,41 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import Device, app, messages, prepare_training, tables
+from refineseg.cli.app import Device, messages, prepare_training, tables, verb
+from refineseg.cli.completion import data_sets, model_files, recipes, variants
 from refineseg.cli.interruption import goes_on_with
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
 
-@app.command()
+@verb(
+    "refineseg train --data folder:my_pictures --out runs/first",
+    "refineseg train --data folder:my_pictures --out runs/quick --budget 5m",
+    "refineseg train camvid_refineseg_lite0 --data camvid:CamVid --out runs/camvid",
+    "refineseg train --resume --out runs/first",
+)
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.")
+        str | None,
+        typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.", autocompletion=recipes),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set as NAME:ROOT, for instance folder:my_pictures; + joins several.")
+        str | None,
+        typer.Option(
+            help="Data set as NAME:ROOT, for instance folder:my_pictures; + joins several.",
+            metavar="NAME:ROOT",
+            autocompletion=data_sets,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
     config: Annotated[Path | None, typer.Option(help="File run.json of another run, replaces the recipe.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Variant of `refineseg models`.")] = None,
-    init: Annotated[str | None, typer.Option(help="Model to fine-tune: a shipped name or a file.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Network: a variant of `refineseg models`.", autocompletion=variants)
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Model to fine-tune: a shipped name or a file.", autocompletion=model_files)
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step.")] = None,
@@ -39,7 +55,7 @@ def train(
         Path | None, typer.Option(help="File with ImageNet weights of the encoder, for offline machines.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the config.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="Setting of the recipe, for instance seed=1.", metavar="KEY=VALUE")
     ] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out phases whose data sets are not given.")
@@ -62,7 +78,10 @@ def train(
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """Train on a data set; write best and last model, metrics.jsonl, curves.png and checkpoint.pt to OUT."""
+    """Train a model on your own images or on a known data set.
+
+    OUT receives best.safetensors and last.safetensors, metrics.jsonl, curves.png and checkpoint.pt.
+    """
     begun = time.monotonic()  # before the heavy imports
     if out is None:
         raise ConfigError("expected --out FOLDER for the run, got none")

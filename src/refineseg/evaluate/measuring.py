@@ -42,6 +42,7 @@ class EvaluationFiles:
         out: Folder of ``confusion_matrix.png`` and ``pictures/``.
         pictures: How many of the worst images to draw: image, truth, prediction, errors.
         submission: Folder for the files of a benchmark's server; None: none.
+        legend: Name the colours below each picture.
 
     Raises:
         ConfigError: A negative number of pictures.
@@ -50,6 +51,7 @@ class EvaluationFiles:
     out: Path
     pictures: int = 0
     submission: Path | None = None
+    legend: bool = True
 
     def __post_init__(self) -> None:
         if self.pictures < 0:
@@ -295,7 +297,7 @@ def evaluate_to_files(
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened)
-    worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
+    worst, facts = WorstImages(files.pictures, legend=files.legend), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with counting(console, "evaluating", "images") as report:
         for index, sample, prediction in predictions(predictor, dataset):

@@ -13,10 +13,11 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, Literal, TextIO, cast
 
 from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -26,6 +27,36 @@ from rich.text import Text
 from refineseg.terminal.printable import printable
 
 _TABLE_WIDTH = 100  # where stdout is no terminal
+
+Loudness = Literal["quiet", "usual", "verbose"]
+"""How much is said: results and problems only; progress and the first few of many equal lines; everything."""
+
+MOST_LINES = 10
+"""Equal lines (results of files, notes) before the rest is only counted."""
+
+_LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="usual")
+
+
+def set_loudness(loudness: Loudness) -> None:
+    """Say so much from now on."""
+    _LOUDNESS.set(loudness)
+
+
+def loudness() -> Loudness:
+    """How much is said in this call."""
+    return _LOUDNESS.get()
+
+
+def summed_up(lines: Sequence[str], *, most: int = MOST_LINES) -> list[str]:
+    """The first of many lines, and how many more there are; all of them where everything is said.
+
+    Example:
+        >>> summed_up(["a", "b", "c", "d"], most=2)
+        ['a', 'b', 'and 2 more; -v shows them all']
+    """
+    if loudness() == "verbose" or len(lines) <= most + 1:  # a line that says "and 1 more" saves nothing
+        return list(lines)
+    return [*lines[:most], f"and {len(lines) - most} more; -v shows them all"]
 
 
 class Terminal(Console):
@@ -145,7 +176,7 @@ def progress_bar(
         console=console or Terminal(quiet=True),
         transient=transient,
         speed_estimate_period=period_s,
-        disable=console is None or not console.is_terminal,
+        disable=console is None or not console.is_terminal or loudness() == "quiet",
     )
 
 

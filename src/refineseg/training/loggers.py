@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refineseg.files.writing import written_beside
-from refineseg.images.render import side_by_side
+from refineseg.images.render import compared
 from refineseg.training.record import Measured
 from refineseg.training.request import check_logs
 
@@ -97,11 +96,10 @@ class TensorBoardLogger:
         for sample, mask in measured.shown:
             assert sample.mask is not None
             step = -(-max(sample.image.shape[:2]) // _PICTURE_SIDE)
-            parts: list[NDArray[np.uint8]] = [
-                np.ascontiguousarray(part[::step, ::step])
-                for part in (sample.image, info.colours(sample.mask), info.colours(mask))
-            ]
-            picture = np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
+            image, truth, small = (
+                np.ascontiguousarray(part[::step, ::step]) for part in (sample.image, sample.mask, mask)
+            )
+            picture = np.asarray(compared((image, truth), small, info, title=f"epoch {epoch}"))
             self._writer.add_image(f"val/{sample.name}", picture, epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:

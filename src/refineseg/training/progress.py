@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.progress import BarColumn, TimeRemainingColumn
 
 from refineseg.data.samples.sample import Dataset
-from refineseg.terminal.printing import Column, Terminal, progress_bar
+from refineseg.terminal.printing import Column, Terminal, progress_bar, summed_up
 from refineseg.training.config import TrainingConfig
 
 
@@ -34,7 +34,7 @@ class Progress(Protocol):
 
 def say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
     """What the readers say of the files, and which objects cover no pixel: once every mask has been read."""
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+    for note in summed_up(list(dict.fromkeys(note for dataset in datasets for note in dataset.notes))):
         progress.say(f"note: {note}")
 
 

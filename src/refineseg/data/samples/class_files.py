@@ -45,8 +45,8 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
       the number of its line, from 0; 255 is void.
     * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices.
 
-    Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in VOC colours, but
-    only the colours in the file are accepted in RGB masks.
+    Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in default colours,
+    but only the colours in the file are accepted in RGB masks.
 
     Returns:
         The classes and how mask files write them; None where there is no class file.
