@@ -48,6 +48,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Number of measurements in a row without a better mIoU after which the run stops."),
+    ] = None,
     pretrained: Annotated[
         bool | None, typer.Option("--pretrained/--no-pretrained", help="Require ImageNet weights, or use none.")
     ] = None,
@@ -90,14 +94,15 @@ def train(
     chosen: Any = None
     time_there_is = _budget(budget, begun, others=(minutes, epochs))
     if resume:
-        others = (recipe, config, variant, init, epochs, lr, batch_size, budget, pretrained, encoder_weights, settings)
+        others = (recipe, config, variant, init, epochs, lr, batch_size, patience)
+        others += (budget, pretrained, encoder_weights, settings)
         _check_resumed(out, data, others)
     else:
         if data is None:
             raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
         if encoder_weights is not None and (pretrained is False or init is not None):
             raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
-        plain = (epochs, lr, batch_size)
+        plain = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "patience": patience}
         chosen = _training_config(recipe, config, data, variant, pretrained, init, plain, settings or [], released)
         _check_begun(chosen, data, out, init, encoder_weights, skip_missing)
 
@@ -187,7 +192,7 @@ def _training_config(
     variant: str | None,
     pretrained: bool | None,
     init: str | None,
-    plain: tuple[int | None, float | None, int | None],
+    plain: Any,  # noqa: ANN401 - options of recipe_options
     settings: list[str],
     released: bool,
 ) -> Any:  # noqa: ANN401 - TrainingConfig, which would be a heavy import
@@ -224,8 +229,7 @@ def _training_config(
         config = replace(config, variant=variant)
     if pretrained is not None:
         config = replace(config, pretrained="yes" if pretrained else "no")
-    epochs, lr, batch_size = plain
-    return override(recipe_options(config, epochs=epochs, lr=lr, batch_size=batch_size), settings)
+    return override(recipe_options(config, **plain), settings)
 
 
 def _show_result(out: Path) -> None:
@@ -233,6 +237,7 @@ def _show_result(out: Path) -> None:
     from refineseg.evaluate.metrics import ConfusionMatrix
     from refineseg.evaluate.reports import metrics_table
     from refineseg.segmenter import load_spec
+    from refineseg.training.pictures import PICTURES_FOLDER
 
     best, metrics = out / "best.safetensors", out / "metrics.json"
     spec = load_spec(out / "last.safetensors")
@@ -240,5 +245,19 @@ def _show_result(out: Path) -> None:
         matrix = ConfusionMatrix.from_json(json.loads(metrics.read_text(encoding="utf-8")), spec.class_info)
         tables().print(metrics_table(matrix, title=f"last model on {spec.provenance['metrics']['split']}"))
     result = best if best.is_file() else out / "last.safetensors"
+    if best.is_file():
+        print_lines(_better(load_spec(best).provenance, spec.provenance))
     print_lines(f"model: {result}", f"curves: {out / 'curves.png'}")
+    if (out / PICTURES_FOLDER).is_dir():
+        print_lines(f"validation pictures: {out / PICTURES_FOLDER}")
     messages().say(f"next: refineseg predict --model {result} --out masks PICTURES")
+
+
+def _better(best: Any, last: Any) -> str:  # noqa: ANN401 - provenance
+    """Which of the two models is the better one, by the validation images."""
+    epochs = f"best.safetensors is of epoch {best['epochs']}, last.safetensors of epoch {last['epochs']}"
+    if best["epochs"] == last["epochs"]:
+        return f"best and last are the same model, of epoch {last['epochs']}"
+    scores = [provenance["metrics"].get("mean_iou") for provenance in (best, last)]
+    shown = " and ".join("not measured" if score is None else f"mIoU {100 * score:.2f} %" for score in scores)
+    return f"the better model is best.safetensors: {epochs} ({shown} on {best['metrics']['split']})"

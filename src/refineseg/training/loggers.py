@@ -20,13 +20,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from refineseg.files.writing import written_beside
-from refineseg.images.render import compared
+from refineseg.training.pictures import validation_pictures
 from refineseg.training.record import Measured
 from refineseg.training.request import check_logs
 
 EXPERIMENT = "refineseg"
 RETRY_AFTER_S = 60.0
-_PICTURE_SIDE = 320
 _VALIDATION = ("mean_iou", "pixel_accuracy")
 _PARAMS, _METRICS = 100, 1000  # in one call; MLflow's limits
 
@@ -91,16 +90,9 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def pictures(self, epoch: int, measured: Measured) -> None:
-        """Image, truth and prediction side by side."""
-        info = measured.matrix.class_info
-        for sample, mask in measured.shown:
-            assert sample.mask is not None
-            step = -(-max(sample.image.shape[:2]) // _PICTURE_SIDE)
-            image, truth, small = (
-                np.ascontiguousarray(part[::step, ::step]) for part in (sample.image, sample.mask, mask)
-            )
-            picture = np.asarray(compared((image, truth), small, info, title=f"epoch {epoch}"))
-            self._writer.add_image(f"val/{sample.name}", picture, epoch, dataformats="HWC")
+        """Image, truth, prediction and errors side by side."""
+        for name, picture in validation_pictures(measured, epoch):
+            self._writer.add_image(f"val/{name}", np.asarray(picture), epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:
         """Close the file."""
