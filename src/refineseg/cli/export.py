@@ -95,12 +95,13 @@ def export(
     from refineseg.segmenter import load
 
     if calibrate is not None and not check:
+        messages().tell(f"reading at most {images} images of {calibrate} {calibrate_split} to calibrate with")
         size_hw = options.size_hw
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
         options = replace(options, calibration=calibration)
     segmenter = load(model)
     if accept is None:
-        export_file(segmenter, out, options)
+        export_file(segmenter, out, options, console=messages())
         print_lines(f"exported: {out}", "not compared with the model; add --accept NAME:ROOT")
         return
     tolerance = Tolerance.of(read_description(out).precision if check else precision)

@@ -11,6 +11,7 @@ import io
 import logging
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.style import Style
 from rich.text import Text
 
-from refineseg.terminal.printable import printable
+from refineseg.terminal.printable import duration, printable
 
 _TABLE_WIDTH = 100  # where stdout is no terminal
+_SILENT_S = 10.0  # between two lines of a count there
 
 Loudness = Literal["quiet", "usual", "verbose"]
 """How much is said: results and problems only; progress and the first few of many equal lines; everything."""
@@ -98,6 +100,11 @@ class Terminal(Console):
     ) -> Text:
         """What rich shows of a text; it asks here for every line, title, caption and cell."""
         return Text(printable(text), style=style, justify=justify, overflow=overflow)
+
+    def tell(self, *lines: object) -> None:
+        """Lines of progress, which are left out where only results and problems are asked for."""
+        if loudness() != "quiet":
+            self.say(*lines)
 
     def say(self, *lines: object, style: str = "") -> None:
         """Lines, each as long as it is.
@@ -182,7 +189,7 @@ def progress_bar(
 
 @contextmanager
 def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and a count for whoever interrupts the block: it becomes a note of the interruption.
+    """A bar on a terminal, lines now and then elsewhere, and a count that becomes a note of an interruption.
 
     Args:
         console: Where; None: nowhere.
@@ -193,13 +200,20 @@ def counting(console: Console | None, what: str, things: str) -> Iterator[Callab
         A function to call with (done, in all).
     """
     counts = (0, 0)
+    begun = said = time.monotonic()
+    teller = console if isinstance(console, Terminal) and not console.is_terminal else None
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:
-            nonlocal counts
+            nonlocal counts, said
             counts = (done, total)
             bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if teller is not None and now - said >= _SILENT_S and 0 < done < total:
+                said = now
+                left = duration((now - begun) * (total - done) / done)
+                teller.tell(f"{what}: {done} of {total} {things}, {left} left")
 
         try:
             yield report

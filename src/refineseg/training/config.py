@@ -18,7 +18,7 @@ from refineseg.errors import ConfigError
 from refineseg.networks.variants import NetworkOptions
 from refineseg.terminal.arguments import hint
 
-HELD_OUT = "held_out"
+HELD_OUT = "held out of train"
 """As ``val_split``: a share of the training images, drawn by the seed, which are not trained on."""
 
 
