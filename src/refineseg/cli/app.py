@@ -82,6 +82,10 @@ class Verb(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
         """Run the verb."""
+        quiet, verbose = (ctx.params.pop(name) for name in ("quiet", "verbose"))
+        if quiet and verbose:
+            raise ConfigError("expected --quiet or --verbose, got both; leave one out")
+        set_loudness("quiet" if quiet else "verbose" if verbose else "usual")
         given = _given(ctx)
         check_options(str(self.name), given, ctx.params)
         _GIVEN.set(given)
@@ -100,27 +104,17 @@ def verb(*examples: str) -> Callable[[_Function], _Function]:
     """
 
     def register(function: _Function) -> _Function:
-        @functools.wraps(function)
-        def run(*, quiet: bool, verbose: bool, **options: Any) -> None:  # noqa: ANN401
-            if quiet and verbose:
-                raise ConfigError("expected --quiet or --verbose, got both; leave one out")
-            set_loudness("quiet" if quiet else "verbose" if verbose else "usual")
-            function(**options)
-
         loudness = {"quiet": Quiet, "verbose": Verbose}
-        signature = inspect.signature(function)
-        extra = (
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in loudness.items()
-        )
         hints = {**get_type_hints(function, include_extras=True), **loudness}
-        parameters = (
-            *(one.replace(annotation=hints[name]) for name, one in signature.parameters.items()),
-            *extra,
-        )
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = hints
-        app.command(cls=Verb, epilog="\n".join(examples))(run)
+        signature = inspect.signature(function)
+        parameters = [one.replace(annotation=hints[name]) for name, one in signature.parameters.items()]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters += [inspect.Parameter(name, kind, default=False, annotation=hints[name]) for name in loudness]
+        seen = functools.partial(function)  # what typer sees; Verb takes out what the function does not have
+        seen.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        seen.__annotations__ = hints
+        functools.update_wrapper(seen, function, assigned=("__module__", "__name__", "__doc__"), updated=())
+        app.command(cls=Verb, epilog="\n".join(examples))(seen)
         return function
 
     return register

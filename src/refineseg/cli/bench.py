@@ -23,6 +23,39 @@ from refineseg.terminal.printing import Terminal, print_lines
 _MOST_BATCHED, _MOST_ROUNDS = 4096, 1_000_000  # slips of the finger lie above
 
 
+Size = Annotated[
+    str | None,
+    typer.Option(help="Size of images; by default 512x512, for --papers on a CPU 256x256.", metavar="HxW"),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
+        "installed, on a CPU without torch_compile."
+    ),
+]
+Repeats = Annotated[int | None, typer.Option(help="Number of rounds; by default 5 to 50, as half a minute allows.")]
+Stages = Annotated[
+    Path | None, typer.Option(help="Image or folder; measures decoding, network, argmax and encoding alone.")
+]
+Folder = Annotated[
+    Path | None, typer.Option(help="Folder of images; compares images/s of predict (masks only) and network.")
+]
+Training = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe; measures images/s of loader, network, and both.", metavar="RECIPE", autocompletion=recipes
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Data set as NAME:ROOT, with --training.", metavar="NAME:ROOT", autocompletion=data_sets),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of the recipe, with --training.", metavar="KEY=VALUE")
+]
+
+
 @verb(
     "refineseg bench --model camvid --size 480x640",
     "refineseg bench --folder pictures --backend auto",
@@ -31,29 +64,14 @@ _MOST_BATCHED, _MOST_ROUNDS = 4096, 1_000_000  # slips of the finger lie above
 )
 def bench(
     model: ModelOrVariant = "camvid",
-    size: Annotated[
-        str | None,
-        typer.Option(help="Size of images; by default 512x512, for --papers on a CPU 256x256.", metavar="HxW"),
-    ] = None,
+    size: Size = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="Precision: float32, bfloat16 or int8; by default all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Number of images in a batch.")] = 1,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
-            "installed, on a CPU without torch_compile."
-        ),
-    ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Number of rounds; by default 5 to 50, as half a minute allows.")
-    ] = None,
-    stages: Annotated[
-        Path | None, typer.Option(help="Image or folder; measures decoding, network, argmax and encoding alone.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of images; compares images/s of predict (masks only) and network.")
-    ] = None,
+    backend: Backend = None,
+    repeats: Repeats = None,
+    stages: Stages = None,
+    folder: Folder = None,
     papers: Annotated[bool, typer.Option("--papers", help="Measure both papers, and the steps between them.")] = False,
     counts: Annotated[
         bool, typer.Option("--counts", help="Show parameters and multiply-adds; measure no times.")
@@ -61,20 +79,10 @@ def bench(
     write: Annotated[
         bool, typer.Option("--write", help="Count again, and write counts.json and docs/counts.md.")
     ] = False,
-    training: Annotated[
-        str | None,
-        typer.Option(
-            help="Recipe; measures images/s of loader, network, and both.", metavar="RECIPE", autocompletion=recipes
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Data set as NAME:ROOT, with --training.", metavar="NAME:ROOT", autocompletion=data_sets),
-    ] = None,
+    training: Training = None,
+    data: Data = None,
     workers: Annotated[int | None, typer.Option(help="Number of reading processes, with --training.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the recipe, with --training.", metavar="KEY=VALUE")
-    ] = None,
+    settings: Settings = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
 ) -> None:
     """Measure the speed of a model on this machine.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -246,8 +245,7 @@ def predict(
     rasters = RasterOptions.parse(
         bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
     )
-    videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live)
-    videos = replace(videos, legend=legend)
+    videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live, legend=legend)
     files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, given_options())
     plan = _plan(inputs, out, files, json_file)
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
@@ -258,6 +256,11 @@ def predict(
         write_json(
             json_file, {"model": model, "options": {**how.to_json(), "backend": result.backend}, **result.to_json()}
         )
+    _tell_where(result, out)
+
+
+def _tell_where(result: Any, out: Path) -> None:  # noqa: ANN401 - FilesResult
+    """Where the results are; status 1 where an input failed."""
     if result.done or result.others or result.resumed:
         messages().say(f"results: {out}")
     if result.failures:

@@ -17,6 +17,43 @@ from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
+Recipe = Annotated[
+    str | None,
+    typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.", autocompletion=recipes),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set as NAME:ROOT, for instance folder:my_pictures; + joins several.",
+        metavar="NAME:ROOT",
+        autocompletion=data_sets,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(help="Number of measurements in a row without a better mIoU after which the run stops."),
+]
+Pretrained = Annotated[
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="Require ImageNet weights, or use none.")
+]
+EncoderWeights = Annotated[
+    Path | None, typer.Option(help="File with ImageNet weights of the encoder, for offline machines.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of the recipe, for instance seed=1.", metavar="KEY=VALUE")
+]
+Minutes = Annotated[
+    float | None, typer.Option(help="Minutes until the call stops, at the end of an epoch; --resume continues.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Time for the whole call, for instance 5m; the schedule fits into it and ends at rate zero."),
+]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
+]
+
 
 @verb(
     "refineseg train --data folder:my_pictures --out runs/first",
@@ -25,18 +62,8 @@ from refineseg.terminal.printing import print_lines
     "refineseg train --resume --out runs/first",
 )
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.", autocompletion=recipes),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set as NAME:ROOT, for instance folder:my_pictures; + joins several.",
-            metavar="NAME:ROOT",
-            autocompletion=data_sets,
-        ),
-    ] = None,
+    recipe: Recipe = None,
+    data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
     config: Annotated[Path | None, typer.Option(help="File run.json of another run, replaces the recipe.")] = None,
     variant: Annotated[
@@ -48,19 +75,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step.")] = None,
-    patience: Annotated[
-        int | None,
-        typer.Option(help="Number of measurements in a row without a better mIoU after which the run stops."),
-    ] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--no-pretrained", help="Require ImageNet weights, or use none.")
-    ] = None,
-    encoder_weights: Annotated[
-        Path | None, typer.Option(help="File with ImageNet weights of the encoder, for offline machines.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the recipe, for instance seed=1.", metavar="KEY=VALUE")
-    ] = None,
+    patience: Patience = None,
+    pretrained: Pretrained = None,
+    encoder_weights: EncoderWeights = None,
+    settings: Settings = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out phases whose data sets are not given.")
     ] = False,
@@ -68,17 +86,9 @@ def train(
         bool, typer.Option("--released", help="Use a paper's recipe as the authors' published code has it.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    minutes: Annotated[
-        float | None, typer.Option(help="Minutes until the call stops, at the end of an epoch; --resume continues.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="Time for the whole call, for instance 5m; the schedule fits into it and ends at rate zero."),
-    ] = None,
-    log: Annotated[
-        list[str] | None,
-        typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
-    ] = None,
+    minutes: Minutes = None,
+    budget: Budget = None,
+    log: Log = None,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:

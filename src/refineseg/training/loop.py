@@ -105,17 +105,14 @@ def train(
         stopped.exit_like_it()
     finally:
         progress.stop()
-        ended = state.epoch == config.num_epochs or is_no_longer_better(state.history, config.patience)
-        loggers.close(finished=ended)
+        no_better = is_no_longer_better(state.history, config.patience)
+        loggers.close(finished=no_better or state.epoch == config.num_epochs)
     try:
         write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
     except OutputError as error:
         raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
-    if is_no_longer_better(state.history, config.patience):
-        progress.say(
-            f"stopped after epoch {state.epoch} of {config.num_epochs}: {config.patience} measurements in a row were "
-            "not better (--patience)"
-        )
+    if no_better:
+        progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
         progress.say(
             f"the time is used up: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
