@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_sources
 from refineseg.evaluate.predicting import evaluate
 from refineseg.networks.refinenet import count_parameters
@@ -72,8 +73,7 @@ def configuration(row: Row, arguments: argparse.Namespace, seed: int) -> Trainin
         phases=(
             Phase(
                 epochs=arguments.epochs,
-                crop_hw=(height, width),
-                scale=(0.7 * arguments.scale, 1.4 * arguments.scale),
+                crops=CropOptions((height, width), (0.7 * arguments.scale, 1.4 * arguments.scale)),
                 batch_size=arguments.batch_size,
                 encoder_lr=arguments.lr,
                 decoder_lr=arguments.lr,
@@ -83,7 +83,6 @@ def configuration(row: Row, arguments: argparse.Namespace, seed: int) -> Trainin
         ),
         train_split="fit",
         val_split=None,
-        class_weight_power=0.0,
         ema_decay=0.99,
         clip_norm=1.0,
         pretrained="no",

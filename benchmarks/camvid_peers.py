@@ -38,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from refineseg.bench.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_labels
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.errors import ConfigError
 from refineseg.evaluate.predicting import evaluate
@@ -69,8 +70,7 @@ def small_recipe(epochs: int, scale: float) -> TrainingConfig:
     """The recipe of ``refineseg_small`` in one phase, short enough for a CPU."""
     phase = Phase(
         epochs=epochs,
-        crop_hw=(128, 160),
-        scale=(0.7 * scale, 1.6 * scale),
+        crops=CropOptions((128, 160), (0.7 * scale, 1.6 * scale)),
         batch_size=8,
         encoder_lr=2e-3,
         decoder_lr=1e-3,
@@ -267,7 +267,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     phase, size = plan.config.phases[0], f"{plan.size_hw[0]}x{plan.size_hw[1]}"
     measured = read(plan.out / "times.json")
     machine = measured.get("machine", {})
-    height, width = phase.crop_hw
+    height, width = phase.crops.crop_hw
     lines = [
         "# Small networks beside others, on CamVid",
         "",

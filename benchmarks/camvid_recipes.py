@@ -142,7 +142,8 @@ def changed(base: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
 
 def scaled(config: TrainingConfig, factor: float) -> TrainingConfig:
     """The same on images of another size."""
-    phases = (replace(p, scale=(p.scale[0] * factor, p.scale[1] * factor)) for p in config.phases)
+    scales = [(factor * p.crops.scale[0], factor * p.crops.scale[1]) for p in config.phases]
+    phases = (replace(p, crops=replace(p.crops, scale=s)) for p, s in zip(config.phases, scales, strict=True))
     return replace(config, phases=tuple(phases))
 
 

@@ -11,9 +11,13 @@ from refineseg.runtimes import telemetry
 telemetry.switch_off()
 
 if TYPE_CHECKING:
+    from refineseg.api.evaluate import evaluate
+    from refineseg.api.export import export
+    from refineseg.api.predict import predict
+    from refineseg.api.train import train
     from refineseg.class_info import ClassInfo
     from refineseg.data.datasets import DATASETS, open_dataset
-    from refineseg.data.samples.sample import Sample
+    from refineseg.data.samples.sample import Dataset, Sample
     from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
     from refineseg.evaluate.metrics import ConfusionMatrix
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
     from refineseg.segmenter import Segmenter, build, load
+    from refineseg.training.callbacks import EarlyStopping
     from refineseg.training.recipes.table import RECIPES
 
 _HOME = {
@@ -32,6 +37,8 @@ _HOME = {
     "VARIANTS": "networks.variants",
     "ClassInfo": "class_info",
     "ConfusionMatrix": "evaluate.metrics",
+    "Dataset": "data.samples.sample",
+    "EarlyStopping": "training.callbacks",
     "Prediction": "prediction",
     "Predictor": "predict.files:FilePredictor",
     "Preprocessing": "preprocessing",
@@ -44,7 +51,9 @@ _HOME = {
     "load_original": "original.conversion",
     "load_original_decoder": "original.checkpoints",
     "open_dataset": "data.datasets",
+    "train": "api.train",
 }
+_PACKAGES = ("evaluate", "export", "predict")  # which are functions, too: see _calling.py
 
 __all__ = [
     "DATASETS",
@@ -52,6 +61,8 @@ __all__ = [
     "VARIANTS",
     "ClassInfo",
     "ConfusionMatrix",
+    "Dataset",
+    "EarlyStopping",
     "Prediction",
     "Predictor",
     "Preprocessing",
@@ -60,15 +71,21 @@ __all__ = [
     "Segmenter",
     "__version__",
     "build",
+    "evaluate",
+    "export",
     "keep_freed_memory",
     "load",
     "load_original",
     "load_original_decoder",
     "open_dataset",
+    "predict",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name in _PACKAGES:
+        return importlib.import_module(f"refineseg.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'refineseg' has no attribute {name!r}")
     module, _, own_name = _HOME[name].partition(":")

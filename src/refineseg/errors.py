@@ -48,6 +48,16 @@ class ConfigError(RefinesegError):
     """A wrong option, recipe, class table or combination of them."""
 
 
+def require(holds: bool, expected: str, got: object) -> None:
+    """Refuse a value of a configuration.
+
+    Raises:
+        ConfigError: It does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"expected {expected}, got {got}")
+
+
 class WeightsUnavailableError(ConfigError):
     """ImageNet weights that cannot be had here; training may go on from scratch.
 
@@ -63,6 +73,10 @@ class WeightsUnavailableError(ConfigError):
 
 class ImageError(RefinesegError):
     """An image or mask file that cannot be read as one."""
+
+
+class NoInputError(ImageError):
+    """None of the inputs of a call can be predicted; a line for each says why."""
 
 
 class OutputError(RefinesegError):

@@ -312,14 +312,13 @@ def _at_most(num_parameters: int) -> Iterator[None]:
         hook.remove()
 
 
-def _materialised(segmenter: Segmenter) -> Segmenter:
-    """A segmenter on the CPU, weights not set, from one on the meta device, which has shapes alone."""
+def _needs_computing(segmenter: Segmenter) -> bool:
+    """Whether a network holds tensors that its file does not, so that it cannot stay as it is on the meta device."""
     persistent = segmenter.state_dict().keys()
-    made_only_here = any(name not in persistent for name, _ in segmenter.named_buffers())
     attributes = (value for module in segmenter.modules() for value in vars(module).values())
-    if made_only_here or any(isinstance(value, Tensor) for value in attributes):
-        return Segmenter(segmenter.spec)  # what its file does not hold is computed
-    return segmenter.to_empty(device="cpu")
+    return any(name not in persistent for name, _ in segmenter.named_buffers()) or any(
+        isinstance(value, Tensor) for value in attributes
+    )
 
 
 def load(model: str | Path) -> Segmenter:
@@ -346,9 +345,13 @@ def load(model: str | Path) -> Segmenter:
     tensors = read_tensors(path)
     if spec.licence:
         warn(f"model {model}: licence of the weights: {spec.licence}")
-    segmenter = _materialised(segmenter)
+    if _needs_computing(segmenter):
+        segmenter = Segmenter(segmenter.spec)
     own = segmenter.network.state_dict()
-    segmenter.network.load_state_dict({name: t.to(own[name].dtype) for name, t in tensors.items()})
+    # assigned, because memory for a network on the meta device would be made by code that imports a compiler first
+    segmenter.network.load_state_dict(
+        {name: tensor.to(own[name].dtype, copy=True) for name, tensor in tensors.items()}, assign=True
+    )
     return segmenter
 
 

@@ -140,7 +140,7 @@ def test_the_row_of_a_recipe_has_its_numbers(recipe):
         assert cells == [epochs]
     else:
         links = config.network.decoder(VARIANTS[config.variant].options).num_links
-        assert cells == [str(links), epochs, str(config.phases[0].crop_hw[0])]
+        assert cells == [str(links), epochs, str(config.phases[0].crops.crop_hw[0])]
     scores = [
         f"{100 * s.mean_iou:.1f} {s.split}, {s.protocol}{' (2020)' * (s.source == CODE_2020)}"
         for s in PUBLISHED_SCORES.get(recipe, ())

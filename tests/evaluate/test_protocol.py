@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY, write_folder
 from fakes.runs import Silent
 from fakes.scenes import fake_camvid
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample_facts import facts_of_files, stored_losslessly
 from refineseg.data.storage.file_lists import packaged_table
@@ -25,7 +26,7 @@ DABNET = COMPARATORS["camvid"][0]
 
 
 def tiny(**changes):
-    phase = Phase(epochs=1, crop_hw=(32, 32), scale=(1.0, 1.0), batch_size=3, encoder_lr=1e-3, decoder_lr=1e-3)
+    phase = Phase(epochs=1, crops=CropOptions((32, 32), (1.0, 1.0)), batch_size=3, encoder_lr=1e-3, decoder_lr=1e-3)
     config = TrainingConfig("test", "refineseg_nano", (phase,), pretrained="no", precision="fp32")
     return replace(config, **changes)
 

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from refineseg.data.crops.options import CropOptions
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.run import RunRequest, start_run
 
@@ -37,8 +38,7 @@ class Silent:
 def tiny(epochs=2, **changes):
     phase = Phase(
         epochs=epochs,
-        crop_hw=(32, 32),
-        scale=(0.8, 1.2),
+        crops=CropOptions((32, 32), (0.8, 1.2)),
         batch_size=3,
         encoder_lr=1e-3,
         decoder_lr=1e-3,

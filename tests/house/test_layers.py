@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # From the bottom up; a module may import its own layer and those before it.
 LAYERS = (
-    ("_version", "errors", "terminal", "files"),
+    ("_version", "_calling", "errors", "terminal", "files"),
     ("class_info", "preprocessing", "resize", "scoring", "devices", "images", "prediction"),
     ("networks",),
     ("segmenter",),
@@ -31,6 +31,7 @@ LAYERS = (
     ("evaluate",),
     ("bench", "export", "doctor"),
     ("training",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )
@@ -57,6 +58,7 @@ DOORS = {  # package -> the only places that may import it
     "openvino": {"runtimes/openvino_runtime.py"},
     "nncf": {"runtimes/quantisation.py"},
     "mlflow": {"training/loggers.py"},
+    "supervision": {"predict/outputs/detections.py"},
     "scipy": {"data/readers/matlab.py"},
 }
 

@@ -32,8 +32,8 @@ def test_settings_multiply_what_the_base_has_and_unknown_ones_are_said(tool, cap
     config = tool.changed(base, ["phases.0.encoder_lr=*0.5", "phases.0.epochs=*2", "lovasz=0.5"])
     assert config.phases[0].encoder_lr == pytest.approx(base.phases[0].encoder_lr / 2)
     assert config.phases[0].epochs == 2 * base.phases[0].epochs
-    assert config.lovasz == 0.5
-    assert tool.scaled(config, 0.5).phases[0].scale == (0.25, 1.0)
+    assert config.loss.lovasz == 0.5
+    assert tool.scaled(config, 0.5).phases[0].crops.scale == (0.25, 1.0)
     with pytest.raises(ConfigError, match="expected a number of the config to multiply, got 'nothing=\\*2'"):
         tool.changed(base, ["nothing=*2"])
     kept = tool.known(base, {"base": (), "new": ("some_day=1",)}, Terminal(stderr=True, width=200))

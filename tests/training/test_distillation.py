@@ -13,6 +13,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, build, load_spec
+from refineseg.training.config import LossOptions
 from refineseg.training.distillation import check_teacher, load_teacher
 from refineseg.training.losses import SegmentationLoss
 from refineseg.training.objective import Objective
@@ -42,12 +43,12 @@ def test_the_objective_adds_the_divergence_of_every_image(teacher_file, where):
     student = build(VARIANT, num_classes=3).eval()
     teacher = load_teacher(str(teacher_file), ClassInfo(("ground", "sky", "square")), device=CPU)
     images, masks = batch(2)
-    wanted = config(loss_resolution=where, teacher_weight=0.5, teacher_temperature=2.0, class_weight_power=0.0)
+    wanted = config(loss=LossOptions(loss_resolution=where), teacher_weight=0.5, teacher_temperature=2.0)
     with torch.no_grad():
         scores = [m(images) if where == "image" else m.output_logits(images) for m in (student, teacher)]
         value = Objective(student, wanted, COUNTS, teacher=teacher)(images, masks)
         alone = Objective(student, wanted, COUNTS)(images, masks)
-        loss = SegmentationLoss(255, at_output_resolution=where == "output")
+        loss = SegmentationLoss(255, options=LossOptions(loss_resolution=where))
         labelled = np.array([float(loss.sums(scores[0][i : i + 1], masks[i : i + 1]).weight) for i in range(2)])
     each = divergence_by_hand(*scores, 2.0)
     expected = float(alone.mean) + 0.5 * (each * labelled).sum() / labelled.sum()
@@ -85,7 +86,8 @@ def test_a_teacher_of_a_larger_input_is_brought_to_the_students_output(tmp_path)
     images, masks = batch(1)
     with torch.no_grad():
         assert enlarging.output_logits(images).shape != student.output_logits(images).shape
-        value = Objective(student, config(loss_resolution="output"), COUNTS, teacher=enlarging)(images, masks).mean
+        wanted = config(loss=LossOptions(loss_resolution="output"))
+        value = Objective(student, wanted, COUNTS, teacher=enlarging)(images, masks).mean
     assert torch.isfinite(value)
 
 
@@ -94,7 +96,12 @@ def test_pieces_of_a_batch_add_up_with_a_teacher(teacher_file):
     torch.manual_seed(0)
     student = build(VARIANT, num_classes=3).eval()
     images, masks = batch(3)
-    objective = Objective(student, config(lovasz=0.5, border_weight=1.0), COUNTS, teacher=teacher)
+    objective = Objective(
+        student,
+        config(loss=LossOptions(lovasz=0.5, border_weight=1.0, class_weight_power=0.5)),
+        COUNTS,
+        teacher=teacher,
+    )
     with torch.no_grad():
         whole = objective(images, masks).mean
         parts = [objective(images[part], masks[part]) for part in (slice(0, 2), slice(2, 3))]

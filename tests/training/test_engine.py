@@ -23,7 +23,7 @@ from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import build
 from refineseg.training import engine as engine_module
-from refineseg.training.config import override
+from refineseg.training.config import LossOptions, override
 from refineseg.training.engine import Engine
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
@@ -63,7 +63,7 @@ def test_a_batch_in_pieces_gives_the_gradient_of_the_whole_batch(micro_batch):
     """Voids are spread unevenly, so the mean of the pieces' means would be another gradient."""
     results = []
     for size in (None, micro_batch):
-        config = tiny(1, micro_batch=size, clip_norm=None, ema_decay=None, label_smoothing=0.1)
+        config = tiny(1, micro_batch=size, clip_norm=None, ema_decay=None, loss=LossOptions(label_smoothing=0.1))
         stepper, state = stepper_of(config)
         loss, norm = stepper.step(batch_with_uneven_voids())
         assert norm is None
@@ -138,10 +138,10 @@ def test_compiling_pays_on_a_gpu_for_long_phases_of_equal_crops_only():
     assert engine.mode(phase, rest_s=long_s) == "reduce-overhead"
     assert engine.mode(phase, rest_s=long_s - 2) == "off"
     assert engine.mode(phase, rest_s=None) == "off"
-    assert engine.mode(replace(phase, pad=False, batch_size=1), rest_s=long_s) == "off"
+    assert engine.mode(replace(phase, crops=replace(phase.crops, pad=False), batch_size=1), rest_s=long_s) == "off"
     asked = Engine(replace(config, compile="default"), device="cpu", say=print)
     assert asked.mode(phase, rest_s=None) == "default"
-    assert asked.mode(replace(phase, pad=False, batch_size=1), rest_s=None) == "off"
+    assert asked.mode(replace(phase, crops=replace(phase.crops, pad=False), batch_size=1), rest_s=None) == "off"
 
 
 COMPILED = """

@@ -13,6 +13,7 @@ from test_survival import same_weights
 
 from conftest import write_folder
 from fakes.runs import Silent
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
@@ -28,7 +29,7 @@ from refineseg.training.reproduction import train_within
 from refineseg.training.run import RunRequest, resume_run, start_run
 from refineseg.training.run_record import RECORD_NAME
 
-PHASE = Phase(epochs=2, crop_hw=(48, 64), scale=(1.0, 1.0), batch_size=2, encoder_lr=1e-3, decoder_lr=2e-3)
+PHASE = Phase(epochs=2, crops=CropOptions((48, 64), (1.0, 1.0)), batch_size=2, encoder_lr=1e-3, decoder_lr=2e-3)
 CONFIG = TrainingConfig(
     recipe="test", variant="refineseg_nano", phases=(PHASE,), pretrained="no", precision="fp32", checkpoint_every_s=0.0
 )

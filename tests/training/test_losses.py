@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fakes.oracles import needs_oracles, read_json, stored
+from refineseg.training.config import LossOptions
 from refineseg.training.losses import SegmentationLoss, class_weights, masks_at
 
 
@@ -52,7 +53,7 @@ def test_void_pixels_get_no_gradient():
 def test_a_batch_without_labels_costs_nothing():
     logits, masks = _pixels()
     logits.requires_grad_()
-    for loss in (SegmentationLoss(255), SegmentationLoss(255, ohem_threshold=0.7)):
+    for loss in (SegmentationLoss(255), SegmentationLoss(255, options=LossOptions(ohem_threshold=0.7))):
         value = loss(logits, torch.full_like(masks, 255))
         assert float(value.detach()) == 0
         value.backward()
@@ -67,7 +68,7 @@ def test_hard_mining_keeps_exactly_the_hard_pixels(threshold, share):
     least = max(1, int(share * len(nll)))
     hardest = nll >= np.sort(nll)[-least]
     expected = nll[by_threshold | hardest].mean()
-    loss = SegmentationLoss(255, ohem_threshold=threshold, ohem_share=share)
+    loss = SegmentationLoss(255, options=LossOptions(ohem_threshold=threshold, ohem_share=share))
     assert float(loss(logits, masks)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_both_papers_losses_have_the_stored_values(name):
     size_hw = (logits.shape[2], logits.shape[3])
     assert int((masks != 255).sum()) == expected["valid_pixels"]
     assert int((masks_at(masks, size_hw) != 255).sum()) == expected["valid_pixels_low"]
-    at_masks, at_output = SegmentationLoss(255), SegmentationLoss(255, at_output_resolution=True)
+    at_masks, at_output = SegmentationLoss(255), SegmentationLoss(255, options=LossOptions(loss_resolution="output"))
     assert float(at_masks(logits, masks)) == pytest.approx(expected["lw_full_resolution"], rel=1e-9)
     assert float(at_output(logits, masks)) == pytest.approx(expected["matlab_output_resolution"], rel=1e-9)
 
@@ -112,14 +113,13 @@ def test_masks_are_picked_at_the_centres_of_the_new_pixels(size_hw, new_hw):
 
 def test_where_the_loss_is_taken_changes_nothing_when_the_sizes_agree():
     logits, masks = _pixels()
-    assert torch.equal(
-        SegmentationLoss(255)(logits, masks), SegmentationLoss(255, at_output_resolution=True)(logits, masks)
-    )
+    at_output = SegmentationLoss(255, options=LossOptions(loss_resolution="output"))
+    assert torch.equal(SegmentationLoss(255)(logits, masks), at_output(logits, masks))
 
 
 def test_the_loss_at_output_resolution_sends_a_gradient_to_every_labelled_pixel():
     logits, masks = _pixels()
     small = logits[:, :, :2, :3].clone().requires_grad_()
-    SegmentationLoss(255, at_output_resolution=True)(small, masks).backward()
+    SegmentationLoss(255, options=LossOptions(loss_resolution="output"))(small, masks).backward()
     labelled = masks_at(masks, (2, 3)) != 255
     assert torch.equal(small.grad.abs().amax(dim=1) > 0, labelled)

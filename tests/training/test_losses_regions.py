@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from refineseg.training.config import LossOptions
 from refineseg.training.losses import (
     LossSum,
     SegmentationLoss,
@@ -17,6 +18,10 @@ from refineseg.training.losses import (
 )
 
 VOID = 255
+
+
+def loss_of(class_weights=None, **options):
+    return SegmentationLoss(VOID, class_weights, LossOptions(**options))
 
 
 def pixels(shape=(2, 6, 7), classes=4, seed=0):
@@ -132,7 +137,7 @@ def test_pixels_near_borders_count_more():
     per_pixel = torch.nn.functional.cross_entropy(logits, masks.clamp(max=3), reduction="none")
     weights = torch.tensor([1.0, 1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 1.0]).expand(6, 8).clone()[None]
     weights[0, 0, 0] = 0
-    loss = SegmentationLoss(VOID, border_weight=2.0, border_radius=2)
+    loss = loss_of(border_weight=2.0, border_radius=2)
     assert float(loss(logits, masks)) == pytest.approx(float((per_pixel * weights).sum() / weights.sum()), rel=1e-5)
     assert float(loss.sums(logits, masks).weight) == float(weights.sum())
 
@@ -145,7 +150,7 @@ EVERYTHING = {"lovasz": 0.5, "dice": 0.25, "border_weight": 1.0, "class_weights"
 )
 def test_parts_of_a_batch_add_up_to_the_whole(options):
     logits, masks = pixels((5, 6, 7))
-    loss = SegmentationLoss(VOID, **options)
+    loss = loss_of(**options)
     whole = loss.sums(logits, masks)
     parts = [loss.sums(logits[part], masks[part]) for part in (slice(0, 2), slice(2, 3), slice(3, 5))]
     joined = LossSum(sum(p.total for p in parts), sum(p.weight for p in parts))
@@ -159,16 +164,14 @@ def test_region_losses_come_beside_cross_entropy_weighted_by_labelled_pixels():
     each = lovasz_loss(p.flatten(2), masks.flatten(1), ignore_index=VOID)
     labelled = (masks != VOID).sum((1, 2))
     expected = float(SegmentationLoss(VOID)(logits, masks)) + 0.7 * float((each * labelled).sum() / labelled.sum())
-    assert float(SegmentationLoss(VOID, lovasz=0.7)(logits, masks)) == pytest.approx(expected, rel=1e-5)
+    assert float(loss_of(lovasz=0.7)(logits, masks)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_lovasz_over_a_batch_sorts_the_pixels_of_all_images_together():
     logits, masks = pixels((3, 6, 7))
     row = logits.permute(1, 0, 2, 3).reshape(1, 4, 3, 42)
-    together = SegmentationLoss(VOID, lovasz=1.0)(row, masks.reshape(1, 3, 42))
-    assert float(SegmentationLoss(VOID, lovasz=1.0, lovasz_over="batch")(logits, masks)) == pytest.approx(
-        float(together), rel=1e-5
-    )
+    together = loss_of(lovasz=1.0)(row, masks.reshape(1, 3, 42))
+    assert float(loss_of(lovasz=1.0, lovasz_over="batch")(logits, masks)) == pytest.approx(float(together), rel=1e-5)
 
 
 def test_lovasz_with_a_stride_sees_every_so_many_th_pixel():
@@ -179,9 +182,7 @@ def test_lovasz_with_a_stride_sees_every_so_many_th_pixel():
     )
     labelled = (masks != VOID).sum((1, 2))
     expected = float(SegmentationLoss(VOID)(logits, masks)) + float((picked * labelled).sum() / labelled.sum())
-    assert float(SegmentationLoss(VOID, lovasz=1.0, lovasz_stride=3)(logits, masks)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert float(loss_of(lovasz=1.0, lovasz_stride=3)(logits, masks)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_lovasz_with_a_stride_sees_every_so_many_th_pixel():
 def test_a_batch_without_labels_costs_nothing_and_moves_nothing(options):
     logits, masks = pixels()
     logits.requires_grad_()
-    value = SegmentationLoss(VOID, **options)(logits, torch.full_like(masks, VOID))
+    value = loss_of(**options)(logits, torch.full_like(masks, VOID))
     value.backward()
     assert float(value.detach()) == 0
     assert logits.grad.abs().max() == 0
@@ -199,7 +200,7 @@ def test_a_batch_without_labels_costs_nothing_and_moves_nothing(options):
 def test_half_precision_logits_are_computed_with_in_single_precision():
     logits, masks = pixels()
     rounded = logits.bfloat16()
-    loss = SegmentationLoss(VOID, ohem_threshold=0.6, **EVERYTHING)
+    loss = loss_of(ohem_threshold=0.6, **EVERYTHING)
     assert torch.equal(loss(rounded, masks), loss(rounded.float(), masks))
     assert loss(rounded, masks).dtype == torch.float32
 
@@ -209,7 +210,7 @@ def test_no_value_is_read_back_from_the_device():
     logits, masks = (x.to("meta") for x in pixels())
     for options in (EVERYTHING, {"ohem_threshold": 0.5}, {"lovasz": 1.0, "lovasz_over": "batch"}):
         on_meta = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-        assert SegmentationLoss(VOID, **on_meta)(logits, masks).device.type == "meta"
+        assert loss_of(**on_meta)(logits, masks).device.type == "meta"
 
 
 def test_divergence_is_the_sum_over_classes_of_p_log_p_over_q():

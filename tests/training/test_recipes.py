@@ -81,7 +81,11 @@ def learn_and_measure(name, roots, *, released):
     progress = Messages()
     data, _ = open_data(sources_of(config, roots), config, progress)
     assert len(data.phases) == len(config.phases)
-    phase = replace(config.phases[0], epochs=1, crop_hw=(64, 64), smallest_side=0, short_side=None)
+    phase = replace(
+        config.phases[0],
+        epochs=1,
+        crops=replace(config.phases[0].crops, crop_hw=(64, 64), smallest_side=0, short_side=None),
+    )
     config = replace(config, phases=(phase,), pretrained="no", precision="fp32")
     first = data.phases[0].dataset
     two = Without(first, {first.name(i) for i in range(2, len(first))})

@@ -1,14 +1,17 @@
 """Configuration, schedule, weight average and checkpoints."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 
+from refineseg.data.crops.options import CropOptions
 from refineseg.errors import CheckpointError, ConfigError
+from refineseg.networks.variants import NetworkOptions
 from refineseg.segmenter import build
 from refineseg.training.checkpoint import load_checkpoint, save_checkpoint
-from refineseg.training.config import Phase, from_json, override, to_json
+from refineseg.training.config import LossOptions, Phase, TrainingConfig, from_json, override, to_json
 from refineseg.training.optim import (
     WeightAverage,
     draw_decoder,
@@ -21,7 +24,12 @@ from refineseg.training.recipes.table import RECIPES, find_recipe
 from refineseg.training.request import recipe_options
 
 PHASE = Phase(
-    epochs=10, crop_hw=(64, 64), scale=(1.0, 1.0), batch_size=2, encoder_lr=1e-3, decoder_lr=1e-2, warmup_epochs=2.0
+    epochs=10,
+    crops=CropOptions((64, 64), (1.0, 1.0)),
+    batch_size=2,
+    encoder_lr=1e-3,
+    decoder_lr=1e-2,
+    warmup_epochs=2.0,
 )
 
 
@@ -38,7 +46,7 @@ def test_dotted_settings_reach_every_level():
         ["phases.0.epochs=3", "phases.0.crop_hw=[64,96]", "optimiser=sgd", "ema_decay=null", "seed=7", "flip=false"],
     )
     assert config.phases[0].epochs == 3
-    assert config.phases[0].crop_hw == (64, 96)
+    assert config.phases[0].crops.crop_hw == (64, 96)
     assert (config.optimiser, config.ema_decay, config.seed, config.flip) == ("sgd", None, 7, False)
 
 
@@ -53,13 +61,13 @@ def test_dotted_settings_reach_every_level():
         ("optimiser=adam", "expected config.optimiser to be one of adamw, sgd, got 'adam'"),
         ("phases.0.epochs=0", "expected phase.epochs of at least 1, got 0"),
         ("phases.0.crop_hw=[64]", "crop_hw"),
-        ("phases.0.scale=[2,1]", "expected phase.scale"),
+        ("phases.0.scale=[2,1]", "expected crops.scale"),
         ("label_smoothing=1.5", "expected label_smoothing in 0..1"),
-        ("phases.0.rotation=200", "expected phase.rotation in 0..180 degrees, got 200.0"),
-        ("phases.0.copy_paste=2", "expected phase.copy_paste in 0..1, got 2.0"),
-        ("phases.0.class_balance=-1", "expected phase.class_balance in 0..1, got -1.0"),
+        ("phases.0.rotation=200", "expected crops.rotation in 0..180 degrees, got 200.0"),
+        ("phases.0.copy_paste=2", "expected crops.copy_paste in 0..1, got 2.0"),
+        ("phases.0.class_balance=-1", "expected crops.class_balance in 0..1, got -1.0"),
         ("ohem_share=2", "expected ohem_share in 0..1, got 2.0"),
-        ("lovasz=-1", "expected border_weight, lovasz, dice and teacher_weight of at least 0"),
+        ("lovasz=-1", "expected border_weight, lovasz and dice of at least 0"),
         ("lovasz_stride=0", "expected lovasz_stride of at least 1, got 0"),
         ("boundary_radius=0", "expected border_radius of at least 1, got 0"),
         ("teacher_temperature=0", "expected teacher_temperature above 0, got 0.0"),
@@ -71,12 +79,32 @@ def test_wrong_settings_are_named(setting, message):
     assert message in str(caught.value)
 
 
-def test_settings_and_records_with_the_names_of_earlier_versions_are_read():
-    now = override(find_recipe("folder_refinenet_lw_mobilenetv2"), ["border_weight=0.5", "border_radius=7"])
-    assert override(find_recipe("folder_refinenet_lw_mobilenetv2"), ["boundary=0.5", "boundary_radius=7"]) == now
-    plain = to_json(now)
+def test_settings_and_records_of_earlier_versions_are_read():
+    base = find_recipe("folder_refinenet_lw_mobilenetv2")
+    old = ["boundary=0.5", "boundary_radius=7", "lovasz=1", "loss_resolution=output", "phases.0.crop_hw=[64,96]"]
+    new = ["border_weight=0.5", "border_radius=7", "lovasz=1", "loss_resolution=output"]
+    now = override(base, [f"loss.{setting}" for setting in new] + ["phases.0.crops.crop_hw=[64,96]"])
+    assert now.loss.lovasz == 1.0
+    assert now.phases[0].crops.crop_hw == (64, 96)
+    assert override(base, old) == now
+    plain = to_json(now)  # as version 0.1 wrote it
+    plain |= plain.pop("loss")
     plain["boundary"], plain["boundary_radius"] = plain.pop("border_weight"), plain.pop("border_radius")
+    plain["phases"] = [{**phase, **phase.pop("crops")} for phase in plain["phases"]]
     assert from_json(plain) == now
+    assert override(base, [*old[:4], f"phases={json.dumps(plain['phases'])}"]) == now
+
+
+def test_no_two_groups_of_a_configuration_have_a_key_in_common():
+    for groups, own in (((LossOptions, NetworkOptions), TrainingConfig), ((CropOptions,), Phase)):
+        names = [f.name for cls in (*groups, own) for f in fields(cls)]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("plain", [{"loss": 5, "lovasz": 1}, {"phases": [{"crops": [], "scale": [1, 1]}]}])
+def test_a_group_that_is_none_is_named(plain):
+    with pytest.raises(ConfigError, match="LossOptions|CropOptions"):
+        from_json({"recipe": "x", "variant": "y", **plain})
 
 
 def test_incomplete_and_unknown_fields_are_named():

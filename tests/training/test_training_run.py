@@ -11,9 +11,11 @@ from PIL import Image
 
 from conftest import write_folder
 from fakes.runs import VARIANT, Silent, run, same, tensors, tiny
+from refineseg.data.crops.options import CropOptions
 from refineseg.errors import CheckpointError, ConfigError, LabelError, WeightsUnavailableError
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training import run as training_run
+from refineseg.training.config import LossOptions
 from refineseg.training.run import RunRequest, resume_run, start_run
 
 
@@ -51,7 +53,8 @@ def test_one_crop_whose_coarsest_map_is_one_pixel_is_refused_before_any_work(tmp
 def test_one_crop_is_enough_where_it_is_larger_or_statistics_are_kept(tmp_path, changes):
     root = write_folder(tmp_path / "data", splits={"train": 1, "val": 1})
     config = tiny(1, freeze_norm="freeze" in changes)
-    config = replace(config, phases=(replace(config.phases[0], crop_hw=changes.get("crop_hw", (32, 32))),))
+    crops = CropOptions(changes.get("crop_hw", (32, 32)), (0.8, 1.2))
+    config = replace(config, phases=(replace(config.phases[0], crops=crops),))
     assert len(run(root, tmp_path / "run", config).entries) == 1
 
 
@@ -102,7 +105,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(folder_root, tmp_
 
 
 def test_a_run_stopped_between_epochs_resumes_to_the_same_weights(folder_root, tmp_path):
-    config = tiny(3, class_weight_power=0.5, label_smoothing=0.1, ohem_threshold=0.9)
+    config = tiny(3, loss=LossOptions(class_weight_power=0.5, label_smoothing=0.1, ohem_threshold=0.9))
     run(folder_root, tmp_path / "whole", config)
 
     class Interrupted(Silent):

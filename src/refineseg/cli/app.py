@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from refineseg._version import __version__
 from refineseg.cli.completion import data_sets, model_files, models_and_variants
 from refineseg.errors import ConfigError
-from refineseg.files.writing import written_beside
+from refineseg.files import writing
 from refineseg.terminal.applicability import check_options
 from refineseg.terminal.printing import messages, print_lines, set_loudness, tables
 
@@ -233,13 +232,12 @@ def prepare_training(device: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
-    """Write plain values, beside and then renamed, and say where.
+    """Write plain values, and say where.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with written_beside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    writing.write_json(path, value)
     messages().say(f"numbers: {path}")
 
 

@@ -21,11 +21,10 @@ from refineseg.cli.app import (
     messages,
     tables,
     verb,
-    write_json,
 )
 from refineseg.devices import keep_freed_memory
 from refineseg.errors import ConfigError
-from refineseg.terminal.arguments import check_input_file, check_number, check_outputs
+from refineseg.terminal.arguments import check_input_file
 from refineseg.terminal.printing import print_lines, summed_up
 
 
@@ -70,45 +69,23 @@ def evaluate(
 
     The numbers are pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, and the IoU of each class.
     """
-    from refineseg.predict.views.scoring_views import check_scoring
-
-    scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
-    scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
-    check_scoring(model, **scoring)
-    check_number("--pictures", pictures, least=0)
-    check_input_file("--against", against, what="a result of `refineseg evaluate --json`")
-    check_outputs({"--json": json_file}, {"--out": out, "--submission": submission})
-
-    # from here on NumPy is there
-    from refineseg.data.datasets import check_apart, open_sources, parse_sources
-    from refineseg.evaluate.comparison import read_result
-    from refineseg.evaluate.submission import find_benchmark
+    given: Any = dict(locals())
+    check_input_file("--against", given.pop("against"), what="a result of `refineseg evaluate --json`")
+    from refineseg.api.evaluate import evaluate as measure
+    from refineseg.evaluate.comparison import against_table, read_result
 
     other = None if against is None else read_result(against)
-    if submission is not None:
-        find_benchmark(next(iter(parse_sources(data))))
-    check_apart("--out", out, data)
-    open_sources(data, split=split)
-
-    # from here on PyTorch is there
-    from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
-    from refineseg.predict.options import PredictorOptions
-
-    options = PredictorOptions.parse(crf=crf, **scoring)
-    files = EvaluationFiles(out, pictures, submission, legend)
     keep_freed_memory()
-    result = evaluate_to_files(model, data, split, options=options, files=files, console=messages(), boundary=boundary)
+    result = measure(**given, console=messages())
     _show(result, out, pictures=pictures)
-    if other is not None:
-        from refineseg.evaluate.comparison import against_table
-
+    if json_file is not None:
+        messages().say(f"numbers: {json_file}")
+    if against is not None and other is not None:
         if result.matrix is None:
             raise ConfigError(f"expected a labelled split to compare with {against}, got {split} of {data}")
         tables().print(against_table(result.to_json(), other, name=str(against))[0])
     if submission is not None:
         print_lines(f"submission: {result.num_images} files below {submission}")
-    if json_file is not None:
-        write_json(json_file, result.to_json())
 
 
 def _show(result: Any, out: Path, *, pictures: int) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import

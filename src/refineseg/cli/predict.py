@@ -20,11 +20,10 @@ from refineseg.cli.app import (
     given_options,
     messages,
     verb,
-    write_json,
 )
 from refineseg.cli.interruption import goes_on_with, this_call_with
 from refineseg.devices import keep_freed_memory
-from refineseg.terminal.arguments import check_not_input, check_outputs
+from refineseg.errors import NoInputError
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
@@ -223,83 +222,25 @@ def predict(
     An image gives OUT/<name>.png (palette PNG, value = class id) and OUT/<name>_overlay.jpg, a raster <name>.tif, a
     video <name>.mp4.
     """
-    from refineseg.predict.views.scoring_views import check_scoring
-
-    scoring: Any = {"precision": precision, "scales": scales, "protocol": protocol, "backend": backend}
-    scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
-    check_scoring(model, **scoring)
-    check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
-
-    # from here on NumPy is there
-    from refineseg.predict.folder.file_options import FileOptions
-    from refineseg.predict.outputs.kinds import Outputs
-    from refineseg.predict.raster.options import RasterOptions
-    from refineseg.predict.video.options import VideoOptions
-    from refineseg.predict.views.tiling import TilingOptions
-
-    written: Any = {"probability_format": probability_format, "confidence_format": confidence_format}
-    written |= {"polygon_format": polygon_format, "classes": classes, "unknown_below": unknown_below, "legend": legend}
-    outputs = Outputs.parse(save, simplify=simplify, smallest_area=smallest_area, **written)
-    _check_classes(outputs, model)
-    tiling = TilingOptions.parse(tile=tile, memory=memory, mode=tile_mode, overlap=overlap)
-    rasters = RasterOptions.parse(
-        bands=bands, percentiles=percentiles, value_range=value_range, nodata=nodata, overviews=overviews
-    )
-    videos = VideoOptions.parse(smooth=smooth, frame_rate=frame_rate, seconds=seconds, live=live, legend=legend)
-    files = FileOptions(outputs, areas, resume, batch_size, workers, rasters, videos, prove, given_options())
-    plan = _plan(inputs, out, files, json_file)
-    if memory is None:  # a bound that somebody gives is kept, rather than made use of
-        keep_freed_memory()
-    with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
-        result, how = _predicted(plan, out, model, files, {**scoring, "crf": crf, "tiling": tiling})
-    if json_file is not None:
-        write_json(
-            json_file, {"model": model, "options": {**how.to_json(), "backend": result.backend}, **result.to_json()}
-        )
-    _tell_where(result, out)
-
-
-def _tell_where(result: Any, out: Path) -> None:  # noqa: ANN401 - FilesResult
-    """Where the results are; status 1 where an input failed."""
-    if result.done or result.others or result.resumed:
-        messages().say(f"results: {out}")
-    if result.failures:
-        raise typer.Exit(1)
-
-
-def _check_classes(outputs: Any, model: str) -> None:  # noqa: ANN401 - Outputs
-    """Whether the model has the classes that are asked for, as far as its file tells before PyTorch is there."""
-    from refineseg.networks.model_names import classes_in, model_file
-    from refineseg.runtimes.table import is_exported
-
-    class_info = None if is_exported(model) else classes_in(model_file(model))
-    if class_info is not None:
-        outputs.check(class_info)
-
-
-def _predicted(plan: Any, out: Path, model: str, files: Any, options: Any) -> tuple[Any, Any]:  # noqa: ANN401 - heavy
-    """What became of all inputs, and how they were predicted; from here on PyTorch is there."""
+    given: Any = dict(locals())
+    from refineseg.api.predict import predict as predict_files
     from refineseg.predict.folder.file_run import shares_line
-    from refineseg.predict.folder.files import predict_plan
-    from refineseg.predict.options import PredictorOptions
     from refineseg.terminal.following import TerminalFollower
 
-    how, follower = PredictorOptions.parse(**options), TerminalFollower(messages())
-    result = predict_plan(plan, out, how.opened(model), options=how, files=files, follower=follower)
+    if memory is None:  # a bound that somebody gives is kept, rather than made use of
+        keep_freed_memory()
+    follower = TerminalFollower(messages())
+    try:
+        with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
+            result = predict_files(**given, asked=given_options(), follower=follower)
+    except NoInputError as error:
+        messages().say(*error.args, style="red")
+        raise typer.Exit(1) from error
     if result.total is not None:
         follower.summary(shares_line(result.total, result.class_info))
-    return result, how
-
-
-def _plan(inputs: list[str], out: Path, files: Any, json_file: Path | None) -> Any:  # noqa: ANN401 - FileOptions, FilesPlan
-    """What is to be done; ends the call where nothing is, because no input is there."""
-    from refineseg.predict.folder.plan import plan_files
-
-    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
-    for option, path in (("--areas", files.areas), ("--json", json_file)):
-        check_not_input(option, path, (job.real for job in plan.files))
-    if not plan.files and not plan.videos:
-        for failure in plan.failures:
-            messages().say(failure, style="red")
+    if result.done or result.others or result.resumed:
+        messages().say(f"results: {out}")
+    if json_file is not None:
+        messages().say(f"numbers: {json_file}")
+    if result.failures:
         raise typer.Exit(1)
-    return plan

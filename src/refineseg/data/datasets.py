@@ -23,6 +23,7 @@ from refineseg.data.readers.person_part import open_person_part
 from refineseg.data.readers.sbd import open_sbd
 from refineseg.data.readers.sunrgbd import open_sunrgbd
 from refineseg.data.readers.voc import open_voc
+from refineseg.data.samples.given import GIVEN, GivenData
 from refineseg.data.samples.sample import Concatenation, Dataset
 from refineseg.data.storage.remote import open_root
 from refineseg.data.storage.shards import is_sharded, open_shards, shard_splits, sharded_data
@@ -155,6 +156,19 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 """Every data set; the keys are what stands before the colon in ``--data NAME:ROOT``."""
 
+Root = Path | GivenData
+"""Where the samples of a name come from: a folder or file, or the objects of a program."""
+
+
+def licence_of(name: str) -> str:
+    """What models trained on a data set inherit; empty: nothing, or the data were given by a program."""
+    return "" if name == GIVEN else DATASETS[name].licence
+
+
+def ids_of(name: str) -> str:
+    """Whose ids the names of samples are, see :class:`DatasetEntry`; empty where a program gave the data."""
+    return "" if name == GIVEN else DATASETS[name].ids
+
 
 def parse_data(data: str) -> tuple[str, Path]:
     """``NAME:ROOT`` -> name and root, split at the first colon; of shards the name of what they were made from.
@@ -195,8 +209,10 @@ def _meant(data: str) -> str:
     return hint(name, DATASETS, listed="`refineseg datasets` lists the names")
 
 
-def data_splits(name: str, root: Path) -> tuple[str, ...] | None:
+def data_splits(name: str, root: Root) -> tuple[str, ...] | None:
     """The splits of a root, where every root may have others; None where they are those of the data set."""
+    if isinstance(root, GivenData):
+        return tuple(root.splits)
     if is_sharded(root):
         return shard_splits(root)
     splits = DATASETS[name].splits
@@ -209,14 +225,16 @@ def _joined(data: str) -> list[str]:
     return re.split(rf"\+(?=(?:{names}):)", data)
 
 
-def parse_sources(data: str) -> dict[str, Path]:
-    """``NAME:ROOT+NAME:ROOT...`` -> root of each name, in order.
+def parse_sources(data: str | GivenData) -> dict[str, Root]:
+    """``NAME:ROOT+NAME:ROOT...`` -> root of each name, in order; what a program gave has one name.
 
     Raises:
         ConfigError: Not of this form, an unknown name, or one name twice.
         DatasetError: A root is no folder.
     """
-    sources: dict[str, Path] = {}
+    if isinstance(data, GivenData):
+        return {GIVEN: data}
+    sources: dict[str, Root] = {}
     for part in _joined(data):
         name, root = parse_data(part)
         if name in sources:
@@ -225,7 +243,7 @@ def parse_sources(data: str) -> dict[str, Path]:
     return sources
 
 
-def open_sources(data: str, *, split: str) -> Dataset:
+def open_sources(data: str | GivenData, *, split: str) -> Dataset:
     """Open ``NAME:ROOT``, or several joined by ``+`` one after the other, each at the same split.
 
     Raises:
@@ -236,7 +254,7 @@ def open_sources(data: str, *, split: str) -> Dataset:
     return parts[0] if len(parts) == 1 else Concatenation(parts)
 
 
-def check_apart(option: str, folder: Path, data: str) -> None:
+def check_apart(option: str, folder: Path, data: str | GivenData) -> None:
     """Whether results would lie among the images of a data set, where the pictures in them would become its images.
 
     Args:
@@ -249,7 +267,7 @@ def check_apart(option: str, folder: Path, data: str) -> None:
     """
     place = folder.resolve().parent
     for root in parse_sources(data).values():
-        if root.resolve() in place.parents and place.is_dir():
+        if isinstance(root, Path) and root.resolve() in place.parents and place.is_dir():
             beside = next((path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), None)
             if beside is not None:
                 raise ConfigError(
@@ -262,19 +280,21 @@ def _what(path: Path) -> str:
     return "a file" if path.is_file() else "not there"
 
 
-def open_dataset(name: str, root: str | Path, *, split: str) -> Dataset:
+def open_dataset(name: str, root: str | Root, *, split: str) -> Dataset:
     """Open a data set as it lies on disk.
 
     Args:
         name: A key of :data:`DATASETS`.
         root: Its folder, which may be remote (``s3://bucket/prefix``) or hold shards; for your own data
-            also a zip file, a list or an annotation file.
+            also a zip file, a list or an annotation file. Or what a program gave.
         split: For instance ``val``; ``train+val`` joins splits.
 
     Raises:
         ConfigError: An unknown name.
         DatasetError: A missing folder, split or file.
     """
+    if isinstance(root, GivenData):
+        return root.open(split)
     name, path = parse_data(f"{name}:{root}")
     opened = open_shards if is_sharded(path) else DATASETS[name].open
     parts = [opened(path, part) for part in split.split("+")]

@@ -173,12 +173,14 @@ def _facts(spec: ModelSpec, parameters: int) -> str:
 def _recipe(config: Mapping[str, Any]) -> str:
     """A configuration in a line: its phases, and every plain value."""
     phases = "; ".join(
-        f"{phase['epochs']} epochs of {phase['crop_hw'][0]}x{phase['crop_hw'][1]} crops at scale "
-        f"{phase['scale'][0]:g}-{phase['scale'][1]:g}, batches of {phase['batch_size']}, encoder "
+        f"{phase['epochs']} epochs of {crops['crop_hw'][0]}x{crops['crop_hw'][1]} crops at scale "
+        f"{crops['scale'][0]:g}-{crops['scale'][1]:g}, batches of {phase['batch_size']}, encoder "
         f"{phase['encoder_lr']:g}, decoder {phase['decoder_lr']:g}, {phase['schedule']}"
         for phase in config["phases"]
+        for crops in (phase.get("crops", phase),)  # before 0.2 they stood in the phase
     )
-    hidden = ("recipe", "variant", "phases", "network", "seed")
+    config = {**config, **config.get("loss", {})}
+    hidden = ("recipe", "variant", "phases", "network", "seed", "loss")
     plain = (f"{name} {value}" for name, value in config.items() if name not in hidden and value is not None)
     return f"`{config['recipe']}`: {phases}; {', '.join(plain)}"
 

@@ -14,8 +14,9 @@ from typing import Any
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
-from refineseg.data.datasets import DATASETS, open_dataset, open_sources, parse_sources
+from refineseg.data.datasets import DATASETS, ids_of, open_dataset, open_sources, parse_sources
 from refineseg.data.readers.transfer import transferred
+from refineseg.data.samples.given import GIVEN, GivenData
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError
@@ -31,6 +32,7 @@ from refineseg.evaluate.tally import Tally, TallyCounts
 from refineseg.images.files import HeaderReadable
 from refineseg.predict.options import PredictorOptions
 from refineseg.runtimes.open import read_spec
+from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal, counting
 
 
@@ -39,16 +41,16 @@ class EvaluationFiles:
     """What ``refineseg evaluate`` writes.
 
     Args:
-        out: Folder of ``confusion_matrix.png`` and ``pictures/``.
+        out: Folder of ``confusion_matrix.png`` and ``pictures/``; None: neither is drawn.
         pictures: How many of the worst images to draw: image, truth, prediction, errors.
         submission: Folder for the files of a benchmark's server; None: none.
         legend: Name the colours below each picture.
 
     Raises:
-        ConfigError: A negative number of pictures.
+        ConfigError: A negative number of pictures, or pictures without a folder.
     """
 
-    out: Path
+    out: Path | None = None
     pictures: int = 0
     submission: Path | None = None
     legend: bool = True
@@ -56,6 +58,8 @@ class EvaluationFiles:
     def __post_init__(self) -> None:
         if self.pictures < 0:
             raise ConfigError(f"expected --pictures of at least 0, got {self.pictures}")
+        if self.pictures and self.out is None:
+            raise ConfigError(f"expected a folder (out) for {self.pictures} pictures, got none")
 
 
 @dataclass(frozen=True)
@@ -181,12 +185,12 @@ def _check_unlabelled(data: str, split: str, *, submission: bool, drawn: bool) -
 
 
 def _in_classes_of(
-    predictor_classes: ClassInfo, data: str, split: str, *, submission: bool
+    predictor_classes: ClassInfo, data: str | GivenData, split: str, *, submission: bool
 ) -> tuple[Dataset, str, Callable[[str], str] | None]:
     """The data set, in the model's classes where a table says how; what was mapped; and what parts it has."""
     dataset = open_sources(data, split=split)
     names = tuple(parse_sources(data))
-    part_of = DATASETS[names[0]].part_of if len(names) == 1 else None
+    part_of = DATASETS[names[0]].part_of if len(names) == 1 and names[0] != GIVEN else None
     found = (
         None
         if submission or dataset.class_info.names == predictor_classes.names
@@ -195,12 +199,12 @@ def _in_classes_of(
     return (dataset, "", part_of) if found is None else (*found, part_of)
 
 
-def _num_seen(learned: Learned, data: str, dataset: Dataset) -> int:
+def _num_seen(learned: Learned, data: str | GivenData, dataset: Dataset) -> int:
     """How many samples were trained on, by their names in the training splits that lie there, too."""
     sources, seen = parse_sources(data), set[str]()
     for part in learned.trained_on or ():
         name, _, split = part.partition(":")
-        if name in sources and DATASETS[name].ids and not isinstance(sources[name], HeaderReadable):
+        if name in sources and ids_of(name) and not isinstance(sources[name], HeaderReadable):
             try:
                 training = open_dataset(name, sources[name], split=split)
             except DatasetError:  # it may lie elsewhere
@@ -256,27 +260,27 @@ def protocol_of(
 
 
 def evaluate_to_files(
-    model: str,
-    data: str,
+    model: str | Segmenter,
+    data: str | GivenData,
     split: str,
     *,
     options: PredictorOptions,
     files: EvaluationFiles,
-    console: Terminal,
+    console: Terminal | None,
     boundary: bool = False,
 ) -> EvaluationResult:
-    """Evaluate a model by name, and write the confusion matrix, the pictures of the worst images and the submission.
+    """Evaluate a model, and write the confusion matrix, the pictures of the worst images and the submission.
 
     A split without labels gives no numbers, only a submission. Data of other classes than the model's are mapped to
     them where a table says how (:mod:`refineseg.data.readers.transfer`), and it is said.
 
     Args:
-        model: A shipped name or a model file.
-        data: ``NAME:ROOT``, or several joined by ``+``.
+        model: A shipped name, a model file, or a segmenter.
+        data: ``NAME:ROOT``, or several joined by ``+``; or what a program gave.
         split: Which split; ``train+val`` joins.
         options: How to predict.
         files: What to write.
-        console: For progress.
+        console: For progress; None: it is not shown.
         boundary: Also measure along contours.
 
     Raises:
@@ -289,20 +293,20 @@ def evaluate_to_files(
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
-    labelled = _is_labelled(dataset, data, split)
+    named = str(data)
+    labelled = _is_labelled(dataset, named, split)
     if not labelled:
-        _check_unlabelled(data, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
+        _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
         data_mark = check_files(dataset, report=report).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
-    predictor = options.predictor(opened)
     worst, facts = WorstImages(files.pictures, legend=files.legend), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with counting(console, "evaluating", "images") as report:
-        for index, sample, prediction in predictions(predictor, dataset):
+        for index, sample, prediction in predictions(options.predictor(opened), dataset):
             if (sample.mask is not None) != labelled:
-                raise _mixed(data, split, sample.name)
+                raise _mixed(named, split, sample.name)
             facts.add(index, (sample.image.shape[0], sample.image.shape[1]))
             if sample.mask is not None:
                 tally.add(sample, prediction)
@@ -310,16 +314,19 @@ def evaluate_to_files(
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
             report(index + 1, len(dataset))
-    worst.write(files.out / "pictures")
+    if files.out is not None:
+        worst.write(files.out / "pictures")
+    called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
-        facts_only = EvaluationResult(model, data, split, options, dataset.notes, len(dataset), None)
-        return replace(facts_only, variant=spec.variant, data_mark=data_mark)
+        known = (called, named, split, options, dataset.notes, len(dataset), None)
+        return EvaluationResult(*known, variant=spec.variant, data_mark=data_mark)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
-    draw_confusion(files.out / "confusion_matrix.png", total.matrix)
+    if files.out is not None:
+        draw_confusion(files.out / "confusion_matrix.png", total.matrix)
     conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
-        model,
-        data,
+        called,
+        named,
         split,
         options,
         dataset.notes,

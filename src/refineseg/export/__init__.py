@@ -1,1 +1,8 @@
-"""Files for other runtimes, and their acceptance on real images."""
+"""Files for other runtimes, and their acceptance on real images.
+
+Called, it is the function :func:`refineseg.api.export.export`.
+"""
+
+from refineseg._calling import make_callable
+
+make_callable(__name__)

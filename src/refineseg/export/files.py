@@ -103,7 +103,7 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, con
 
 
 def accept_file(
-    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Terminal
+    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Terminal | None
 ) -> Acceptance:
     """Compare an exported file with its model on real images.
 
@@ -113,7 +113,7 @@ def accept_file(
         data: ``NAME:ROOT``.
         split: Which split.
         tolerance: What is asked.
-        console: Shows progress.
+        console: Shows progress; None: nothing does.
 
     Raises:
         ModelFileError: The file cannot be read.
@@ -142,7 +142,7 @@ def export_accepted(
     data: str,
     split: str,
     tolerance: Tolerance,
-    console: Terminal,
+    console: Terminal | None,
 ) -> Acceptance:
     """Export, accept, and only then give the file its name; the report is written in both cases."""
     with folder_beside(path) as folder:

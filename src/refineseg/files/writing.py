@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from refineseg.errors import OutputError
 from refineseg.files.archives import special_kind
@@ -199,3 +201,13 @@ def _refuse_special(path: Path) -> None:
         kind = "a device"
     if kind is not None:
         raise OutputError(f"expected to write {path}, but it is {kind}; choose the name of a file")
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON
+    """Write plain values, beside and then renamed.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

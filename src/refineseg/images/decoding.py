@@ -239,14 +239,45 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
             )
         turned = upright(image, path, content)
         key, kind = image.info.get("transparency"), image.format
+    if how in _LOW_BYTES:
+        wide = _sixteen_bits(np.asarray(turned), _low_bytes(path, content, how), how)
+        colours = ("gray", "alpha") if how.startswith("LA") else _COLOURS[turned.mode]
+        keyed = None if key is None else (wide != np.array(key)).any(axis=2)
+        return Stored(path, wide.transpose(2, 0, 1), colours, 16, keyed=keyed)
+    return _as_stored(path, turned, how, key, kind)
+
+
+def held(image: Image.Image, path: Path) -> Stored:
+    """The pixels of an image that Pillow has opened or made, upright, by the same rules.
+
+    Args:
+        image: Pillow image.
+        path: Name for messages.
+
+    Raises:
+        ImageError: It has no pixels, cannot be decoded, or its file has 16-bit colours, of which Pillow keeps 8 bits.
+    """
+    if 0 in image.size:
+        raise ImageError(f"expected an image of at least one pixel, got {image.size} in {path}")
+    if _stored_as(image) in _LOW_BYTES:
+        raise ImageError(
+            f"expected 8-bit colours in {path}, got 16 bits, of which Pillow keeps 8; give the file's path"
+        )
+    try:
+        turn = turn_of(image)
+        turned = image if turn is None else image.transpose(turn)
+        return _as_stored(path, turned, "", image.info.get("transparency"), image.format)
+    except _UNREADABLE as error:
+        raise ImageError(f"expected a readable image, got {path}: {error}; replace it") from error
+
+
+def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | None) -> Stored:  # noqa: ANN401
+    """The bands of an upright image; ``key`` is what it declares to be transparent."""
     num_bits, palette, keyed = 8, None, None
     if turned.mode in _CONVERTED or (turned.mode not in (*_COLOURS, "I", "F") and not turned.mode.startswith("I;16")):
         turned, key = turned.convert(_CONVERTED.get(turned.mode, "RGB")), None
     colours, values = _COLOURS.get(turned.mode, ("gray",)), np.asarray(turned)
-    if how in _LOW_BYTES:
-        num_bits, values = 16, _sixteen_bits(values, _low_bytes(path, content, how), how)
-        colours = ("gray", "alpha") if how.startswith("LA") else colours
-    elif turned.mode.startswith("I;16") or (turned.mode == "I" and kind != "TIFF"):
+    if turned.mode.startswith("I;16") or (turned.mode == "I" and kind not in ("TIFF", None)):
         num_bits, values = 16, values.astype(np.uint16)
     elif turned.mode in ("I", "F"):
         num_bits = 32

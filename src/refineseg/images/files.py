@@ -16,7 +16,7 @@ from PIL import PngImagePlugin
 from refineseg.class_info import LabelTable, index_dtype
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
-from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, is_one_of_many, opened, stored, turn_of, upright
+from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, Stored, is_one_of_many, opened, stored, turn_of, upright
 from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 
@@ -110,7 +110,22 @@ def read_picture(
         ImageError: The file is missing, truncated, too large, no image, or has not the bands that are asked for.
         ConfigError: A reading that does not fit the file.
     """
-    found = stored(path, content, noted=noted)
+    return as_picture(stored(path, content, noted=noted), reading, num_channels=num_channels)
+
+
+def as_picture(found: Stored, reading: Reading, *, num_channels: int) -> Picture:
+    """Stored pixels as a network sees them: the contract itself, for files and for images in memory.
+
+    Args:
+        found: Pixels, and what is known of them.
+        reading: Bands, scaling and nodata.
+        num_channels: Number of channels of the model.
+
+    Raises:
+        ImageError: They have not the bands that are asked for.
+        ConfigError: A reading that does not fit them.
+    """
+    path = found.path
     bands = choose_bands(found.colours, reading.bands, num_channels=num_channels, path=path)
     every = tuple(range(1, len(found.colours) + 1))
     values = found.values if bands == every else found.values[[band - 1 for band in bands]]

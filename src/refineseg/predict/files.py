@@ -1,14 +1,15 @@
-"""The predictor that people use: arrays, and image files, rasters and videos.
+"""The predictor that people use: a model by name, and images in whatever they are held; rasters and videos.
 
-In: what :class:`~refineseg.predict.predictor.Predictor` takes, and paths. Out: predictions, and files.
+In: what :class:`~refineseg.predict.predictor.Predictor` takes, names and paths. Out: predictions, and files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from refineseg.errors import ConfigError, RefinesegError
+from refineseg.images.inputs import AnyImage, picture_of
 from refineseg.images.reading import USUAL, Reading
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor
@@ -18,12 +19,99 @@ from refineseg.predict.raster.results import RasterResult
 from refineseg.predict.stream import StreamOptions, predictions
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.video import VideoResult, predict_video
+from refineseg.predict.views.crf import CrfOptions
+from refineseg.predict.views.scoring_views import DEFAULT_VIEW, ScoringView
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
+from refineseg.runtimes.open import open_model
+from refineseg.runtimes.table import Precision
+from refineseg.scoring import Scorer
+from refineseg.segmenter import Segmenter
 
 
 class FilePredictor(Predictor):
-    """``refineseg.Predictor``: predicts arrays as :class:`~refineseg.predict.predictor.Predictor` does, and files."""
+    """``refineseg.Predictor``: predicts images, files, rasters and videos.
+
+    Args:
+        model: A shipped name (``camvid``), a ``.safetensors``, ``.onnx``, ``.xml`` or ``.pt2`` file, a segmenter, or
+            any Scorer.
+        device: Device of a segmenter: ``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ...
+        precision: Precision of the network: ``float32`` or ``bfloat16``.
+        scales: Scales of each image that are averaged; 1 is its own size.
+        flip: Average with the mirrored image, too.
+        protocol: Way of scoring, by name or as a view, see :class:`~refineseg.predict.predictor.Predictor`.
+        crf: Options of a dense CRF at the end; None: without.
+        tiling: How large images are cut; None: never. Exact tiles change nothing.
+        backend: Runtime for a name or file: ``torch``, ``openvino``, ``auto``, ...; None: ``torch``, and of an exported
+            file its own.
+
+    Raises:
+        ConfigError: Options that do not fit each other, the model or this machine.
+        ModelFileError: No such model.
+
+    Example:
+        >>> import numpy as np, refineseg
+        >>> predictor = refineseg.Predictor("camvid", device="cpu")
+        >>> grey = np.zeros((20, 30), np.uint8)
+        >>> predictor(grey).mask.shape
+        (20, 30)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Segmenter | Scorer,
+        *,
+        device: str = "auto",
+        precision: Precision = "float32",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        protocol: str | ScoringView = DEFAULT_VIEW,
+        crf: CrfOptions | None = None,
+        tiling: TilingOptions | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if isinstance(model, str | Path):
+            model = open_model(str(model), backend=backend, device=device, precision=precision)
+        elif backend is not None:
+            raise ConfigError(
+                f"expected a model's name or file with the backend {backend}, got {type(model).__name__}; leave the "
+                "backend out"
+            )
+        super().__init__(
+            model,
+            device=device,
+            precision=precision,
+            scales=scales,
+            flip=flip,
+            protocol=protocol,
+            crf=crf,
+            tiling=tiling,
+        )
+
+    def __call__(
+        self,
+        image: AnyImage,
+        *,
+        probabilities: bool = False,
+        confidence: bool = False,
+        reading: Reading = USUAL,
+    ) -> Prediction:
+        """Predict one image.
+
+        Args:
+            image: A path, a Pillow image, a tensor ``(C, H, W)``, or an array ``(H, W)`` grey or ``(H, W, C)``: RGB,
+                RGBA, or as many channels as the model has; see :func:`~refineseg.images.inputs.picture_of`.
+            probabilities: Also return the probabilities of all classes (and so the confidence).
+            confidence: Also return the probability of each pixel's likeliest class.
+            reading: How stored pixels become what the network sees; those that hold no data are void.
+
+        Raises:
+            ImageError: The image cannot be read.
+            ConfigError: No such image.
+        """
+        picture = picture_of(image, reading=reading, num_channels=self.num_channels)
+        (found,) = self.batch([picture.image], probabilities=probabilities, confidence=confidence)
+        return found.without(picture.valid)
 
     def stream(
         self,

@@ -73,11 +73,11 @@ class PredictorOptions:
         chosen, refined = find_view(protocol, enlargement=enlargement), CrfOptions() if crf else None
         return cls(device, kind, parse_scales(scales), flip, chosen, refined, tiling, backend and check_name(backend))
 
-    def open(self, model: str) -> Predictor:
-        """A predictor of a shipped model, a model file or an exported file."""
+    def open(self, model: str | Segmenter) -> Predictor:
+        """A predictor of a shipped model, a model file, an exported file or a segmenter."""
         return self.predictor(self.opened(model))
 
-    def opened(self, model: str) -> OpenedModel:
+    def opened(self, model: str | Segmenter) -> OpenedModel:
         """A model in the runtime and on the device that were asked for."""
         return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
 

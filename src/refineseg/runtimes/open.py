@@ -108,12 +108,12 @@ class OpenedModel(Scorer):
 
 
 def open_model(
-    model: str, *, backend: str | None = None, device: str = "auto", precision: Precision = "float32"
+    model: str | Segmenter, *, backend: str | None = None, device: str = "auto", precision: Precision = "float32"
 ) -> OpenedModel:
-    """A model by name, in a runtime.
+    """A model in a runtime.
 
     Args:
-        model: A shipped name, a model file, or an exported file.
+        model: A shipped name, a model file, an exported file, or a segmenter.
         backend: Name of a backend; ``auto``: the fastest installed one of this precision; None: ``torch``, and of an
             exported file its own.
         device: Name of a device; ``auto``: where the backend can be.
@@ -123,15 +123,16 @@ def open_model(
         ConfigError: Backend, device, precision or file do not fit each other.
         ModelFileError: No such model.
     """
-    place = place_of(device, backend, model)
-    if is_exported(model):
+    place = place_of(device, backend, model if isinstance(model, str) else "")
+    if isinstance(model, str) and is_exported(model):
         path = Path(model)
         file = open_exported(path, backend=backend, device=place, precision=precision)
         known: str = "int8" if file.description.precision == "int8" else precision
         return OpenedModel(file, check_reads(path, backend), known, str(place), file.description.spec, path)
     name = check_backend(backend, precision=precision, device=place)
-    check_takes_models(name, model)
-    segmenter = load(model)
+    if isinstance(model, str):
+        check_takes_models(name, model)
+    segmenter = load(model) if isinstance(model, str) else model
     scorer = scorer_of(segmenter, backend=name, device=place, precision=precision)
     return OpenedModel(scorer, name, precision, device if name == "torch" else str(place), segmenter.spec, segmenter)
 
@@ -229,11 +230,13 @@ def read_description(path: Path) -> Description:
     return open_exported(path, backend=None, device=torch.device("cpu"), precision="float32").description
 
 
-def read_spec(model: str) -> ModelSpec:
+def read_spec(model: str | Segmenter) -> ModelSpec:
     """What a model or an exported file says of itself.
 
     Raises:
         ConfigError: There is no such file.
         ModelFileError: It is no model.
     """
+    if isinstance(model, Segmenter):
+        return model.spec
     return read_description(Path(model)).spec if is_exported(model) else load_spec(model)

@@ -132,7 +132,7 @@ def _step_s(
     feed = Feed(learned, phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
     objective = Objective(model, config, learned.pixel_counts, teacher=learned.teacher)
-    stepper = engine.stepper(state, objective, "off", equal_crops=phase.pad)
+    stepper = engine.stepper(state, objective, "off", equal_crops=phase.crops.pad)
     batches: Iterator[Batch] = chain.from_iterable(feed.epoch(epoch) for epoch in count())
     model.train()
     set_rates(state.optimiser, phase, 0.0)

@@ -11,10 +11,11 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
-from refineseg.errors import ConfigError
+from refineseg.data.crops.options import CropOptions
+from refineseg.errors import ConfigError, require
 from refineseg.networks.variants import NetworkOptions
 from refineseg.terminal.arguments import hint
 
@@ -28,17 +29,7 @@ class Phase:
 
     Args:
         epochs: Passes over the training data.
-        crop_hw: Crop height and width in pixels; multiples of 32 waste nothing.
-        scale: Smallest and largest random resize factor.
-        scale_step: Draw only multiples of it, from the smallest up; None: any factor.
-        short_side: Resize images until their shorter side lies in this range, before the random factor; None: not.
-        smallest_side: The random factor is raised until the shorter side has this many pixels.
-        crop_centre: ``uniform``: anywhere; ``class``: on a random pixel of a random class of the image.
-        pad: Images smaller than the crop are padded; False: the crop shrinks (batches of one).
-        rotation: Turn crops by up to so many degrees either way; what lies outside of the image is void.
-        copy_paste: Share of crops into which a region of a rare class is pasted from another training image, 0..1.
-        class_balance: Share of an epoch's images drawn by the classes in them, all classes alike, 0..1; 0: every image
-            once.
+        crops: Size, scale and place of the crops.
         data: Data sets of this phase, each ``NAME:SPLIT``; empty: the run's data and ``train_split``.
         batch_size: Crops per step.
         encoder_lr: Learning rate of the encoder at the start of the phase (after warm-up).
@@ -49,41 +40,70 @@ class Phase:
     """
 
     epochs: int
-    crop_hw: tuple[int, int]
-    scale: tuple[float, float]
+    crops: CropOptions
     batch_size: int
     encoder_lr: float
     decoder_lr: float
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_epochs: float = 0.0
-    scale_step: float | None = None
-    short_side: tuple[int, int] | None = None
-    smallest_side: int = 0
-    crop_centre: Literal["uniform", "class"] = "uniform"
-    pad: bool = True
-    rotation: float = 0.0
-    copy_paste: float = 0.0
-    class_balance: float = 0.0
     data: tuple[str, ...] = ()
     epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.epoch_steps is None or self.epoch_steps >= 1, "phase.epoch_steps of at least 1", self.epoch_steps)
-        _require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
-        _require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
-        _require(min(self.crop_hw) >= 32, "phase.crop_hw of at least 32 x 32 pixels", self.crop_hw)
-        _require(0 < self.scale[0] <= self.scale[1], "phase.scale as (smallest, largest) above 0", self.scale)
+        require(self.epoch_steps is None or self.epoch_steps >= 1, "phase.epoch_steps of at least 1", self.epoch_steps)
+        require(self.epochs >= 1, "phase.epochs of at least 1", self.epochs)
+        require(self.batch_size >= 1, "phase.batch_size of at least 1", self.batch_size)
+        require(min(self.crops.crop_hw) >= 32, "crops.crop_hw of at least 32 x 32 pixels", self.crops.crop_hw)
         rates = (self.encoder_lr, self.decoder_lr)
-        _require(all(0 <= rate < math.inf for rate in rates), "learning rates of at least 0", rates)
-        _require(self.pad or self.batch_size == 1, "phase.batch_size 1 where crops shrink (pad false)", self.batch_size)
-        _require(self.scale_step is None or self.scale_step > 0, "phase.scale_step above 0", self.scale_step)
-        low, high = self.short_side or (1, 1)
-        _require(0 < low <= high, "phase.short_side as (smallest, largest) above 0", self.short_side)
-        _require(0 <= self.rotation <= 180, "phase.rotation in 0..180 degrees", self.rotation)
-        _require(0 <= self.copy_paste <= 1, "phase.copy_paste in 0..1", self.copy_paste)
-        _require(0 <= self.class_balance <= 1, "phase.class_balance in 0..1", self.class_balance)
-        _require(all(":" in part for part in self.data), "phase.data as NAME:SPLIT", self.data)
-        _require(0 <= self.warmup_epochs <= self.epochs, "phase.warmup_epochs within the phase", self.warmup_epochs)
+        require(all(0 <= rate < math.inf for rate in rates), "learning rates of at least 0", rates)
+        whole = self.crops.pad or self.batch_size == 1
+        require(whole, "phase.batch_size 1 where crops shrink (pad false)", self.batch_size)
+        require(all(":" in part for part in self.data), "phase.data as NAME:SPLIT", self.data)
+        require(0 <= self.warmup_epochs <= self.epochs, "phase.warmup_epochs within the phase", self.warmup_epochs)
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Cross entropy of pixels, the weights of pixels and classes, and losses of whole regions beside it.
+
+    Args:
+        loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
+        class_weight_power: 0: none; 0.5: mild; 1: median frequency balancing.
+        class_weight_style: ``median`` frequency balancing, or the ``logarithm`` of the frequency (ENet's).
+        label_smoothing: 0..1.
+        ohem_threshold: Online hard example mining below this probability; None: off.
+        ohem_share: Share of the labelled pixels that are kept at least.
+        border_weight: Further weight of pixels at a border between classes (1: they count twice); 0: none.
+        border_radius: The further weight falls to 0 over this many pixels.
+        lovasz: How much the Lovasz-Softmax loss counts beside cross entropy.
+        lovasz_over: Its regions are those of each ``image``, or of the ``batch``.
+        lovasz_stride: It sees every so many-th row and column; 4 makes it 16 times as cheap.
+        dice: How much the Dice loss counts beside cross entropy.
+    """
+
+    loss_resolution: Literal["image", "output"] = "image"
+    class_weight_power: float = 0.0
+    class_weight_style: Literal["median", "logarithm"] = "median"
+    label_smoothing: float = 0.0
+    ohem_threshold: float | None = None
+    ohem_share: float = 0.1
+    border_weight: float = 0.0
+    border_radius: int = 3
+    lovasz: float = 0.0
+    lovasz_over: Literal["image", "batch"] = "image"
+    lovasz_stride: int = 1
+    dice: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.label_smoothing < 1, "label_smoothing in 0..1", self.label_smoothing)
+        require(
+            self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
+        )
+        require(0 <= self.ohem_share <= 1, "ohem_share in 0..1", self.ohem_share)
+        extra = (self.border_weight, self.lovasz, self.dice)
+        require(min(extra) >= 0, "border_weight, lovasz and dice of at least 0", extra)
+        require(self.border_radius >= 1, "border_radius of at least 1", self.border_radius)
+        require(self.lovasz_stride >= 1, "lovasz_stride of at least 1", self.lovasz_stride)
 
 
 @dataclass(frozen=True)
@@ -103,17 +123,7 @@ class TrainingConfig:
         momentum: Momentum of SGD.
         weight_decay: Weight decay of filters.
         decay_vectors: Also decay biases and norms, as the papers' code does.
-        class_weight_power: 0: none; 0.5: mild; 1: median frequency balancing.
-        class_weight_style: ``median`` frequency balancing, or the ``logarithm`` of the frequency (ENet's).
-        label_smoothing: 0..1.
-        ohem_threshold: Online hard example mining below this probability; None: off.
-        ohem_share: Share of the labelled pixels that are kept at least.
-        border_weight: Further weight of pixels at a border between classes (1: they count twice); 0: none.
-        border_radius: The further weight falls to 0 over this many pixels.
-        lovasz: How much the Lovasz-Softmax loss counts beside cross entropy.
-        lovasz_over: Its regions are those of each ``image``, or of the ``batch``.
-        lovasz_stride: It sees every so many-th row and column; 4 makes it 16 times as cheap.
-        dice: How much the Dice loss counts beside cross entropy.
+        loss: The loss, where it is computed, and its weights.
         teacher: Model to learn from beside the masks: a shipped name or a model file of the same classes; None: none.
         teacher_weight: How much its divergence counts beside the losses above.
         teacher_temperature: Both models' logits are divided by it.
@@ -126,7 +136,6 @@ class TrainingConfig:
         freeze_norm: Keep the encoder's normalisation statistics as they are; scale and shift are still trained.
         init_std: Draw the decoder's filters from a normal distribution of this deviation, biases 0; None: PyTorch's
             defaults.
-        loss_resolution: ``image``: logits enlarged to the masks; ``output``: masks picked at the network's output.
         input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
         augment_on: Where crops are cut: ``host``; ``device``, from images held there (experimental on a GPU); ``auto``:
@@ -155,17 +164,7 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 0.01
     decay_vectors: bool = False
-    class_weight_power: float = 0.0
-    class_weight_style: Literal["median", "logarithm"] = "median"
-    label_smoothing: float = 0.0
-    ohem_threshold: float | None = None
-    ohem_share: float = 0.1
-    border_weight: float = 0.0
-    border_radius: int = 3
-    lovasz: float = 0.0
-    lovasz_over: Literal["image", "batch"] = "image"
-    lovasz_stride: int = 1
-    dice: float = 0.0
+    loss: LossOptions = field(default_factory=LossOptions)
     teacher: str | None = None
     teacher_weight: float = 1.0
     teacher_temperature: float = 1.0
@@ -177,7 +176,6 @@ class TrainingConfig:
     pretrained: Literal["auto", "yes", "no"] = "auto"
     freeze_norm: bool = False
     init_std: float | None = None
-    loss_resolution: Literal["image", "output"] = "image"
     input_scale: float = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augment_on: Literal["auto", "host", "device"] = "auto"
@@ -189,28 +187,20 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(bool(self.phases), "at least one phase", self.phases)
-        _require(self.val_every >= 1, "val_every of at least 1", self.val_every)
-        _require(0 <= self.val_share < 1, "val_share in 0..1", self.val_share)
-        _require(self.patience is None or self.patience >= 1, "patience of at least 1", self.patience)
-        _require(0 <= self.label_smoothing < 1, "label_smoothing in 0..1", self.label_smoothing)
-        _require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)
-        _require(
-            self.ohem_threshold is None or 0 < self.ohem_threshold <= 1, "ohem_threshold in 0..1", self.ohem_threshold
-        )
-        _require(0 <= self.ohem_share <= 1, "ohem_share in 0..1", self.ohem_share)
-        extra = (self.border_weight, self.lovasz, self.dice, self.teacher_weight)
-        _require(min(extra) >= 0, "border_weight, lovasz, dice and teacher_weight of at least 0", extra)
-        _require(self.border_radius >= 1, "border_radius of at least 1", self.border_radius)
-        _require(self.lovasz_stride >= 1, "lovasz_stride of at least 1", self.lovasz_stride)
-        _require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)
-        _require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
-        _require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
-        _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)
-        _require(self.checkpoint_every_s >= 0, "checkpoint_every_s of at least 0", self.checkpoint_every_s)
-        _require(0 <= self.colour < 1, "colour in 0..1", self.colour)
-        _require(0 <= self.white_balance <= 1, "white_balance in 0..1", self.white_balance)
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
+        require(bool(self.phases), "at least one phase", self.phases)
+        require(self.val_every >= 1, "val_every of at least 1", self.val_every)
+        require(0 <= self.val_share < 1, "val_share in 0..1", self.val_share)
+        require(self.patience is None or self.patience >= 1, "patience of at least 1", self.patience)
+        require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)
+        require(self.teacher_weight >= 0, "teacher_weight of at least 0", self.teacher_weight)
+        require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)
+        require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
+        require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
+        require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)
+        require(self.checkpoint_every_s >= 0, "checkpoint_every_s of at least 0", self.checkpoint_every_s)
+        require(0 <= self.colour < 1, "colour in 0..1", self.colour)
+        require(0 <= self.white_balance <= 1, "white_balance in 0..1", self.white_balance)
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm above 0", self.clip_norm)
 
     @property
     def num_epochs(self) -> int:
@@ -224,11 +214,6 @@ class TrainingConfig:
                 return phase, epoch
             epoch -= phase.epochs
         raise IndexError(epoch)
-
-
-def _require(holds: bool, expected: str, got: object) -> None:
-    if not holds:
-        raise ConfigError(f"expected {expected}, got {got}")
 
 
 def to_json(config: TrainingConfig) -> dict[str, Any]:
@@ -252,7 +237,7 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) == len(value):
             return tuple(_convert(v, k, f"{where}.{i}") for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+    elif is_dataclass(kind) and isinstance(value, Mapping):
         return _from_mapping(kind, value, where)
     elif origin is Mapping and isinstance(value, Mapping):
         return dict(value)
@@ -269,14 +254,20 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
 _OLD_NAMES = {"boundary": "border_weight", "boundary_radius": "border_radius"}  # of run.json and --set before 0.2
 
 
-def current_names(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's fields by the names of today, whatever version wrote it."""
-    return {_OLD_NAMES.get(key, key): item for key, item in value.items()}
+def _grouped(value: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields by the names of today: those of a group may stand beside it, where files before 0.2 have them."""
+    group_of = {f.name: name for name, kind in kinds.items() if is_dataclass(kind) for f in dataclasses.fields(kind)}
+    named = {_OLD_NAMES.get(key, key): item for key, item in value.items()}
+    grouped = {key: item for key, item in named.items() if key in kinds or key not in group_of}
+    for key, group in group_of.items():
+        if key in named and key not in kinds and isinstance(grouped.setdefault(group, {}), Mapping):
+            grouped[group] = {**grouped[group], key: named[key]}
+    return grouped
 
 
 def _from_mapping(cls: Any, value: Mapping[str, Any], where: str) -> Any:  # noqa: ANN401
     kinds = typing.get_type_hints(cls)
-    value = current_names(value)
+    value = _grouped(value, kinds)
     unknown = [key for key in value if key not in kinds]
     if unknown:
         near = hint(unknown[0], kinds, listed=f"its keys are those of `refineseg train --set`, {len(kinds)} in all")
@@ -311,8 +302,8 @@ def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
     Args:
         config: What to start from.
         settings: ``key=value`` with dotted keys, values in JSON or plain text: ``phases.0.epochs=20``,
-            ``val_split=null``,
-            ``phases.0.crop_hw=[256,256]``, ``optimiser=sgd``.
+            ``val_split=null``, ``phases.0.crops.crop_hw=[256,256]``, ``optimiser=sgd``. The name of a group may be
+            left out: ``lovasz=1`` is ``loss.lovasz=1``.
 
     Raises:
         ConfigError: No such key, or a value of the wrong type or range.
@@ -325,10 +316,13 @@ def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
         except (ValueError, RecursionError):
             value = text
         place: Any = plain
-        *path, last = _OLD_NAMES.get(key, key).split(".")
+        *path, last = key.split(".")
+        last = _OLD_NAMES.get(last, last)
         try:
             for part in path:
                 place = place[int(part)] if isinstance(place, list) else place[part]
+            if isinstance(place, dict) and last not in place:  # a key of a group, written without it
+                place = next((group for group in place.values() if isinstance(group, dict) and last in group), place)
             known = last in place if isinstance(place, dict) else 0 <= int(last) < len(place)
         except (KeyError, IndexError, ValueError, TypeError):
             known = False

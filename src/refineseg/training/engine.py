@@ -29,6 +29,7 @@ from refineseg.devices import find_device, is_out_of_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.gradients import faster_gradients
 from refineseg.training.objective import LossSum, Objective
 from refineseg.training.optim import clip_gradients, hardware_has_bf16, is_one_value, one_value
 from refineseg.training.state import RunState
@@ -68,7 +69,7 @@ class Engine:
 
     def mode(self, phase: Phase, *, rest_s: float | None) -> str:
         """How to compile; ``rest_s``: how long the rest of the phase would take, None where that is not known yet."""
-        if not phase.pad:
+        if not phase.crops.pad:
             return "off"
         if self._config.compile != "auto":
             return self._config.compile
@@ -181,19 +182,23 @@ class Stepper:
         if num_pieces == 1:
             with self._fabric.autocast():
                 loss = score(images, masks).mean
-            self._fabric.backward(loss)
+            self._backward(loss)
             return loss.detach()
         total, weight = torch.zeros(2, device=images.device).unbind()
         pixels = masks.numel()  # a constant in the size of the weights, so that gradients stay in a usual range
         for piece, truth in zip(images.tensor_split(num_pieces), masks.tensor_split(num_pieces), strict=True):
             with self._fabric.autocast():
                 part = score(piece, truth)
-            self._fabric.backward(part.total / pixels)
+            self._backward(part.total / pixels)
             total, weight = total + part.total.detach(), weight + part.weight.detach()
         weight = weight.clamp(min=1e-6)
         gradients = [p.grad for p in self._state.segmenter.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, pixels / weight)
         return total / weight
+
+    def _backward(self, loss: Tensor) -> None:
+        with faster_gradients(self._fabric.device, compiled=self._mode != "off"):
+            self._fabric.backward(loss)
 
     def _score(self, mode: str) -> Callable[[Tensor, Tensor], LossSum]:
         """The objective, compiled in a mode when it is first asked for."""

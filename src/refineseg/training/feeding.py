@@ -115,7 +115,7 @@ def _counted(data: TrainingData, config: TrainingConfig) -> TrainingData:
     counts: dict[int, Any] = {}
     phases = []
     for learned, phase in zip(data.phases, config.phases, strict=True):
-        if (phase.copy_paste or phase.class_balance) and learned.resident is None:
+        if (phase.crops.copy_paste or phase.crops.class_balance) and learned.resident is None:
             key = id(learned.dataset)
             if key not in counts:
                 counts[key] = image_counts(learned.dataset)
@@ -126,21 +126,7 @@ def _counted(data: TrainingData, config: TrainingConfig) -> TrainingData:
 
 def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
     """How crops of a phase are drawn."""
-    return Augmentation(
-        phase.crop_hw,
-        phase.scale,
-        flip=config.flip,
-        colour=config.colour,
-        scale_step=phase.scale_step,
-        short_side=phase.short_side,
-        smallest_side=phase.smallest_side,
-        crop_centre=phase.crop_centre,
-        pad=phase.pad,
-        rotation=phase.rotation,
-        copy_paste=phase.copy_paste,
-        class_balance=phase.class_balance,
-        white_balance=config.white_balance,
-    )
+    return Augmentation(**vars(phase.crops), flip=config.flip, colour=config.colour, white_balance=config.white_balance)
 
 
 class Feed:

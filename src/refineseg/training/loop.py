@@ -23,6 +23,7 @@ from refineseg.errors import CheckpointError, OutputError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
 from refineseg.segmenter import Segmenter
+from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
 from refineseg.training.distillation import teacher_facts
@@ -50,6 +51,7 @@ def train(
     progress: Progress,
     log: Sequence[str] = (),
     stop_after_s: float | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Segmenter:
     """Train, and resume where ``folder`` holds a checkpoint of the same configuration.
 
@@ -64,6 +66,7 @@ def train(
         log: Where numbers go beside ``metrics.jsonl``, see :func:`~refineseg.training.loggers.open_logger`.
         stop_after_s: Stop after the last epoch that ends within so many seconds (but not before the first); the run
             can be resumed. None: after the last epoch.
+        callbacks: What is called after each epoch, and may end the run.
 
     Returns:
         The last measured model; its ``provenance["epochs"]`` tells whether the run is complete.
@@ -93,7 +96,7 @@ def train(
         data = data.cached(config.cache_mib << 20)
     loggers = Loggers.open(log, folder, to_json(config), done=state.epoch, say=progress.say)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
-    run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit)
+    run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit, callbacks or Callbacks())
     try:
         with StopSignals() as run.signals:
             matrix = run.all_epochs()
@@ -114,11 +117,16 @@ def train(
     if no_better:
         progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
-        progress.say(
-            f"the time is used up: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
-            f"go on with: {how_to_resume(folder)}"
-        )
+        progress.say(_unfinished(state.epoch, config, folder, asked=run.ended))
     return state.measured
+
+
+def _unfinished(epoch: int, config: TrainingConfig, folder: Path, *, asked: bool) -> str:
+    """What is said of a run that did not come to its last epoch."""
+    return (
+        f"{'asked to stop' if asked else 'the time is used up'}: stopped after epoch {epoch} of {config.num_epochs}, "
+        f"which is saved; go on with: {how_to_resume(folder)}"
+    )
 
 
 class _Run:
@@ -137,17 +145,19 @@ class _Run:
         progress: Progress,
         loggers: Loggers,
         limit: TimeLimit,
+        callbacks: Callbacks,
     ) -> None:
         self._engine, self._state, self._config, self._data = engine, state, config, data
         self._folder, self._workers, self._progress, self._loggers = folder, workers, progress, loggers
-        self._limit = limit
+        self._limit, self._callbacks = limit, callbacks
+        self.ended = False  # by a callback
         self._measure = None if data.val is None else Measure(data.val, engine.device, max_bytes=_free(engine, config))
         self._steps: _PhaseSteps | None = None
 
     def all_epochs(self) -> ConfusionMatrix | None:
         """Until the last one, or until the time is used up; returns the last measurement."""
         state, config, matrix = self._state, self._config, None
-        while state.epoch < config.num_epochs and not self._limit.is_up:
+        while state.epoch < config.num_epochs and not self._limit.is_up and not self.ended:
             if is_no_longer_better(state.history, config.patience):
                 break
             begun = time.monotonic()
@@ -187,6 +197,7 @@ class _Run:
             if measured is not None:
                 self._draw(measured)
         self._progress.epoch_done(entry)
+        self.ended = self._callbacks.epoch_done(state.history)
         return None if measured is None else measured.matrix
 
     def _draw(self, measured: Measured) -> None:
@@ -274,7 +285,7 @@ class _PhaseSteps:
         self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
         self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
         self._mode, self._epochs_s = engine.mode(phase, rest_s=None), list[float]()
-        self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.pad)
+        self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.crops.pad)
 
     def epoch_took(self, seconds: float) -> None:
         """Note how long learning took."""

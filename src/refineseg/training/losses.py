@@ -10,7 +10,7 @@ Nothing here waits for the device: no value is read back, no size depends on one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.scoring import probabilities_of
+from refineseg.training.config import LossOptions
 
 
 def masks_at(masks: Int64[Tensor, "n h w"], size_hw: tuple[int, int]) -> Int64[Tensor, "n h2 w2"]:
@@ -72,16 +73,7 @@ class SegmentationLoss:
     Args:
         ignore_index: Value of void pixels, which count nothing.
         class_weights: (K,) weight of each true class; None: all 1.
-        label_smoothing: Share of the target spread over all classes, 0..1.
-        ohem_threshold: Online hard example mining: keep pixels whose true class has a probability below this ...
-        ohem_share: ... but at least this share of the labelled pixels. None as threshold: keep all.
-        at_output_resolution: Bring masks to the logits' size, not logits to the masks' size.
-        border_weight: Further weight of pixels at a border between classes (1: they count twice); 0: none.
-        border_radius: The further weight falls linearly to 0 over this many pixels.
-        lovasz: How much Lovasz-Softmax counts beside cross entropy.
-        lovasz_over: Its regions are those of each ``image``, or of the whole ``batch``.
-        lovasz_stride: It sees every so many-th row and column: its sort is what costs most.
-        dice: How much the Dice loss counts beside cross entropy.
+        options: Everything else; weights of classes are computed from it before (:func:`class_weights`).
 
     Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel; at output resolution: the RefineNet authors' code; at
         the masks' resolution: Light-Weight RefineNet's.
@@ -89,16 +81,7 @@ class SegmentationLoss:
 
     ignore_index: int
     class_weights: Tensor | None = None
-    label_smoothing: float = 0.0
-    ohem_threshold: float | None = None
-    ohem_share: float = 0.1
-    at_output_resolution: bool = False
-    border_weight: float = 0.0
-    border_radius: int = 3
-    lovasz: float = 0.0
-    lovasz_over: Literal["image", "batch"] = "image"
-    lovasz_stride: int = 1
-    dice: float = 0.0
+    options: LossOptions = field(default_factory=LossOptions)
 
     def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> Float[Tensor, ""]:
         """Loss of a batch; 0 where nothing is labelled."""
@@ -121,25 +104,25 @@ class SegmentationLoss:
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
         if logits.shape[2:] != masks.shape[1:]:
-            if self.at_output_resolution:
+            if self.options.loss_resolution == "output":
                 masks = masks_at(masks, (logits.shape[2], logits.shape[3]))
             else:
                 logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
         regions = self._regions(logits, masks, beside)
-        plain = self.ohem_threshold is None and not self.border_weight and regions is None
+        plain = self.options.ohem_threshold is None and not self.options.border_weight and regions is None
         losses = F.cross_entropy(
             logits,
             masks,
             weight=None if self.class_weights is None else self.class_weights.to(logits.device, logits.dtype),
             ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.options.label_smoothing,
             reduction="sum" if plain else "none",
         )
         weights = self._class_weights_at(masks, logits.dtype)
         if plain:
             return LossSum(losses, weights.sum())
-        kept = self._hard(logits.detach(), masks, losses.detach()) if self.ohem_threshold is not None else None
-        for factor in (kept, self._border_weights(masks, logits.dtype) if self.border_weight else None):
+        kept = self._hard(logits.detach(), masks, losses.detach()) if self.options.ohem_threshold is not None else None
+        for factor in (kept, self._border_weights(masks, logits.dtype) if self.options.border_weight else None):
             if factor is not None:
                 losses, weights = losses * factor, weights * factor
         total = losses.sum()
@@ -154,23 +137,23 @@ class SegmentationLoss:
         return self.class_weights.to(masks.device, dtype)[masks.masked_fill(~labelled, 0)] * labelled
 
     def _border_weights(self, masks: Tensor, dtype: torch.dtype) -> Tensor:
-        closeness = border_closeness(masks, radius=self.border_radius, ignore_index=self.ignore_index)
-        return 1 + self.border_weight * closeness.to(dtype)
+        closeness = border_closeness(masks, radius=self.options.border_radius, ignore_index=self.ignore_index)
+        return 1 + self.options.border_weight * closeness.to(dtype)
 
     def _regions(self, logits: Tensor, masks: Tensor, beside: Tensor | None) -> Tensor | None:
         """(N,) sum of the losses that an image has as a whole; None where there are none."""
-        if not self.lovasz and not self.dice:
+        if not self.options.lovasz and not self.options.dice:
             return beside
         total = logits.new_zeros(len(logits)) if beside is None else beside
         probabilities = probabilities_of(logits)
-        if self.lovasz:
-            every = slice(None, None, self.lovasz_stride)
+        if self.options.lovasz:
+            every = slice(None, None, self.options.lovasz_stride)
             flat, truth = probabilities[:, :, every, every].flatten(2), masks[:, every, every].flatten(1)
-            if self.lovasz_over == "batch":
+            if self.options.lovasz_over == "batch":
                 flat, truth = flat.transpose(0, 1).flatten(1)[None], truth.flatten()[None]
-            total = total + self.lovasz * lovasz_loss(flat, truth, ignore_index=self.ignore_index)
-        if self.dice:
-            total = total + self.dice * dice_loss(
+            total = total + self.options.lovasz * lovasz_loss(flat, truth, ignore_index=self.ignore_index)
+        if self.options.dice:
+            total = total + self.options.dice * dice_loss(
                 probabilities.flatten(2), masks.flatten(1), ignore_index=self.ignore_index
             )
         return total
@@ -181,18 +164,18 @@ class SegmentationLoss:
         How many those are is known to the device alone; so as many as there can be are sorted, void last, and the one
         in question is picked there.
         """
-        assert self.ohem_threshold is not None
+        assert self.options.ohem_threshold is not None
         labelled = masks != self.ignore_index
-        if self.class_weights is None and not self.label_smoothing:
+        if self.class_weights is None and not self.options.label_smoothing:
             log_probability = -losses
         else:
             log_probability = -F.cross_entropy(logits, masks.masked_fill(~labelled, 0), reduction="none")
         log_probability = log_probability.masked_fill(~labelled, 0.0)
-        most = max(1, int(self.ohem_share * masks.numel()))
+        most = max(1, int(self.options.ohem_share * masks.numel()))
         sorted_up = torch.topk(log_probability.flatten(), most, largest=False).values
-        least = (labelled.sum().double() * self.ohem_share).long().clamp(min=1)
+        least = (labelled.sum().double() * self.options.ohem_share).long().clamp(min=1)
         hardest = sorted_up.gather(0, (least - 1)[None])
-        return labelled & (log_probability <= torch.clamp(hardest, min=float(np.log(self.ohem_threshold))))
+        return labelled & (log_probability <= torch.clamp(hardest, min=float(np.log(self.options.ohem_threshold))))
 
 
 def border_closeness(masks: Int64[Tensor, "n h w"], *, radius: int, ignore_index: int) -> Float[Tensor, "n h w"]:

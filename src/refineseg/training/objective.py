@@ -45,23 +45,12 @@ class Objective:
     ) -> None:
         self._segmenter, self._teacher = segmenter, teacher
         self._device = next(segmenter.parameters()).device
-        self._at_output = config.loss_resolution == "output"
+        self._at_output = config.loss.loss_resolution == "output"
         self._teacher_weight, self._temperature = config.teacher_weight, config.teacher_temperature
-        weights = class_weights(pixel_counts, power=config.class_weight_power, style=config.class_weight_style)
-        self._loss = SegmentationLoss(
-            segmenter.class_info.ignore_index,
-            None if weights is None else weights.to(self._device),
-            config.label_smoothing,
-            config.ohem_threshold,
-            config.ohem_share,
-            at_output_resolution=self._at_output,
-            border_weight=config.border_weight,
-            border_radius=config.border_radius,
-            lovasz=config.lovasz,
-            lovasz_over=config.lovasz_over,
-            lovasz_stride=config.lovasz_stride,
-            dice=config.dice,
-        )
+        power, style = config.loss.class_weight_power, config.loss.class_weight_style
+        weights = class_weights(pixel_counts, power=power, style=style)
+        weights = None if weights is None else weights.to(self._device)
+        self._loss = SegmentationLoss(segmenter.class_info.ignore_index, weights, config.loss)
 
     def __call__(self, images: UInt8[Tensor, "n c h w"], masks: Int64[Tensor, "n h w"]) -> LossSum:
         """The loss of a batch, or of a piece of one."""

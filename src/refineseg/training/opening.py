@@ -6,12 +6,11 @@ In: roots of data sets and a configuration. Out: :class:`~refineseg.training.fee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from refineseg.data.checks.label_check import check_data, check_learnable
-from refineseg.data.datasets import DATASETS, open_dataset
+from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
@@ -22,7 +21,7 @@ from refineseg.training.progress import Progress, say_notes
 
 
 def open_data(
-    sources: Mapping[str, Path], config: TrainingConfig, progress: Progress
+    sources: Mapping[str, Root], config: TrainingConfig, progress: Progress
 ) -> tuple[TrainingData, dict[str, DataRecord]]:
     """Open what every phase needs and look at every image and mask before anything is computed.
 
@@ -56,7 +55,7 @@ def open_data(
     return data, records
 
 
-def _validation(config: TrainingConfig, name: str, root: Path) -> Dataset | None:
+def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None:
     """What is measured: a split, or training images that are held out; None: nothing."""
     if config.val_split is None:
         return None
@@ -68,7 +67,7 @@ def _validation(config: TrainingConfig, name: str, root: Path) -> Dataset | None
 
 
 def _open_phase(
-    parts: Sequence[str], sources: Mapping[str, Path], held_out: frozenset[str], val: str, progress: Progress
+    parts: Sequence[str], sources: Mapping[str, Root], held_out: frozenset[str], val: str, progress: Progress
 ) -> tuple[PhaseData, DataRecord]:
     """The training data of a phase, without the images it is measured on."""
     opened: list[Dataset] = []
@@ -79,7 +78,7 @@ def _open_phase(
             raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
         dataset = open_dataset(name, sources[name], split=split)
         val_name, _, val_split = val.partition(":")
-        same_ids = DATASETS[name].ids and DATASETS[name].ids == DATASETS[val_name].ids
+        same_ids = ids_of(name) and ids_of(name) == ids_of(val_name)
         kept = Without(dataset, held_out if same_ids or (val_split == HELD_OUT and name == val_name) else ())
         if kept.dropped:
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")

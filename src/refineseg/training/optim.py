@@ -161,14 +161,14 @@ def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: 
             freeze_statistics(trial.network.encoder)
         channels = segmenter.spec.preprocessing.in_channels
         device = next(trial.parameters()).device
-        image = torch.zeros(1, channels, *phase.crop_hw, dtype=torch.uint8, device=device)
+        image = torch.zeros(1, channels, *phase.crops.crop_hw, dtype=torch.uint8, device=device)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 trial(image)
         except ValueError as error:
             if not is_one_value(error):
                 raise
-            raise one_value(phase.crop_hw) from error
+            raise one_value(phase.crops.crop_hw) from error
 
 
 def is_one_value(error: ValueError) -> bool:

@@ -29,6 +29,7 @@ from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import Feed, TrainingData, default_workers, held
+from refineseg.training.gradients import faster_gradients
 from refineseg.training.optim import clip_gradients, hardware_has_bf16, make_optimiser, set_rates
 from refineseg.training.progress import Progress
 
@@ -117,7 +118,10 @@ def pretrain(
         ConfigError: There is no such device, or data must be held on it and do not fit.
     """
     hiding, place, begun = hiding or Hiding(), find_device(device), time.monotonic()
-    phases = (replace(p, crop_centre="uniform", copy_paste=0.0, class_balance=0.0) for p in config.phases)
+    phases = (
+        replace(p, crops=replace(p.crops, crop_centre="uniform", copy_paste=0.0, class_balance=0.0))
+        for p in config.phases
+    )
     config = replace(config, phases=tuple(phases))
     torch.manual_seed(config.seed)
     preprocessing = replace(preprocessing_of(config.variant), input_scale=config.input_scale)
@@ -146,7 +150,8 @@ def pretrain(
             with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
                 loss = reconstruction_loss(segmenter, images, hidden)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with faster_gradients(place):
+                loss.backward()  # type: ignore[no-untyped-call]
             clip_gradients(segmenter, config.clip_norm)
             optimiser.step()
             total += loss.detach()

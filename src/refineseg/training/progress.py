@@ -76,7 +76,7 @@ class TerminalProgress:
     def start(self, config: TrainingConfig, num_samples: Sequence[int], *, done: int) -> None:
         """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""
         self._work = [
-            samples * phase.crop_hw[0] * phase.crop_hw[1]
+            samples * phase.crops.crop_hw[0] * phase.crops.crop_hw[1]
             for phase, samples in zip(config.phases, num_samples, strict=True)
             for _ in range(phase.epochs)
         ]

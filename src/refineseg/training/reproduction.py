@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refineseg.errors import CheckpointError, ModelFileError
+from refineseg.errors import CheckpointError, ConfigError, ModelFileError
 from refineseg.evaluate.card import CardFiles, write_card
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
 from refineseg.files.writing import written_beside
 from refineseg.predict.options import PredictorOptions
 from refineseg.segmenter import load_spec
 from refineseg.terminal.printing import Terminal
-from refineseg.training.config import TrainingConfig, current_names, to_json
+from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary
 from refineseg.training.request import ReproductionRequest, find_reproduction
@@ -113,8 +113,8 @@ def _check_folder(request: ReproductionRequest) -> None:
     if path.is_file() and any(request.out.glob("seed*")):  # else nothing came of it
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
-            noted = {**noted, "config": current_names(noted["config"])}
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+            noted = {**noted, "config": {**to_json(from_json({**noted["config"], "seed": 0})), "seed": None}}
+        except (ValueError, RecursionError, TypeError, KeyError, ConfigError) as error:
             raise CheckpointError(f"expected what is reproduced in {path}, which is damaged ({error})") from error
         if noted != asked:
             raise CheckpointError(

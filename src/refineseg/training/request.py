@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refineseg.data.datasets import DATASETS, data_splits, open_dataset, parse_sources
+from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, parse_sources
+from refineseg.data.samples.given import GIVEN
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
 from refineseg.training.config import HELD_OUT, TrainingConfig, from_json
 
@@ -76,8 +77,23 @@ def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
         raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
 
 
+def resumed_data(description: Mapping[str, Any]) -> str:
+    """Where the data of a run lay, by its ``run.json``.
+
+    Raises:
+        ConfigError: A program gave them, and must give them again.
+    """
+    data = str(description["data"])
+    if data == GIVEN:
+        raise ConfigError(
+            "expected the data sets of this run, which a program gave; go on with the same ones in Python: "
+            "refineseg.train(dataset, FOLDER, val=..., resume=True)"
+        )
+    return data
+
+
 def fitted(
-    config: TrainingConfig, sources: Mapping[str, Path], *, skip_missing: bool, say: Callable[[str], None]
+    config: TrainingConfig, sources: Mapping[str, Root], *, skip_missing: bool, say: Callable[[str], None]
 ) -> TrainingConfig:
     """The configuration for the data that are given.
 
@@ -103,9 +119,9 @@ def fitted(
     return config
 
 
-def _instead_of_val(config: TrainingConfig, name: str, root: Path, say: Callable[[str], None]) -> str | None:
+def _instead_of_val(config: TrainingConfig, name: str, root: Root, say: Callable[[str], None]) -> str | None:
     """What a run is measured on where there is no val split: a share of own training images, or nothing."""
-    is_own = DATASETS[name].splits is not None
+    is_own = name in DATASETS and DATASETS[name].splits is not None
     count = len(open_dataset(name, root, split=config.train_split)) if is_own and config.val_share else 0
     if config.val_share * count < 1:
         few = f" and {count} images are too few to hold some out" if count else ""
@@ -118,7 +134,7 @@ def _instead_of_val(config: TrainingConfig, name: str, root: Path, say: Callable
     return HELD_OUT
 
 
-def check_training_data(config: TrainingConfig, sources: Mapping[str, Path]) -> None:
+def check_training_data(config: TrainingConfig, sources: Mapping[str, Root]) -> None:
     """Open everything that a fitted configuration learns from and is measured on, and let go of it.
 
     Raises:
@@ -135,7 +151,7 @@ def check_training_data(config: TrainingConfig, sources: Mapping[str, Path]) -> 
         open_dataset(name, sources[name], split=split)
 
 
-def _all(split: str, sources: Mapping[str, Path]) -> tuple[str, ...]:
+def _all(split: str, sources: Mapping[str, Root]) -> tuple[str, ...]:
     return tuple(f"{name}:{split}" for name in sources)
 
 

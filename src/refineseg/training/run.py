@@ -16,7 +16,8 @@ import torch
 
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
-from refineseg.data.datasets import DATASETS, check_apart, parse_sources
+from refineseg.data.datasets import Root, check_apart, licence_of, parse_sources
+from refineseg.data.samples.given import GivenData
 from refineseg.errors import (
     ConfigError,
     DatasetError,
@@ -30,6 +31,7 @@ from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training.budget import fit_to_budget
+from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import TrainingConfig, to_json
 from refineseg.training.distillation import check_teacher
@@ -39,7 +41,15 @@ from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
-from refineseg.training.request import CHECKPOINT, Budget, check_logs, check_new_run, fitted, read_run
+from refineseg.training.request import (
+    CHECKPOINT,
+    Budget,
+    check_logs,
+    check_new_run,
+    fitted,
+    read_run,
+    resumed_data,
+)
 from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
 from refineseg.training.state import METRICS_FILE
 
@@ -50,7 +60,7 @@ class RunRequest:
 
     Args:
         config: The complete configuration.
-        data: ``NAME:ROOT``, or several joined by ``+``; the first is validated on.
+        data: ``NAME:ROOT``, or several joined by ``+``, of which the first is validated on; or what a program gave.
         init: Model to fine-tune: a shipped name or a model file; None: a new one.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.
@@ -60,10 +70,11 @@ class RunRequest:
         stop_after_s: Stop after the last epoch that ends within so many seconds; None: after the last epoch.
         budget: Time to fit the schedule into; None: the configuration's lengths.
         same_data_as: Folder of a run whose data these must be; None: any.
+        callbacks: What is called after each epoch, and may end the run.
     """
 
     config: TrainingConfig
-    data: str
+    data: str | GivenData
     init: str | None = None
     device: str = "auto"
     num_workers: int | None = None
@@ -73,6 +84,7 @@ class RunRequest:
     stop_after_s: float | None = None
     budget: Budget | None = None
     same_data_as: Path | None = None
+    callbacks: Callbacks | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -108,7 +120,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         )
     description: dict[str, Any] = {
         "version": __version__,
-        "data": "+".join(f"{name}:{root.resolve()}" for name, root in sources.items()),
+        "data": "+".join(_place(name, root) for name, root in sources.items()),
         "init": request.init,
         "encoder_weights": None if request.encoder_weights is None else str(request.encoder_weights.resolve()),
         "started_from": segmenter.spec.provenance["started_from"],
@@ -132,11 +144,17 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
             progress=progress,
             log=request.log,
             stop_after_s=_left(request.stop_after_s, begun),
+            callbacks=request.callbacks,
         )
     except (DatasetError, ImageError, ConfigError, MissingExtraError):
         if not (folder / CHECKPOINT).exists():  # nothing was learned: the same call must work once the cause is mended
             _undo(folder, is_new=is_new)
         raise
+
+
+def _place(name: str, root: Root) -> str:
+    """By what a run finds its data again."""
+    return str(root) if isinstance(root, GivenData) else f"{name}:{root.resolve()}"
 
 
 def _undo(folder: Path, *, is_new: bool) -> None:
@@ -155,12 +173,13 @@ def _left(seconds: float | None, begun: float) -> float | None:
 def resume_run(
     folder: Path,
     *,
-    data: str | None,
+    data: str | GivenData | None,
     device: str,
     num_workers: int | None,
     progress: Progress,
     log: Sequence[str] = (),
     stop_after_s: float | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Segmenter:
     """Go on with the run in a folder, from its last checkpoint.
 
@@ -172,13 +191,14 @@ def resume_run(
         progress: Shows what happens.
         log: Loggers beside those that the run was started with.
         stop_after_s: As in :class:`RunRequest`.
+        callbacks: What is called after each epoch, and may end the run.
 
     Raises:
         CheckpointError: There is no run in the folder, it is damaged, or it learned from other data or another teacher.
     """
     begun = time.monotonic()
     description, config = read_run(folder)
-    data = data or str(description["data"])
+    data = data or resumed_data(description)
     started_from, init = str(description["started_from"]), description["init"]
     weights = None if description.get("encoder_weights") is None else Path(description["encoder_weights"])
     log = tuple(dict.fromkeys((*description.get("log", ()), *log)))
@@ -206,6 +226,7 @@ def resume_run(
         progress=progress,
         log=log,
         stop_after_s=_left(stop_after_s, begun),
+        callbacks=callbacks,
     )
 
 
@@ -236,14 +257,14 @@ def _note_protocol(segmenter: Segmenter, config: TrainingConfig, names: tuple[st
     segmenter.with_provenance({"protocol": protocol})
 
 
-def _licence(sources: Mapping[str, Path], config: TrainingConfig, class_info: ClassInfo) -> str:
+def _licence(sources: Mapping[str, Root], config: TrainingConfig, class_info: ClassInfo) -> str:
     """What a model inherits from the data it is trained on, and from its teacher.
 
     Raises:
         ConfigError: The teacher's classes are others.
         ModelFileError: There is no such teacher.
     """
-    licences = [DATASETS[name].licence for name in sources]
+    licences = [licence_of(name) for name in sources]
     if config.teacher is not None:
         licences.append(check_teacher(config.teacher, class_info).licence)
     return "; ".join(dict.fromkeys(part for part in licences if part))

@@ -130,17 +130,17 @@ def bench_training(
     speeds: list[PhaseSpeed] = []
     seen: set[tuple[tuple[int, int], int]] = set()
     for number, (phase, learned) in enumerate(zip(config.phases, whole.phases, strict=True), 1):
-        if (phase.crop_hw, phase.batch_size) not in seen:
-            seen.add((phase.crop_hw, phase.batch_size))
+        if (phase.crops.crop_hw, phase.batch_size) not in seen:
+            seen.add((phase.crops.crop_hw, phase.batch_size))
             feed = Feed(learned, phase, config, workers=workers, device=engine.device)
             counts = np.ones(dataset.class_info.num_classes, np.int64)  # weights of classes take no time
             objective = Objective(state.segmenter, config, counts, teacher=learned.teacher)
             mode = engine.mode(phase, rest_s=None)
-            stepper = engine.stepper(state, objective, mode, equal_crops=phase.pad)
+            stepper = engine.stepper(state, objective, mode, equal_crops=phase.crops.pad)
             state.segmenter.train()
             set_rates(state.optimiser, phase, phase.epochs / 2)
             found, steps = _measure(engine.device, stepper, feed, rounds)
-            crop = f"{phase.crop_hw[0]}x{phase.crop_hw[1]}"
+            crop = f"{phase.crops.crop_hw[0]}x{phase.crops.crop_hw[1]}"
             speeds.append(PhaseSpeed(number, crop, phase.batch_size, steps, found))
     read = f"read by {workers} processes" if workers else "read in this process"
     where = read if whole.phases[0].resident is None else "held and cut on the device"

@@ -11,6 +11,8 @@ from test_augment_and_loading import Memory
 from fakes.runs import Silent, run, same, tensors, tiny
 from refineseg.data.crops.balance import Donors, balanced_samples, count_classes, image_counts
 from refineseg.data.crops.loading import epoch_order
+from refineseg.data.crops.options import CropOptions
+from refineseg.training.config import LossOptions
 from refineseg.training.run import RunRequest, resume_run, start_run
 
 COUNTS = np.array([[900, 100, 0, 0], [1000, 0, 0, 0], [500, 480, 20, 0], [800, 200, 0, 0], [990, 0, 10, 0]])
@@ -86,9 +88,9 @@ def test_without_labels_nothing_is_donated():
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_a_run_with_crops_drawn_by_classes_is_the_same_when_it_is_resumed(folder_root, tmp_path, where):
-    config = tiny(2, augment_on=where, lovasz=0.5, boundary=1.0, checkpoint_every_s=0.0)
-    phase = replace(config.phases[0], rotation=10.0, copy_paste=0.5, class_balance=0.5)
-    config = replace(config, phases=(phase,))
+    config = tiny(2, augment_on=where, loss=LossOptions(lovasz=0.5, border_weight=1.0), checkpoint_every_s=0.0)
+    crops = CropOptions((32, 32), (0.8, 1.2), rotation=10.0, copy_paste=0.5, class_balance=0.5)
+    config = replace(config, phases=(replace(config.phases[0], crops=crops),))
 
     class Interrupted(Silent):
         def epoch_done(self, entry):

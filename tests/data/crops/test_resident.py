@@ -12,6 +12,7 @@ from fakes.runs import Asking
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment, recoloured
 from refineseg.data.crops.loading import mix_seeds, training_batches
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.crops.resident import hold
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
@@ -125,7 +126,8 @@ def test_epochs_have_the_order_of_loading_from_files():
 def test_crops_that_are_drawn_beforehand_are_the_same():
     held = hold(Photographs(), device=CPU, max_bytes=1 << 30)
     config = replace(find_recipe("camvid_refineseg_small"), seed=4)
-    phase = replace(config.phases[0], crop_hw=(64, 96), scale=(0.5, 2.0), rotation=10.0, copy_paste=1.0, batch_size=1)
+    crops = CropOptions((64, 96), (0.5, 2.0), rotation=10.0, copy_paste=1.0)
+    phase = replace(config.phases[0], crops=crops, batch_size=1)
     augmentation = augmentation_of(phase, config)
     learned = PhaseData(Photographs(), np.ones(5, np.int64), resident=held)
     feed = Feed(learned, phase, config, workers=0, device=CPU)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from refineseg.data.crops.options import CropOptions
 
 _NUM_DRAWS = 7
 _NUM_FURTHER_DRAWS = 6
@@ -23,39 +24,17 @@ Colours = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(CropOptions):
     """How a crop is drawn.
 
     Args:
-        crop_hw: Height and width of the result, in pixels.
-        scale: Smallest and largest factor by which the image is resized before cropping, drawn uniformly.
         flip: Mirror left and right half of the time.
         colour: Largest relative change of brightness, contrast and saturation, 0..1.
         white_balance: Largest factor, as a natural logarithm, by which red and blue change against green, 0..1.
-        scale_step: Draw only the smallest factor plus multiples of this; None: any factor.
-        short_side: Images are brought to a shorter side in this range before the random factor; None: not.
-        smallest_side: The factor is raised until the shorter side has this many pixels.
-        crop_centre: ``uniform``: crops lie anywhere; ``class``: a random pixel of a random class of the mask is in the
-            middle of the crop, as far as the image reaches.
-        pad: Pad images smaller than the crop; False: the crop shrinks to the image's shorter side, rounded to even.
-        rotation: Turn crops around their middle by up to so many degrees either way; what lies outside of the image is
-            padded.
-        copy_paste: Share of crops that get the pixels of a rare class, and their labels, from another crop.
-        class_balance: Share of an epoch's images drawn by their classes, all classes alike; the rest are drawn alike.
     """
 
-    crop_hw: tuple[int, int]
-    scale: tuple[float, float]
     flip: bool = True
     colour: float = 0.0
-    scale_step: float | None = None
-    short_side: tuple[int, int] | None = None
-    smallest_side: int = 0
-    crop_centre: Literal["uniform", "class"] = "uniform"
-    pad: bool = True
-    rotation: float = 0.0
-    copy_paste: float = 0.0
-    class_balance: float = 0.0
     white_balance: float = 0.0
 
     def draw(self, generator: torch.Generator) -> list[float]:

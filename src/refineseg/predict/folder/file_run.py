@@ -37,7 +37,7 @@ _MOST_NOTED = 5
 _MOST_REFUSED = 10  # images in a row that such a disk did not take
 
 
-@dataclass
+@dataclass(repr=False)
 class FilesResult:
     """What became of all files.
 
@@ -62,6 +62,13 @@ class FilesResult:
     others: list[dict[str, Any]] = field(default_factory=list)
     proofs: list[dict[str, Any]] = field(default_factory=list)
     backend: str = "torch"
+
+    def __repr__(self) -> str:
+        counts = [f"{self.done} done"] + [f"{self.resumed} there already"] * bool(self.resumed)
+        counts += [f"{len(self.failures)} failed"] * bool(self.failures)
+        counts += [f"{len(self.others)} rasters and videos"] * bool(self.others)
+        shares = "" if self.total is None else shares_line(self.total, self.class_info)
+        return f"<FilesResult {', '.join(counts)}{': ' * bool(shares)}{shares}>"
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

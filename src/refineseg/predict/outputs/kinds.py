@@ -218,6 +218,25 @@ def encode(prediction: Prediction, kind: str, outputs: Outputs | None = None, *,
     return KINDS[kind].encode(prediction, outputs or Outputs((kind,)), name)
 
 
+def write_kind(prediction: Prediction, kind: str, path: Path) -> None:
+    """Write one kind of result in its usual form, under any name.
+
+    Args:
+        prediction: Prediction; polygons need no confidence here, and then state none.
+        kind: Name of a kind, a key of :data:`KINDS`.
+        path: Path of the file.
+
+    Raises:
+        OutputError: The file cannot be written.
+        ConfigError: A prediction without the probabilities that are to be written.
+    """
+    outputs = Outputs((kind,))
+    plain = kind == "polygons" and prediction.confidence is None
+    content = _polygons(prediction, outputs, "") if plain else encode(prediction, kind, outputs)
+    with written_beside(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> list[Path]:
     """Write all that is asked for.
 

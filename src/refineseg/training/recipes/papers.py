@@ -27,8 +27,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from refineseg.data.crops.options import CropOptions
 from refineseg.networks.variants import NetworkOptions
-from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.config import LossOptions, Phase, TrainingConfig
 
 _ENLARGEMENT = 1.2
 _SHORT_SIDE = (450, 1100)
@@ -84,16 +85,14 @@ def full_recipe(plan: FullPlan, variant: str, *, released: bool = False) -> Trai
     """
     phase = Phase(
         epochs=plan.epochs[0],
-        crop_hw=(plan.crop, plan.crop),
-        scale=(0.7, 1.3),
+        crops=CropOptions((plan.crop, plan.crop), (0.7, 1.3), pad=False),
         batch_size=1,
         encoder_lr=5e-5,
         decoder_lr=5e-4,
         schedule="constant",
-        pad=False,
     )
     if released:
-        phase = replace(phase, scale_step=0.1, short_side=_SHORT_SIDE, crop_centre="class")
+        phase = replace(phase, crops=replace(phase.crops, scale_step=0.1, short_side=_SHORT_SIDE, crop_centre="class"))
     front = (replace(phase, epochs=n, data=data) for n, data in zip(plan.first_epochs, plan.first, strict=True))
     last = replace(phase, epochs=plan.epochs[1], encoder_lr=5e-6, decoder_lr=5e-5)
     network = NetworkOptions(
@@ -119,7 +118,7 @@ def full_recipe(plan: FullPlan, variant: str, *, released: bool = False) -> Trai
         pretrained="yes",
         freeze_norm=True,
         init_std=0.01,
-        loss_resolution="output",
+        loss=LossOptions(loss_resolution="output"),
         input_scale=_ENLARGEMENT if released else 1.0,
         network=network,
     )
@@ -138,13 +137,11 @@ def light_weight_recipe(data: str, epochs: int, variant: str, *, released: bool 
     phases = tuple(
         Phase(
             epochs=epochs,
-            crop_hw=(500, 500),
-            scale=(0.5, 2.0),
+            crops=CropOptions((500, 500), (0.5, 2.0), smallest_side=350),
             batch_size=6,
             encoder_lr=encoder_lr,
             decoder_lr=decoder_lr,
             schedule="constant",
-            smallest_side=350,
         )
         for encoder_lr, decoder_lr in (_STAGES_V2 if released else _STAGES)
     )

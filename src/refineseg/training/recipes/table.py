@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from refineseg.data.crops.options import CropOptions
+from refineseg.data.samples.given import GIVEN
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import hint
-from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.config import LossOptions, Phase, TrainingConfig
 from refineseg.training.recipes.papers import PAPER_RECIPES
 
 
@@ -28,8 +30,7 @@ def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
         phases=(
             Phase(
                 epochs=18,
-                crop_hw=(192, 256),
-                scale=(0.5, 1.1),
+                crops=CropOptions((192, 256), (0.5, 1.1)),
                 batch_size=6,
                 encoder_lr=2e-3,
                 decoder_lr=1e-3,
@@ -38,8 +39,7 @@ def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
             ),
             Phase(
                 epochs=14,
-                crop_hw=(288, 384),
-                scale=(0.6, 1.7),
+                crops=CropOptions((288, 384), (0.6, 1.7)),
                 batch_size=6,
                 encoder_lr=2e-3,
                 decoder_lr=1e-3,
@@ -48,7 +48,7 @@ def camvid_refinenet_lw_mobilenetv2() -> TrainingConfig:
         ),
         train_split="train+val",
         val_split=None,
-        class_weight_power=0.5,
+        loss=LossOptions(class_weight_power=0.5),
         weight_decay=0.01,
         colour=0.3,
         ema_decay=0.998,
@@ -70,8 +70,7 @@ def camvid_refinenet_lw_mobilenetv2_long() -> TrainingConfig:
         phases=(
             Phase(
                 epochs=1000,
-                crop_hw=(352, 480),
-                scale=(0.5, 2.0),
+                crops=CropOptions((352, 480), (0.5, 2.0)),
                 batch_size=16,
                 encoder_lr=2e-3,
                 decoder_lr=1e-3,
@@ -81,7 +80,7 @@ def camvid_refinenet_lw_mobilenetv2_long() -> TrainingConfig:
         ),
         train_split="train+val",
         val_split=None,
-        class_weight_power=0.2,
+        loss=LossOptions(class_weight_power=0.2),
         weight_decay=0.02,
         colour=0.3,
         ema_decay=0.999,
@@ -127,8 +126,7 @@ def camvid_refineseg_small() -> TrainingConfig:
         phases=(
             Phase(
                 epochs=30,
-                crop_hw=(192, 256),
-                scale=(0.5, 1.1),
+                crops=CropOptions((192, 256), (0.5, 1.1)),
                 batch_size=8,
                 encoder_lr=2e-3,
                 decoder_lr=1e-3,
@@ -137,8 +135,7 @@ def camvid_refineseg_small() -> TrainingConfig:
             ),
             Phase(
                 epochs=24,
-                crop_hw=(288, 384),
-                scale=(0.6, 1.7),
+                crops=CropOptions((288, 384), (0.6, 1.7)),
                 batch_size=8,
                 encoder_lr=2e-3,
                 decoder_lr=1e-3,
@@ -147,7 +144,7 @@ def camvid_refineseg_small() -> TrainingConfig:
         ),
         train_split="train+val",
         val_split=None,
-        class_weight_power=0.3,
+        loss=LossOptions(class_weight_power=0.3),
         weight_decay=0.01,
         colour=0.3,
         ema_decay=0.998,
@@ -180,7 +177,7 @@ def camvid_refineseg_lite0() -> TrainingConfig:
     (16 + 9, then 18 + 8 epochs).
     """
     first, last = (replace(phase, encoder_lr=5e-4, decoder_lr=2e-3) for phase in camvid_refineseg_small().phases)
-    frames = replace(last, epochs=8, crop_hw=(352, 480), scale=(0.8, 1.25))
+    frames = replace(last, epochs=8, crops=CropOptions((352, 480), (0.8, 1.25)))
     return replace(
         camvid_refineseg_small(),
         recipe="camvid_refineseg_lite0",
@@ -191,7 +188,7 @@ def camvid_refineseg_lite0() -> TrainingConfig:
             replace(last, epochs=18, schedule="constant", warmup_epochs=0.5),
             frames,
         ),
-        class_weight_power=0.2,
+        loss=LossOptions(class_weight_power=0.2),
         colour=0.4,
         white_balance=0.15,
         ema_decay=0.995,
@@ -207,21 +204,20 @@ def nyud_refineseg_lite0() -> TrainingConfig:
     """
     first = Phase(
         epochs=18,
-        crop_hw=(224, 288),
-        scale=(0.4, 0.9),
+        crops=CropOptions((224, 288), (0.4, 0.9)),
         batch_size=8,
         encoder_lr=3e-4,
         decoder_lr=2e-3,
         schedule="constant",
         warmup_epochs=1.0,
     )
-    last = replace(first, epochs=15, crop_hw=(288, 384), scale=(0.5, 1.3), schedule="cosine", warmup_epochs=0.0)
+    last = replace(first, epochs=15, crops=CropOptions((288, 384), (0.5, 1.3)), schedule="cosine", warmup_epochs=0.0)
     return TrainingConfig(
         recipe="nyud_refineseg_lite0",
         variant="refineseg_lite0",
         phases=(first, last),
         val_split=None,
-        class_weight_power=0.2,
+        loss=LossOptions(class_weight_power=0.2),
         colour=0.4,
         white_balance=0.15,
         ema_decay=0.998,
@@ -254,8 +250,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
         phases=(
             Phase(
                 epochs=60,
-                crop_hw=(320, 320),
-                scale=(0.5, 1.5),
+                crops=CropOptions((320, 320), (0.5, 1.5)),
                 batch_size=8,
                 encoder_lr=1e-3,
                 decoder_lr=1e-3,
@@ -263,7 +258,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
                 warmup_epochs=1.0,
             ),
         ),
-        class_weight_power=0.5,
+        loss=LossOptions(class_weight_power=0.5),
         ema_decay=0.99,
         clip_norm=1.0,
     )
@@ -324,6 +319,8 @@ def default_recipe(data: str) -> str:
     Raises:
         ConfigError: It has none.
     """
+    if data == GIVEN:
+        data = "folder"  # somebody's own
     if data not in DEFAULT_RECIPE:
         raise ConfigError(f"expected a recipe for {data}, which has none by default; `refineseg models` lists them")
     return DEFAULT_RECIPE[data]
@@ -338,4 +335,4 @@ def recipe_summary(name: str) -> str:
     phases = ", ".join(
         f"{phase.epochs} epochs{f' of {chr(43).join(phase.data)}' if phase.data else ''}" for phase in config.phases
     )
-    return f"{phases}; crops of {config.phases[0].crop_hw[0]}, batches of {config.phases[0].batch_size}"
+    return f"{phases}; crops of {config.phases[0].crops.crop_hw[0]}, batches of {config.phases[0].batch_size}"

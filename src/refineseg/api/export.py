@@ -1,0 +1,167 @@
+"""``refineseg.export``: a model as a file for another runtime.
+
+In: a model and the options of the command line. Out: the file, and an :class:`ExportedModel`. Checks come first;
+PyTorch is loaded after them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refineseg.api.words import Words, as_words
+from refineseg.errors import ConfigError
+from refineseg.terminal.arguments import (
+    LONGEST_NAME,
+    check_input_file,
+    check_number,
+    check_outputs,
+    check_word,
+    parse_size,
+)
+
+if TYPE_CHECKING:
+    from refineseg.export.acceptance import Acceptance
+    from refineseg.segmenter import Segmenter
+    from refineseg.terminal.printing import Terminal
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What was exported or checked.
+
+    Args:
+        path: The file; it is not there where the acceptance has complaints.
+        acceptance: Comparison with the model on real images; None: not asked for.
+    """
+
+    path: Path
+    acceptance: Acceptance | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the file was compared with the model, and does what it does."""
+        return self.acceptance is not None and not self.acceptance.complaints
+
+
+def export(
+    out: str | Path,
+    *,
+    model: str | Path | Segmenter = "camvid",
+    file_format: str = "onnx",
+    outputs: Words = "class_map",
+    size: str | tuple[int, int] | None = None,
+    precision: str = "float32",
+    calibrate: str | None = None,
+    calibrate_split: str = "train",
+    images: int = 128,
+    accept: str | None = None,
+    split: str = "val",
+    check: bool = False,
+    agreement: float | None = None,
+    drift: float | None = None,
+    console: Terminal | None = None,
+) -> ExportedModel:
+    """Write a model for another runtime; ``refineseg export --help`` describes each option, with the same name here.
+
+    ``model`` may also be a segmenter, and ``size`` (height, width). ``console`` shows progress.
+
+    Returns:
+        The file, and with ``accept`` how it compares: a file that differs from its model does not get its name, and
+        ``.is_accepted`` is False.
+
+    Raises:
+        ConfigError: Options that are wrong, or do not fit each other.
+        DatasetError: Images that cannot be read.
+        MissingExtraError: The format's packages are not installed.
+    """
+    if check and accept is None:
+        raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
+    check_word("precision", precision, ("float32", "int8"))
+    if (precision == "int8") != (calibrate is not None) and not check:
+        raise ConfigError("expected --precision int8 and --calibrate NAME:ROOT together, got one of them")
+    check_number("--images", images, least=1)
+    check_number("--agreement", agreement, least=0, most=1)
+    check_number("--drift", drift, least=0, most=1)
+    options, out = _options(file_format, as_words(outputs), size), Path(out)
+    _check_files(options, out, model, precision, check=check, accept=accept)
+    _check_data((calibrate, calibrate_split), (accept, split))
+
+    # from here on PyTorch is there
+    from refineseg.export.files import accept_file, calibration_images, export_accepted, export_file, write_acceptance
+    from refineseg.segmenter import Segmenter, load
+
+    if calibrate is not None and not check:
+        if console is not None:
+            console.tell(f"reading at most {images} images of {calibrate} {calibrate_split} to calibrate with")
+        size_hw = options.size_hw
+        calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
+        options = replace(options, calibration=calibration)
+    segmenter = model if isinstance(model, Segmenter) else load(model)
+    if accept is None:
+        export_file(segmenter, out, options, console=console)
+        return ExportedModel(out)
+    asked = {"data": accept, "split": split, "tolerance": _tolerance(out, precision, check, agreement, drift)}
+    if check:
+        found = accept_file(segmenter, out, console=console, **asked)
+        write_acceptance(out, found)
+    else:
+        found = export_accepted(segmenter, out, options, console=console, **asked)
+    return ExportedModel(out, found)
+
+
+def _tolerance(out: Path, precision: str, check: bool, agreement: float | None, drift: float | None) -> Any:  # noqa: ANN401
+    from refineseg.export.acceptance import Tolerance
+    from refineseg.runtimes.open import read_description
+
+    tolerance = Tolerance.of(read_description(out).precision if check else precision)
+    if agreement is not None:
+        tolerance = replace(tolerance, agreement=agreement, worst_agreement=min(agreement, tolerance.worst_agreement))
+    return tolerance if drift is None else replace(tolerance, mean_iou_drift=drift)
+
+
+def _options(file_format: str, outputs: str, size: str | tuple[int, int] | None) -> Any:  # noqa: ANN401 - ExportOptions
+    from refineseg.export.options import ExportOptions
+
+    return ExportOptions.parse(file_format, outputs, parse_size(size) if isinstance(size, str) else size)
+
+
+def _check_files(
+    options: Any,  # noqa: ANN401 - ExportOptions
+    out: Path,
+    model: str | Path | Segmenter,
+    precision: str,
+    *,
+    check: bool,
+    accept: str | None,
+) -> None:
+    """The model, and the file that is written, or with ``check`` read."""
+    from refineseg.export.options import REPORT_ENDING
+    from refineseg.networks.model_names import model_file
+
+    if check:
+        check_input_file("--out", out, what="the exported file that is checked")
+    else:
+        options.check_path(out)
+        options.check_precision(precision)
+    if isinstance(model, str | Path):
+        model_file(model)
+    report = None if accept is None else out.with_name(out.name + REPORT_ENDING)
+    if report is not None and len(os.fsencode(report.name)) > LONGEST_NAME >= len(os.fsencode(out.name)):
+        raise ConfigError(
+            f"expected a name of at most {LONGEST_NAME - len(REPORT_ENDING)} bytes as --out with --accept, whose "
+            f"report is written beside it as NAME{REPORT_ENDING}, got {len(os.fsencode(out.name))}; choose a shorter "
+            "one"
+        )
+    check_outputs({"--out": out, "--accept": report})
+
+
+def _check_data(*parts: tuple[str | None, str]) -> None:
+    """Data and their splits, where they are given."""
+    from refineseg.data.datasets import open_sources
+
+    for data, split in parts:
+        if data is not None:
+            open_sources(data, split=split)

@@ -1,0 +1,47 @@
+"""Python's values as the words of the command line, which are checked in one place.
+
+In: values of a call. Out: words; and which options a call names.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Words = str | Sequence[object]
+"""Names or numbers: ``"mask,overlay"`` or ``("mask", "overlay")``, ``"0.5,1"`` or ``(0.5, 1)``."""
+
+
+def as_words(value: object) -> Any:  # noqa: ANN401 - a text, or None
+    """A number or a sequence as the command line has it; texts and None stay as they are.
+
+    Example:
+        >>> as_words((0.5, 1.0)), as_words(512), as_words("auto"), as_words(None)
+        ('0.5,1', '512', 'auto', None)
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
+    if isinstance(value, Sequence):
+        return ",".join(str(as_words(part)) for part in value)
+    return str(value)
+
+
+def as_path(value: str | Path | None) -> Path | None:
+    """A path, where there is one."""
+    return None if value is None else Path(value)
+
+
+def named_options(function: Callable[..., object], values: Mapping[str, Any]) -> frozenset[str]:
+    """Options of a call that are not what they are by default; the command line knows them better.
+
+    Args:
+        function: Function of the call.
+        values: Its values by the names of its parameters.
+    """
+    parameters = inspect.signature(function).parameters
+    return frozenset(name for name, value in values.items() if name in parameters and value != parameters[name].default)

@@ -1,0 +1,221 @@
+"""The verbs as functions: the options of the command line, values in return, and names that always work."""
+
+import inspect
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import refineseg
+from conftest import write_folder
+from refineseg.api.quiet import QuietFollower
+from refineseg.class_info import ClassInfo
+from refineseg.cli import app
+from refineseg.errors import CheckpointError, ConfigError, DatasetError, NoInputError
+from refineseg.training.callbacks import EarlyStopping
+
+FUNCTIONS = {name: getattr(refineseg, name) for name in ("train", "evaluate", "predict", "export")}
+OURS = {  # what a program gives and the command line does not
+    "train": {"val", "on_epoch", "stop_when", "progress"},
+    "evaluate": {"console"},
+    "predict": {"asked", "follower"},
+    "export": {"console"},
+}
+QUICK = {"epochs": 2, "variant": "refineseg_nano", "pretrained": False, "device": "cpu"}
+SMALL = {"phases.0.crop_hw": [32, 32], "phases.0.batch_size": 3}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_the_options_of_its_verb_with_their_defaults(name):
+    verb = typer.main.get_command(app).commands[name]
+    options = {parameter.name: parameter.default for parameter in verb.params if parameter.name != "help"}
+    found = inspect.signature(FUNCTIONS[name]).parameters
+    assert set(options) - {"against"} == set(found) - OURS[name]
+    different = {option for option in set(options) & set(found) if options[option] != found[option].default}
+    required = {option for option in set(options) & set(found) if found[option].default is inspect.Parameter.empty}
+    assert different - required == ({"out"} if name == "evaluate" else set())
+
+
+IMPORTS = (
+    "import refineseg.predict.folder.plan, refineseg.evaluate.metrics, refineseg.export.options",
+    "from refineseg import predict, evaluate, export",
+    "refineseg.predict, refineseg.evaluate, refineseg.export",
+)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)], ids=str)
+def test_names_are_functions_and_packages_in_every_order_of_imports(order, tmp_path):
+    code = "import refineseg, inspect, sys\nassert 'torch' not in sys.modules\n" + "\n".join(IMPORTS[i] for i in order)
+    code += f"""
+from refineseg import errors
+for function, wrong in ((predict, ("absent.jpg", {str(tmp_path)!r})), (evaluate, ("no:where",)), (export, ("a.b",))):
+    assert function is getattr(refineseg, function.__name__.rpartition(".")[2])
+    assert "model" in inspect.signature(function).parameters
+    try:
+        function(*wrong)
+    except errors.RefinesegError:
+        pass
+    else:
+        raise AssertionError(function)
+import refineseg.predict.folder.plan as plan
+assert refineseg.predict.folder.plan is plan
+assert 'torch' not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run on objects, with all that its callbacks heard."""
+    root = write_folder(tmp_path_factory.mktemp("data"), splits={"train": 6, "val": 2})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    data, val = (refineseg.open_dataset("folder", root, split=split) for split in ("train", "val"))
+    heard = []
+    out = tmp_path_factory.mktemp("runs") / "first"
+    run = refineseg.train(Plain(data), out, val=Plain(val), settings=SMALL, on_epoch=heard.append, **QUICK)
+    return root, run, heard
+
+
+class Plain:
+    """A data set of somebody's own: nothing but the interface."""
+
+    def __init__(self, samples):
+        self._samples = samples
+
+    class_info = ClassInfo(("ground", "sky", "square"))
+    notes = ("drawn by a test",)
+
+    def __len__(self):
+        return len(self._samples)
+
+    def __getitem__(self, index):
+        return self._samples[index]
+
+    def name(self, index):
+        return self._samples.name(index)
+
+    def read_mask(self, index):
+        return self._samples.read_mask(index)
+
+
+def test_training_on_objects_is_training_on_their_files(trained, tmp_path):
+    root, run, heard = trained
+    assert isinstance(Plain([]), refineseg.Dataset)
+    assert run.notes[:1] == ("6 training images (given:train); looking at every image and mask",)
+    assert "note: drawn by a test" in run.notes
+    assert [entry["epoch"] for entry in heard] == [1, 2]
+    assert [dict(entry) for entry in run.history] == heard
+    assert run.matrix.mean_iou == pytest.approx(heard[-1]["mean_iou"])
+    assert run.mean_iou == max(entry["mean_iou"] for entry in heard)
+    assert run.best == run.folder / "best.safetensors"
+    assert run.segmenter.spec.provenance["data"] == "given:train, 6 images"
+    files = refineseg.train(
+        f"folder:{root}", tmp_path / "files", settings=[f"{k}={v}" for k, v in SMALL.items()], **QUICK
+    )
+    for name, tensor in files.segmenter.state_dict().items():
+        assert tensor.equal(run.segmenter.state_dict()[name]), name
+
+
+def test_a_run_on_objects_goes_on_with_them_alone(trained, tmp_path):
+    root, _, _ = trained
+    data = Plain(refineseg.open_dataset("folder", root, split="train"))
+    out = tmp_path / "run"
+    first = refineseg.train(data, out, settings=SMALL, stop_when=lambda history: history[-1]["epoch"] == 1, **QUICK)
+    assert len(first.history) == 1
+    assert "asked to stop: stopped after epoch 1 of 2" in first.notes[-1]
+    assert first.best.name == "last.safetensors"
+    assert first.matrix is first.mean_iou is None
+    with pytest.raises(ConfigError, match=r"expected the data sets of this run, which a program gave.*resume=True"):
+        refineseg.train(None, out, resume=True)
+    again = refineseg.train(data, out, resume=True, device="cpu")
+    assert [entry["epoch"] for entry in again.history] == [1, 2]
+    fewer = Plain(refineseg.open_dataset("folder", root, split="val"))
+    with pytest.raises(CheckpointError, match="samples are gone"):
+        refineseg.train(fewer, out, resume=True, device="cpu")
+
+
+def test_what_is_no_data_set_is_refused_before_anything_is_written(trained, tmp_path):
+    root, _, _ = trained
+    with pytest.raises(
+        ConfigError, match=r"a data set for train, got list, which has no class_info, notes, name, read"
+    ):
+        refineseg.train([1, 2], tmp_path / "run")
+    with pytest.raises(DatasetError, match="expected samples in the data set for val, got none"):
+        refineseg.train(Plain(refineseg.open_dataset("folder", root, split="val")), tmp_path / "run", val=Plain([]))
+    with pytest.raises(ConfigError, match="expected val beside a data set, got NAME:ROOT"):
+        refineseg.train(f"folder:{root}", tmp_path / "run", val=Plain([]))
+    with pytest.raises(ConfigError, match="expected --data NAME:ROOT, got none"):
+        refineseg.train(None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_looks_at_all_epochs_and_needs_its_metric():
+    losses = [{"epoch": i + 1, "loss": loss} for i, loss in enumerate((3.0, 1.0, 0.95, 0.94))]
+    stops = [EarlyStopping(patience=2, metric="loss", min_delta=0.1)(losses[: i + 1]) for i in range(4)]
+    assert stops == [False, False, False, True]
+    assert not EarlyStopping(patience=2, metric="loss")(losses)
+    with pytest.raises(ConfigError, match="expected mean_iou among the numbers"):
+        EarlyStopping(patience=4)(losses)
+    with pytest.raises(ConfigError, match="patience of at least 1"):
+        EarlyStopping(patience=0)
+
+
+def test_evaluation_of_objects_gives_the_numbers_of_their_files(trained, tmp_path, capsys):
+    root, run, _ = trained
+    by_name = refineseg.evaluate(f"folder:{root}", model=run.best, device="cpu", json_file=tmp_path / "e.json")
+    val = Plain(refineseg.open_dataset("folder", root, split="val"))
+    by_object = refineseg.evaluate(val, model=refineseg.load(run.best), device="cpu", scales=(1,))
+    assert by_object.matrix.counts.tolist() == by_name.matrix.counts.tolist()
+    assert by_object.data == "given"
+    assert by_object.model == "a segmenter (refineseg_nano)"
+    assert json.loads((tmp_path / "e.json").read_text())["mean_iou"] == by_name.matrix.mean_iou
+    assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
+    with pytest.raises(ConfigError, match=r"expected a folder \(out\) for 2 pictures"):
+        refineseg.evaluate(val, model=run.best, pictures=2, device="cpu")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_prediction_of_files_takes_values_and_gives_them_back(model, tmp_path, capsys, caplog):
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"")
+    counted = []
+
+    class Follower(QuietFollower):
+        def counted(self, what, done, total):
+            counted.append((done, total))
+
+    result = refineseg.predict(
+        tmp_path, tmp_path / "out", model=model, device="cpu", save=("mask", "probabilities"), classes=("sky",),
+        scales=(0.5, 1), follower=Follower(),
+    )  # fmt: skip
+    assert (result.done, len(result.failures)) == (2, 1)
+    assert result.total.pixels == 2 * 40 * 50
+    assert repr(result).startswith("<FilesResult 2 done, 1 failed: ")
+    assert counted[-1] == (3, 3)
+    assert [r.message for r in caplog.records if "c.png" in r.message]
+    assert capsys.readouterr() == ("", "")
+    with np.load(tmp_path / "out" / "a_probabilities.npz") as written:
+        assert written["probabilities"].shape == (1, 40, 50)
+    with pytest.raises(NoInputError, match=r"absent\.png"):
+        refineseg.predict(tmp_path / "absent.png", tmp_path / "out")
+    with pytest.raises(ConfigError, match="expected --tile only as auto or off with --scales"):
+        refineseg.predict(tmp_path, tmp_path / "out", tile=512, scales=(0.5, 1))
+
+
+def test_an_exported_file_is_returned_with_its_comparison(trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    root, run, _ = trained
+    written = refineseg.export(tmp_path / "m.onnx", model=run.segmenter, size=(48, 64))
+    assert (written.path, written.is_accepted) == (tmp_path / "m.onnx", False)
+    assert written.path.is_file()
+    checked = refineseg.export(written.path, model=run.segmenter, check=True, accept=f"folder:{root}")
+    assert checked.is_accepted
+    assert checked.acceptance.num_images == 2
+    image = np.zeros((48, 64, 3), np.uint8)
+    masks = [refineseg.Predictor(one, device="cpu")(image).mask for one in (written.path, run.segmenter)]
+    np.testing.assert_array_equal(*masks)
