@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -192,24 +191,23 @@ def enlarged_class_map(
         [0, 0, 0, 0, 0, 1, 1, 1]
     """
     dtype = class_dtype(logits.shape[1] - 1)
-    n, _, h, w = logits.shape
+    n, k, h, w = logits.shape
     # In three dimensions, so that runtimes keep each class in one piece: OpenVINO's argmax over classes that lie beside
-    # each other, as its convolutions leave them, takes ten times as long. The border stays in the rows, so that every
-    # neighbour is a piece of one line: reshaping in the loop made tracing with sizes left open take minutes.
-    wide = w + 2
-    line = F.pad(logits, (1, 1, 1, 2), mode="replicate").flatten(2)  # (N, K, (h + 3) * (w + 2))
-    rows = [line.narrow(2, start * wide, h * wide + 2) for start in range(3)]
+    # each other, as its convolutions leave them, takes ten times as long.
+    planes = F.pad(logits, (1, 1, 1, 1), mode="replicate").flatten(0, 1)  # (N * K, h + 2, w + 2)
     shifts = [(place + 0.5) / factor - 0.5 for place in range(factor)]
     maps = []
     for row in shifts:
-        mixed = _between(rows, row)
-        columns = [mixed.narrow(2, start, h * wide) for start in range(3)]
-        maps += [class_map_of(_between(columns, column)).to(dtype) for column in shifts]
-    cells = torch.stack(maps, dim=1).reshape(n, factor, factor, h, wide).narrow(4, 0, w)
+        mixed = _between(planes, 1, row)  # (N * K, h, w + 2)
+        for column in shifts:
+            scores = _between(mixed, 2, column).reshape(n, k, h * w)
+            maps.append(class_map_of(scores).to(dtype))
+    cells = torch.stack(maps, dim=1).reshape(n, factor, factor, h, w)
     return cells.permute(0, 3, 1, 4, 2).reshape(n, h * factor, w * factor)
 
 
-def _between(neighbours: Sequence[Tensor], shift: float) -> Tensor:
-    """Values at every place plus ``shift`` (-0.5..0.5), from those before, at and behind it."""
+def _between(bordered: Tensor, axis: int, shift: float) -> Tensor:
+    """Values at every place plus ``shift`` (-0.5..0.5) along an axis that has one more value at both ends."""
+    length = bordered.shape[axis] - 2
     first, share = (1, shift) if shift >= 0 else (0, 1 + shift)
-    return neighbours[first] * (1 - share) + neighbours[first + 1] * share
+    return bordered.narrow(axis, first, length) * (1 - share) + bordered.narrow(axis, first + 1, length) * share
