@@ -81,7 +81,7 @@ class Verb(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
         """Run the verb."""
-        quiet, verbose = (ctx.params.pop(name) for name in ("quiet", "verbose"))
+        quiet, verbose = (ctx.params[name] for name in ("quiet", "verbose"))
         if quiet and verbose:
             raise ConfigError("expected --quiet or --verbose, got both; leave one out")
         set_loudness("quiet" if quiet else "verbose" if verbose else "usual")
@@ -109,11 +109,12 @@ def verb(*examples: str) -> Callable[[_Function], _Function]:
         parameters = [one.replace(annotation=hints[name]) for name, one in signature.parameters.items()]
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters += [inspect.Parameter(name, kind, default=False, annotation=hints[name]) for name in loudness]
-        seen = functools.partial(function)  # what typer sees; Verb takes out what the function does not have
-        seen.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        seen.__annotations__ = hints
-        functools.update_wrapper(seen, function, assigned=("__module__", "__name__", "__doc__"), updated=())
-        app.command(cls=Verb, epilog="\n".join(examples))(seen)
+        names = ("__module__", "__name__", "__doc__")
+        # what typer calls with all options; Verb has read the two that the function does not have
+        run: Any = functools.update_wrapper(lambda quiet, verbose, **options: function(**options), function, names, ())
+        run.__signature__ = signature.replace(parameters=parameters)
+        run.__annotations__ = hints
+        app.command(cls=Verb, epilog="\n".join(examples))(run)
         return function
 
     return register

@@ -285,15 +285,14 @@ def evaluate_to_files(
 
     Raises:
         ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
-        DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
-            images with labels and without.
+        DatasetError: Data that cannot be read, of other classes, or labelled in part; no labels and no submission.
     """
     names = tuple(parse_sources(data))
     benchmark = None if files.submission is None else find_benchmark(names[0])
     spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
-    named = str(data)
+    named, called = str(data), model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     labelled = _is_labelled(dataset, named, split)
     if not labelled:
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
@@ -316,14 +315,13 @@ def evaluate_to_files(
             report(index + 1, len(dataset))
     if files.out is not None:
         worst.write(files.out / "pictures")
-    called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
         known = (called, named, split, options, dataset.notes, len(dataset), None)
         return EvaluationResult(*known, variant=spec.variant, data_mark=data_mark)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     if files.out is not None:
         draw_confusion(files.out / "confusion_matrix.png", total.matrix)
-    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
+    where = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
         called,
         named,
@@ -334,7 +332,7 @@ def evaluate_to_files(
         total.matrix,
         total.boundary,
         tally.parts if part_of is not None else {},
-        protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **conditions),
+        protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **where),
         spec.variant,
         _num_seen(learned, data, dataset),
         worst.failures,
