@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,22 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 def refineseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
     """The command line: ``refineseg("predict", ...)`` gives exit status, stdout and stderr."""
     return lambda *arguments: call(monkeypatch, capsys, *arguments)
+
+
+def imported_by_a_prediction(tmp_path: Path, model: object) -> set[str]:
+    """What the command line has imported when it has predicted a photograph."""
+    Image.new("RGB", (48, 40), (90, 120, 30)).save(tmp_path / "photo.png")
+    code = (
+        "import sys, refineseg.cli\n"
+        "try: refineseg.cli.main()\n"
+        "except SystemExit as done: assert done.code == 0\n"
+        "print(*sys.modules)"
+    )
+    call = ["predict", str(tmp_path / "photo.png"), "--model", str(model), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *call], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "photo.png").is_file()
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def untrained(path: Path, class_info: ClassInfo, *, seed: int = 1) -> str:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from refineseg.devices import keep_freed_memory
     from refineseg.errors import RefinesegError
     from refineseg.evaluate.metrics import ConfusionMatrix
+    from refineseg.networks.hub import Hub
     from refineseg.networks.variants import VARIANTS
     from refineseg.original.checkpoints import load_original_decoder
     from refineseg.original.conversion import load_original
     from refineseg.predict.files import FilePredictor as Predictor
     from refineseg.prediction import Prediction
     from refineseg.preprocessing import Preprocessing
-    from refineseg.segmenter import Segmenter, build, load
+    from refineseg.segmenter import Segmenter, build, from_pretrained, load
     from refineseg.training.callbacks import EarlyStopping
     from refineseg.training.recipes.table import RECIPES
 
@@ -39,6 +40,7 @@ _HOME = {
     "ConfusionMatrix": "evaluate.metrics",
     "Dataset": "data.samples.sample",
     "EarlyStopping": "training.callbacks",
+    "Hub": "networks.hub",
     "Prediction": "prediction",
     "Predictor": "predict.files:FilePredictor",
     "Preprocessing": "preprocessing",
@@ -46,6 +48,7 @@ _HOME = {
     "Sample": "data.samples.sample",
     "Segmenter": "segmenter",
     "build": "segmenter",
+    "from_pretrained": "segmenter",
     "keep_freed_memory": "devices",
     "load": "segmenter",
     "load_original": "original.conversion",
@@ -63,6 +66,7 @@ __all__ = [
     "ConfusionMatrix",
     "Dataset",
     "EarlyStopping",
+    "Hub",
     "Prediction",
     "Predictor",
     "Preprocessing",
@@ -73,6 +77,7 @@ __all__ = [
     "build",
     "evaluate",
     "export",
+    "from_pretrained",
     "keep_freed_memory",
     "load",
     "load_original",

@@ -12,6 +12,7 @@ every page of the next one. A network on a CPU frees and allocates feature maps 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from pathlib import Path
@@ -65,6 +66,19 @@ def find_device(name: str) -> torch.device:
             f"({str(error).splitlines()[0][:80]}); use auto, which takes what is there"
         ) from error
     return device
+
+
+def usual_threads() -> int:
+    """Threads that runtimes compute with on a CPU: as many as PyTorch; where it is not loaded, OMP_NUM_THREADS.
+
+    0 stands for the runtime's own choice, which is one a core, as PyTorch's is.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        return int(torch.get_num_threads())
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else 0
 
 
 _NO_MEMORY = (

@@ -11,19 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from refineseg.errors import ConfigError
-from refineseg.resize import matlab_resize_images
 
-
-def _of_channels(values: tuple[float, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(1, C, 1, 1), filled on the device: a copy from the host would make the host wait for a GPU in every step."""
-    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values]).view(1, -1, 1, 1)
+if TYPE_CHECKING:  # what an exported file says of its pixels is read without PyTorch
+    import torch
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -104,11 +99,9 @@ class Preprocessing:
 
     def __call__(self, images: UInt8[Tensor, "n c h w"], *, dtype: torch.dtype) -> Float[Tensor, "n c h2 w2"]:
         """Normalise a batch into ``dtype`` on the images' device; (N, C, H * input_scale, W * input_scale)."""
-        if self.input_scale != 1:
-            height, width = (max(1, math.floor(side * self.input_scale + 0.5)) for side in images.shape[2:])
-            images = matlab_resize_images(images, (height, width))
-        mean, std = (_of_channels(values, dtype=dtype, device=images.device) for values in (self.mean, self.std))
-        return (images.to(dtype) - mean) / std
+        from refineseg.resize import normalise
+
+        return normalise(images, self.mean, self.std, input_scale=self.input_scale, dtype=dtype)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values for JSON; :meth:`from_json` is the way back."""

@@ -1,4 +1,4 @@
-"""Resizing of feature maps: bilinear, and bicubic as MATLAB does it, on torch tensors.
+"""Resizing of feature maps: bilinear, and bicubic as MATLAB does it, and the normalisation of pixels; torch tensors.
 
 In: maps ``(N, C, H, W)``. Out: the same maps at another size. Other libraries' bicubic differs in the kernel (most take
 a = -0.75), in the border (they repeat it, MATLAB mirrors it) or does not filter when it shrinks. Nothing here knows
@@ -9,6 +9,7 @@ Sources: Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Literal
 
@@ -170,3 +171,32 @@ def resize_twice(
     if tuple(x.shape[2:]) != size_hw:
         x = F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
     return x
+
+
+def normalise(
+    images: UInt8[Tensor, "n c h w"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    input_scale: float,
+    dtype: torch.dtype,
+) -> Float[Tensor, "n c h2 w2"]:
+    """Resize where it is asked for, subtract and divide, on the images' device.
+
+    Args:
+        images: Pixels 0..255.
+        mean: Mean of each channel, 0..255.
+        std: Standard deviation of each channel.
+        input_scale: Factor of height and width; bicubic, rounded to whole pixel values.
+        dtype: Type of the result.
+    """
+    if input_scale != 1:
+        height, width = (max(1, math.floor(side * input_scale + 0.5)) for side in images.shape[2:])
+        images = matlab_resize_images(images, (height, width))
+    means, deviations = (_of_channels(values, dtype=dtype, device=images.device) for values in (mean, std))
+    return (images.to(dtype) - means) / deviations
+
+
+def _of_channels(values: tuple[float, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, C, 1, 1), filled on the device: a copy from the host would make the host wait for a GPU in every step."""
+    return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values]).view(1, -1, 1, 1)

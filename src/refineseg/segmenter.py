@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.networks.building import build_network, preprocessing_of
+from refineseg.networks.building import at_most, build_network, preprocessing_of
 from refineseg.networks.fused import fuse
+from refineseg.networks.hub import HUB_FILE, Hub, write_page
 from refineseg.networks.model_names import KEY, model_file
 from refineseg.networks.model_spec import ModelSpec as ModelSpec
 from refineseg.networks.model_spec import read_json
@@ -35,8 +35,6 @@ from refineseg.preprocessing import Preprocessing
 from refineseg.resize import resize_twice
 from refineseg.scoring import class_map_of, class_map_of_enlarged
 from refineseg.terminal.printing import warn
-
-_MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
 
 class Segmenter(nn.Module):
@@ -197,6 +195,49 @@ class Segmenter(nn.Module):
         }
         write_tensors(Path(path), tensors, {KEY: json.dumps(self.spec.to_json())})
 
+    def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
+        """Write the model file as ``model.safetensors`` and its page into a folder, as a repository of a hub has them.
+
+        Args:
+            folder: Where; it is made.
+            name: Name on the page; by default the folder's.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        place = Path(folder)
+        self.save(place / HUB_FILE)
+        write_page(place, self.spec, name or place.name)
+
+    def push_to_hub(
+        self,
+        place: str,
+        *,
+        private: bool | None = None,
+        message: str = "Add a model of refineseg",
+        hub: Hub | None = None,
+    ) -> str:
+        """Store the model on the Hugging Face hub; returns the address of the commit.
+
+        Args:
+            place: ``OWNER/NAME``; the repository is made where there is none.
+            private: Whether a new repository is private; None: what the owner has set.
+            message: First line of the commit.
+            hub: Token, branch, another hub; None: the usual ones.
+
+        Raises:
+            ModelFileError: The hub refuses it, or cannot be reached.
+            MissingExtraError: huggingface_hub is not installed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=place)
+            return (hub or Hub()).push(Path(folder), place, private=private, message=message)
+
+    @staticmethod
+    def from_pretrained(place: str | Path, *, hub: Hub | None = None) -> Segmenter:
+        """See :func:`from_pretrained`, which is this."""
+        return from_pretrained(place, hub=hub)
+
     def with_provenance(self, provenance: Mapping[str, Any]) -> Segmenter:
         """Add facts about where the weights come from (JSON values); returns this segmenter."""
         self.spec = replace(self.spec, provenance={**self.spec.provenance, **provenance})
@@ -290,28 +331,6 @@ def _check_shapes(
             )
 
 
-@contextmanager
-def _at_most(num_parameters: int) -> Iterator[None]:
-    """A network that is built inside may not have more parameters; each may be made several times, to look at shapes.
-
-    Raises:
-        ConfigError: It has.
-    """
-    left = _MADE_OFTEN * num_parameters + _MADE_ANYWAY
-
-    def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ConfigError(f"expected a network of the file's {num_parameters} tensors, got one of many more")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _needs_computing(segmenter: Segmenter) -> bool:
     """Whether a network holds tensors that its file does not, so that it cannot stay as it is on the meta device."""
     persistent = segmenter.state_dict().keys()
@@ -337,7 +356,7 @@ def load(model: str | Path) -> Segmenter:
     path = model_file(model)
     spec, shapes = _read(path)
     try:
-        with torch.device("meta"), _at_most(len(shapes)):
+        with torch.device("meta"), at_most(len(shapes)):
             segmenter = Segmenter(spec)
     except (ConfigError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: its network cannot be built here: {str(error) or repr(error):.300}") from error
@@ -358,3 +377,17 @@ def load(model: str | Path) -> Segmenter:
 def load_spec(model: str | Path) -> ModelSpec:
     """What a model file says of itself, without building the network."""
     return _read(model_file(model))[0]
+
+
+def from_pretrained(place: str | Path, *, hub: Hub | None = None) -> Segmenter:
+    """Load a model from the Hugging Face hub, or from a folder that :meth:`Segmenter.save_pretrained` wrote.
+
+    Args:
+        place: ``OWNER/NAME``, or a folder.
+        hub: Token, revision, cache, another hub; None: the usual ones.
+
+    Raises:
+        ModelFileError: There is no such model, or what :func:`load` refuses.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    return load((hub or Hub()).find(place))

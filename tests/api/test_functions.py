@@ -201,6 +201,8 @@ def test_prediction_of_files_takes_values_and_gives_them_back(model, tmp_path, c
     assert capsys.readouterr() == ("", "")
     with np.load(tmp_path / "out" / "a_probabilities.npz") as written:
         assert written["probabilities"].shape == (1, 40, 50)
+    again = refineseg.predict([str(tmp_path / "a.png")], tmp_path / "tiles", model=model, device="cpu", tile=32)
+    assert (again.done, again.failures) == (1, [])
     with pytest.raises(NoInputError, match=r"absent\.png"):
         refineseg.predict(tmp_path / "absent.png", tmp_path / "out")
     with pytest.raises(ConfigError, match="expected --tile only as auto or off with --scales"):

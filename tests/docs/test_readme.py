@@ -66,13 +66,16 @@ def test_the_commands_on_your_own_pictures_run_in_the_given_order(run, tmp_path)
     assert "mIoU" in run(command("refineseg evaluate"))
 
 
-def test_the_python_example_is_true():
-    image = np.zeros((20, 30, 3), np.uint8)
-    block = re.search(r"```python\n(.*?)```", README, re.S).group(1)
-    lines = [line for line in block.splitlines() if "load_original" not in line and "segmenter(images)" not in line]
-    names = {"image": image, "paths": []}
-    exec("\n".join(lines), names)
-    assert names["prediction"].mask.shape == (20, 30)
+def test_the_python_example_runs_as_it_is_pasted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
+    exec(block, names)
+    assert capsys.readouterr().out.startswith("<Prediction 427x640: ")
+    assert names["prediction"].shares["sky"] > 0.2
+    with Image.open(tmp_path / "mask.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), names["prediction"].mask)
+    assert names["logits"].shape == (1, 21, 100, 150)
 
 
 @pytest.mark.parametrize(

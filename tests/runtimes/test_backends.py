@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import refineseg
-from conftest import call
+from conftest import call, imported_by_a_prediction
 from fakes.scenes import fake_camvid
 from refineseg.bench.timing import example_images
 from refineseg.data.samples.catalog import catalog_classes
@@ -129,7 +129,9 @@ def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monk
         scorer = open_exported(path, backend="auto", device=CPU, precision="float32")
         with pytest.raises(ConfigError, match=r"expected uint8 pixels of shape \(N, 3, H, W\) for .*, got .*1, 4, 40"):
             scorer.class_map(example_images(1, 4, (40, 50)))
-        monkeypatch.setattr(scorer, "description", replace(scorer.description, size_hw=(40, 50)))
+        monkeypatch.setattr(
+            getattr(scorer, "_program", scorer), "description", replace(scorer.description, size_hw=(40, 50))
+        )
         with pytest.raises(ConfigError, match="expected one image at a time .* got 2; leave out --batch-size"):
             scorer.class_map(example_images(2, 3, (40, 50)))
         with pytest.raises(ConfigError, match="expected images of 40x50 pixels .* got 50x40"):
@@ -173,6 +175,13 @@ def test_a_file_runs_where_this_package_is_not(exported, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_first_mask_of_an_exported_file_needs_no_pytorch(exported, tmp_path):
+    """Importing it takes longer than all the rest."""
+    found = imported_by_a_prediction(tmp_path, exported[1]["onnx"])
+    assert "onnxruntime" in found
+    assert not found & {"torch", "timm", "torchvision", "onnx", "scipy", "matplotlib", "jaxtyping"}
+
+
 def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys):
     """Exported by the command line, accepted by it, and then damaged."""
     segmenter, data = tiny(), f"camvid:{scenes}"

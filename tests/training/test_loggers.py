@@ -1,8 +1,9 @@
-"""TensorBoard and MLflow: what arrives, read back by their own libraries, also after a resume and a lost tracker."""
+"""TensorBoard, MLflow and Weights & Biases: what arrives and is read back, after a resume and a lost tracker, too."""
 
 import json
 import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -160,6 +161,53 @@ def test_a_tracker_that_goes_away_is_said_once_and_gets_what_it_missed_when_it_i
     assert len(said) == 1
 
 
+def offline_records(folder):
+    """The records of wandb's files: a log as LevelDB has it, in blocks of 32 KiB, behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        content, at, whole = path.read_bytes(), 7, b""
+        while at + 7 <= len(content):
+            if 32768 - at % 32768 < 7:
+                at += 32768 - at % 32768
+                continue
+            size, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+            whole += content[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):  # complete, or the last part
+                yield Record.FromString(whole)
+                whole = b""
+
+
+@pytest.mark.slow  # the library starts a process of its own, twice
+def test_weights_and_biases_gets_the_numbers_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    said = []
+    for epochs in ((1, 2), (3,)):  # stopped, and resumed
+        opened = Loggers.open(("wandb",), tmp_path, {"seed": 3}, done=epochs[0] - 1, say=said.append)
+        for epoch in epochs:
+            opened.epoch({"epoch": epoch, "loss": 1.0 / epoch, "class_iou": {"sky": 0.5}})
+        opened.close(finished=epoch == 3)
+    assert not said
+    waited_until = time.monotonic() + 30
+    while sum(record.WhichOneof("record_type") == "exit" for record in offline_records(tmp_path)) < 2:
+        assert time.monotonic() < waited_until, "a process of the library's own writes"
+        time.sleep(0.1)
+    records = list(offline_records(tmp_path))
+    runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    assert {run.run_id for run in runs} == {json.loads((tmp_path / "wandb.json").read_text())["run_id"]}
+    assert {run.project for run in runs} == {"refineseg"}
+    assert {item.key: item.value_json for item in runs[0].config.update}["seed"] == "3"
+    logged = {}
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            logged[items["_step"]] = (items["train/loss"], items["val_iou/sky"])
+    assert logged == {1: (1.0, 0.5), 2: (0.5, 0.5), 3: (pytest.approx(1 / 3), 0.5)}
+
+
 def test_training_ends_well_without_its_tracker(folder_root, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -174,14 +222,14 @@ def test_training_ends_well_without_its_tracker(folder_root, tmp_path, monkeypat
     assert "mlflow has not got 2 epochs; metrics.jsonl has them all" in progress.said
 
 
-@pytest.mark.parametrize("name", ["wandb", "tensorboard:somewhere", "", "mlflows"])
+@pytest.mark.parametrize("name", ["wandbs", "tensorboard:somewhere", "", "mlflows"])
 def test_unknown_loggers_are_refused_before_anything_is_written(name, folder_root, tmp_path):
-    with pytest.raises(ConfigError, match="expected --log tensorboard, mlflow, mlflow:URI, got"):
+    with pytest.raises(ConfigError, match="expected --log tensorboard, mlflow, mlflow:URI, wandb, wandb:PROJECT, got"):
         train_here(tiny(1), folder_root, tmp_path / "run", log=(name,))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "module"), [("tensorboard", "tensorboard"), ("mlflow", "mlflow")])
+@pytest.mark.parametrize(("name", "module"), [("tensorboard",) * 2, ("mlflow",) * 2, ("wandb",) * 2])
 def test_a_missing_package_names_its_extra(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"log to {name}.*refineseg\[{name}\]"):

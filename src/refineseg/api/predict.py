@@ -84,7 +84,7 @@ def predict(
     if asked is None:
         given["asked"] = asked = named_options(predict, given) - {"inputs", "out", "asked", "follower"}
         names = {name: f"--{name.replace('_', '-')}" for name in asked}
-        check_options("predict", names, {name: as_words(v) if name != "flip" else v for name, v in given.items()})
+        check_options("predict", names, {name: as_words(value) for name, value in given.items()})
     return _predicted(given)
 
 
@@ -112,14 +112,14 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     if not plan.files and not plan.videos:
         raise NoInputError(*plan.failures)
 
-    # from here on PyTorch is there
+    # from here on PyTorch is there, where the model needs it
     from refineseg.api.quiet import QuietFollower
     from refineseg.predict.folder.files import predict_plan
     from refineseg.predict.options import PredictorOptions
 
     how = PredictorOptions.parse(**scoring, crf=given["crf"], tiling=tiling)
     follower = given["follower"] or QuietFollower()
-    result = predict_plan(plan, out, how.opened(words["model"]), options=how, files=files, follower=follower)
+    result = predict_plan(plan, out, how.opened_for_images(words["model"]), options=how, files=files, follower=follower)
     if json_file is not None:
         options = {**how.to_json(), "backend": result.backend}
         write_json(json_file, {"model": words["model"], "options": options, **result.to_json()})
@@ -135,9 +135,9 @@ def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Pat
     from refineseg.predict.video.options import VideoOptions
     from refineseg.runtimes.table import is_exported
 
-    written = ("probability_format", "confidence_format", "polygon_format", "unknown_below", "simplify")
-    written += ("smallest_area", "legend")
-    outputs = Outputs.parse(words["save"], classes=words["classes"], **{name: given[name] for name in written})
+    named = ("probability_format", "confidence_format", "polygon_format", "unknown_below", "simplify", "smallest_area")
+    of_files = {name: given[name] for name in (*named, "legend")}
+    outputs = Outputs.parse(words["save"], classes=words["classes"], **of_files)
     class_info = None if is_exported(words["model"]) else classes_in(model_file(words["model"]))
     if class_info is not None:
         outputs.check(class_info)

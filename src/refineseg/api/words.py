@@ -15,14 +15,14 @@ Words = str | Sequence[object]
 """Names or numbers: ``"mask,overlay"`` or ``("mask", "overlay")``, ``"0.5,1"`` or ``(0.5, 1)``."""
 
 
-def as_words(value: object) -> Any:  # noqa: ANN401 - a text, or None
-    """A number or a sequence as the command line has it; texts and None stay as they are.
+def as_words(value: object) -> Any:  # noqa: ANN401 - a text, a truth, or None
+    """A number or a sequence as the command line has it; texts, truths and None stay as they are.
 
     Example:
-        >>> as_words((0.5, 1.0)), as_words(512), as_words("auto"), as_words(None)
-        ('0.5,1', '512', 'auto', None)
+        >>> as_words((0.5, 1.0)), as_words(512), as_words("auto"), as_words(False)
+        ('0.5,1', '512', 'auto', False)
     """
-    if value is None or isinstance(value, str):
+    if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int | float):
         return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)

@@ -28,10 +28,11 @@ from refineseg.runtimes import quantisation
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program, takes_any_size
-from refineseg.runtimes.onnx_runtime import OnnxScorer, computes_on, onnx_model
+from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.runtimes.open import onnx_device, scorer_of
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_from_onnx
 from refineseg.runtimes.program_files import program_bytes
+from refineseg.runtimes.programs import computes_on
 from refineseg.runtimes.table import BACKENDS, Precision
 from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer, class_map_of

@@ -28,12 +28,12 @@ from refineseg.bench.contenders import measurable
 from refineseg.bench.timing import describe_machine
 from refineseg.errors import ConfigError
 from refineseg.images.files import find_images, read_image_size, read_rgb
-from refineseg.predict.batches import stacked
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
 from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
+from refineseg.predict.predictor import stacked
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction

@@ -22,7 +22,7 @@ from rich.table import Table
 from refineseg.errors import ConfigError
 from refineseg.images.encoding import write_mask
 from refineseg.images.files import find_images, read_rgb
-from refineseg.predict.batches import stacked
+from refineseg.predict.predictor import stacked
 from refineseg.segmenter import Segmenter, enlarged_classes
 
 STAGES = ("decode", "preprocess", "network", "enlarge and argmax", "encode")

@@ -6,6 +6,7 @@ Ctrl-C and SIGTERM.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -55,6 +56,8 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer typers
 
 def main() -> NoReturn:
     """Run the command line; deliberate errors become one message and exit status 2."""
+    # PyTorch's threads spin while they wait; on a machine that is busy, they wait for the core on which they spin
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     guard_terminal()
     with Interruption() as stop:
         try:

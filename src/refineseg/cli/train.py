@@ -47,7 +47,7 @@ Budget = Annotated[
 ]
 Log = Annotated[
     list[str] | None,
-    typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow or mlflow:URI.", metavar="LOGGER"),
+    typer.Option(help="Tracker beside metrics.jsonl: tensorboard, mlflow, mlflow:URI, wandb.", metavar="LOGGER"),
 ]
 
 

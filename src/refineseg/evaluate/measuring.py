@@ -285,25 +285,25 @@ def evaluate_to_files(
 
     Raises:
         ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
-        DatasetError: Data that cannot be read, of other classes, or labelled in part; no labels and no submission.
+        DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
+            images with labels and without.
     """
-    names = tuple(parse_sources(data))
+    names, spec = tuple(parse_sources(data)), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
-    spec = read_spec(model)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
     class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
-    named, called = str(data), model if isinstance(model, str) else f"a segmenter ({spec.variant})"
-    labelled = _is_labelled(dataset, named, split)
+    named, labelled = str(data), _is_labelled(dataset, str(data), split)
     if not labelled:
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
         data_mark = check_files(dataset, report=report).digest
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
+    predictor = options.predictor(opened)
     worst, facts = WorstImages(files.pictures, legend=files.legend), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with counting(console, "evaluating", "images") as report:
-        for index, sample, prediction in predictions(options.predictor(opened), dataset):
+        for index, sample, prediction in predictions(predictor, dataset):
             if (sample.mask is not None) != labelled:
                 raise _mixed(named, split, sample.name)
             facts.add(index, (sample.image.shape[0], sample.image.shape[1]))
@@ -313,15 +313,15 @@ def evaluate_to_files(
             if benchmark is not None and files.submission is not None:
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
             report(index + 1, len(dataset))
-    if files.out is not None:
-        worst.write(files.out / "pictures")
+    called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
-        known = (called, named, split, options, dataset.notes, len(dataset), None)
-        return EvaluationResult(*known, variant=spec.variant, data_mark=data_mark)
+        known: Any = {"variant": spec.variant, "data_mark": data_mark}
+        return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     if files.out is not None:
+        worst.write(files.out / "pictures")
         draw_confusion(files.out / "confusion_matrix.png", total.matrix)
-    where = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
+    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
         called,
         named,
@@ -332,7 +332,7 @@ def evaluate_to_files(
         total.matrix,
         total.boundary,
         tally.parts if part_of is not None else {},
-        protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **where),
+        protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **conditions),
         spec.variant,
         _num_seen(learned, data, dataset),
         worst.failures,

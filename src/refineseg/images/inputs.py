@@ -79,7 +79,7 @@ def _channels_last(image: AnyImage, num_channels: int) -> NDArray[Any]:
     if torch is not None and isinstance(image, torch.Tensor):
         tensor = image.detach().cpu()
         tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
-        values = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        values: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         if values.ndim == 3:
             if len(values) not in (*_BANDS, num_channels):
                 raise ConfigError(

@@ -5,7 +5,12 @@ In: a variant's name and the number of classes. Out: an untrained :class:`~refin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from refineseg.errors import ConfigError
 from refineseg.networks.encoder_table import EncoderEntry, EncoderRequest, find_encoder, make_encoder, no_weights
@@ -13,6 +18,8 @@ from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import NetworkOptions, find_variant
 from refineseg.preprocessing import Preprocessing
+
+_MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
 
 
 def encoder_of(variant: str) -> EncoderEntry:
@@ -79,3 +86,25 @@ def build_network(
         ranks=ranks,
     )
     return RefineNet(encoder, decoder)
+
+
+@contextmanager
+def at_most(num_parameters: int) -> Iterator[None]:
+    """A network that is built inside may not have more parameters; each may be made several times, to look at shapes.
+
+    Raises:
+        ConfigError: It has.
+    """
+    left = _MADE_OFTEN * num_parameters + _MADE_ANYWAY
+
+    def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ConfigError(f"expected a network of the file's {num_parameters} tensors, got one of many more")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

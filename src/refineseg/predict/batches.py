@@ -1,6 +1,6 @@
-"""Images of one size as one batch.
+"""Images of one size that can be a batch.
 
-In: arrays (H, W, C) uint8. Out: a tensor (N, C, H, W).
+In: arrays (H, W, C) uint8. Out: nothing, or an error.
 """
 
 from __future__ import annotations
@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 from numpy.typing import NDArray
-from torch import Tensor
 
 from refineseg.errors import ConfigError
 
@@ -31,9 +28,3 @@ def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
             f"expected images of one shape in a batch, got {sorted({image.shape for image in images})}; "
             "predict those of other shapes by themselves"
         )
-
-
-def stacked(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "n c h w"]:
-    """Checked images behind each other; a single one is copied only if it may not be written to, as torch wants."""
-    pixels = np.require(images[0], requirements=("C", "W"))[None] if len(images) == 1 else np.stack(images)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -19,7 +19,7 @@ from refineseg.predict.raster.results import RasterResult
 from refineseg.predict.stream import StreamOptions, predictions
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.video import VideoResult, predict_video
-from refineseg.predict.views.crf import CrfOptions
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.predict.views.scoring_views import DEFAULT_VIEW, ScoringView
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction

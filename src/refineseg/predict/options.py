@@ -6,10 +6,10 @@ In: words. Out: frozen :class:`PredictorOptions`, which open models and make pre
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from refineseg.predict.predictor import Predictor
-from refineseg.predict.views.crf import CrfOptions
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.predict.views.scoring_views import (
     DEFAULT_VIEW,
     ScoringView,
@@ -17,11 +17,16 @@ from refineseg.predict.views.scoring_views import (
     parse_scales,
 )
 from refineseg.predict.views.tiling import TilingOptions
-from refineseg.runtimes.open import OpenedModel, open_model
+from refineseg.runtimes.opened_file import OpenedFile, open_file, takes_arrays
 from refineseg.runtimes.table import PRECISIONS, Precision, check_name
-from refineseg.scoring import Scorer
-from refineseg.segmenter import Segmenter
 from refineseg.terminal.arguments import check_word
+
+if TYPE_CHECKING:  # which load PyTorch
+    from refineseg.predict.array_predictor import AnyPredictor
+    from refineseg.predict.predictor import Predictor
+    from refineseg.runtimes.open import OpenedModel
+    from refineseg.scoring import Scorer
+    from refineseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,30 @@ class PredictorOptions:
 
     def opened(self, model: str | Segmenter) -> OpenedModel:
         """A model in the runtime and on the device that were asked for."""
+        from refineseg.runtimes.open import open_model
+
         return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
+
+    def opened_for_images(self, model: str) -> OpenedModel | OpenedFile:
+        """The same; an exported file is opened without PyTorch where whole images are predicted with one view."""
+        plain = (self.scales, self.flip, self.crf, self.view.name) == ((1.0,), False, None, DEFAULT_VIEW)
+        cuts = self.tiling is not None and isinstance(self.tiling.tile, int)
+        if plain and not cuts and takes_arrays(model, backend=self.backend, device=self.device):
+            return open_file(Path(model), backend=self.backend, precision=self.precision)
+        return self.opened(model)
+
+    def image_predictor(self, opened: OpenedModel | OpenedFile) -> AnyPredictor:
+        """A predictor of what :meth:`opened_for_images` gave."""
+        if isinstance(opened, OpenedFile):
+            from refineseg.predict.array_predictor import ArrayPredictor
+
+            return ArrayPredictor(opened)
+        return self.predictor(opened)
 
     def predictor(self, model: Segmenter | Scorer) -> Predictor:
         """A predictor of what was opened."""
+        from refineseg.predict.predictor import Predictor
+
         return Predictor(
             model,
             device=self.device,

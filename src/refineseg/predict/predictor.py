@@ -18,11 +18,12 @@ from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
-from refineseg.predict.batches import check_images, stacked
+from refineseg.predict.batches import check_images
 from refineseg.predict.exact.cutting import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
-from refineseg.predict.views.crf import CrfOptions, dense_crf
+from refineseg.predict.views.crf import dense_crf
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.predict.views.scoring_views import (
     DEFAULT_VIEW,
     ScoringView,
@@ -202,3 +203,9 @@ class Predictor:
             )
         score = scorer.cubic_logits if self._view.enlarged == "logits_cubic" else scorer.logits
         return mean_probabilities(score, images, scales=self._scales, flip=self._flip)
+
+
+def stacked(images: Sequence[NDArray[np.uint8]]) -> UInt8[Tensor, "n c h w"]:
+    """Checked images behind each other; a single one is copied only if it may not be written to, as torch wants."""
+    pixels = np.require(images[0], requirements=("C", "W"))[None] if len(images) == 1 else np.stack(images)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

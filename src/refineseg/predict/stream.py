@@ -23,7 +23,7 @@ from refineseg.images.reading import USUAL, Reading
 from refineseg.prediction import Prediction
 
 if TYPE_CHECKING:  # which loads torch; the options are asked for before that
-    from refineseg.predict.predictor import Predictor
+    from refineseg.predict.array_predictor import AnyPredictor
 
 PIXEL_BYTES_AHEAD = 256 * 2**20
 """Decoded images that wait for the network; one image larger than this is read alone."""
@@ -98,7 +98,7 @@ class Item:
 
 def predicted(
     paths: Iterable[Path],
-    predictor: Predictor,
+    predictor: AnyPredictor,
     *,
     options: StreamOptions,
     pool: ThreadPoolExecutor,
@@ -135,7 +135,7 @@ def predicted(
 
 def _batches(
     paths: Iterable[Path],
-    predictor: Predictor,
+    predictor: AnyPredictor,
     *,
     options: StreamOptions,
     pool: ThreadPoolExecutor,
@@ -175,7 +175,7 @@ def _decode(item: Item, reading: Reading, num_channels: int) -> Item:
     return replace(item, picture=picture, notes=tuple(notes), scaled=picture.scaled)
 
 
-def _finished(futures: Sequence[Future[Item]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
+def _finished(futures: Sequence[Future[Item]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     by_shape: dict[tuple[int, ...], list[tuple[Item, Picture]]] = {}
     for item in [future.result() for future in futures]:
         if item.picture is None:
@@ -186,7 +186,7 @@ def _finished(futures: Sequence[Future[Item]], predictor: Predictor, options: St
         yield from _predict(group, predictor, options)
 
 
-def _predict(group: Sequence[tuple[Item, Picture]], predictor: Predictor, options: StreamOptions) -> Iterator[Item]:
+def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
     images = [picture.image for _, picture in group]
     try:
@@ -224,7 +224,7 @@ def file_threads(options: StreamOptions) -> Iterator[ThreadPoolExecutor]:
 
 def predictions(
     paths: Iterable[str | Path],
-    predictor: Predictor,
+    predictor: AnyPredictor,
     *,
     options: StreamOptions,
     failed: Callable[[Path, RefinesegError], None] | None = None,

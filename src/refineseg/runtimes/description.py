@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.model_spec import ModelSpec, read_json
 from refineseg.runtimes.table import OUTPUTS, Output
 
 KEY = "refineseg"
 """Where the description stands in a file's metadata."""
+INPUT = "images"
+"""Name of the pixels that a file takes."""
 
 
 @dataclass(frozen=True)
@@ -82,28 +81,34 @@ class Description:
                 f"{', '.join(sorted(given)) or 'nothing'}; export the model again with `refineseg export`"
             )
 
-    def checked(self, found: Tensor, output: Output, images: Tensor, path: Path | str) -> Tensor:
-        """What a file computed, if it is what it should be: its program may be that of another network.
+    def check_result(self, found: Any, output: Output, shape: tuple[int, ...], path: Path | str) -> None:  # noqa: ANN401
+        """Refuse what a file computed, if it is not what it should be: its program may be that of another network.
+
+        Args:
+            found: Array or tensor that the file gave.
+            output: Which output it is.
+            shape: Shape of the pixels, (N, C, H, W).
+            path: Names the file in the message.
 
         Raises:
             ModelFileError: It has another shape, or classes that there are not.
         """
-        count, (number, _, *size_hw) = self.spec.class_info.num_classes, images.shape
-        shape = (number, *size_hw) if output == "class_map" else (number, count, *size_hw)
-        fits = tuple(found.shape) == shape
-        if not fits or (output == "class_map" and not all(0 <= int(end) < count for end in found.aminmax())):
+        count, (number, _, *size_hw) = self.spec.class_info.num_classes, shape
+        wanted = (number, *size_hw) if output == "class_map" else (number, count, *size_hw)
+        fits = tuple(found.shape) == wanted
+        if not fits or (output == "class_map" and not all(0 <= int(end) < count for end in (found.min(), found.max()))):
             raise ModelFileError(
-                f"expected {output} of {shape} for {count} classes from {path}, got "
+                f"expected {output} of {wanted} for {count} classes from {path}, got "
                 f"{'other classes' if fits else tuple(found.shape)}; the file is damaged: export the model again"
             )
-        return found
 
-    def check(self, wanted: Output, images: Tensor, path: Path | str) -> None:
+    def check(self, wanted: Output, dtype: str, shape: tuple[int, ...], path: Path | str) -> None:
         """Refuse what a file cannot do: its runtime would fail in its own words, or read other memory.
 
         Args:
             wanted: The output that is asked for.
-            images: ``uint8`` pixels (N, C, H, W).
+            dtype: Type of the pixels; ``uint8`` is right.
+            shape: Shape of the pixels; (N, C, H, W) is right.
             path: Names the file in the message.
 
         Raises:
@@ -115,20 +120,19 @@ class Description:
                 f"with --outputs {','.join(OUTPUTS)}"
             )
         channels = self.spec.preprocessing.in_channels
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != channels or not images.numel():
+        if dtype != "uint8" or len(shape) != 4 or shape[1] != channels or 0 in shape:
             raise ConfigError(
-                f"expected uint8 pixels of shape (N, {channels}, H, W) for {path}, got {images.dtype} of "
-                f"{tuple(images.shape)}"
+                f"expected uint8 pixels of shape (N, {channels}, H, W) for {path}, got {dtype} of {tuple(shape)}"
             )
-        size_hw = (images.shape[2], images.shape[3])
+        size_hw = (shape[2], shape[3])
         if self.size_hw is not None and self.size_hw != size_hw:
             own, got = (f"{height}x{width}" for height, width in (self.size_hw, size_hw))
             raise ConfigError(
                 f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
                 "images, or export without --size"
             )
-        if self.size_hw is not None and len(images) != 1:
+        if self.size_hw is not None and shape[0] != 1:
             raise ConfigError(
-                f"expected one image at a time for {path}, which was exported for one size, got {len(images)}; leave "
+                f"expected one image at a time for {path}, which was exported for one size, got {shape[0]}; leave "
                 "out --batch-size, or export without --size"
             )

@@ -11,39 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
-from numpy.typing import NDArray
-from torch import Tensor
 
-from refineseg.class_info import ClassInfo
-from refineseg.devices import is_out_of_memory
-from refineseg.errors import ConfigError, MissingExtraError, ModelFileError, told
 from refineseg.files.writing import written_beside
-from refineseg.runtimes.description import KEY, Description
-from refineseg.runtimes.graph import INPUT
-from refineseg.runtimes.table import Output
-from refineseg.scoring import Scorer
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-
-def _onnxruntime() -> Any:  # noqa: ANN401 - a module
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("onnxruntime", extra="onnx", purpose="score with ONNX files") from error
-    return onnxruntime
-
-
-def _onnx() -> Any:  # noqa: ANN401 - a module
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise MissingExtraError("onnx", extra="onnx", purpose="write ONNX files") from error
-    return onnx
+from refineseg.runtimes.description import INPUT, KEY, Description
+from refineseg.runtimes.program_scorer import ProgramScorer
+from refineseg.runtimes.programs import OnnxProgram, load_onnx
 
 
 def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 - ExportedProgram -> onnx.ModelProto
@@ -56,7 +29,7 @@ def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 -
     Raises:
         MissingExtraError: onnx is not installed.
     """
-    _onnx()
+    load_onnx()
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -85,109 +58,11 @@ def onnx_model(program: Any, description: Description) -> Any:  # noqa: ANN401 -
 def write_onnx_model(model: Any, path: Path) -> None:  # noqa: ANN401 - onnx.ModelProto
     """Write an ONNX model, beside and then renamed."""
     with written_beside(path) as temporary:
-        _onnx().save_model(model, str(temporary))
+        load_onnx().save_model(model, str(temporary))
 
 
-def read_description(path: Path) -> Description:
-    """What an ONNX file says of itself.
-
-    Raises:
-        ModelFileError: It is no such file.
-    """
-    try:
-        metadata = _onnx().load(str(path), load_external_data=False).metadata_props
-    except MissingExtraError:
-        raise
-    except Exception as error:  # protobuf fails with several kinds
-        raise ModelFileError(f"expected an ONNX file, got {path}, which cannot be read ({told(error)})") from error
-    return Description.from_text(next((entry.value for entry in metadata if entry.key == KEY), None), path)
-
-
-def computes_on(kind: str) -> bool:
-    """Whether the installed ONNX Runtime was built for a kind of device: ``cpu``, ``cuda``, ``tensorrt``."""
-    return _PROVIDERS.get(kind) in _onnxruntime().get_available_providers()
-
-
-def _places(kind: str, index: int) -> list[Any]:
-    """Providers in order; what TensorRT cannot do stays on the GPU."""
-    if kind == "cpu":
-        return [_PROVIDERS[kind]]
-    names = (_PROVIDERS["tensorrt"], _PROVIDERS["cuda"]) if kind == "tensorrt" else (_PROVIDERS["cuda"],)
-    return [(name, {"device_id": index}) for name in names]
-
-
-class OnnxScorer(Scorer):
-    """An ONNX model in ONNX Runtime.
-
-    Args:
-        model: A file, or a model's bytes.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; ``tensorrt:1`` for NVIDIA's compiler inside ONNX Runtime.
-        num_threads: On a CPU; None: as many as PyTorch uses.
-
-    Raises:
-        ConfigError: The installed runtime does not know the device.
-        MissingExtraError: onnxruntime is not installed.
-        ModelFileError: Not such a file.
-    """
+class OnnxScorer(ProgramScorer):
+    """An ONNX model in ONNX Runtime; the arguments are those of :class:`~refineseg.runtimes.programs.OnnxProgram`."""
 
     def __init__(self, model: Path | bytes, *, device: str = "cpu", num_threads: int | None = None) -> None:
-        runtime = _onnxruntime()
-        kind, _, index = device.partition(":")
-        provider = _PROVIDERS.get(kind)
-        if provider is None or not computes_on(kind):
-            installed = ", ".join(runtime.get_available_providers())
-            raise ConfigError(
-                f"expected a device of the installed ONNX Runtime ({installed}), got {device!r}; use --device cpu, or "
-                "install onnxruntime-gpu"
-            )
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = num_threads or torch.get_num_threads()
-        options.log_severity_level = 3
-        self._name = model if isinstance(model, Path) else Path("the exported model")
-        try:
-            content = str(model) if isinstance(model, Path) else model
-            self._session = runtime.InferenceSession(content, options, providers=_places(kind, int(index or 0)))
-        except Exception as error:  # ONNX Runtime has exceptions of its own for every status
-            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
-        if provider not in self._session.get_providers():  # it goes on without a word on the CPU
-            raise ConfigError(
-                f"expected ONNX Runtime to compute on {device}, but its {provider} did not start; install the CUDA and "
-                "cuDNN that this version of onnxruntime-gpu asks for, or use --device cpu"
-            )
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.description = Description.from_text(metadata.get(KEY), self._name)
-        self.description.check_file([node.name for node in self._session.get_outputs()], self._name)
-        self._run_options = runtime.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True  # the class map alone needs no logits at image size
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self.description.spec.class_info
-
-    def _run(self, output: Output, images: Tensor) -> Tensor:
-        self.description.check(output, images, self._name)
-        feed = {INPUT: np.ascontiguousarray(images.cpu().numpy())}
-        try:
-            result: NDArray[Any] = self._session.run([output], feed, self._run_options)[0]
-        except Exception as error:  # as above
-            if is_out_of_memory(error):
-                raise
-            raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
-        return self.description.checked(torch.from_numpy(result), output, images, self._name)
-
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size.
-
-        Raises:
-            ConfigError: The file does not give them, or takes another size.
-        """
-        return self._run("logits", images)
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
-        """The likeliest class of every pixel.
-
-        Raises:
-            ConfigError: The file takes another size, or gives logits only.
-        """
-        return self._run("class_map", images)
+        super().__init__(OnnxProgram(model, device=device, num_threads=num_threads))

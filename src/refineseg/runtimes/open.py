@@ -6,7 +6,6 @@ In: a shipped name, a model file or an exported file, and what the command line 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
+from refineseg.runtimes.opened_file import file_digest, looks_inside
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_model
 from refineseg.runtimes.table import (
     BACKENDS,
@@ -90,10 +90,7 @@ class OpenedModel(Scorer):
             ConfigError: A runtime computes that gives nothing but logits at image size.
         """
         if self.inner is None:
-            raise ConfigError(
-                f"expected --backend torch and a model file for {what}, which looks inside the network, got "
-                f"{self.backend}"
-            )
+            raise looks_inside(what, self.backend)
         return self.inner
 
     @property
@@ -101,10 +98,7 @@ class OpenedModel(Scorer):
         """SHA-256 of what the result depends on: the weights, or the exported file with its weights beside it."""
         if isinstance(self.source, Segmenter):
             return self.source.digest()
-        digest, weights = hashlib.sha256(self.source.read_bytes()), self.source.with_suffix(".bin")
-        if self.source.suffix == ".xml" and weights.is_file():
-            digest.update(weights.read_bytes())
-        return digest.hexdigest()
+        return file_digest(self.source)
 
 
 def open_model(

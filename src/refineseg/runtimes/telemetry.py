@@ -17,12 +17,13 @@ _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NNCF_CI": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
 }
 _REPORTERS = ("openvino_telemetry",)
 
 
 def switch_off() -> None:
-    """Let OpenVINO, NNCF, MLflow, huggingface_hub and Ray report nothing; what a user has set stays."""
+    """Let OpenVINO, NNCF, MLflow, huggingface_hub, Ray and wandb report nothing; what a user has set stays."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in _REPORTERS:

@@ -134,7 +134,9 @@ class CompiledScorer(Scorer):
 
     def _run(self, output: Output, images: Tensor) -> Tensor:
         """One at a time: a program has one input and one result, which the next call overwrites."""
-        self.description.check(output, images, self._spec.variant)
+        self.description.check(
+            output, str(images.dtype).removeprefix("torch."), tuple(images.shape), self._spec.variant
+        )
         height, width = images.shape[2:]
         with self._lock, torch.inference_mode(False), torch.no_grad():
             # a copy, for programs are also for one layout in memory and one kind of tensor

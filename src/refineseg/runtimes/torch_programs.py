@@ -63,7 +63,7 @@ class TorchProgramScorer(Scorer):
 
     @torch.inference_mode()
     def _run(self, output: Output, images: Tensor) -> Tensor:
-        self.description.check(output, images, self._path)
+        self.description.check(output, str(images.dtype).removeprefix("torch."), tuple(images.shape), self._path)
         if self.description.size_hw is None and min(images.shape[2:]) < SMALLEST_SIDE:
             raise ConfigError(
                 f"expected images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels for {self._path}, got "
@@ -75,8 +75,9 @@ class TorchProgramScorer(Scorer):
             if is_out_of_memory(error):
                 raise
             raise ModelFileError(f"expected a program that computes, got {self._path} ({told(error)})") from error
-        found = results[self.description.outputs.index(output)]
-        return self.description.checked(found, output, images, self._path)
+        found: Tensor = results[self.description.outputs.index(output)]
+        self.description.check_result(found, output, tuple(images.shape), self._path)
+        return found
 
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size.

@@ -1,10 +1,10 @@
-"""Where a run's numbers go beside ``metrics.jsonl``: TensorBoard, and MLflow (a server, or a folder).
+"""Where a run's numbers go beside ``metrics.jsonl``: TensorBoard, MLflow (a server, or a folder), Weights & Biases.
 
 In: the entries of ``metrics.jsonl``, the configuration, measured samples. Out: event files, or a run of a tracking
 server, through the libraries of their own. What cannot be reached never stops training: it is said once, tried again
 now and then, and what waits is sent later.
 
-The door to TensorBoard (through PyTorch's writer) and MLflow; both are optional.
+The door to TensorBoard (through PyTorch's writer), MLflow and wandb; all are optional.
 """
 
 from __future__ import annotations
@@ -154,6 +154,51 @@ class MlflowLogger:
         self._client.set_terminated(self._run, status="FINISHED" if finished else "KILLED")
 
 
+class WandbLogger:
+    """A run of Weights & Biases; ``wandb.json`` says which, so that a resumed run goes on.
+
+    ``WANDB_MODE=offline`` keeps it in the run's folder, from where ``wandb sync`` sends it.
+
+    Args:
+        folder: Folder of the run.
+        config: Its values.
+        project: Name of the project; None: ``WANDB_PROJECT``, else ``refineseg``.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, project: str | None) -> None:
+        import wandb
+
+        known, identity = folder / "wandb.json", None
+        if known.exists():
+            identity = str(json.loads(known.read_text(encoding="utf-8"))["run_id"])
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=project or os.environ.get("WANDB_PROJECT") or EXPERIMENT,
+            name=folder.resolve().name,
+            id=identity,
+            resume="allow",
+            dir=str(folder),
+            config=dict(config),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=20, login_timeout=20),
+        )
+        with written_beside(known) as temporary:
+            temporary.write_text(json.dumps({"run_id": self._run.id}), encoding="utf-8")
+
+    def epochs(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Complete epochs, in their order; wandb itself leaves out those logged before."""
+        for entry in entries:
+            self._run.log(numbers_of(entry), step=entry["epoch"])
+
+    def pictures(self, epoch: int, measured: Measured) -> None:
+        """Image, truth and prediction side by side."""
+        pictures = validation_pictures(measured, epoch)
+        self._run.log({f"val/{name}": self._image(np.asarray(picture)) for name, picture in pictures}, step=epoch)
+
+    def close(self, *, finished: bool) -> None:
+        """Say how it ended."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
     """Nested values as pairs of a dotted name and a text."""
     if isinstance(value, dict | list) and value:
@@ -236,9 +281,11 @@ class Loggers:
         check_logs(names)
 
         def maker(name: str) -> Callable[[], Logger]:
-            kind, _, uri = name.partition(":")
+            kind, _, rest = name.partition(":")
             if kind == "mlflow":
-                return lambda: MlflowLogger(folder, config, uri=uri or None)
+                return lambda: MlflowLogger(folder, config, uri=rest or None)
+            if kind == "wandb":
+                return lambda: WandbLogger(folder, config, project=rest or None)
             return lambda: TensorBoardLogger(folder, config, done=done)
 
         opened = [_Steady(name, maker(name), say) for name in dict.fromkeys(names)]

@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoint.pt"
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-LOGGERS = ("tensorboard", "mlflow", "mlflow:URI")
+LOGGERS = ("tensorboard", "mlflow", "mlflow:URI", "wandb", "wandb:PROJECT")
 """What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
 
 
@@ -36,11 +36,11 @@ def check_logs(names: Sequence[str]) -> None:
         MissingExtraError: Its package is not installed.
     """
     for name in names:
-        kind, _, uri = name.partition(":")
-        if kind not in LOGGERS or (uri and kind != "mlflow"):
+        kind, _, rest = name.partition(":")
+        if kind not in LOGGERS or (rest and kind == "tensorboard"):
             raise ConfigError(f"expected --log {', '.join(LOGGERS)}, got {name!r}")
         if importlib.util.find_spec(kind) is None:
-            package = "mlflow-skinny" if kind == "mlflow" else "tensorboard"
+            package = "mlflow-skinny" if kind == "mlflow" else kind
             raise MissingExtraError(package, extra=kind, purpose=f"log to {kind}")
 
 

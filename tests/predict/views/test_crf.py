@@ -6,7 +6,8 @@ import torch
 
 from refineseg.errors import ConfigError
 from refineseg.predict.views import crf
-from refineseg.predict.views.crf import CrfOptions, PermutohedralLattice, dense_crf
+from refineseg.predict.views.crf import PermutohedralLattice, dense_crf
+from refineseg.predict.views.crf_options import CrfOptions
 
 
 def exact_kernel(features):

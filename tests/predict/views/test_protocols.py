@@ -18,7 +18,8 @@ from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.authors import authors_scores, fuse, network_images, resize_probabilities
-from refineseg.predict.views.crf import CrfOptions, dense_crf
+from refineseg.predict.views.crf import dense_crf
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.predict.views.scoring_views import SCORING_VIEWS, ScoringView, find_view
 from refineseg.preprocessing import Preprocessing
 from refineseg.resize import matlab_resize, matlab_resize_images

@@ -32,7 +32,8 @@ class GivenData:
     splits: Mapping[str, Dataset] = field(repr=False)
 
     def __post_init__(self) -> None:
-        for name, dataset in self.splits.items():
+        given: Mapping[str, object] = self.splits
+        for name, dataset in given.items():
             if not isinstance(dataset, Dataset):
                 lacking = [member for member in _MEMBERS if member not in dir(dataset)]
                 raise ConfigError(

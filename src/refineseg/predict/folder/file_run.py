@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,15 +20,17 @@ from refineseg.errors import OutputError, RefinesegError
 from refineseg.images.files import mask_values
 from refineseg.predict.folder.follower import Advance, Follower
 from refineseg.predict.folder.plan import FileJob
-from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.records import InputsRecord, Times, file_times, made_ns
 from refineseg.predict.outputs.areas import Areas, AreaTable
 from refineseg.predict.outputs.kinds import Outputs, write_prediction
-from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.stream import Item, StreamOptions, file_threads, predicted
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import duration, short
+
+if TYPE_CHECKING:  # which load PyTorch
+    from refineseg.predict.array_predictor import AnyPredictor
+    from refineseg.predict.folder.proofs import Prover
 
 _SMALLEST_SHARE = 0.0005
 _WAITING_BYTES = 256 * 2**20  # of predictions that wait to be written; a larger one is written alone
@@ -136,7 +138,7 @@ class FileRun:
     def images(
         self,
         jobs: Sequence[FileJob],
-        predictor: Predictor,
+        predictor: AnyPredictor,
         *,
         options: StreamOptions,
         since_ns: int | None,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -24,15 +24,17 @@ from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.follower import Follower
 from refineseg.predict.folder.plan import FilesPlan, plan_files
-from refineseg.predict.folder.proofs import Prover
 from refineseg.predict.folder.records import InputsRecord, begin_record
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
 from refineseg.predict.video.options import VideoKind
 from refineseg.predict.views.tiling import TilingOptions
-from refineseg.runtimes.open import OpenedModel
+from refineseg.runtimes.opened_file import OpenedFile
 from refineseg.terminal.applicability import check_inputs
+
+if TYPE_CHECKING:  # which load PyTorch
+    from refineseg.runtimes.open import OpenedModel
 
 
 def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterator[str]:
@@ -53,7 +55,7 @@ def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterato
         yield f"videos have no {', '.join(others)}: these are for images and rasters"
 
 
-def _identity(opened: OpenedModel, options: PredictorOptions, files: FileOptions) -> dict[str, Any]:
+def _identity(opened: OpenedModel | OpenedFile, options: PredictorOptions, files: FileOptions) -> dict[str, Any]:
     """All that changes a result; results of another one are not taken for done."""
     return {
         "model": opened.digest,
@@ -89,13 +91,13 @@ def predict_files(
     """
     plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     check_inputs(files.asked, plan.kinds)
-    return predict_plan(plan, out, options.opened(model), options=options, files=files, follower=follower)
+    return predict_plan(plan, out, options.opened_for_images(model), options=options, files=files, follower=follower)
 
 
 def predict_plan(
     plan: FilesPlan,
     out: Path,
-    opened: OpenedModel,
+    opened: OpenedModel | OpenedFile,
     *,
     options: PredictorOptions,
     files: FileOptions,
@@ -120,9 +122,11 @@ def predict_plan(
     files.outputs.check(class_info)
     if opened.inner is None and files.asked & {"tile", "tile_mode", "memory", "overlap"}:
         opened.needs_inner("tiles and a bound of memory")
-    predictor = options.predictor(opened)
+    predictor = options.image_predictor(opened)
     prover = None
     if files.prove:
+        from refineseg.predict.folder.proofs import Prover
+
         segmenter = opened.needs_inner("--prove").segmenter
         prover = Prover(segmenter, predictor, options, generator=np.random.default_rng(), tell=follower.result)
     run = FileRun(

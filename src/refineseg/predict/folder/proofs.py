@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from refineseg.devices import find_device
 from refineseg.images.reading import choose_bands
+from refineseg.predict.array_predictor import AnyPredictor
 from refineseg.predict.exact.tiled_scorer import prove
 from refineseg.predict.options import PredictorOptions
-from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
@@ -38,7 +38,7 @@ class Prover:
     def __init__(
         self,
         segmenter: Segmenter,
-        predictor: Predictor,
+        predictor: AnyPredictor,
         options: PredictorOptions,
         *,
         generator: np.random.Generator,

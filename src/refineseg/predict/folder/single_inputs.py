@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -22,13 +22,16 @@ from refineseg.predict.folder.follower import share_of
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
 from refineseg.predict.views.scoring_views import DEFAULT_VIEW
 from refineseg.predict.views.tiling import TilingOptions
-from refineseg.runtimes.open import OpenedModel
 from refineseg.terminal.printable import duration
+
+if TYPE_CHECKING:  # which load PyTorch
+    from refineseg.predict.array_predictor import AnyPredictor
+    from refineseg.runtimes.open import OpenedModel
+    from refineseg.runtimes.opened_file import OpenedFile
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -59,7 +62,7 @@ class SingleInputs:
 
     def rasters(
         self,
-        opened: OpenedModel,
+        opened: OpenedModel | OpenedFile,
         how: PredictorOptions,
         *,
         outputs: Outputs,
@@ -98,7 +101,7 @@ class SingleInputs:
                 self._run.result.others.append({"source": job.source, **result.to_json()})
 
     def videos(
-        self, videos: Sequence[tuple[str, str]], predictor: Predictor, *, options: VideoOptions, kinds: Sequence[str]
+        self, videos: Sequence[tuple[str, str]], predictor: AnyPredictor, *, options: VideoOptions, kinds: Sequence[str]
     ) -> None:
         """Predict videos, each with its results' path without an ending; of the kinds only those a video has."""
         if not videos:

@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
@@ -130,7 +129,7 @@ class RegionMerger:
         self._merger = TileMerger(size_hw)
         self._confident: bool | None = None
 
-    def add(self, region: Region, mask: NDArray[Any], confidence: Float32[np.ndarray, "h w"] | None = None) -> None:
+    def add(self, region: Region, mask: NDArray[Any], confidence: NDArray[np.float32] | None = None) -> None:
         """Take one tile.
 
         Args:
@@ -167,7 +166,7 @@ def regions_of(
     mask: NDArray[Any],
     *,
     class_info: ClassInfo,
-    confidence: Float32[np.ndarray, "h w"] | None = None,
+    confidence: NDArray[np.float32] | None = None,
     options: VectorOptions | None = None,
 ) -> list[ClassRegion]:
     """The regions of a mask as polygons.

@@ -198,7 +198,8 @@ class Finished:
         merger = RegionMerger(self.size_hw, class_info=self.class_info, options=options)
         dtype = self.class_info.mask_dtype
         for _, region in pieces(Region.whole(self.size_hw)):
-            confidence = self._rows("confidence", region, np.dtype(np.uint16)) / np.float32(PROBABILITY_1)
+            stored = self._rows("confidence", region, np.dtype(np.uint16))
+            confidence = np.divide(stored, PROBABILITY_1, dtype=np.float32)
             merger.add(region, self._rows("mask", region, dtype), confidence)
         transform, crs = (None, None) if self.turned else (self.reader.transform, self.reader.crs)
         write_geojson(path, merger.finish(), self.class_info, transform=transform, crs=crs)

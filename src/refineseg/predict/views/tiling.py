@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError
@@ -172,7 +171,7 @@ class ArraySource:
         """C."""
         return int(self._image.shape[2])
 
-    def read(self, region: Region) -> UInt8[np.ndarray, "h w c"]:
+    def read(self, region: Region) -> NDArray[np.uint8]:
         """The pixels of a region."""
         return self._image[region.slices]
 
