@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
 
-from refineseg.class_info import ClassInfo, LabelTable, voc_palette
+from refineseg.class_info import ClassInfo, LabelTable, default_palette, voc_palette
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import ConfigError
 
@@ -23,8 +24,44 @@ def test_the_voc_palette_is_that_of_the_development_kit():
     assert len(set(palette)) == 256
 
 
-def test_classes_without_colours_get_those_of_voc():
-    assert ClassInfo(("a", "b", "c")).palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+def seen_by(colours, kind):
+    """CIELAB of colours as a dichromat sees them: Vienot, Brettel and Mollon 1999, in linear RGB."""
+    rows = {"protan": (0.11238, 0.88762, 0.00401), "deutan": (0.29275, 0.70725, -0.02234)}
+    rgb = np.array(colours) / 255
+    if kind != "all cones":
+        a, b, c = rows[kind]
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        linear = (linear @ np.array([[a, b, 0], [a, b, 0], [c, -c, 1]]).T).clip(0, 1)
+        rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(rgb[None])[0]
+
+
+@pytest.mark.parametrize("kind", ["all cones", "protan", "deutan"])
+def test_default_colours_of_neighbours_differ_for_colour_blind_readers_too(kind):
+    """2.3 is just noticeable; voc_palette has 9.7 between some of its first 20 neighbours for deutans."""
+    lab = seen_by(default_palette(256), kind)
+    neighbours = np.linalg.norm(np.diff(lab, axis=0), axis=1)
+    assert neighbours[:19].min() > 20
+    assert neighbours.min() > 15
+    assert lab[0, 0] > 30, "the first class is not black"
+    near = [np.linalg.norm(lab[i] - lab[:i], axis=1).min() for i in range(1, 8)]
+    assert min(near) > 15, "the first eight differ from each other"
+
+
+def test_default_colours_are_distinct_and_none_of_voc():
+    colours = default_palette(256)
+    assert len(set(colours)) == 256
+    assert not set(colours) & set(voc_palette(256))
+
+
+def test_classes_of_known_data_sets_keep_their_colours():
+    assert catalog_classes("voc").palette == voc_palette(21)
+    assert catalog_classes("cityscapes").palette[0] == (128, 64, 128)
+    assert catalog_classes("camvid").palette[0] == (128, 128, 128)
+
+
+def test_classes_without_colours_get_the_default_ones():
+    assert ClassInfo(("a", "b", "c")).palette == default_palette(3) == ((0, 114, 178), (230, 159, 0), (0, 158, 115))
     many = ClassInfo.generic(300)
     assert (many.num_classes, len(many.palette), many.ignore_index) == (300, 300, 65535)
     assert ClassInfo.generic(255).ignore_index == 255

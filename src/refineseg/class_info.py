@@ -22,6 +22,27 @@ MOST_CLASSES = 65535
 
 _PAINTED_AT_A_TIME = 2**18  # pixels
 
+_DEFAULT_COLOURS = bytes.fromhex(
+    "0072b2e69f00009e7356b4e9d55e00f0e442cc79a70a0afaaafaaa0a5ad7aa0a320afafaaaaa5aaa0a85aafa0ad70afa"
+    "325a32fad7fafaaa850aaa32325a850a32d7aa85fa855a5a85fad7aad75a855a0a850aaafa5ad785325afaaaaa0afa32"
+    "d70a0a3285850a85fa85fa855a32fa0ad7fa5a8532fa3285aa32aaaad70ad7d7aafaaafa85320aaa855a855afa0a5a5a"
+    "0ad78585d7d785aafafad70afa85aaaa0a0ad785328532d785328585fa5a85aa85aaaad732850aaa5ad7fa325afad75a"
+    "5a0afa0afad7d75aaafa855a853232aad7fa5a32aa85fa0a855a8585850a0afaaafa85faaa0afa5a855a0a85aafa850a"
+    "fad78585fafa0a5afaaa3232aa85d75aaa0afa0aaa85faaa5a0ad75a5a32d75afad7aa320aaaaa325aaafad7aaaa0a5a"
+    "aa5a325ad70ad7aad7aa0ad785d785d785fa0a5a0ad7d70ad70a850a32fafa85850aaafaaa85325afa0a5a5a855ad7aa"
+    "0afa85fa32fa5a5a0afa85d785aa0ad785858532aa320afad7d78585d7fafa320ad70a5a5a85fa0ad75aaa85aaaa0aaa"
+    "aa5a0a85855a850afad7d75a0ad7d75a5aaaaad7aa0a8532d75a8532fa5ad7d7fad732d7d7850a855a32d7aa850a8585"
+    "5afafa8585fa85d70ad70a325a32d7aa3285faaad7d7aa5afa0ad70a5a32aaaa85aafa5afa5a0a3232fa0a85d7aa325a"
+    "5afad7d7855afad732325a0ad75ad7aafa858532fa5aaa858585aafa0a320afa0afaaa5a5a5ad7aa5a5a5ad7faaa5aaa"
+    "5a850a5afaaa850ad7aafa320a855aaaaafad75a320a5a855a5afafaaa0a85d7aad70aaa8585325afa85d7aafad75a5a"
+    "aa32faaa5a85fa85325ad7d7aad7858585d7325afafa0a850ad70aaa320a0aaa5afa5afa5aaaaaaaaa32855aaa3232d7"
+    "d7325a85fa32d785aad7320a5aaafa5ad785d7aa0afa32d7fa5aaa85aa5a32fafaaa32d732fa0afa0a0a5a85aa32faaa"
+    "fa5a5a325ad7d7d732d785d7d73285aa850a5aaa5ad732fa5afa3285aad732fad7fa3232fa5a85855ad7faaa320a850a"
+    "32d7fafa0afa32aa85d732aa32fa32d7323285d75aaa5afa0ad7aa5aaad70a5aaa328532aad732fa32aafa5a325ad75a"
+)
+"""256 colours: Okabe and Ito's seven, then each time the one that is farthest from those before in CIELAB, also for
+eyes without red or green cones. None is black, white, or a colour of :func:`voc_palette`."""
+
 
 def voc_palette(num_colours: int) -> tuple[Colour, ...]:
     """The colours of PASCAL VOC: the bits of the index, interleaved into red, green and blue.
@@ -44,6 +65,20 @@ def voc_palette(num_colours: int) -> tuple[Colour, ...]:
             blue |= ((index >> (3 * bit + 2)) & 1) << shift
         palette.append((red, green, blue))
     return tuple(palette)
+
+
+def default_palette(num_colours: int) -> tuple[Colour, ...]:
+    """Colours for classes that have none of their own: neighbours differ, for colour-blind readers, too.
+
+    Args:
+        num_colours: How many; after 256 they begin again.
+
+    Returns:
+        RGB triples, each 0..255; the first is blue.
+    """
+    known = len(_DEFAULT_COLOURS) // 3
+    triples = [_DEFAULT_COLOURS[3 * i : 3 * i + 3] for i in range(known)]
+    return tuple((red, green, blue) for red, green, blue in (triples[i % known] for i in range(num_colours)))
 
 
 def fits_byte(largest: int) -> bool:
@@ -77,7 +112,7 @@ class ClassInfo:
 
     Args:
         names: One name per class, in the order of the model's outputs.
-        palette: One RGB colour (0..255) per class; by default the VOC colours.
+        palette: One RGB colour (0..255) per class; by default :func:`default_palette`.
         ignore_index: Mask value of void (unlabelled) pixels; it takes no part in loss or metrics.
 
     Raises:
@@ -100,8 +135,7 @@ class ClassInfo:
         if doubled:
             raise ConfigError(f"expected different class names, got {doubled} more than once; rename them")
         if not self.palette:
-            colours = voc_palette(256)
-            object.__setattr__(self, "palette", tuple(colours[i % 256] for i in range(len(self.names))))
+            object.__setattr__(self, "palette", default_palette(len(self.names)))
         if len(self.palette) != len(self.names):
             raise ConfigError(
                 f"expected one colour per class, got {len(self.palette)} colours for {len(self.names)} classes"
@@ -127,7 +161,7 @@ class ClassInfo:
 
     @classmethod
     def generic(cls, num_classes: int) -> ClassInfo:
-        """Classes without a meaning yet: ``class_0 ..`` in the VOC colours."""
+        """Classes without a meaning yet: ``class_0 ..`` in the default colours."""
         names = tuple(f"class_{i}" for i in range(num_classes))
         return cls(names, ignore_index=usual_void(num_classes))
 

@@ -1,5 +1,11 @@
 """Every exception refineseg raises on purpose; each message says what was expected, what was got and what to do."""
 
+import importlib.util
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 
 def told(error: BaseException, *, most: int = 160) -> str:
     """What a library says of its failure, in one line that is not long.
@@ -10,6 +16,22 @@ def told(error: BaseException, *, most: int = 160) -> str:
     """
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:most] if text else type(error).__name__
+
+
+def how_to_install(requirement: str) -> str:
+    """The command that installs a package into the environment of this process.
+
+    Args:
+        requirement: As pip takes it, for instance ``refineseg[video]``.
+    """
+    folder = Path(sys.prefix)
+    if importlib.util.find_spec("pip") is not None:
+        on_path = shutil.which("pip")
+        is_ours = on_path is not None and Path(on_path).parent == Path(sys.executable).parent
+        return f"{'pip' if is_ours else f'{shlex.quote(sys.executable)} -m pip'} install '{requirement}'"
+    if folder.name == ".venv" and (folder.parent / "dev").is_file():  # which makes it without pip
+        return f"./dev pip install '{requirement}'"
+    return f"pip --python {shlex.quote(sys.executable)} install '{requirement}'"
 
 
 class RefinesegError(Exception):
@@ -98,5 +120,5 @@ class MissingExtraError(RefinesegError):
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"expected the package {package} to {purpose}, but it is not installed; "
-            f"install it with: pip install 'refineseg[{extra}]'"
+            f"install it with: {how_to_install(f'refineseg[{extra}]')}"
         )

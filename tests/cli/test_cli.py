@@ -120,6 +120,7 @@ def test_the_help_of_predict_groups_its_options(refineseg):
         "Pixels of images and rasters",
         "Rasters",
         "Videos",
+        "Examples",
     ]
     for option in ("--tile", "--save", "--resume", "--bands", "--smooth", "--device"):
         assert option in out
@@ -212,7 +213,7 @@ def test_data_of_other_classes_are_refused_with_both_lists(refineseg, model, tmp
 def test_lists_name_every_variant_recipe_and_data_set(refineseg):
     import refineseg as package
 
-    _, shown, _ = refineseg("models")
+    _, shown, _ = refineseg("models", "--verbose")
     for name in (*package.VARIANTS, *package.RECIPES):
         assert name in shown
     assert "27,357,525" in shown

@@ -38,7 +38,9 @@ LAYERS = (
     ("__main__",),
 )
 VERBS = tuple(
-    path.stem for path in (SOURCE / "cli").glob("*.py") if path.stem not in ("__init__", "app", "interruption")
+    path.stem
+    for path in (SOURCE / "cli").glob("*.py")
+    if path.stem not in ("__init__", "app", "completion", "interruption")
 )
 DOORS = {  # package -> the only places that may import it
     "timm": {"networks/timm_encoders.py"},

@@ -138,3 +138,17 @@ def test_an_overlay_takes_little_more_memory_than_the_mask_alone_and_many_no_mor
     many = peak_mb(tmp_path / "many", tmp_path / "out2", "mask,overlay")
     assert both < mask + 8 * 16, (mask, both)
     assert many < 700, many
+
+
+def test_comparisons_name_the_classes_that_occur_and_the_colours_of_errors():
+    info = ClassInfo(("sky", "road", "never seen"), ((0, 0, 250), (250, 250, 0), (9, 99, 9)))
+    truth, mask = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    truth[:, 30:], truth[0] = 1, 255
+    image = np.full((40, 60, 3), 128, np.uint8)
+    bare = np.asarray(render.compared((image, truth), mask, info, errors="errors", legend=False))
+    named = np.asarray(render.compared((image, truth), mask, info, errors="errors"))
+    assert named.shape[0] > bare.shape[0]
+    assert np.array_equal(named[: bare.shape[0]], bare)
+    legend = {tuple(colour) for colour in named[bare.shape[0] :].reshape(-1, 3).tolist()}
+    assert {(0, 0, 250), (250, 250, 0), (235, 235, 235), (230, 30, 30), (0, 0, 0)} <= legend
+    assert (9, 99, 9) not in legend

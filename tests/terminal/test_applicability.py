@@ -85,7 +85,7 @@ def test_options_of_images_are_refused_for_videos_alone(refineseg, tmp_path, opt
         ("bench", ["--counts", "--device", "cpu"], "--device only without --counts"),
         ("bench", ["--workers", "2"], "--workers only with --training"),
         ("bench", ["--set", "epochs=1"], "--set only with --training"),
-        ("bench", ["--papers", "--batch", "1"], "--batch only without --papers"),
+        ("bench", ["--papers", "--batch", "1"], "--batch-size only without --papers"),
         ("bench", ["--counts", "--stages", "x"], "--stages only without --counts"),
     ],
 )

@@ -27,6 +27,7 @@ def evaluate(
     split: str = "val",
     json_file: str | Path | None = None,
     pictures: int = 0,
+    legend: bool = True,
     out: str | Path | None = None,
     submission: str | Path | None = None,
     boundary: bool = False,
@@ -80,7 +81,7 @@ def evaluate(
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
     from refineseg.predict.options import PredictorOptions
 
-    options, files = PredictorOptions.parse(crf=crf, **scoring), EvaluationFiles(folder, pictures, to_send)
+    options, files = PredictorOptions.parse(crf=crf, **scoring), EvaluationFiles(folder, pictures, to_send, legend)
     result = evaluate_to_files(model, source, split, options=options, files=files, console=console, boundary=boundary)
     if numbers is not None:
         write_json(numbers, result.to_json())

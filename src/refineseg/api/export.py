@@ -94,12 +94,14 @@ def export(
     from refineseg.segmenter import Segmenter, load
 
     if calibrate is not None and not check:
+        if console is not None:
+            console.tell(f"reading at most {images} images of {calibrate} {calibrate_split} to calibrate with")
         size_hw = options.size_hw
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
         options = replace(options, calibration=calibration)
     segmenter = model if isinstance(model, Segmenter) else load(model)
     if accept is None:
-        export_file(segmenter, out, options)
+        export_file(segmenter, out, options, console=console)
         return ExportedModel(out)
     asked = {"data": accept, "split": split, "tolerance": _tolerance(out, precision, check, agreement, drift)}
     if check:

@@ -37,6 +37,7 @@ def predict(
     crf: bool = False,
     backend: str | None = None,
     save: Words = "mask,overlay",
+    legend: bool = True,
     unknown_below: float | None = None,
     areas: str | Path | None = None,
     json_file: str | Path | None = None,
@@ -135,12 +136,13 @@ def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Pat
     from refineseg.runtimes.table import is_exported
 
     named = ("probability_format", "confidence_format", "polygon_format", "unknown_below", "simplify", "smallest_area")
-    outputs = Outputs.parse(words["save"], classes=words["classes"], **{name: given[name] for name in named})
+    of_files = {name: given[name] for name in (*named, "legend")}
+    outputs = Outputs.parse(words["save"], classes=words["classes"], **of_files)
     class_info = None if is_exported(words["model"]) else classes_in(model_file(words["model"]))
     if class_info is not None:
         outputs.check(class_info)
     pixels = {name: words[name] for name in ("bands", "percentiles", "value_range", "nodata")}
     rasters = RasterOptions.parse(overviews=given["overviews"], **pixels)
-    frames = {name: given[name] for name in ("smooth", "frame_rate", "seconds", "live")}
+    frames = {name: given[name] for name in ("smooth", "frame_rate", "seconds", "live", "legend")}
     many = {name: given[name] for name in ("resume", "batch_size", "workers", "prove", "asked")}
     return FileOptions(outputs, areas, rasters=rasters, videos=VideoOptions.parse(**frames), **many)

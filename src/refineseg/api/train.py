@@ -76,6 +76,7 @@ def train(
     epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
+    patience: int | None = None,
     pretrained: bool | None = None,
     encoder_weights: str | Path | None = None,
     settings: Sequence[str] | Mapping[str, object] | None = None,
@@ -171,7 +172,7 @@ def _check_running(out: Path, minutes: float | None, device: str, workers: int |
     check_outputs({}, {"--out": out})
 
 
-_OF_NEW_RUNS = ("recipe", "config", "variant", "init", "epochs", "lr", "batch_size", "budget", "pretrained")
+_OF_NEW_RUNS = ("recipe", "config", "variant", "init", "epochs", "lr", "batch_size", "patience", "budget", "pretrained")
 
 
 def _check_resumed(out: Path, data: str | GivenData | None, given: Mapping[str, Any]) -> None:
@@ -240,7 +241,7 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
         config = replace(config, variant=variant)
     if given["pretrained"] is not None:
         config = replace(config, pretrained="yes" if given["pretrained"] else "no")
-    plain = {name: given[name] for name in ("epochs", "lr", "batch_size")}
+    plain = {name: given[name] for name in ("epochs", "lr", "batch_size", "patience")}
     settings = given["settings"] or ()
     if isinstance(settings, Mapping):
         settings = [f"{key}={json.dumps(value)}" for key, value in settings.items()]

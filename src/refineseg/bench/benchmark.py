@@ -42,7 +42,7 @@ from refineseg.bench.timing import (
     time_in_turns,
 )
 from refineseg.devices import find_device
-from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.errors import ConfigError, MissingExtraError, how_to_install
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.model_names import SHIPPED, check_model_or_variant
@@ -179,7 +179,7 @@ def _in_runtimes(
             console.say(f"left out: {what}: {why}")
 
     if "openvino" in choice.backends and "int8" in choice.precisions and not quantisation.is_available():
-        left_out("openvino int8", "nncf is not installed; install it with: pip install 'refineseg[openvino]'")
+        left_out("openvino int8", f"nncf is not installed; install it with: {how_to_install('refineseg[openvino]')}")
     fitting = [name for name in choice.backends if set(choice.precisions) & set(BACKENDS[name].measured_precisions)]
     traced = [name for name in fitting if name not in ("torch", *OF_SEGMENTERS)]
     contenders: list[Contender] = []

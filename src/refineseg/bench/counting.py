@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -50,6 +50,13 @@ CLASS_COUNTS = (21, 40)
 """Numbers of classes of the table: PASCAL VOC's and NYUDv2's."""
 
 NOT_MEASURED = "not yet measured"
+
+_GROUPS = {
+    "refineseg": "ours, small: the light-weight decoder at a quarter of its width",
+    "refinenet_lw": "Light-Weight RefineNet, BMVC 2018",
+    **{f"refinenet_resnet{depth}": f"RefineNet on ResNet-{depth}, CVPR 2017" for depth in (50, 101, 152)},
+}
+"""Beginning of the names of variants -> what these are."""
 
 TWO_SCALE_NOTE = (
     "Two-scale networks (*) make the copies of the image enlarged by 1.2 and shrunk to 0.6 themselves: at 512x512 "
@@ -296,30 +303,43 @@ def scores_of(variant: str) -> tuple[list[PublishedScore], list[MeasuredScore]]:
     return published, [score for scores in MEASURED_SCORES.values() for score in scores if score.variant == variant]
 
 
-def variants_table() -> Table:
-    """Every variant with its stored counts, for the terminal."""
+def groups_table() -> Table:
+    """The variants by what they have in common, for the terminal."""
+    table = Table("network", "parameters", "what it is", box=box.SIMPLE)
+    counts = known_counts()
+    for beginning, what in _GROUPS.items():
+        names = [name for name in VARIANTS if name.startswith(beginning)]
+        sizes = [counts[name][21].parameters / 1e6 for name in names]
+        first, *others = names
+        if all(name.startswith(first) for name in others):
+            others = [f"also with {others[0].removeprefix(first)}", *(name.removeprefix(first) for name in others[1:])]
+        table.add_row(", ".join((first, *others)), f"{min(sizes):.1f} to {max(sizes):.1f} M", what)
+    table.add_row("refinenet:<timm name>, refinenet_lw:<timm name>", "", "any timm backbone of strides 4, 8, 16, 32")
+    return table
+
+
+def variants_table(names: Collection[str] = VARIANTS) -> Table:
+    """Variants with their stored counts, for the terminal."""
     table = Table(box=box.SIMPLE, caption=f"multiply-adds at 512x512. {TWO_SCALE_NOTE}", caption_justify="left")
     table.add_column("variant", no_wrap=True)
     table.add_column(Text("parameters\n21 classes"), justify="right", no_wrap=True)
     table.add_column(Text("multiply-adds\n21 classes"), justify="right", no_wrap=True)
     table.add_column("source")
     counts = known_counts()
-    for name, variant in VARIANTS.items():
-        numbers = counts[name][21]
-        table.add_row(_starred(name), f"{numbers.parameters:,}", f"{numbers.multiply_adds / 1e9:.1f} G", variant.source)
-    table.add_row("refinenet:<timm name>", "", "", "any timm backbone of strides 4, 8, 16, 32")
-    table.add_row("refinenet_lw:<timm name>", "", "", "the same, light-weight")
+    for name in (variant for variant in VARIANTS if variant in names):
+        numbers, source = counts[name][21], VARIANTS[name].source
+        table.add_row(_starred(name), f"{numbers.parameters:,}", f"{numbers.multiply_adds / 1e9:.1f} G", source)
     return table
 
 
-def scores_table() -> Table:
+def scores_table(names: Collection[str] = VARIANTS) -> Table:
     """Published mean IoU and ours, by variant and data set, for the terminal."""
     table = Table(box=box.SIMPLE, caption=f"+ {CODE_2020}", caption_justify="left")
     for name in ("variant", "data set", "scored"):
         table.add_column(name, no_wrap=name != "scored")
     table.add_column(Text("published\nmIoU %"), justify="right", no_wrap=True)
     table.add_column(Text("ours\nmIoU %"), justify="right", no_wrap=True)
-    for variant in VARIANTS:
+    for variant in (name for name in VARIANTS if name in names):
         published, measured = scores_of(variant)
         rows: list[tuple[str, str, str, str, str]] = []
         for score in published:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import CheckedCommand, Device, app, messages, tables, write_json
+from refineseg.cli.app import Device, ModelOrVariant, messages, tables, verb, write_json
+from refineseg.cli.completion import data_sets, recipes
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import (
     check_device_name,
@@ -22,32 +23,55 @@ from refineseg.terminal.printing import Terminal, print_lines
 _MOST_BATCHED, _MOST_ROUNDS = 4096, 1_000_000  # slips of the finger lie above
 
 
-@app.command(cls=CheckedCommand)
+Size = Annotated[
+    str | None,
+    typer.Option(help="Size of images; by default 512x512, for --papers on a CPU 256x256.", metavar="HxW"),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
+        "installed, on a CPU without torch_compile."
+    ),
+]
+Repeats = Annotated[int | None, typer.Option(help="Number of rounds; by default 5 to 50, as half a minute allows.")]
+Stages = Annotated[
+    Path | None, typer.Option(help="Image or folder; measures decoding, network, argmax and encoding alone.")
+]
+Folder = Annotated[
+    Path | None, typer.Option(help="Folder of images; compares images/s of predict (masks only) and network.")
+]
+Training = Annotated[
+    str | None,
+    typer.Option(
+        help="Recipe; measures images/s of loader, network, and both.", metavar="RECIPE", autocompletion=recipes
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Data set as NAME:ROOT, with --training.", metavar="NAME:ROOT", autocompletion=data_sets),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of the recipe, with --training.", metavar="KEY=VALUE")
+]
+
+
+@verb(
+    "refineseg bench --model camvid --size 480x640",
+    "refineseg bench --folder pictures --backend auto",
+    "refineseg bench --training camvid_refineseg_lite0 --data camvid:CamVid",
+    "refineseg bench --counts",
+)
 def bench(
-    model: Annotated[
-        str, typer.Option(help="Model: a shipped name, a .safetensors file, or an untrained variant.")
-    ] = "camvid",
-    size: Annotated[
-        str | None,
-        typer.Option(help="Size of images; by default 512x512, for --papers on a CPU 256x256.", metavar="HxW"),
-    ] = None,
+    model: ModelOrVariant = "camvid",
+    size: Size = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="Precision: float32, bfloat16 or int8; by default all.")] = None,
-    batch: Annotated[int, typer.Option(help="Number of images in a batch.")] = 1,
-    backend: Annotated[
-        str | None,
-        typer.Option(
-            help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
-            "installed, on a CPU without torch_compile."
-        ),
-    ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Rounds; by default 5 to 50, as half a minute allows.")] = None,
-    stages: Annotated[
-        Path | None, typer.Option(help="Image or folder; measures decoding, network, argmax and encoding alone.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of images; compares images/s of predict (masks only) and network.")
-    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Number of images in a batch.")] = 1,
+    backend: Backend = None,
+    repeats: Repeats = None,
+    stages: Stages = None,
+    folder: Folder = None,
     papers: Annotated[bool, typer.Option("--papers", help="Measure both papers, and the steps between them.")] = False,
     counts: Annotated[
         bool, typer.Option("--counts", help="Show parameters and multiply-adds; measure no times.")
@@ -55,24 +79,28 @@ def bench(
     write: Annotated[
         bool, typer.Option("--write", help="Count again, and write counts.json and docs/counts.md.")
     ] = False,
-    training: Annotated[
-        str | None, typer.Option(help="Recipe; measures images/s of loader, network, and both.", metavar="RECIPE")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set as NAME:ROOT, with --training.")] = None,
+    training: Training = None,
+    data: Data = None,
     workers: Annotated[int | None, typer.Option(help="Number of reading processes, with --training.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the config, with --training.", metavar="KEY=VALUE")
-    ] = None,
+    settings: Settings = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
 ) -> None:
-    """Measure milliseconds from uint8 pixels to the class map, in turns with the plain network, or count operations."""
+    """Measure the speed of a model on this machine.
+
+    Times are milliseconds from uint8 pixels to the class map, in turns with the plain network. Other options measure
+    folders and training, or count operations.
+    """
     _check_bench(papers, counts, write, training, data, repeats)
     _check_bench_words(
-        None if papers or counts or training else model, size, device, precision, batch, backend, workers
+        None if papers or counts or training else model, size, device, precision, batch_size, backend, workers
     )
     _check_bench_files(stages, folder, training, data, settings or [], json_file)
-    if folder is not None and (papers or counts or training or stages is not None or size is not None or batch != 1):
-        raise ConfigError("expected --folder with none of --papers, --counts, --training, --stages, --size, --batch")
+    if folder is not None and (
+        papers or counts or training or stages is not None or size is not None or batch_size != 1
+    ):
+        raise ConfigError(
+            "expected --folder with none of --papers, --counts, --training, --stages, --size, --batch-size"
+        )
     if stages is not None and papers:
         raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
     console = messages()
@@ -94,7 +122,7 @@ def bench(
     else:
         options = {"device": device, "repeats": repeats, "console": console}
         if not papers:
-            options |= {"model": model, "precision": precision, "batch": batch, "backend": backend}
+            options |= {"model": model, "precision": precision, "batch": batch_size, "backend": backend}
         value = _bench_times(size, stages, options, papers=papers)
     if json_file is not None:
         write_json(json_file, value)
@@ -120,7 +148,7 @@ def _check_bench_words(
     size: str | None,
     device: str,
     precision: str | None,
-    batch: int,
+    batch_size: int,
     backend: str | None,
     workers: int | None,
 ) -> None:
@@ -137,7 +165,7 @@ def _check_bench_words(
     if backend is not None:
         check_word("backend", backend, tuple(BACKENDS))
     check_device_name(device)
-    check_number("--batch", batch, least=1, most=_MOST_BATCHED)
+    check_number("--batch-size", batch_size, least=1, most=_MOST_BATCHED)
     check_number("--workers", workers, least=0)
 
 

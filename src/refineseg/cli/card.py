@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Device, ModelFile, app, messages
+from refineseg.cli.app import Data, Device, ModelFile, messages, verb
 from refineseg.terminal.arguments import check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
 
-@app.command()
+@verb("refineseg card --model runs/first/best.safetensors --data folder:pictures \\\n  --split val --out card")
 def card(
-    data: Annotated[str, typer.Option(help="Data set that is measured, as NAME:ROOT.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the images and, without --card, for card.md.")],
     model: ModelFile = "camvid",
     split: Annotated[str, typer.Option(help="Split that is measured.")] = "test",
@@ -24,14 +24,17 @@ def card(
     history: Annotated[
         Path | None, typer.Option(help="File metrics.jsonl of the run; by default the one beside the model.")
     ] = None,
-    failures: Annotated[int, typer.Option(help="Number of worst images to show.")] = 8,
+    pictures: Annotated[int, typer.Option(help="Number of worst images to draw.")] = 8,
     device: Device = "auto",
 ) -> None:
-    """Write a model's card: origin, numbers with their protocol, learning curves, pictures of the worst failures."""
+    """Write a model card with numbers and pictures.
+
+    The card has the origin, numbers with their protocol, learning curves, and pictures of the worst failures.
+    """
     from refineseg.data.datasets import open_sources
     from refineseg.predict.views.scoring_views import check_scoring
 
-    check_number("--failures", failures, least=0)
+    check_number("--pictures", pictures, least=0)
     check_scoring(model, device=device)
     open_sources(data, split=split)
     check_input_file("--history", history, what="metrics.jsonl of a run")
@@ -47,7 +50,7 @@ def card(
         data,
         split,
         options=PredictorOptions.parse(device=device),
-        files=EvaluationFiles(out, failures),
+        files=EvaluationFiles(out, pictures),
         console=messages(),
         boundary=True,
     )

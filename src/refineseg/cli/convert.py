@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import app
+from refineseg.cli.app import verb
+from refineseg.cli.completion import variants
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import (
     check_input_file,
@@ -18,10 +19,17 @@ from refineseg.terminal.arguments import (
 from refineseg.terminal.printing import print_lines
 
 
-@app.command()
+@verb(
+    "refineseg convert rf_lw50.pth.tar --variant refinenet_lw_resnet50 \\\n  --classes nyud --out rf_lw50.safetensors"
+)
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Original weights: .pth, .pth.tar, .ckpt, or the authors' .mat.")],
-    variant: Annotated[str, typer.Option(help="Variant that the weights belong to; `refineseg models` lists them.")],
+    variant: Annotated[
+        str,
+        typer.Option(
+            help="Variant that the weights belong to; `refineseg models` lists them.", autocompletion=variants
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     classes: Annotated[
         str | None,
@@ -36,7 +44,10 @@ def convert(
         int | None, typer.Option(help="Index of the void output, from 0; by default the known one.")
     ] = None,
 ) -> None:
-    """Turn original weights into a model file; use every tensor exactly once, or name the rest."""
+    """Turn original weights into a model file.
+
+    Every tensor is used exactly once; a tensor that is left over or missing is named.
+    """
     from refineseg.data.samples.catalog import catalog_classes
     from refineseg.networks.variants import find_variant
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from refineseg.cli.app import app, tables
+from refineseg.cli.app import tables, verb
 
 
-@app.command()
+@verb("refineseg datasets")
 def datasets() -> None:
     """List the data sets and how each lies on disk."""
     from rich.table import Table

@@ -10,6 +10,7 @@ import typer
 from refineseg.cli.app import (
     BackendName,
     Crf,
+    Data,
     Device,
     Enlargement,
     Flip,
@@ -17,25 +18,30 @@ from refineseg.cli.app import (
     Precision,
     Protocol,
     Scales,
-    app,
     messages,
     tables,
+    verb,
 )
 from refineseg.devices import keep_freed_memory
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_input_file
-from refineseg.terminal.printing import print_lines
+from refineseg.terminal.printing import print_lines, summed_up
 
 
-@app.command()
+@verb(
+    "refineseg evaluate --data camvid:CamVid --split test",
+    "refineseg evaluate --model runs/first/best.safetensors --data folder:pictures",
+    "refineseg evaluate --data camvid:CamVid --pictures 8 --json numbers.json",
+)
 def evaluate(
-    data: Annotated[str, typer.Option(help="Data set as NAME:ROOT, for instance camvid:CamVid.")],
+    data: Data,
     model: Model = "camvid",
     split: Annotated[str, typer.Option(help="Split that is measured; train+val joins two splits.")] = "val",
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
     pictures: Annotated[
         int, typer.Option(help="Number of worst images to draw: image, truth, prediction, errors.")
     ] = 0,
+    legend: Annotated[bool, typer.Option("--legend/--no-legend", help="Name the colours below pictures.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and the confusion matrix.")] = Path(
         "evaluation"
     ),
@@ -59,7 +65,10 @@ def evaluate(
     crf: Crf = False,
     backend: BackendName = None,
 ) -> None:
-    """Measure a model: pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, per class."""
+    """Measure a model on labelled images.
+
+    The numbers are pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, and the IoU of each class.
+    """
     given: Any = dict(locals())
     check_input_file("--against", given.pop("against"), what="a result of `refineseg evaluate --json`")
     from refineseg.api.evaluate import evaluate as measure
@@ -68,7 +77,9 @@ def evaluate(
     other = None if against is None else read_result(against)
     keep_freed_memory()
     result = measure(**given, console=messages())
-    _show(result, out)
+    _show(result, out, pictures=pictures)
+    if json_file is not None:
+        messages().say(f"numbers: {json_file}")
     if against is not None and other is not None:
         if result.matrix is None:
             raise ConfigError(f"expected a labelled split to compare with {against}, got {split} of {data}")
@@ -77,13 +88,12 @@ def evaluate(
         print_lines(f"submission: {result.num_images} files below {submission}")
 
 
-def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import
+def _show(result: Any, out: Path, *, pictures: int) -> None:  # noqa: ANN401 - EvaluationResult, which would be a heavy import
     """Notes, tables and the protocol on stdout."""
     from refineseg.evaluate.comparison import published_lines
     from refineseg.evaluate.reports import metrics_table
 
-    for note in result.notes:
-        print_lines(note)
+    print_lines(*summed_up(result.notes))
     print_lines(result.how)
     if result.matrix is None:
         return
@@ -97,3 +107,5 @@ def _show(result: Any, out: Path) -> None:  # noqa: ANN401 - EvaluationResult, w
     for line in published_lines(result.published, result.protocol):
         print_lines(line)
     print_lines(f"confusion matrix: {out / 'confusion_matrix.png'}")
+    if pictures:
+        print_lines(f"pictures of the worst images: {out}")

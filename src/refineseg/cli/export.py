@@ -7,51 +7,70 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import CheckedCommand, ModelFile, app, messages
+from refineseg.cli.app import ModelFile, messages, verb
+from refineseg.cli.completion import data_sets
 from refineseg.terminal.printing import print_lines
 
+Outputs = Annotated[str, typer.Option(help="Outputs of the file: class_map, logits, or both separated by a comma.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Only size that the file takes, as HEIGHTxWIDTH; by default any size.", metavar="HxW"),
+]
+Precision = Annotated[
+    str,
+    typer.Option(help="Precision: float32, or int8 (8-bit convolutions; needs --format openvino and --calibrate)."),
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set as NAME:ROOT whose images set the ranges of feature maps, with --precision int8.",
+        metavar="NAME:ROOT",
+        autocompletion=data_sets,
+    ),
+]
+Accept = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set as NAME:ROOT on which file and model are compared; a file that differs is refused.",
+        metavar="NAME:ROOT",
+        autocompletion=data_sets,
+    ),
+]
+Agreement = Annotated[
+    float | None,
+    typer.Option(help="Smallest accepted share of equal pixels, 0..1; by default 0.9999, for int8 0.95."),
+]
+Drift = Annotated[
+    float | None, typer.Option(help="Largest accepted change of mIoU, 0..1; by default 0.001, for int8 0.005.")
+]
 
-@app.command(cls=CheckedCommand)
+
+@verb(
+    "refineseg export --out camvid.onnx --accept camvid:CamVid",
+    "refineseg export --format openvino --precision int8 \\\n  --calibrate camvid:CamVid --out camvid.xml",
+)
 def export(
     out: Annotated[Path, typer.Option(help="File to write: .onnx, .xml (with .bin beside it), or .pt2.")],
     model: ModelFile = "camvid",
     file_format: Annotated[str, typer.Option("--format", help="Format of the file: onnx, openvino or torch.")] = "onnx",
-    outputs: Annotated[
-        str, typer.Option(help="Outputs of the file: class_map, logits, or both separated by a comma.")
-    ] = ("class_map"),
-    size: Annotated[
-        str | None,
-        typer.Option(help="Only size that the file takes, as HEIGHTxWIDTH; by default any size.", metavar="HxW"),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Precision: float32, or int8 (8-bit convolutions; needs --format openvino and --calibrate)."),
-    ] = "float32",
-    calibrate: Annotated[
-        str | None,
-        typer.Option(help="Data set as NAME:ROOT whose images set the ranges of feature maps, with --precision int8."),
-    ] = None,
+    outputs: Outputs = ("class_map"),
+    size: Size = None,
+    precision: Precision = "float32",
+    calibrate: Calibrate = None,
     calibrate_split: Annotated[str, typer.Option(help="Split of the calibration images.")] = "train",
     images: Annotated[int, typer.Option(help="Number of calibration images, evenly spaced in the split.")] = 128,
-    accept: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set as NAME:ROOT on which file and model are compared; a file that differs is refused."
-        ),
-    ] = None,
+    accept: Accept = None,
     split: Annotated[str, typer.Option(help="Split of the images for --accept.")] = "val",
     check: Annotated[
         bool, typer.Option("--check", help="Check the file that is already there, and write nothing.")
     ] = False,
-    agreement: Annotated[
-        float | None,
-        typer.Option(help="Smallest accepted share of equal pixels, 0..1; by default 0.9999, for int8 0.95."),
-    ] = None,
-    drift: Annotated[
-        float | None, typer.Option(help="Largest accepted change of mIoU, 0..1; by default 0.001, for int8 0.005.")
-    ] = None,
+    agreement: Agreement = None,
+    drift: Drift = None,
 ) -> None:
-    """Write a model for another runtime: uint8 pixels in, class map or logits out, classes and licence inside."""
+    """Write a model as a file for another runtime.
+
+    The file takes uint8 pixels and gives the class map or logits; classes and licence are inside.
+    """
     given: Any = dict(locals())
     from refineseg.api.export import export as write_model
 

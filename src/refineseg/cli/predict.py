@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperOption
 
 from refineseg.cli.app import (
     BackendName,
-    CheckedCommand,
     Crf,
     Device,
     Enlargement,
@@ -19,9 +17,9 @@ from refineseg.cli.app import (
     Precision,
     Protocol,
     Scales,
-    app,
     given_options,
     messages,
+    verb,
 )
 from refineseg.cli.interruption import goes_on_with, this_call_with
 from refineseg.devices import keep_freed_memory
@@ -41,6 +39,9 @@ Save = Annotated[
         help="Results, separated by commas: mask, overlay, probabilities, confidence, polygons.",
         rich_help_panel=_WRITTEN,
     ),
+]
+Legend = Annotated[
+    bool, typer.Option("--legend/--no-legend", help="Name the classes below overlays.", rich_help_panel=_WRITTEN)
 ]
 UnknownBelow = Annotated[
     float | None,
@@ -169,25 +170,12 @@ Live = Annotated[
 ]
 
 
-class GroupedCommand(CheckedCommand):
-    """A command whose help shows its options in groups, without boxes and colours."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click's, which newer typers bundle
-        """Write arguments and options, each group under its name."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                group = "Arguments"
-                if isinstance(parameter, TyperOption):
-                    group = parameter.rich_help_panel or "Options"
-                groups.setdefault(group, []).append(record)
-        for name, records in groups.items():
-            with formatter.section(name):
-                formatter.write_dl(records)
-
-
-@app.command(cls=GroupedCommand)
+@verb(
+    "refineseg predict photo.jpg --out masks",
+    "refineseg predict pictures --out masks --backend auto",
+    "refineseg predict scene.tif --out masks --save mask,polygons --memory 4GB",
+    "refineseg predict drive.mp4 --out masks --smooth 0.5",
+)
 def predict(
     inputs: Inputs,
     out: Out,
@@ -201,6 +189,7 @@ def predict(
     crf: Crf = False,
     backend: BackendName = None,
     save: Save = "mask,overlay",
+    legend: Legend = True,
     unknown_below: UnknownBelow = None,
     areas: AreasFile = None,
     json_file: JsonFile = None,
@@ -235,15 +224,23 @@ def predict(
     """
     given: Any = dict(locals())
     from refineseg.api.predict import predict as predict_files
+    from refineseg.predict.folder.file_run import shares_line
     from refineseg.terminal.following import TerminalFollower
 
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
+    follower = TerminalFollower(messages())
     try:
         with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
-            result = predict_files(**given, asked=given_options(), follower=TerminalFollower(messages()))
+            result = predict_files(**given, asked=given_options(), follower=follower)
     except NoInputError as error:
         messages().say(*error.args, style="red")
         raise typer.Exit(1) from error
+    if result.total is not None:
+        follower.summary(shares_line(result.total, result.class_info))
+    if result.done or result.others or result.resumed:
+        messages().say(f"results: {out}")
+    if json_file is not None:
+        messages().say(f"numbers: {json_file}")
     if result.failures:
         raise typer.Exit(1)

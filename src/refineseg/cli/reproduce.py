@@ -7,29 +7,35 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Device, app, messages, prepare_training
+from refineseg.cli.app import Data, Device, messages, prepare_training, verb
+from refineseg.cli.completion import recipes
 from refineseg.terminal.arguments import check_device_name, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
 
-@app.command()
+@verb("refineseg reproduce camvid --data camvid:CamVid --out runs/camvid --minutes 60")
 def reproduce(
     name: Annotated[str, typer.Argument(help="Name of the result: camvid.", metavar="NAME")],
-    data: Annotated[str, typer.Option(help="Data set as NAME:ROOT, for instance camvid:CamVid.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the runs and the table.")],
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    recipe: Annotated[str | None, typer.Option(help="Recipe for this data set; by default the long one.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe for this data set; by default the long one.", autocompletion=recipes)
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Minutes until the call stops, at the end of an epoch; the same call continues."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the recipe.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option("--set", help="Setting of the recipe, for instance seed=1.", metavar="KEY=VALUE")
     ] = None,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
 ) -> None:
-    """Train and measure every seed, and write mean and spread to a table; the same call continues a stopped one."""
+    """Train and measure several seeds, and write a table.
+
+    The table has mean and spread. The same call continues a stopped one.
+    """
     from refineseg.data.datasets import check_apart, open_sources, parse_sources
     from refineseg.training.config import override
     from refineseg.training.recipes.table import find_recipe

@@ -7,29 +7,32 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import app, messages
+from refineseg.cli.app import DataArgument, DataOption, messages, one_data_set, verb
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_outputs
 from refineseg.terminal.printing import counting, print_lines
 
 
-@app.command()
+@verb("refineseg shard --data voc:VOCdevkit --split train+val --out shards")
 def shard(
-    data: Annotated[
-        str, typer.Argument(help="Data set as NAME:ROOT, for instance voc:VOCdevkit; ROOT may be an address.")
-    ],
     split: Annotated[str, typer.Option(help="Split to pack; train+val packs two splits separately.")],
     out: Annotated[str, typer.Option(help="Folder or address (s3://bucket/prefix) for the tar files.")],
+    place: DataArgument = None,
+    data: DataOption = None,
     megabytes: Annotated[float, typer.Option(help="Size of a tar file, in megabytes.")] = 256.0,
 ) -> None:
-    """Pack a data set into tar files with an index; --data NAME:OUT then reads the same samples."""
+    """Pack a data set into tar files with an index.
+
+    --data NAME:OUT then reads the same samples.
+    """
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
     from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards
 
     if not 1e-6 <= megabytes < 1e6:
         raise ConfigError(f"expected --megabytes above 0 (a byte at least) and below a million, got {megabytes}")
-    name, root = parse_data(data)
-    open_sources(data, split=split)
+    source = one_data_set(place, data)
+    name, root = parse_data(source)
+    open_sources(source, split=split)
     if not out:
         raise ConfigError("expected --out FOLDER or an address, got an empty text; . is the current folder")
     check_shard_target(out)

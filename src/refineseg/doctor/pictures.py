@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refineseg.class_info import voc_palette
+from refineseg.class_info import default_palette
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import inspect_mask
 from refineseg.doctor.inventory import Case
@@ -50,7 +50,7 @@ def mask_picture(case: Case) -> str | None:
     if values.ndim != 2:
         return None
     small = _small(values, smooth=False)
-    return _address(np.array(voc_palette(256), np.uint8)[small.astype(np.int64) % 256], lossless=True)
+    return _address(np.array(default_palette(256), np.uint8)[small.astype(np.int64) % 256], lossless=True)
 
 
 def overlay_picture(case: Case, expected: Expected) -> str | None:

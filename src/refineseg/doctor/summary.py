@@ -10,13 +10,14 @@ from itertools import islice
 
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.findings import Finding
+from refineseg.terminal.printing import loudness, summed_up
 
 _SHOWN = 5
 
 
 def summary_lines(examination: Examination) -> list[str]:
     """Findings with the first few files, and a last line of totals."""
-    lines = [f"note: {note}" for note in examination.inventory.notes]
+    lines = summed_up([f"note: {note}" for note in examination.inventory.notes])
     for finding in examination.findings:
         lines += finding_lines(finding)
     samples = examination.samples()
@@ -35,10 +36,11 @@ def finding_lines(finding: Finding) -> list[str]:
     """What, where and what to do, in three lines and one for each of the first files."""
     many = f" ({finding.count})" if finding.count > 1 else ""
     lines = [f"{finding.severity}: {finding.kind}{many}: {finding.meaning}"]
-    for name, detail in islice(finding.details.items(), _SHOWN):
+    most = len(finding.details) if loudness() == "verbose" else _SHOWN
+    for name, detail in islice(finding.details.items(), most):
         lines.append(f"  {name}" + (f": {_one_line(detail)}" if detail != finding.action else ""))
-    if len(finding.details) > _SHOWN:
-        lines.append(f"  and {len(finding.details) - _SHOWN} more")
+    if len(finding.details) > most:
+        lines.append(f"  and {len(finding.details) - most} more; -v shows them all")
     return [*lines, f"  -> {_one_line(finding.action)}"]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from refineseg.data.samples.sample import Sample
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.files.writing import written_beside
-from refineseg.images.render import error_map, side_by_side
+from refineseg.images.render import compared
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 
@@ -61,10 +61,11 @@ class WorstImages:
 
     Args:
         most: N; 0 keeps none.
+        legend: Name the colours below each picture.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, *, legend: bool = True) -> None:
+        self._most, self._legend = most, legend
         self._heap: list[Failure] = []
 
     def add(self, index: int, sample: Sample, prediction: Prediction) -> None:
@@ -75,11 +76,8 @@ class WorstImages:
         wrong = float((prediction.mask != truth)[labelled].mean()) if labelled.any() else 0.0
         if not self._most or (len(self._heap) == self._most and wrong <= self._heap[0].wrong):
             return
-        pictures = (sample.image, truth, prediction.mask, error_map(prediction.mask, truth, info))
-        row = side_by_side(
-            (picture if picture.ndim == 3 else info.colours(picture) for picture in pictures),
-            ["image", "truth", "prediction", f"errors: {100 * wrong:.1f} % of the labelled pixels"],
-        )
+        title = f"errors: {100 * wrong:.1f} % of the labelled pixels"
+        row = compared((sample.image, truth), prediction.mask, info, errors=title, legend=self._legend)
         packed = io.BytesIO()
         row.save(packed, format="PNG")
         failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), packed.getvalue())

@@ -44,6 +44,7 @@ class EvaluationFiles:
         out: Folder of ``confusion_matrix.png`` and ``pictures/``; None: neither is drawn.
         pictures: How many of the worst images to draw: image, truth, prediction, errors.
         submission: Folder for the files of a benchmark's server; None: none.
+        legend: Name the colours below each picture.
 
     Raises:
         ConfigError: A negative number of pictures, or pictures without a folder.
@@ -52,6 +53,7 @@ class EvaluationFiles:
     out: Path | None = None
     pictures: int = 0
     submission: Path | None = None
+    legend: bool = True
 
     def __post_init__(self) -> None:
         if self.pictures < 0:
@@ -298,7 +300,7 @@ def evaluate_to_files(
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened)
-    worst, facts = WorstImages(files.pictures), SampleFacts(dataset)
+    worst, facts = WorstImages(files.pictures, legend=files.legend), SampleFacts(dataset)
     tally = Tally(dataset.class_info, boundary=boundary, part_of=part_of)
     with counting(console, "evaluating", "images") as report:
         for index, sample, prediction in predictions(predictor, dataset):

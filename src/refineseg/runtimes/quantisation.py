@@ -13,7 +13,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,8 @@ def quantised(
     model: Any,  # noqa: ANN401 - openvino.Model
     description: Description,
     images: Sequence[UInt8[np.ndarray, "h w c"]],
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Any:  # noqa: ANN401 - openvino.Model
     """An OpenVINO model with 8-bit convolutions.
 
@@ -85,6 +87,7 @@ def quantised(
         model: In single precision; it stays as it is.
         description: Description of the result, whose precision says ``int8``.
         images: For the ranges of the feature maps; a few hundred of the kind the model is for.
+        report: Called with (images seen, in all) while ranges are found.
 
     Raises:
         ConfigError: No image.
@@ -92,6 +95,14 @@ def quantised(
     """
     if not images:
         raise ConfigError("expected at least one image to calibrate with, got none")
+    count = 0
+
+    def seen(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        nonlocal count
+        count += 1  # a second pass over the images corrects the filters
+        report((count - 1) % len(images) + 1, len(images))
+        return _batch(image)
+
     with _silence():
         nncf = _nncf()
         logging.getLogger("nncf").setLevel(logging.ERROR)
@@ -100,7 +111,7 @@ def quantised(
                 handler.setStream(sys.__stdout__)  # not the one that is silenced now and gone later
         result = nncf.quantize(
             model.clone(),
-            nncf.Dataset(images, _batch),
+            nncf.Dataset(images, seen),
             preset=nncf.QuantizationPreset.MIXED,  # feature maps after sums may be negative
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=kept_in_float(model), validate=False),

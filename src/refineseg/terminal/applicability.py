@@ -54,6 +54,7 @@ def _bench(*modes: str) -> Callable[[Call], bool]:
 RULES: dict[str, tuple[Rule, ...]] = {
     "predict": (
         Rule(("probability_format",), "with --save probabilities", _saves("probabilities")),
+        Rule(("legend",), "with --save overlay", _saves("overlay")),
         Rule(("confidence_format",), "with --save confidence", _saves("confidence")),
         Rule(("polygon_format", "simplify", "smallest_area"), "with --save polygons", _saves("polygons")),
         Rule(("classes",), "with --save probabilities or polygons", _saves("probabilities", "polygons")),
@@ -90,7 +91,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(("size", "stages"), "without --counts and --training", _bench("model", "papers", "folder")),
         Rule(("device", "repeats"), "without --counts, which times nothing", lambda call: not call["counts"]),
         Rule(("precision", "backend"), "without --papers, --counts and --training", _bench("model", "folder")),
-        Rule(("batch",), "without --papers, --counts and --training", _bench("model", "folder")),
+        Rule(("batch_size",), "without --papers, --counts and --training", _bench("model", "folder")),
         Rule(("data", "workers", "settings"), "with --training", _bench("training")),
     ),
 }

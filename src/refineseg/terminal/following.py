@@ -11,7 +11,7 @@ from collections.abc import Callable
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeRemainingColumn
 
 from refineseg.terminal.printable import duration
-from refineseg.terminal.printing import Column, Terminal, print_lines, progress_bar
+from refineseg.terminal.printing import MOST_LINES, Column, Terminal, loudness, print_lines, progress_bar
 
 _SILENT_S = 30.0  # between two lines where there is no terminal
 
@@ -30,10 +30,12 @@ class TerminalFollower:
         self._bar = progress_bar(None)
         self._running = False
         self._first = self._start = self._shown = 0.0
+        self._loudness = loudness()
+        self._counts = {"results": 0, "notes": 0}
 
     def result(self, line: str) -> None:
-        """On stdout."""
-        if self._results:
+        """On stdout, the first ones."""
+        if self._results and self._is_shown("results"):
             print_lines(line)
 
     def failed(self, message: str) -> None:
@@ -41,12 +43,32 @@ class TerminalFollower:
         self._console.say(message, style="red")
 
     def noted(self, message: str) -> None:
-        """In yellow."""
-        self._console.say(f"note: {message}", style="yellow")
+        """In yellow, the first ones."""
+        if self._loudness != "quiet" and self._is_shown("notes"):
+            self._console.say(f"note: {message}", style="yellow")
 
     def said(self, message: str) -> None:
         """As it is."""
-        self._console.say(message)
+        if self._loudness != "quiet":
+            self._console.say(message)
+
+    def summary(self, total: str) -> None:
+        """Say how many lines were not shown, and what all results come to, where some were not.
+
+        Args:
+            total: In words.
+        """
+        hidden = {what: count - MOST_LINES for what, count in self._counts.items() if count > MOST_LINES}
+        if self._loudness == "verbose" or not hidden:
+            return
+        if "results" in hidden and self._results:
+            print_lines(f"all {self._counts['results']} inputs: {total}")
+        left = " and ".join(f"{count} more {what}" for what, count in hidden.items())
+        self.said(f"not shown: {left}; -v shows them all")
+
+    def _is_shown(self, what: str) -> bool:
+        self._counts[what] += 1
+        return self._loudness == "verbose" or self._counts[what] <= MOST_LINES
 
     def counted(self, what: str, done: int, total: int) -> None:
         """So many are done, of so many."""

@@ -11,21 +11,54 @@ import io
 import logging
 import sys
 import threading
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, Literal, TextIO, cast
 
 from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.style import Style
 from rich.text import Text
 
-from refineseg.terminal.printable import printable
+from refineseg.terminal.printable import duration, printable
 
 _TABLE_WIDTH = 100  # where stdout is no terminal
+_SILENT_S = 10.0  # between two lines of a count there
+
+Loudness = Literal["quiet", "usual", "verbose"]
+"""How much is said: results and problems only; progress and the first few of many equal lines; everything."""
+
+MOST_LINES = 10
+"""Equal lines (results of files, notes) before the rest is only counted."""
+
+_LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="usual")
+
+
+def set_loudness(loudness: Loudness) -> None:
+    """Say so much from now on."""
+    _LOUDNESS.set(loudness)
+
+
+def loudness() -> Loudness:
+    """How much is said in this call."""
+    return _LOUDNESS.get()
+
+
+def summed_up(lines: Sequence[str], *, most: int = MOST_LINES) -> list[str]:
+    """The first of many lines, and how many more there are; all of them where everything is said.
+
+    Example:
+        >>> summed_up(["a", "b", "c", "d"], most=2)
+        ['a', 'b', 'and 2 more; -v shows them all']
+    """
+    if loudness() == "verbose" or len(lines) <= most + 1:  # a line that says "and 1 more" saves nothing
+        return list(lines)
+    return [*lines[:most], f"and {len(lines) - most} more; -v shows them all"]
 
 
 class Terminal(Console):
@@ -67,6 +100,11 @@ class Terminal(Console):
     ) -> Text:
         """What rich shows of a text; it asks here for every line, title, caption and cell."""
         return Text(printable(text), style=style, justify=justify, overflow=overflow)
+
+    def tell(self, *lines: object) -> None:
+        """Lines of progress, which are left out where only results and problems are asked for."""
+        if loudness() != "quiet":
+            self.say(*lines)
 
     def say(self, *lines: object, style: str = "") -> None:
         """Lines, each as long as it is.
@@ -145,13 +183,13 @@ def progress_bar(
         console=console or Terminal(quiet=True),
         transient=transient,
         speed_estimate_period=period_s,
-        disable=console is None or not console.is_terminal,
+        disable=console is None or not console.is_terminal or loudness() == "quiet",
     )
 
 
 @contextmanager
 def counting(console: Console | None, what: str, things: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, and a count for whoever interrupts the block: it becomes a note of the interruption.
+    """A bar on a terminal, lines now and then elsewhere, and a count that becomes a note of an interruption.
 
     Args:
         console: Where; None: nowhere.
@@ -162,13 +200,20 @@ def counting(console: Console | None, what: str, things: str) -> Iterator[Callab
         A function to call with (done, in all).
     """
     counts = (0, 0)
+    begun = said = time.monotonic()
+    teller = console if isinstance(console, Terminal) and not console.is_terminal else None
     with progress_bar(console) as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:
-            nonlocal counts
+            nonlocal counts, said
             counts = (done, total)
             bar.update(task, completed=done, total=total)
+            now = time.monotonic()
+            if teller is not None and now - said >= _SILENT_S and 0 < done < total:
+                said = now
+                left = duration((now - begun) * (total - done) / done)
+                teller.tell(f"{what}: {done} of {total} {things}, {left} left")
 
         try:
             yield report

@@ -21,6 +21,8 @@ from refineseg.terminal.arguments import hint
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in a run's folder from which it goes on."""
+HELD_OUT = "held out of train"
+"""As ``val_split``: a share of the training images, drawn by the seed, which are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class TrainingConfig:
         train_split: Split to learn from; ``train+val`` joins.
         val_split: Split to measure after each epoch; None: none, and the last model is the result.
         val_every: Measure every so many epochs (and at the end).
+        val_share: Share of the training images that are held out and measured where own data have no split for it.
+        patience: Stop after so many measurements in a row without a better mIoU; None: never.
         optimiser: ``adamw``, or ``sgd`` with ``momentum``.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of filters.
@@ -156,6 +160,8 @@ class TrainingConfig:
     train_split: str = "train"
     val_split: str | None = "val"
     val_every: int = 1
+    val_share: float = 0.1
+    patience: int | None = None
     optimiser: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
     weight_decay: float = 0.01
@@ -185,6 +191,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(bool(self.phases), "at least one phase", self.phases)
         require(self.val_every >= 1, "val_every of at least 1", self.val_every)
+        require(0 <= self.val_share < 1, "val_share in 0..1", self.val_share)
+        require(self.patience is None or self.patience >= 1, "patience of at least 1", self.patience)
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)
         require(self.teacher_weight >= 0, "teacher_weight of at least 0", self.teacher_weight)
         require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)

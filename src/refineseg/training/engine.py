@@ -16,6 +16,7 @@ out one that is not full), so that nothing is compiled twice.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,8 @@ class Engine:
         place = find_device(device)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(place))
         devices: Any = 1 if place.index is None else [place.index]
+        for name in ("lightning.fabric", "lightning.pytorch"):  # which tell of every setting they are given
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._fabric = Fabric(accelerator=place.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
         self._config, self._say = config, say
         self.device: torch.device = self._fabric.device

@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refineseg.files.writing import written_beside
-from refineseg.images.render import side_by_side
+from refineseg.training.pictures import validation_pictures
 from refineseg.training.record import Measured
 from refineseg.training.request import check_logs
 
 EXPERIMENT = "refineseg"
 RETRY_AFTER_S = 60.0
-_PICTURE_SIDE = 320
 _VALIDATION = ("mean_iou", "pixel_accuracy")
 _PARAMS, _METRICS = 100, 1000  # in one call; MLflow's limits
 
@@ -92,9 +90,9 @@ class TensorBoardLogger:
         self._writer.flush()
 
     def pictures(self, epoch: int, measured: Measured) -> None:
-        """Image, truth and prediction side by side."""
-        for name, picture in _pictures(epoch, measured):
-            self._writer.add_image(f"val/{name}", picture, epoch, dataformats="HWC")
+        """Image, truth, prediction and errors side by side."""
+        for name, picture in validation_pictures(measured, epoch):
+            self._writer.add_image(f"val/{name}", np.asarray(picture), epoch, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:
         """Close the file."""
@@ -193,24 +191,12 @@ class WandbLogger:
 
     def pictures(self, epoch: int, measured: Measured) -> None:
         """Image, truth and prediction side by side."""
-        self._run.log({f"val/{name}": self._image(picture) for name, picture in _pictures(epoch, measured)}, step=epoch)
+        pictures = validation_pictures(measured, epoch)
+        self._run.log({f"val/{name}": self._image(np.asarray(picture)) for name, picture in pictures}, step=epoch)
 
     def close(self, *, finished: bool) -> None:
         """Say how it ended."""
         self._run.finish(exit_code=0 if finished else 1)
-
-
-def _pictures(epoch: int, measured: Measured) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Name of each sample that is shown, and image, truth and prediction side by side."""
-    info = measured.matrix.class_info
-    for sample, mask in measured.shown:
-        assert sample.mask is not None
-        step = -(-max(sample.image.shape[:2]) // _PICTURE_SIDE)
-        parts: list[NDArray[np.uint8]] = [
-            np.ascontiguousarray(part[::step, ::step])
-            for part in (sample.image, info.colours(sample.mask), info.colours(mask))
-        ]
-        yield sample.name, np.asarray(side_by_side(parts, ["image", "truth", f"epoch {epoch}"]))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON

@@ -33,10 +33,11 @@ from refineseg.training.loggers import Loggers
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
 from refineseg.training.optim import check_statistics, freeze_statistics, set_rates
+from refineseg.training.pictures import write_pictures
 from refineseg.training.progress import Progress
 from refineseg.training.record import LossRecord, Measured, NotFinite, write_nan_batch
 from refineseg.training.state import METRICS_FILE, RunState, append_metrics, how_to_resume, no_room
-from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit
+from refineseg.training.stopping import StoppedBySignal, StopSignals, TimeLimit, is_no_longer_better
 
 
 def train(
@@ -107,18 +108,25 @@ def train(
         stopped.exit_like_it()
     finally:
         progress.stop()
-        loggers.close(finished=state.epoch == config.num_epochs)
+        no_better = is_no_longer_better(state.history, config.patience)
+        loggers.close(finished=no_better or state.epoch == config.num_epochs)
     try:
         write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
     except OutputError as error:
         raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
-    if state.epoch < config.num_epochs:
-        why = "asked to stop" if run.ended else "the time is used up"
-        progress.say(
-            f"{why}: stopped after epoch {state.epoch} of {config.num_epochs}, which is saved; "
-            f"go on with: {how_to_resume(folder)}"
-        )
+    if no_better:
+        progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
+    elif state.epoch < config.num_epochs:
+        progress.say(_unfinished(state.epoch, config, folder, asked=run.ended))
     return state.measured
+
+
+def _unfinished(epoch: int, config: TrainingConfig, folder: Path, *, asked: bool) -> str:
+    """What is said of a run that did not come to its last epoch."""
+    return (
+        f"{'asked to stop' if asked else 'the time is used up'}: stopped after epoch {epoch} of {config.num_epochs}, "
+        f"which is saved; go on with: {how_to_resume(folder)}"
+    )
 
 
 class _Run:
@@ -148,13 +156,15 @@ class _Run:
 
     def all_epochs(self) -> ConfusionMatrix | None:
         """Until the last one, or until the time is used up; returns the last measurement."""
-        state, matrix = self._state, None
-        while state.epoch < self._config.num_epochs and not self._limit.is_up and not self.ended:
+        state, config, matrix = self._state, self._config, None
+        while state.epoch < config.num_epochs and not self._limit.is_up and not self.ended:
+            if is_no_longer_better(state.history, config.patience):
+                break
             begun = time.monotonic()
             matrix = self._epoch() or matrix
             self._limit.epoch_took(time.monotonic() - begun)
         if state.saved_epoch < state.epoch:
-            state.save(self._config, self._folder)
+            state.save(config, self._folder)
         if self._measure is not None and (matrix is None or "mean_iou" not in state.history[-1]):
             # resumed after the last epoch, or stopped after one that was not measured: the report is of the last model
             matrix = self._measure(state.measured.eval(), check=self.signals.check).matrix
@@ -185,10 +195,18 @@ class _Run:
         if last or state.is_due(config.checkpoint_every_s):
             state.save(config, self._folder)
             if measured is not None:
-                self._loggers.pictures(state.epoch, measured)
+                self._draw(measured)
         self._progress.epoch_done(entry)
         self.ended = self._callbacks.epoch_done(state.history)
         return None if measured is None else measured.matrix
+
+    def _draw(self, measured: Measured) -> None:
+        """Pictures of some validation images, in the folder and for trackers."""
+        try:
+            write_pictures(self._folder, measured, self._state.epoch)
+        except OutputError as error:
+            raise CheckpointError(no_room(self._folder, self._state.saved_epoch, error)) from error
+        self._loggers.pictures(self._state.epoch, measured)
 
     def _learn(self, phase: Phase, epoch_in_phase: int) -> tuple[float, float]:
         """One pass over the training data; returns mean loss and images per second."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from refineseg.data.checks.label_check import check_data, check_learnable
 from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.training.config import TrainingConfig
+from refineseg.terminal.printing import warn
+from refineseg.training.config import HELD_OUT, TrainingConfig
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.progress import Progress, say_notes
 
@@ -30,7 +33,7 @@ def open_data(
         DatasetError: Data that cannot be trained on.
     """
     first, root = next(iter(sources.items()))
-    val_set = None if config.val_split is None else open_dataset(first, root, split=config.val_split)
+    val_set = _validation(config, first, root)
     held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
     phases: dict[tuple[str, ...], PhaseData] = {}
     records: dict[str, DataRecord] = {}
@@ -41,14 +44,26 @@ def open_data(
             records[" + ".join(parts)] = record
     if val_set is not None:
         record = check_data(val_set).record
-        _tell_shared(records, record, progress, is_training=f"{first}:{config.val_split}" in records)
+        _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[f"validation on {first}:{config.val_split}"] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
-        say_notes([val_set], progress)
+        if config.val_split != HELD_OUT:  # else they are those of the training images
+            say_notes([val_set], progress)
     chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
     described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
     data = TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
     return data, records
+
+
+def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None:
+    """What is measured: a split, or training images that are held out; None: nothing."""
+    if config.val_split is None:
+        return None
+    if config.val_split != HELD_OUT:
+        return open_dataset(name, root, split=config.val_split)
+    whole = open_dataset(name, root, split=config.train_split)
+    order = np.random.default_rng(config.seed).permutation(len(whole))
+    return Without(whole, [whole.name(int(index)) for index in order[round(config.val_share * len(whole)) :]])
 
 
 def _open_phase(
@@ -62,8 +77,9 @@ def _open_phase(
         if name not in sources:
             raise ConfigError(f"expected --data with {name}:ROOT for {part}, got {', '.join(sources)}; join them by +")
         dataset = open_dataset(name, sources[name], split=split)
-        same_ids = ids_of(name) and ids_of(name) == ids_of(val.partition(":")[0])
-        kept = Without(dataset, held_out if same_ids else ())
+        val_name, _, val_split = val.partition(":")
+        same_ids = ids_of(name) and ids_of(name) == ids_of(val_name)
+        kept = Without(dataset, held_out if same_ids or (val_split == HELD_OUT and name == val_name) else ())
         if kept.dropped:
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")
         opened.append(kept if kept.dropped else dataset)
@@ -79,7 +95,7 @@ def _open_phase(
     return PhaseData(joined, checked.pixel_counts), checked.record
 
 
-def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, progress: Progress, *, is_training: bool) -> None:
+def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, *, is_training: bool) -> None:
     """Warn of validation images that are trained on, unless that was asked for by giving one split for both."""
     if is_training:
         return
@@ -87,7 +103,7 @@ def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, progress: P
     if shared:
         shown = ", ".join(f"{name} equals {other} of training" for name, other in list(shared.items())[:3])
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
-        progress.say(
-            f"warning: {len(shared)} of {len(val.samples)} validation images are training images, too ({shown}{more}); "
+        warn(
+            f"{len(shared)} of {len(val.samples)} validation images are training images, too ({shown}{more}); "
             "the measurement will be too good: keep each image in one split; `refineseg doctor` names them all"
         )

@@ -1,15 +1,19 @@
-"""What a run shows while it runs: a live bar on a terminal, one line per epoch elsewhere."""
+"""What a run shows while it runs: a live bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from rich.progress import BarColumn, TimeRemainingColumn
 
 from refineseg.data.samples.sample import Dataset
-from refineseg.terminal.printing import Column, Terminal, progress_bar
+from refineseg.terminal.printable import duration
+from refineseg.terminal.printing import Column, Terminal, loudness, progress_bar, summed_up
 from refineseg.training.config import TrainingConfig
+
+_SILENT_S = 30.0  # between two lines of an epoch where there is no terminal
 
 
 @runtime_checkable
@@ -34,17 +38,17 @@ class Progress(Protocol):
 
 def say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
     """What the readers say of the files, and which objects cover no pixel: once every mask has been read."""
-    for note in dict.fromkeys(note for dataset in datasets for note in dataset.notes):
+    for note in summed_up(list(dict.fromkeys(note for dataset in datasets for note in dataset.notes))):
         progress.say(f"note: {note}")
 
 
 class TerminalProgress:
-    """A live bar with loss, mIoU, images/s and time left on a terminal, one line per epoch elsewhere.
+    """A live bar with loss, mIoU, images/s and time left on a terminal, lines with the same elsewhere.
 
     Time left counts pixels, not epochs, so that phases of small crops do not mislead it.
     """
 
-    def __init__(self, console: Terminal) -> None:
+    def __init__(self, console: Terminal, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._bar = progress_bar(
             console,
@@ -57,12 +61,17 @@ class TerminalProgress:
             transient=False,
             period_s=600.0,
         )
+        self._clock = clock
         self._work: list[int] = []
         self._done = 0
+        self._quiet = loudness() == "quiet"
+        self._begun = self._said = 0.0
+        self._before = 0.0  # work that an earlier call has done
 
     def say(self, message: str) -> None:
         """A line for the user."""
-        self._console.say(message)
+        if not self._quiet:
+            self._console.say(message)
 
     def start(self, config: TrainingConfig, num_samples: Sequence[int], *, done: int) -> None:
         """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""
@@ -71,7 +80,8 @@ class TerminalProgress:
             for phase, samples in zip(config.phases, num_samples, strict=True)
             for _ in range(phase.epochs)
         ]
-        self._done = done
+        self._done, self._before = done, sum(self._work[:done])
+        self._begun = self._said = self._clock()
         self._task = self._bar.add_task(
             "",
             total=sum(self._work),
@@ -90,6 +100,17 @@ class TerminalProgress:
         """A step is done; ``share`` of the epoch lies behind."""
         completed = sum(self._work[: self._done]) + share * self._work[self._done]
         self._bar.update(self._task, completed=completed, loss=loss, rate=images_per_s)
+        if not self._console.is_terminal and self._clock() - self._said >= _SILENT_S and share < 1:
+            self._said = self._clock()
+            self.say(
+                f"epoch {self._label()}: {100 * share:.0f} %, loss {loss:.4f}, {images_per_s:.1f} images/s"
+                f"{self._left(completed)}"
+            )
+
+    def _left(self, completed: float) -> str:
+        """``, 5 min 0 s left``: by the work that this call has done; empty at the end."""
+        rest, done = sum(self._work) - completed, completed - self._before
+        return f", {duration((self._clock() - self._begun) * rest / done)} left" if rest > 0 and done > 0 else ""
 
     def epoch_done(self, entry: dict[str, Any]) -> None:
         """An epoch is done and saved."""
@@ -100,7 +121,9 @@ class TerminalProgress:
             self.say(
                 f"epoch {entry['epoch']}/{len(self._work)}: loss {entry['loss']:.4f}, mIoU {mean_iou}, "
                 f"{entry['images_per_s']:.1f} images/s, {entry['seconds']:.0f} s"
+                f"{self._left(sum(self._work[: self._done]))}"
             )
+            self._said = self._clock()
 
     def stop(self) -> None:
         """The run ends."""

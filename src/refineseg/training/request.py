@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refineseg.data.datasets import Root, data_splits, open_dataset, parse_sources
+from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, parse_sources
 from refineseg.data.samples.given import GIVEN
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
-from refineseg.training.config import CHECKPOINT, TrainingConfig, from_json
-
-"""Name of the checkpoint in the folder of a run."""
+from refineseg.training.config import CHECKPOINT, HELD_OUT, TrainingConfig, from_json
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -112,9 +110,25 @@ def fitted(
     name, root = next(iter(sources.items()))
     splits = data_splits(name, root)
     if splits is not None and config.val_split == "val" and "val" not in splits:
-        say("no val split: training without validation (the last model is the result)")
-        return replace(config, val_split=None)
+        config = replace(config, val_split=_instead_of_val(config, name, root, say))
+    if config.patience is not None and config.val_split is None:
+        raise ConfigError(f"expected validation images for --patience {config.patience}, got none; leave it out")
     return config
+
+
+def _instead_of_val(config: TrainingConfig, name: str, root: Root, say: Callable[[str], None]) -> str | None:
+    """What a run is measured on where there is no val split: a share of own training images, or nothing."""
+    is_own = name in DATASETS and DATASETS[name].splits is not None
+    count = len(open_dataset(name, root, split=config.train_split)) if is_own and config.val_share else 0
+    if config.val_share * count < 1:
+        few = f" and {count} images are too few to hold some out" if count else ""
+        say(f"no val split{few}: training without validation (the last model is the result)")
+        return None
+    say(
+        f"no val split: {100 * config.val_share:g} % of the training images are held out for validation "
+        f"(drawn with seed {config.seed}); --set val_share=0 trains on all of them"
+    )
+    return HELD_OUT
 
 
 def check_training_data(config: TrainingConfig, sources: Mapping[str, Root]) -> None:
@@ -125,7 +139,7 @@ def check_training_data(config: TrainingConfig, sources: Mapping[str, Root]) -> 
         DatasetError: A missing folder, split or file.
     """
     parts = [part for phase in config.phases for part in phase.data or _all(config.train_split, sources)]
-    if config.val_split is not None:
+    if config.val_split not in (None, HELD_OUT):
         parts.append(f"{next(iter(sources))}:{config.val_split}")
     for part in dict.fromkeys(parts):
         name, _, split = part.partition(":")
@@ -166,9 +180,14 @@ def _phases_with_data(
 
 
 def recipe_options(
-    config: TrainingConfig, *, epochs: int | None, lr: float | None, batch_size: int | None
+    config: TrainingConfig,
+    *,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    patience: int | None = None,
 ) -> TrainingConfig:
-    """Apply the plain options ``--epochs --lr --batch-size``.
+    """Apply the plain options ``--epochs --lr --batch-size --patience``.
 
     The learning rate is the decoder's; the encoder's keeps its ratio to it.
 
@@ -190,6 +209,8 @@ def recipe_options(
         ]
     if batch_size is not None:
         phases = [replace(p, batch_size=batch_size) for p in phases]
+    if patience is not None:
+        config = replace(config, patience=patience)
     return replace(config, phases=tuple(phases))
 
 

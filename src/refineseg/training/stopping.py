@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -70,6 +71,21 @@ class StopSignals:
         """
         if self._received is not None:
             raise StoppedBySignal(self._received)
+
+
+def is_no_longer_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
+    """Whether the last measurements of a run have not been better than the best before them.
+
+    Args:
+        history: One entry for each epoch, with ``mean_iou`` where it was measured.
+        patience: How many measurements; None: never.
+
+    Example:
+        >>> is_no_longer_better([{"mean_iou": 0.5}, {}, {"mean_iou": 0.4}, {"mean_iou": 0.5}], 2)
+        True
+    """
+    scores = [entry["mean_iou"] for entry in history if "mean_iou" in entry]
+    return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
 class TimeLimit:

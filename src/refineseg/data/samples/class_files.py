@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refineseg.class_info import ClassInfo, Colour, LabelTable, usual_void, voc_palette
+from refineseg.class_info import ClassInfo, Colour, LabelTable, default_palette, usual_void
 from refineseg.errors import ConfigError
 from refineseg.files.archives import decoded, is_file, read_bytes
 from refineseg.files.foreign_text import parse_json
@@ -45,8 +45,8 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
       the number of its line, from 0; 255 is void.
     * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices.
 
-    Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in VOC colours, but
-    only the colours in the file are accepted in RGB masks.
+    Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in default colours,
+    but only the colours in the file are accepted in RGB masks.
 
     Returns:
         The classes and how mask files write them; None where there is no class file.
@@ -194,7 +194,7 @@ def _tables(entries: Sequence[_Entry], ignore_index: int | None, file_name: str)
     classes = [entry for entry in entries if not entry.void]
     void = usual_void(len(classes))
     taken = {entry.colour for entry in entries}
-    spare = (colour for colour in voc_palette(256) if colour not in taken)
+    spare = (colour for colour in default_palette(256) if colour not in taken)
     palette = tuple(entry.colour or next(spare, (0, 0, 0)) for entry in classes)
     values = {entry.value: index for index, entry in enumerate(classes)}
     colours = {entry.colour: index for index, entry in enumerate(classes) if entry.colour}

@@ -60,7 +60,8 @@ def _identity(opened: OpenedModel | OpenedFile, options: PredictorOptions, files
     return {
         "model": opened.digest,
         **{name: value for name, value in options.to_json().items() if name != "device"},
-        **{name: value for name, value in asdict(files.outputs).items() if name != "kinds"},
+        **{name: value for name, value in asdict(files.outputs).items() if name not in ("kinds", "legend")},
+        **({} if files.outputs.legend else {"legend": False}),  # so that records of earlier versions hold
         "reading": asdict(files.rasters.reading),
     }
 

@@ -64,6 +64,7 @@ class Outputs:
         unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
         vectors: Which regions become polygons.
         polygon_format: Format of the polygons of images; those of rasters are always GeoJSON.
+        legend: Name the classes below overlays.
 
     Raises:
         ConfigError: An unknown kind or format, no kind at all, or a probability outside 0..1.
@@ -80,6 +81,7 @@ class Outputs:
     unknown_below: float | None = None
     vectors: VectorOptions = field(default_factory=VectorOptions)
     polygon_format: PolygonFormat = "geojson"
+    legend: bool = True
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -106,6 +108,7 @@ class Outputs:
         simplify: float = 1.0,
         smallest_area: float = 0.0,
         polygon_format: str = "geojson",
+        legend: bool = True,
     ) -> Outputs:
         """From the words of the command line; names stand between commas, and classes hold for polygons too.
 
@@ -125,6 +128,7 @@ class Outputs:
             unknown_below,
             VectorOptions(simplify, smallest_area, chosen),
             polygon_format,  # type: ignore[arg-type]
+            legend,
         )
 
     @property
@@ -283,8 +287,9 @@ def _mask(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
     return encode_mask(prediction.mask, prediction.class_info)
 
 
-def _overlay(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
-    return encode_image(overlay_picture(prediction.image, prediction.mask, prediction.class_info))
+def _overlay(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:
+    picture = overlay_picture(prediction.image, prediction.mask, prediction.class_info, legend=outputs.legend)
+    return encode_image(picture)
 
 
 def _confidence(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:

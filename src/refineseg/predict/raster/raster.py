@@ -314,7 +314,7 @@ def _write_results(
     if "probabilities" in made:
         finished.write_probabilities(made["probabilities"], chosen=task.layers.probabilities)
     if "overlay" in made:
-        finished.write_overlay(made["overlay"], classes=classes)
+        finished.write_overlay(made["overlay"], classes=classes, legend=task.outputs.legend)
     if "polygons" in made:
         finished.write_polygons(made["polygons"], options=task.vectors)
     areas = Areas(int(counts.sum()), counts[:-1])

@@ -171,12 +171,13 @@ class Finished:
         layout = replace(self._layout(np.dtype(np.uint16), names, overviews="average"), scale=1 / PROBABILITY_1)
         write_raster(path, like=self.reader, layout=layout, rows=rows, turned=self.turned)
 
-    def write_overlay(self, path: Path, *, classes: Path) -> None:
+    def write_overlay(self, path: Path, *, classes: Path, legend: bool) -> None:
         """The whole raster with the classes painted over it, at most :data:`OVERLAY_SIDE` pixels a side.
 
         Args:
             path: A temporary name.
             classes: The class raster, finished.
+            legend: Name the classes below.
         """
         (height, width), longest = self.size_hw, max(self.size_hw)
         small_hw = tuple(max(1, round(side * min(1.0, OVERLAY_SIDE / longest))) for side in (height, width))
@@ -190,7 +191,7 @@ class Finished:
                 shown = self.source.read_small(rows, size_hw)
                 image[top:bottom] = shown[..., :3] if shown.shape[2] >= 3 else shown[..., :1]
                 mask[top:bottom] = reader.read((1,), rows, size_hw=size_hw)[0]
-        write_image(path, render.overlay(image, mask, self.class_info))
+        write_image(path, render.overlay(image, mask, self.class_info, legend=legend))
 
     def write_polygons(self, path: Path, *, options: VectorOptions) -> None:
         """Polygons in the raster's coordinate system, or in pixels where it has none; GeoJSON."""

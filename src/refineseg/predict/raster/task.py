@@ -90,7 +90,7 @@ class RasterTask:
             "overviews": self.options.overviews,
             "confidence": self.outputs.confidence_format,
             "polygons": asdict(self.vectors) if "polygons" in self.outputs.kinds else None,
-        }
+        } | ({} if self.outputs.legend else {"legend": False})
 
 
 def check_paths(task: RasterTask) -> None:

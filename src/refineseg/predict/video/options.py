@@ -83,6 +83,7 @@ class VideoOptions:
         seconds: float | None = None,
         live: str = "auto",
         frame_shares: bool = False,
+        legend: bool = True,
     ) -> VideoOptions:
         """From the words of the command line.
 
@@ -93,6 +94,7 @@ class VideoOptions:
             seconds: As above.
             live: ``auto``, ``yes`` or ``no``.
             frame_shares: As above.
+            legend: As above.
 
         Raises:
             ConfigError: A word or value that cannot be.
@@ -107,6 +109,7 @@ class VideoOptions:
             known = ", ".join(get_args(VideoKind))
             raise ConfigError(f"expected --save with some of {known} for a video, got {save!r}")
         return cls(
+            legend=legend,
             kinds=kinds,
             smooth=smooth,
             frame_rate=frame_rate,
