@@ -65,7 +65,10 @@ def test_a_look_up_would_be_noted(tmp_path):
     "names",
     [
         ["openvino", "huggingface_hub"],
-        pytest.param(["openvino", "nncf", "onnxruntime", "onnx", "mlflow", "ray", "timm"], marks=pytest.mark.slow),
+        pytest.param(
+            ["openvino", "nncf", "onnxruntime", "onnx", "mlflow", "ray", "timm", "wandb", "supervision"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["fast", "all"],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,6 +25,7 @@ _COMPILED_SIZES = 4
 """So many sizes get a program of their own, which computes up to a tenth faster; all others share one for any size."""
 
 
+@runtime_checkable
 class ArrayProgram(Protocol):
     """An exported file in a runtime that takes arrays."""
 
