@@ -24,6 +24,7 @@ from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.runtimes.opened_file import file_digest, looks_inside
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_model
+from refineseg.runtimes.program_scorer import DescribedScorer
 from refineseg.runtimes.table import (
     BACKENDS,
     SUFFIXES,
@@ -39,9 +40,6 @@ from refineseg.runtimes.torch_compile import CompiledScorer
 from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, load, load_spec
-
-FileScorer = OnnxScorer | OpenVinoScorer | TorchProgramScorer
-"""What scores with an exported file; each has a ``description``."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def check_backend(name: str | None, *, precision: str, device: torch.device) -> 
     return name
 
 
-def open_exported(path: Path, *, backend: str | None, device: torch.device, precision: str) -> FileScorer:
+def open_exported(path: Path, *, backend: str | None, device: torch.device, precision: str) -> DescribedScorer:
     """A scorer of an exported file.
 
     Args:

@@ -17,14 +17,14 @@ import threading
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from refineseg.class_info import ClassInfo
 from refineseg.runtimes.compiler import check_compiler, check_sizes, compiling
 from refineseg.runtimes.description import Description
+from refineseg.runtimes.program_scorer import DescribedScorer
 from refineseg.runtimes.table import OUTPUTS, Output
-from refineseg.scoring import Scorer, class_dtype, class_map_of
+from refineseg.scoring import class_dtype, class_map_of
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import warn
 
@@ -84,7 +84,7 @@ def with_border(images: UInt8[Tensor, "n c h w"], multiple: int) -> UInt8[Tensor
     return images.index_select(2, rows).index_select(3, columns)
 
 
-class CompiledScorer(Scorer):
+class CompiledScorer(DescribedScorer):
     """A segmenter through ``torch.compile``.
 
     The first call with a shape compiles it, half a minute to some minutes; batch and sides (rounded up to what the
@@ -123,11 +123,6 @@ class CompiledScorer(Scorer):
         self._told = False
 
     @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self._spec.class_info
-
-    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self._device
@@ -142,22 +137,6 @@ class CompiledScorer(Scorer):
             # a copy, for programs are also for one layout in memory and one kind of tensor
             pixels = with_border(images.to(self._device), self._multiple).clone(memory_format=torch.contiguous_format)
             return self._compute(output, pixels)[..., :height, :width].clone()
-
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size, on the device.
-
-        Raises:
-            ConfigError: Other channels, or the network cannot be compiled.
-        """
-        return self._run("logits", images)
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
-        """The likeliest class of every pixel, on the device.
-
-        Raises:
-            ConfigError: Other channels, or the network cannot be compiled.
-        """
-        return self._run("class_map", images)
 
     def _compute(self, output: Output, images: Tensor) -> Tensor:
         """Whole multiples, on the device -> a tensor that the next call may overwrite."""

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-from refineseg.class_info import ClassInfo
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, ModelFileError, told
 from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.program_files import program_bytes, read_program
+from refineseg.runtimes.program_scorer import DescribedScorer
 from refineseg.runtimes.table import Output
-from refineseg.scoring import Scorer
 
 SMALLEST_SIDE = 33
 """Height and width that a program for any size takes at least: torch.export treats smaller ones as another case."""
@@ -36,7 +34,7 @@ def write_torch_program(program: Any, description: Description, path: Path) -> N
         temporary.write_bytes(content)
 
 
-class TorchProgramScorer(Scorer):
+class TorchProgramScorer(DescribedScorer):
     """A traced segmenter.
 
     Args:
@@ -56,11 +54,6 @@ class TorchProgramScorer(Scorer):
             raise ModelFileError(f"expected {outputs} from {self._path}, got other outputs; export the model again")
         self._device = device
 
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self.description.spec.class_info
-
     @torch.inference_mode()
     def _run(self, output: Output, images: Tensor) -> Tensor:
         self.description.check(output, str(images.dtype).removeprefix("torch."), tuple(images.shape), self._path)
@@ -78,19 +71,3 @@ class TorchProgramScorer(Scorer):
         found: Tensor = results[self.description.outputs.index(output)]
         self.description.check_result(found, output, tuple(images.shape), self._path)
         return found
-
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size.
-
-        Raises:
-            ConfigError: The file does not give them, or takes another size.
-        """
-        return self._run("logits", images)
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
-        """The likeliest class of every pixel.
-
-        Raises:
-            ConfigError: The file takes another size, or gives logits only.
-        """
-        return self._run("class_map", images)

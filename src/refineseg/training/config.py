@@ -19,6 +19,9 @@ from refineseg.errors import ConfigError, require
 from refineseg.networks.variants import NetworkOptions
 from refineseg.terminal.arguments import hint
 
+CHECKPOINT = "checkpoint.pt"
+"""Name of the file in a run's folder from which it goes on."""
+
 HELD_OUT = "held out of train"
 """As ``val_split``: a share of the training images, drawn by the seed, which are not trained on."""
 
@@ -294,6 +297,8 @@ def _keys(value: object, prefix: str = "") -> Iterator[str]:
     for key, item in items:
         yield f"{prefix}{key}"
         yield from _keys(item, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and isinstance(item, Mapping):  # the name of a group may be left out
+            yield from _keys(item, prefix)
 
 
 def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
