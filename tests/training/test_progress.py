@@ -74,6 +74,7 @@ def test_a_run_stops_early_draws_validation_images_and_prints_no_librarys_line(t
     root, out = write_folder(tmp_path / "data", splits={"train": 3, "val": 2}), tmp_path / "run"
     for mask in (root / "masks").rglob("*.png"):  # one class is learned at once, and then perfect
         Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+    (root / "classes.txt").write_text("ground\nsky\n")
     progress = run(root, out, tiny(8, patience=1, precision="bf16", ema_decay=None))
     history = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(history) < 8

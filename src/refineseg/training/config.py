@@ -21,6 +21,7 @@ from refineseg.terminal.arguments import hint
 
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in a run's folder from which it goes on."""
+
 HELD_OUT = "held out of train"
 """As ``val_split``: a share of the training images, drawn by the seed, which are not trained on."""
 

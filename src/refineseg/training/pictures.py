@@ -32,8 +32,8 @@ def validation_pictures(measured: Measured, epoch: int) -> Iterator[tuple[str, I
         assert sample.mask is not None
         step = -(-max(sample.image.shape[:2]) // _SIDE)
         image, truth, small = (np.ascontiguousarray(part[::step, ::step]) for part in (sample.image, sample.mask, mask))
-        title = f"epoch {epoch}"
-        yield sample.name, compared((image, truth), small, measured.matrix.class_info, title=title, errors="errors")
+        info, title = measured.matrix.class_info, f"epoch {epoch}"
+        yield sample.name, compared((image, truth), small, info, title=title, errors="errors")
 
 
 def write_pictures(folder: Path, measured: Measured, epoch: int) -> None:
