@@ -249,7 +249,7 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
 
 def _read_config(path: Path) -> TrainingConfig:
     """The configuration in the ``run.json`` of a run."""
-    from refineseg.files.archives import refuse_special
+    from refineseg.files.special import refuse_special
     from refineseg.training.config import from_json
 
     check_input_file("--config", path, what="the run.json of a run")

@@ -17,11 +17,11 @@ from refineseg.data.checks.expected import Expected, class_counts, inferred
 from refineseg.data.checks.facts import CaseFacts, MaskFacts
 from refineseg.data.checks.files import file_faults
 from refineseg.data.checks.kinds import Fault
-from refineseg.data.checks.label_check import read_all
 from refineseg.data.checks.masks import mask_faults
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.samples.left_out import left_out
 from refineseg.data.samples.remap import Remapped
+from refineseg.data.samples.threads import read_all
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
 from refineseg.doctor.findings import Finding, grouped, in_order

@@ -20,12 +20,13 @@ from refineseg.class_info import LabelTable, index_dtype
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
-from refineseg.data.checks.label_check import check_labels, read_all
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.own.folder import open_folder
 from refineseg.data.own.formats import recognise
 from refineseg.data.samples.class_files import CLASS_FILES
 from refineseg.data.samples.remap import FILE_NAMES as REMAP_FILES
 from refineseg.data.samples.sample import same_shape
+from refineseg.data.samples.threads import read_all
 from refineseg.data.storage.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name

@@ -19,7 +19,7 @@ from refineseg.errors import ConfigError
 from refineseg.evaluate.comparison import FROM_MEMORY
 from refineseg.evaluate.measuring import EvaluationResult
 from refineseg.evaluate.reports import draw_curves
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters

@@ -17,7 +17,7 @@ from rich.text import Text
 from refineseg.errors import ConfigError
 from refineseg.evaluate.protocol import Differences, MeasurementProtocol
 from refineseg.evaluate.published import COMPARATORS, PUBLISHED_SCORES
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.terminal.printable import short
 
 KEY = "measurement_protocol"

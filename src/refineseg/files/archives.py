@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from refineseg.errors import DatasetError
+from refineseg.files.special import refuse_special, special_kind
 
 MOST_BYTES = 1 << 30
 """Largest single file read, unpacked: one gibibyte, some 350 megapixels of RGB or a JSON of a million outlines."""
@@ -38,10 +39,6 @@ _STEP = 1 << 20
 _PACKED_KINDS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _ENCRYPTED = 0x1
 _DEFLATED = 8
-_SPECIAL = {
-    **{stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"},
-    **{stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"},
-}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SHOWN = 3
 
@@ -79,30 +76,6 @@ def locate(path: Path) -> tuple[Path, str] | None:
             inner = path.relative_to(above).as_posix()
             return (above, "" if inner == "." else inner) if above.suffix.lower() == ".zip" else None
     return None
-
-
-def special_kind(path: str | Path) -> str | None:
-    """What a path is that is never opened, because that may wait for ever; None for files, folders and nothing.
-
-    Example:
-        >>> special_kind("/dev/null"), special_kind(__file__), special_kind("there is nothing")
-        ('a device', None, None)
-    """
-    try:
-        return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116 - texts too
-    except (OSError, ValueError):
-        return None
-
-
-def refuse_special(path: Path) -> None:
-    """Refuse what is no file, before anything waits for it.
-
-    Raises:
-        OSError: A FIFO, a socket or a device.
-    """
-    kind = special_kind(path)
-    if kind is not None:
-        raise OSError(f"it is {kind}, which is never opened")
 
 
 def is_folder(path: Path) -> bool:

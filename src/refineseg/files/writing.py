@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import OutputError
-from refineseg.files.archives import special_kind
+from refineseg.files.special import special_kind
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says that takes no more of a file."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.files.archives import special_kind
+from refineseg.files.special import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 

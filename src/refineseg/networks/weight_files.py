@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refineseg.errors import ModelFileError, WeightsUnavailableError
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.files.writing import write_error, written_beside
 
 _FLOATS = ("F16", "BF16", "F32", "F64")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from refineseg.errors import MissingExtraError, ModelFileError
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.original.mat_hdf5 import open_hdf5
 from refineseg.original.mat_level5 import read_level5
 from refineseg.original.mat_nodes import MatFile, damaged

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from refineseg.errors import ConfigError, MissingExtraError
-from refineseg.files.archives import special_kind
+from refineseg.files.special import special_kind
 from refineseg.terminal.arguments import check_word
 
 Precision = Literal["float32", "bfloat16"]

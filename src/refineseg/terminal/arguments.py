@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from refineseg.errors import ConfigError
-from refineseg.files.archives import special_kind
+from refineseg.files.special import special_kind
 
 _MOST_NEIGHBOURS = 2000
 """Names of a folder that are compared with one that is not there."""

@@ -14,7 +14,7 @@ import torch
 from refineseg.errors import CheckpointError, ModelFileError, OutputError
 from refineseg.files.writing import written_beside
 from refineseg.networks.weight_files import check_weights, read_checkpoint
-from refineseg.training.request import CHECKPOINT
+from refineseg.training.config import CHECKPOINT
 
 _FIELDS = {"config": dict, "epoch": int, "history": list, "network": dict, "optimiser": dict}
 

@@ -19,6 +19,9 @@ from refineseg.errors import ConfigError, require
 from refineseg.networks.variants import NetworkOptions
 from refineseg.terminal.arguments import hint
 
+CHECKPOINT = "checkpoint.pt"
+"""Name of the file in a run's folder from which it goes on."""
+
 
 @dataclass(frozen=True)
 class Phase:

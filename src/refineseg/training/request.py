@@ -17,9 +17,8 @@ from typing import Any
 from refineseg.data.datasets import Root, data_splits, open_dataset, parse_sources
 from refineseg.data.samples.given import GIVEN
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
-from refineseg.training.config import TrainingConfig, from_json
+from refineseg.training.config import CHECKPOINT, TrainingConfig, from_json
 
-CHECKPOINT = "checkpoint.pt"
 """Name of the checkpoint in the folder of a run."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

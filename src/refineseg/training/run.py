@@ -33,7 +33,7 @@ from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training.budget import fit_to_budget
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
-from refineseg.training.config import TrainingConfig, to_json
+from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
 from refineseg.training.loop import train
@@ -41,15 +41,7 @@ from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
-from refineseg.training.request import (
-    CHECKPOINT,
-    Budget,
-    check_logs,
-    check_new_run,
-    fitted,
-    read_run,
-    resumed_data,
-)
+from refineseg.training.request import Budget, check_logs, check_new_run, fitted, read_run, resumed_data
 from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
 from refineseg.training.state import METRICS_FILE
 

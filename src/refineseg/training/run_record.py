@@ -17,8 +17,8 @@ from refineseg.data.samples.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.files.writing import written_beside
 from refineseg.segmenter import load_spec
+from refineseg.training.config import CHECKPOINT
 from refineseg.training.progress import Progress
-from refineseg.training.request import CHECKPOINT
 
 RECORD_NAME = "data.json"
 _FORMAT = 1

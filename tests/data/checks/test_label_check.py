@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.checks.label_check import check_labels, read_all
+from refineseg.data.checks.label_check import check_labels
 from refineseg.data.samples.sample import Concatenation, FilePair, PairDataset, Sample
+from refineseg.data.samples.threads import read_all
 from refineseg.errors import DatasetError, ImageError, LabelError
 
 CLASSES = ClassInfo(("field", "tree", "house"))

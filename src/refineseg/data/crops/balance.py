@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
-from refineseg.data.checks.label_check import read_all
 from refineseg.data.samples.sample import Dataset
+from refineseg.data.samples.threads import read_all
 
 
 def count_classes(mask: NDArray[Any], num_classes: int) -> Int64[np.ndarray, " k"]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.checks.label_check import read_all
 from refineseg.data.own.folder_layout import folder_splits, partners, split_folders, stray_images
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
+from refineseg.data.samples.threads import read_all
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values
 from refineseg.images.label_messages import value_ranges

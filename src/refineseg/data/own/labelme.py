@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from refineseg.data.checks.label_check import read_all
 from refineseg.data.own.outlines import Canvas, check_near, looks_like_fractions
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
 from refineseg.data.samples.class_files import CLASS_FILES
@@ -26,6 +25,7 @@ from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import FRACTIONS
 from refineseg.data.samples.own_classes import NamedClasses, classes_beside, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
+from refineseg.data.samples.threads import read_all
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import list_files
 from refineseg.images.files import IMAGE_SUFFIXES, read_image_size, read_rgb

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.checks.label_check import read_all
 from refineseg.data.own.outlines import Canvas
 from refineseg.data.samples.left_out import LeftOut, summed
 from refineseg.data.samples.own_classes import NamedClasses, alike
 from refineseg.data.samples.sample import void_where_transparent
 from refineseg.data.samples.sources import SourceDataset
+from refineseg.data.samples.threads import read_all
 from refineseg.errors import DatasetError, ImageError
 from refineseg.images.files import first_names, read_image_size, read_rgb
 

@@ -18,8 +18,8 @@ from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.json_files import json_elements
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
-from refineseg.files.archives import refuse_special
 from refineseg.files.run_lengths import rle_tools
+from refineseg.files.special import refuse_special
 from refineseg.images.files import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "val", "train2014", "val2014", "train2017", "val2017")

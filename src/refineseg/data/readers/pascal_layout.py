@@ -14,7 +14,7 @@ from pathlib import Path
 
 from refineseg.data.samples.sample import FilePair
 from refineseg.errors import DatasetError
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.images.files import first_names
 
 _LIST_SUFFIXES = (".jpg", ".png", ".mat")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refineseg.data.samples.sample import Dataset, image_file
 from refineseg.errors import ImageError
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.images.files import read_image_size
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")

@@ -126,8 +126,8 @@ def predict_plan(
     if files.prove:
         from refineseg.predict.folder.proofs import Prover
 
-        segmenter = opened.needs_inner("--prove").segmenter
-        prover = Prover(segmenter, predictor, options, generator=np.random.default_rng(), tell=follower.result)
+        inner, tiling = opened.needs_inner("--prove"), options.tiling or TilingOptions()
+        prover = Prover(inner, predictor, tiling=tiling, generator=np.random.default_rng(), tell=follower.result)
     run = FileRun(
         class_info,
         outputs=files.outputs,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
+from refineseg.files.special import special_kind
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
 from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
@@ -113,7 +114,7 @@ def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str
             if not others:
                 where = f"; all {len(jobs)} are in {out}, where results go: choose another --out" if jobs else ""
                 plan.failures.append(f"skipped: expected images in {path}, found none{where}")
-        elif (kind := archives.special_kind(path)) is not None:
+        elif (kind := special_kind(path)) is not None:
             plan.failures.append(_no_input(text, kind))
         elif path.exists() or archives.is_file(path):
             plan.files.append(FileJob(str(path), str(out / path.stem), places.real(str(path))))

@@ -12,42 +12,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.devices import find_device
 from refineseg.images.reading import choose_bands
 from refineseg.predict.array_predictor import AnyPredictor
 from refineseg.predict.exact.tiled_scorer import prove
-from refineseg.predict.options import PredictorOptions
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.views.tiling import ArraySource, PixelSource, TilingOptions
-from refineseg.segmenter import Segmenter
+from refineseg.runtimes.eager import TorchScorer
 
 
 class Prover:
     """Proves images and rasters of one call.
 
     Args:
-        segmenter: The model, on its device.
+        scorer: The model, on its device.
         predictor: Which images it cuts.
-        options: How they are cut, and where.
+        tiling: How they are cut.
         generator: Draws the pieces.
         tell: Takes a line for each.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        scorer: TorchScorer,
         predictor: AnyPredictor,
-        options: PredictorOptions,
         *,
+        tiling: TilingOptions,
         generator: np.random.Generator,
         tell: Callable[[str], None],
     ) -> None:
         self._tell = tell
-        self._segmenter, self._predictor, self._generator = segmenter, predictor, generator
-        self._tiling = options.tiling or TilingOptions()
-        self._device = find_device(options.device)
+        self._segmenter, self._device = scorer.segmenter, scorer.device
+        self._predictor, self._tiling, self._generator = predictor, tiling, generator
         self.results: list[dict[str, Any]] = []
 
     def image(self, name: str, image: NDArray[np.uint8]) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
-from refineseg.files import archives
 from refineseg.files.archives import file_mark
+from refineseg.files.special import refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.predict.folder.plan import FileJob
 
@@ -69,7 +69,7 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
-        archives.refuse_special(path)
+        refuse_special(path)
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

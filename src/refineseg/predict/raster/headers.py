@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from refineseg.files.archives import refuse_special
+from refineseg.files.special import refuse_special
 from refineseg.images.decoding import most_pixels
 
 RASTER_ONLY_SUFFIXES = (".vrt", ".img")

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.errors import ImageError, MissingExtraError
-from refineseg.files.archives import special_kind
+from refineseg.files.special import special_kind
 from refineseg.predict.video.sources import (
     Faults,
     Frame,
