@@ -21,7 +21,9 @@ _STRIP_VALUES = {"cpu": 2**20, "other": 2**26}  # of enlarged logits; what a CPU
 class Scorer(ABC):
     """Something that scores pixels: a segmenter on a device, an exported file in a runtime, or one of your own.
 
-    One of your own gives :attr:`class_info` and :meth:`logits`; the rest has an answer here.
+    One of your own gives :attr:`class_info` and :meth:`logits`; the rest has an answer here. Several threads may call
+    one scorer at once, and each result is that of a call alone. OpenVINO and compiled programs compute one call at a
+    time.
     """
 
     @property

@@ -16,9 +16,9 @@ from PIL import Image
 
 import refineseg
 from conftest import call, imported_by_a_prediction
+from fakes.exports import exported_files, tiny
 from fakes.scenes import fake_camvid
 from refineseg.bench.timing import example_images
-from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.files import accept_file, calibration_images, export_file
@@ -28,12 +28,11 @@ from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.options import PredictorOptions
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
-from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model, write_onnx_model
-from refineseg.runtimes.open import check_backend, open_exported, open_model
-from refineseg.runtimes.openvino_runtime import openvino_from_onnx, write_openvino_model
+from refineseg.runtimes.onnx_runtime import OnnxScorer
+from refineseg.runtimes.open import check_backend, open_exported
+from refineseg.runtimes.openvino_runtime import write_openvino_model
 from refineseg.runtimes.quantisation import quantised
-from refineseg.runtimes.table import BACKENDS, OUTPUTS, own_backend
-from refineseg.runtimes.torch_programs import write_torch_program
+from refineseg.runtimes.table import BACKENDS, OUTPUTS
 from refineseg.scoring import Scorer
 from refineseg.terminal.printing import Terminal
 
@@ -41,41 +40,9 @@ CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]
 
 
-def tiny():
-    """A small network of real structure: a ResNet of four blocks, of an eighth of its width."""
-    torch.manual_seed(0)
-    segmenter = refineseg.build(
-        "refinenet_lw:resnet18",
-        class_info=catalog_classes("camvid"),
-        encoder_options={"channels": (8, 16, 32, 64), "layers": (1, 1, 1, 1)},
-    )
-    for module in segmenter.modules():  # statistics as after training, so that folding them is seen
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return segmenter.eval()
-
-
 @pytest.fixture(scope="module")
-def traced():
-    """The tiny network and its program with both outputs: tracing takes many seconds."""
-    segmenter = tiny()
-    return segmenter, export_program(segmenter, outputs=OUTPUTS)
-
-
-@pytest.fixture(scope="module")
-def exported(traced, tmp_path_factory):
-    """The tiny network in every format."""
-    folder = tmp_path_factory.mktemp("exported")
-    segmenter, program = traced
-    description = Description(segmenter.spec, OUTPUTS)
-    files = {"onnx": folder / "net.onnx", "openvino": folder / "net.xml", "torch": folder / "net.pt2"}
-    write_torch_program(program, description, files["torch"])
-    model = onnx_model(program, description)
-    write_onnx_model(model, files["onnx"])
-    write_openvino_model(openvino_from_onnx(model, description), files["openvino"])
-    segmenter.save(folder / "net.safetensors")
-    return segmenter, files
+def exported(tmp_path_factory):
+    return exported_files(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="module")
@@ -93,33 +60,6 @@ def test_classes_found_at_the_logits_size_are_those_of_the_enlarged_logits(size,
     found = enlarged_class_map(logits, 4)
     assert torch.equal(found.long()[clear], large.argmax(1)[clear])
     assert found.shape == large[:, 0].shape
-
-
-@pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])
-def test_files_give_the_models_logits_and_classes_at_any_size_and_batch(exported, file_format):
-    segmenter, files = exported
-    scorer = open_exported(files[file_format], backend="auto", device=CPU, precision="float32")
-    assert scorer.class_info == segmenter.class_info
-    for size in SIZES if file_format != "torch" else [(33, 50), (64, 97)]:
-        for batch in (1, 3):
-            images = example_images(batch, 3, size)
-            with torch.no_grad():
-                logits = segmenter(images)
-            torch.testing.assert_close(scorer.logits(images), logits, atol=1e-4, rtol=1e-4)
-            clear = logits.topk(2, dim=1).values.diff(dim=1)[:, 0].abs() > 1e-3
-            assert torch.equal(scorer.class_map(images)[clear], logits.argmax(1)[clear])
-
-
-def test_an_exported_file_predicts_like_the_model_file(exported):
-    segmenter, files = exported
-    image = example_images(1, 3, (60, 90))[0].permute(1, 2, 0).numpy()
-    expected = Predictor(segmenter)(image, probabilities=True)
-    for path in (files["onnx"], files["openvino"]):
-        opened = open_model(str(path), device="cpu")
-        assert opened.backend == own_backend(path)
-        found = Predictor(opened.scorer)(image, probabilities=True)
-        assert np.mean(found.mask == expected.mask) > 0.999
-        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
 
 
 def test_what_a_file_cannot_take_is_said_before_its_runtime_fails(exported, monkeypatch):

@@ -41,6 +41,9 @@ from refineseg.segmenter import Segmenter
 class Predictor:
     """Predicts images, one by one or in batches of one size.
 
+    Several threads may use one predictor at once: nothing of a call is kept in it. It can be pickled for other
+    processes if its model can (a segmenter can).
+
     Args:
         model: A segmenter, or any Scorer (an exported file in a runtime).
         device: For a segmenter: ``auto`` (CUDA if there, else CPU), ``cpu``, ``cuda``, ...

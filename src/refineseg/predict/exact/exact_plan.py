@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
+from refineseg.predict.exact.graph import Graph
 from refineseg.predict.exact.streaming import maps_bytes, needed_spans
-from refineseg.predict.exact.tracing import Graph
 from refineseg.predict.views.tiling import Region, TilingOptions, grid
 
 STEPS = (128, 64, 32)

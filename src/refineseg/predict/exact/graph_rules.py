@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refineseg.predict.exact.graph import Map
 from refineseg.predict.exact.region_ops import Pointwise
-from refineseg.predict.exact.spatial_rules import SPATIAL, Map, NotLocalError, Real, Step, find_matlab
+from refineseg.predict.exact.spatial_rules import SPATIAL, NotLocalError, Real, Step, find_matlab
 from refineseg.resize import matlab_resize, matlab_resize_images
 
 _MAKING = {

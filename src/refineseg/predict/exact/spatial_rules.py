@@ -6,15 +6,15 @@ after the other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from refineseg.predict.exact.axis_rules import Window, matlab_taps, torch_taps
+from refineseg.predict.exact.graph import Map
 from refineseg.predict.exact.region_ops import (
     AveragePooling,
     Convolution,
@@ -30,31 +30,6 @@ from refineseg.resize import matlab_resize_images
 
 class NotLocalError(Exception):
     """A function that cannot be computed on a part of its map; says what it does."""
-
-
-@dataclass(frozen=True)
-class Map:
-    """A whole map.
-
-    Args:
-        shape: Shape of the tensor, with a batch of one.
-        axes: Which dimensions are rows and columns.
-        dtype: Type of its values.
-    """
-
-    shape: tuple[int, ...]
-    axes: tuple[int, int]
-    dtype: torch.dtype
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self.shape[self.axes[0]], self.shape[self.axes[1]]
-
-    @property
-    def pixel_bytes(self) -> int:
-        """Of all channels of a pixel."""
-        return math.prod(self.shape) // math.prod(self.size_hw) * self.dtype.itemsize
 
 
 Real = Callable[[Any], Any]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from refineseg.predict.exact.axis_rules import AxisRule, Span, needed
+from refineseg.predict.exact.graph import Graph
 from refineseg.predict.exact.region_ops import Chain, Operation, Pointwise, Resampling
-from refineseg.predict.exact.tracing import Graph
 from refineseg.predict.views.tiling import Region
 
 _OUTPUT_PIECE_BYTES = 64 * 2**20

@@ -24,8 +24,9 @@ from refineseg.errors import ConfigError
 from refineseg.networks.encoders import TwoScaleEncoder
 from refineseg.predict.exact.blending import Blending
 from refineseg.predict.exact.exact_plan import RESULT_BYTES, TilePlan, context_of, plan_tiles
+from refineseg.predict.exact.graph import Graph
 from refineseg.predict.exact.streaming import maps_bytes, needed_spans, stream
-from refineseg.predict.exact.tracing import Graph, trace
+from refineseg.predict.exact.tracing import trace
 from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions
 from refineseg.scoring import class_map_of
 from refineseg.segmenter import Segmenter

@@ -8,68 +8,22 @@ that is not known, ends the recording with the name of its module.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from refineseg.errors import ConfigError
+from refineseg.predict.exact.graph import Graph, Map, Node
 from refineseg.predict.exact.graph_rules import find_operation, operation_name
 from refineseg.predict.exact.region_ops import Chain, Operation, Pointwise
-from refineseg.predict.exact.spatial_rules import Map, NotLocalError
+from refineseg.predict.exact.spatial_rules import NotLocalError
 from refineseg.segmenter import Segmenter
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One operation of a graph.
-
-    Args:
-        operation: What is computed.
-        inputs: Indices of maps.
-        output: Index of a map.
-    """
-
-    operation: Operation
-    inputs: tuple[int, ...]
-    output: int
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """Operations in the order in which they are computed.
-
-    Args:
-        maps: All maps; the first one is the image (uint8).
-        nodes: Operations; each one's inputs come before it.
-        output: Index of the map of logits.
-    """
-
-    maps: tuple[Map, ...]
-    nodes: tuple[Node, ...]
-    output: int
-
-    def consumers(self) -> dict[int, list[int]]:
-        """Map -> nodes that need it."""
-        found: dict[int, list[int]] = {index: [] for index in range(len(self.maps))}
-        for position, node in enumerate(self.nodes):
-            for index in dict.fromkeys(node.inputs):
-                found[index].append(position)
-        return found
-
-    def multiply_adds(self) -> int:
-        """Of the whole image."""
-        return sum(
-            node.operation.multiply_adds * self.maps[node.output].size_hw[0] * self.maps[node.output].size_hw[1]
-            for node in self.nodes
-        )
 
 
 class _Recorder(TorchFunctionMode):
@@ -155,26 +109,27 @@ def _tensors(value: Any) -> Iterator[Tensor]:  # noqa: ANN401 - arguments of any
             yield from _tensors(item)
 
 
-@contextlib.contextmanager
-def _module_names(model: nn.Module) -> Iterator[list[str]]:
+def _without_values(segmenter: Segmenter) -> tuple[Segmenter, dict[int, Tensor]]:
+    """A copy that knows shapes only, and the values by the ids of its tensors.
+
+    A copy, because others may compute with the segmenter at the same moment.
+    """
+    tensors = [*segmenter.parameters(), *segmenter.buffers()]
+    copies = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    weights = {id(copies[id(tensor)]): tensor.detach() for tensor in tensors}
+    return copy.deepcopy(segmenter, copies), weights
+
+
+def _follow(model: nn.Module) -> list[str]:
     """The modules that are being run, outermost first, as the list stands at any moment."""
-    names = {id(module): f"{name} ({type(module).__name__})" for name, module in model.named_modules() if name}
     stack: list[str] = []
 
-    def enter(module: nn.Module, args: Any) -> None:  # noqa: ANN401 - torch's hooks
-        if id(module) in names:
-            stack.append(names[id(module)])
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ANN401 - torch's hooks
-        if id(module) in names:
-            stack.pop()
-
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield stack
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for name, module in model.named_modules():
+        if name:
+            told = f"{name} ({type(module).__name__})"
+            module.register_forward_pre_hook(lambda *_, told=told: stack.append(told))
+            module.register_forward_hook(lambda *_: stack.pop() and None)  # a result would replace the module's
+    return stack
 
 
 @torch.no_grad()
@@ -189,24 +144,22 @@ def trace(segmenter: Segmenter, size_hw: tuple[int, int]) -> Graph:
         ConfigError: A part of the network sees the whole image at once (squeeze-and-excitation, attention, global
             normalisation), or does something that is not known; the message names it.
     """
-    named = [*segmenter.named_parameters(), *segmenter.named_buffers()]
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
-    weights = {id(shapes[name]): tensor.detach() for name, tensor in named}
-    device = named[0][1].device
+    copied, weights = _without_values(segmenter)
+    device = next(segmenter.parameters()).device
     image = torch.empty(1, segmenter.spec.preprocessing.in_channels, *size_hw, dtype=torch.uint8, device="meta")
-    with _module_names(segmenter) as where:
-        recorder = _Recorder(weights, image, device, where)
-        try:
-            with recorder:
-                logits = functional_call(segmenter, shapes, (image,))
-        except ConfigError:
-            raise
-        except Exception as error:  # backbones fail on shapes alone with any kind
-            raise ConfigError(
-                f"expected a network that runs on shapes alone, got {type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''} in {where[-1] if where else 'the segmenter'}; "
-                "add --tile-mode blend"
-            ) from error
+    where = _follow(copied)
+    recorder = _Recorder(weights, image, device, where)
+    try:
+        with recorder:
+            logits = copied(image)
+    except ConfigError:
+        raise
+    except Exception as error:  # backbones fail on shapes alone with any kind
+        raise ConfigError(
+            f"expected a network that runs on shapes alone, got {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''} in {where[-1] if where else 'the segmenter'}; "
+            "add --tile-mode blend"
+        ) from error
     return _chained(recorder.maps, recorder.nodes, recorder.places[id(logits)])
 
 
