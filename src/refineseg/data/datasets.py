@@ -44,6 +44,8 @@ class DatasetEntry:
         summary: One line for ``refineseg datasets``.
         licence: What models trained on it inherit; empty: nothing.
         splits: Root -> the splits there, where every root may have others.
+        required_splits: Splits that the doctor expects.
+        optional_splits: Splits that it looks at where they are; unions of others are left out.
         files: Endings of files that may be given instead of a folder.
         ids: Whose ids the samples' names are: equal names of such data sets are one image. Empty: names hold for their
             split alone.
@@ -54,6 +56,8 @@ class DatasetEntry:
     summary: str
     licence: str = ""
     splits: Callable[[Path], tuple[str, ...]] | None = None
+    required_splits: tuple[str, ...] = ("train", "val")
+    optional_splits: tuple[str, ...] = ("test",)
     files: tuple[str, ...] = ()
     ids: str = ""
     part_of: Callable[[str], str] | None = None
@@ -71,12 +75,14 @@ DATASETS: dict[str, DatasetEntry] = {
         "SBD, VOC's classes on 11355 images: benchmark_RELEASE/dataset; splits also train_noval, all",
         licence=f"SBD: {_FLICKR}",
         ids="voc",
+        optional_splits=(),
     ),
     "coco_voc": DatasetEntry(
         open_coco_voc,
         "COCO with VOC's classes: annotations/instances_*.json, train2017, ...",
         licence=f"COCO: annotations CC BY 4.0, {_FLICKR}",
         ids="coco",
+        optional_splits=(),
     ),
     "person_part": DatasetEntry(
         open_person_part,
@@ -113,11 +119,15 @@ DATASETS: dict[str, DatasetEntry] = {
         "NYU Depth V2, 40 classes, 625x468: nyu_depth_v2_labeled.mat, or train.nyu and val.nyu with images",
         licence="NYU Depth V2 states no licence: research use",
         ids="nyud",
+        required_splits=("train", "test"),
+        optional_splits=(),
     ),
     "sunrgbd": DatasetEntry(
         open_sunrgbd,
         "SUN RGB-D, 37 classes: images/SPLIT + labels/SPLIT, or SUNRGBD with SUNRGBDtoolbox",
         licence="SUN RGB-D states no licence: research use",
+        required_splits=("train", "test"),
+        optional_splits=(),
     ),
     "ade20k": DatasetEntry(
         open_ade20k,
@@ -137,6 +147,8 @@ DATASETS: dict[str, DatasetEntry] = {
         licence="CC BY-NC 4.0 (from the CamVid data): personal and research use only",
         ids="camvid",
         part_of=drive_of,
+        required_splits=("train", "val", "test"),
+        optional_splits=(),
     ),
     "folder": DatasetEntry(
         open_own,

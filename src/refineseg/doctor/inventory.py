@@ -21,16 +21,6 @@ from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder
 
-_SPLITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "camvid": (("train", "val", "test"), ()),
-    "nyud": (("train", "test"), ()),
-    "sunrgbd": (("train", "test"), ()),
-    "sbd": (("train", "val"), ()),
-    "coco_voc": (("train", "val"), ()),
-}
-_USUAL_SPLITS = (("train", "val"), ("test",))
-"""Splits that must be there, and those that are looked at where they are; unions of others are left out."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -118,7 +108,7 @@ def relative_name(path: Path, root: Path) -> str:
 
 def _read_inventory(name: str, root: Path) -> Inventory:
     """Through the reader, split by split; the refusal of a split that must be there is a fault."""
-    required, optional = _SPLITS.get(name, _USUAL_SPLITS)
+    required, optional = DATASETS[name].required_splits, DATASETS[name].optional_splits
     list_splits = DATASETS[name].splits
     cases: list[Case] = []
     faults: list[Fault] = []
