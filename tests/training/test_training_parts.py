@@ -55,6 +55,8 @@ def test_dotted_settings_reach_every_level():
     [
         ("epochs=3", "expected --set KEY=VALUE with a key of the config, got 'epochs=3'"),
         ("phases.5.epochs=3", "key of the config"),
+        ("dise=1", "near: dice"),
+        ("los.dice=1", "near: loss.dice"),
         ("seed", "key of the config"),
         ("seed=often", "expected config.seed to be int, got 'often'"),
         ("flip=1", "expected config.flip to be bool, got 1"),

@@ -288,6 +288,8 @@ def _keys(value: object, prefix: str = "") -> Iterator[str]:
     for key, item in items:
         yield f"{prefix}{key}"
         yield from _keys(item, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and isinstance(item, Mapping):  # the name of a group may be left out
+            yield from _keys(item, prefix)
 
 
 def override(config: TrainingConfig, settings: Sequence[str]) -> TrainingConfig:
