@@ -25,14 +25,12 @@ from refineseg.bench.contenders import (
     compiled_contenders,
     in_default_order,
     measurable,
-    other_contenders,
     plain_contender,
     runtime_contenders,
     torch_contenders,
 )
 from refineseg.bench.counting import NetworkCounts, count_network
 from refineseg.bench.timing import (
-    OTHER_NETWORK,
     PLAIN_EXPORT,
     Contender,
     Row,
@@ -165,8 +163,6 @@ def bench_model(
         contenders = torch_contenders(model, segmenter, device=place, precisions=own) + contenders
     else:
         contenders.insert(0, plain_contender(model, segmenter, device=place))
-    if backend is None:
-        contenders += other_contenders(segmenter, device=place)
     images = example_images(batch, segmenter.spec.preprocessing.in_channels, size_hw)
     rows = measure(contenders, images, repeats=repeats, console=console)
     title = f"{model}, {batch} image{'s' if batch > 1 else ''} of {size}, {rows[0].repeats} rounds"
@@ -229,10 +225,9 @@ def _speed_table(rows: Sequence[Row], title: str) -> Table:
     for name in numbers:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
-        name = row.model if row.note == OTHER_NETWORK else row.backend
         kind = ", plain" if row.plain else ", fused" if row.fused else ""
         table.add_row(
-            f"{name}{kind}{f', {PLAIN_EXPORT}' if row.note == PLAIN_EXPORT else ''}",
+            f"{row.backend}{kind}{f', {PLAIN_EXPORT}' if row.note == PLAIN_EXPORT else ''}",
             row.precision,
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
@@ -240,7 +235,7 @@ def _speed_table(rows: Sequence[Row], title: str) -> Table:
             f"{row.min_ms:.1f}",
             f"{row.speedup:.2f}",
             "" if row.best_other is None else f"{row.best_other:.2f}",
-            "" if row.agreement is None else f"{100 * row.agreement:.2f} %",
+            f"{100 * row.agreement:.2f} %",
             f"{row.cold_start_s:.1f}",
         )
     return table

@@ -1,15 +1,12 @@
 """The ways to compute a model's class maps that ``refineseg bench`` measures side by side.
 
 In: a segmenter. Out: contenders: eager PyTorch, every installed runtime with the rewritten network, the plain export in
-the same runtimes (the best other way to run the same function), and networks of segmentation-models-pytorch where that
-is installed.
+the same runtimes (the best other way to run the same function).
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
 
-from refineseg.bench.timing import OTHER_NETWORK, PLAIN_EXPORT, Contender, example_images
-from refineseg.class_info import ClassInfo
+from refineseg.bench.timing import PLAIN_EXPORT, Contender, example_images
 from refineseg.errors import ConfigError
 from refineseg.runtimes import quantisation
 from refineseg.runtimes.description import KEY, Description
@@ -35,7 +28,7 @@ from refineseg.runtimes.program_files import program_bytes
 from refineseg.runtimes.programs import computes_on
 from refineseg.runtimes.table import BACKENDS, Precision
 from refineseg.runtimes.torch_programs import TorchProgramScorer
-from refineseg.scoring import Scorer, class_map_of
+from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
 
@@ -48,8 +41,6 @@ OF_SEGMENTERS = ("torch_compile",)
 
 Refused = Callable[[str, ConfigError], None]
 """Told the name of a runtime and why it cannot be measured here."""
-
-_OTHER_NETWORKS = (("FPN", "mobilenet_v2"), ("DeepLabV3Plus", "mobilenet_v2"))
 
 
 def in_default_order(segmenter: Segmenter) -> Segmenter:
@@ -245,56 +236,6 @@ def compiled_contenders(
                 break
             built_s = time.perf_counter() - begin
             contenders.append(Contender(model, name, precision, True, False, "nhwc", scorer, built_s))
-    return contenders
-
-
-class OtherNetwork(Scorer):
-    """A network of segmentation-models-pytorch on a device, with the same preprocessing and argmax.
-
-    Args:
-        network: Normalised images -> logits at their size.
-        like: Whose preprocessing and classes.
-        device: Where.
-    """
-
-    def __init__(self, network: nn.Module, like: Segmenter, device: torch.device) -> None:
-        self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._like, self._device = like.spec, device
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the logits."""
-        return self._like.class_info
-
-    @torch.inference_mode()
-    def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Logits at image size; images are enlarged to what the network takes, multiples of 32."""
-        x = self._like.preprocessing(images.to(self._device), dtype=torch.float32)
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % 32, 0, -height % 32)).contiguous(memory_format=torch.channels_last)
-        scores: Tensor = self._network(x)[:, :, :height, :width]
-        return scores
-
-    def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Int64[Tensor, "n h w"]:
-        """The likeliest class of every pixel."""
-        return class_map_of(self.logits(images))
-
-
-def other_contenders(segmenter: Segmenter, *, device: torch.device) -> list[Contender]:
-    """Real-time networks of segmentation-models-pytorch, untrained, where it is installed; else none."""
-    if importlib.util.find_spec("segmentation_models_pytorch") is None:
-        return []
-    library = importlib.import_module("segmentation_models_pytorch")
-    contenders = []
-    for architecture, encoder in _OTHER_NETWORKS:
-        network = getattr(library, architecture)(
-            encoder,
-            encoder_weights=None,
-            in_channels=segmenter.spec.preprocessing.in_channels,
-            classes=segmenter.class_info.num_classes,
-        )
-        name, scorer = f"smp {architecture} {encoder}", OtherNetwork(network, segmenter, device)
-        contenders.append(Contender(name, "torch", "float32", False, False, "nhwc", scorer, 0.0, OTHER_NETWORK))
     return contenders
 
 

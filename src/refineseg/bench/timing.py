@@ -45,9 +45,6 @@ REST_S = 0.02
 PLAIN_EXPORT = "plain export"
 """Note of the best other way: the network as it is, in a runtime, its logits enlarged before the argmax."""
 
-OTHER_NETWORK = "another network, untrained"
-"""Note of networks of other libraries, whose masks say nothing."""
-
 
 @dataclass(frozen=True)
 class Contender:
@@ -87,8 +84,7 @@ class Row:
         fused: Whether the network was rewritten for inference.
         plain: True for exactly one row of a run.
         memory_order: ``nchw`` or ``nhwc``.
-        agreement: Share of the pixels with the plain contender's class, 0..1. Of an untrained model it says little;
-            None: another network's.
+        agreement: Share of the pixels with the plain contender's class, 0..1. Of an untrained model it says little.
         batch: Images at a time; the times are of a whole batch.
         size: ``HEIGHTxWIDTH`` of the images.
         min_ms: Shortest time in milliseconds, the one least disturbed by others.
@@ -112,7 +108,7 @@ class Row:
     fused: bool
     plain: bool
     memory_order: str
-    agreement: float | None
+    agreement: float
     batch: int
     size: str
     min_ms: float
@@ -246,7 +242,7 @@ def measure(
                 fused=contender.fused,
                 plain=contender.plain,
                 memory_order=contender.memory_order,
-                agreement=None if contender.note == OTHER_NETWORK else float(same.double().mean()),
+                agreement=float(same.double().mean()),
                 batch=len(images),
                 size=size,
                 min_ms=float(own.min()),
