@@ -195,7 +195,7 @@ WRONG = [
     ("train --data folder:mine --out o --budget 5m --epochs 3", 2, "expected --budget alone"),
     ("train --data folder:mine --out o --workers -1", 2, "expected --workers of at least 0, got -1"),
     ("train --data folder:mine --out o --device gpu", 2, "expected a device of this machine"),
-    ("train --data folder:mine --out o --log wandb", 2, "expected --log tensorboard, mlflow, mlflow:URI, got 'wandb'"),
+    ("train --data folder:mine --out o --log comet", 2, "expected --log tensorboard, mlflow, mlflow:URI, wandb, wandb:PROJECT, got 'comet'"),
     ("train --data folder:mine --out o --config nope.json", 2, "as --config, but there is no nope.json"),
     ("train --data folder:mine --out o --config pics", 2, "got pics, which is a folder"),
     ("train --data folder:mine --out o --init camvid --variant x", 2, "expected --init alone"),
