@@ -88,7 +88,7 @@ def serve(
     for option, value in (("--workers", workers), ("--threads", threads), ("--batch-size", batch_size)):
         check_number(option, value, least=1, most=1024)
     token = _token(token_file)
-    named = _named_models(model or ["camvid"], device=device, precision=precision, backend=backend)
+    named = named_models(model or ["camvid"], device=device, precision=precision, backend=backend)
 
     # from here on NumPy is there
     from refineseg.devices import free_memory, keep_freed_memory
@@ -150,13 +150,21 @@ def _token(file: Path | None) -> str | None:
         return None
     if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
-            f"expected a token of at least {_LEAST_TOKEN} letters and digits, got another; make one: openssl rand -hex 32"
+            f"expected a token of at least {_LEAST_TOKEN} letters and digits, got another; make one: openssl "
+            "rand -hex 32"
         )
     return token
 
 
-def _named_models(models: list[str], *, device: str, precision: str, backend: str | None) -> dict[str, str]:
-    """Name -> model, as far as it can be checked before PyTorch is there."""
+def named_models(
+    models: list[str], *, device: str = "auto", precision: str = "float32", backend: str | None = None
+) -> dict[str, str]:
+    """Name -> model, as far as it can be checked before PyTorch is there.
+
+    Raises:
+        ConfigError: Two models of one name, or options that do not fit.
+        ModelFileError: No such model.
+    """
     from refineseg.predict.views.scoring_views import check_scoring
 
     named: dict[str, str] = {}

@@ -15,7 +15,6 @@ from refineseg.errors import RequestError
 from refineseg.predict.outputs.kinds import KINDS, Outputs, encode
 from refineseg.prediction import Prediction
 
-
 _NAME = "image"  # of every image in results, since those of clients are not used
 
 

@@ -15,7 +15,6 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, RefinesegError, RequestError
@@ -25,7 +24,7 @@ from refineseg.serve.answers import ANSWERS, Answer, parse_outputs
 from refineseg.serve.forms import FIELD, image_of_form
 from refineseg.serve.gate import Admission, Gate, error_body
 from refineseg.serve.limits import Reservation
-from refineseg.serve.page_files import PageFile, page_files
+from refineseg.serve.page_files import ServedFiles
 from refineseg.serve.service import Ask, ImageRequest, SegmentService
 
 _CHUNK = 1 << 18
@@ -70,7 +69,7 @@ _BODY = {
         },
     }
 }
-_RESULTS = {content: _BINARY for content in dict.fromkeys(kind.content_type for kind in ANSWERS.values())}
+_RESULTS = dict.fromkeys(dict.fromkeys(kind.content_type for kind in ANSWERS.values()), _BINARY)
 _RESULTS["application/json"] = {"schema": {"type": "object"}}
 _RESULTS["application/geo+json"] = {"schema": {"type": "object"}}
 _RESULTS["multipart/form-data"] = {"schema": {"type": "object"}}
@@ -83,11 +82,12 @@ async def _drain(request: Request) -> None:
     left = _DRAINED_BYTES
     try:
         async with asyncio.timeout(_DRAINED_S):
-            async for chunk in request.stream():
-                left -= len(chunk)
-                if left < 0:
+            while left > 0:
+                message = await request.receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
                     return
-    except (TimeoutError, ClientDisconnect):
+    except TimeoutError:
         return
 
 
@@ -190,14 +190,14 @@ def create_app(
     )
     _add_errors(app)
     _add_api(app, service)
-    _add_page(app, page_files())
+    _add_page(app, ServedFiles())
     return Gate(app, admission or Admission(), service.metrics, log)
 
 
 def _add_errors(app: FastAPI) -> None:
     def answered(request: Request, error: RequestError) -> Response:
         body, headers = error_body(error, request.state.request_id)
-        return Response(body, error.status, dict((k.decode(), v.decode()) for k, v in headers))
+        return Response(body, error.status, {k.decode(): v.decode() for k, v in headers})
 
     @app.exception_handler(RefinesegError)
     def deliberate(request: Request, error: RefinesegError) -> Response:
@@ -295,13 +295,13 @@ def _add_api(app: FastAPI, service: SegmentService) -> None:
         return Response(text, media_type=numbers.CONTENT_TYPE)
 
 
-def _add_page(app: FastAPI, files: dict[str, PageFile]) -> None:
-    @app.get("/{name:path}", include_in_schema=False)
-    async def page(request: Request, name: str) -> Response:
-        file = files.get(name or "index.html")
-        if file is None:
-            raise HTTPException(404)
+def _add_page(app: FastAPI, files: ServedFiles) -> None:
+    async def page(request: Request) -> Response:
+        file = await asyncio.to_thread(files.find, request.url.path.lstrip("/"))
         headers = {"etag": file.etag, "cache-control": "no-cache"}
         if request.headers.get("if-none-match") == file.etag:
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.content_type, headers=headers)
+
+    for address in files.addresses:
+        app.add_api_route(f"/{address}", page, methods=["GET"], include_in_schema=False)

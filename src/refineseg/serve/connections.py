@@ -1,6 +1,6 @@
 """Connections that send a header which is too large or too slow are answered and closed.
 
-In: bytes of a connection. Out: what uvicorn makes of them, or a refusal. uvicorn's fast parser has no limits of its own.
+In: bytes of a connection. Out: what uvicorn makes of them, or a refusal. uvicorn's fast parser has no limits.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class Admission:
         name = re.sub(r":\d*$", "", host).lower()
         if self.hosts and name not in self.hosts:
             raise RequestError(
-                f"expected a request to {', '.join(self.hosts[:3])}, got one to {name[:100]!r}; if the service is meant "
-                "to be reached so, start it with --allow-host",
+                f"expected a request to {', '.join(self.hosts[:3])}, got one to {name[:100]!r}; if the service is "
+                "meant to be reached so, start it with --allow-host",
                 status=403,
             )
         if path.startswith("/v1/") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):

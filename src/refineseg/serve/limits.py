@@ -60,8 +60,8 @@ class RequestLimits:
         """
         if num_bytes > self.max_bytes:
             raise RequestError(
-                f"expected an image file of at most {self.max_bytes} bytes, got {num_bytes} or more; shrink or compress "
-                "the image",
+                f"expected an image file of at most {self.max_bytes} bytes, got {num_bytes} or more; shrink or "
+                "compress the image",
                 status=413,
             )
 
@@ -88,7 +88,7 @@ class RequestLimits:
         frames = num_tiff_pages(content, most=self.max_frames)
         if frames > self.max_frames:
             raise RequestError(
-                f"expected a file of at most {self.max_frames} pictures, got more; send the picture that is meant alone",
+                f"expected a file of at most {self.max_frames} pictures, got more; send the one that is meant alone",
                 status=413,
             )
         if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MOST_SCANS:

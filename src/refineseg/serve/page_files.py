@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from refineseg.serve.samples import STREETS, sample_pictures
+from refineseg.serve.samples import STREETS, sample_picture
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -22,6 +22,9 @@ _TYPES = {
     ".png": "image/png",
     ".json": "application/json",
 }
+
+SAMPLES = "samples/"
+"""The folder of the sample pictures."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,39 @@ class PageFile:
         return f'"{hashlib.sha256(self.content).hexdigest()[:20]}"'
 
 
-def page_files() -> dict[str, PageFile]:
-    """All files by their address, without the slash in front."""
+def package_files() -> dict[str, PageFile]:
+    """The files of the page by their address; ``settings.json`` and the samples are apart."""
     found = {}
     for entry in resources.files("refineseg.serve").joinpath("page").iterdir():
         ending = "." + entry.name.rpartition(".")[2]
         if ending in _TYPES:
             found[entry.name] = PageFile(entry.read_bytes(), _TYPES[ending])
-    for name, content in sample_pictures().items():
-        found[f"samples/{name}"] = PageFile(content, _TYPES[".png"])
-    found["settings.json"] = PageFile(settings_json({"engine": "http"}), _TYPES[".json"])
     return found
 
 
-def settings_json(values: Mapping[str, Any]) -> bytes:
+def settings_file(values: Mapping[str, Any]) -> PageFile:
     """What the page reads first.
 
     Args:
         values: Values with ``engine``: ``http``, or ``browser`` and what that needs.
     """
-    samples = [{"file": f"samples/{name}", "title": street.title} for name, street in STREETS.items()]
-    return json.dumps({**values, "samples": samples}).encode()
+    samples = [{"file": f"{SAMPLES}{name}", "title": street.title} for name, street in STREETS.items()]
+    return PageFile(json.dumps({**values, "samples": samples}).encode(), _TYPES[".json"])
+
+
+class ServedFiles:
+    """The files of the page as the service sends them; samples are drawn when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._files = {**package_files(), "settings.json": settings_file({"engine": "http"})}
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of all files, without the slash in front; the empty one is the page itself."""
+        return ["", *self._files, *(f"{SAMPLES}{name}" for name in STREETS)]
+
+    def find(self, address: str) -> PageFile:
+        """A file by its address, one of :attr:`addresses`."""
+        if address.startswith(SAMPLES):
+            return PageFile(sample_picture(address.removeprefix(SAMPLES)), _TYPES[".png"])
+        return self._files[address or "index.html"]

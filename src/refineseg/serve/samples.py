@@ -1,6 +1,6 @@
 """Sample pictures of streets, drawn here, so that the page can show something without a picture of anybody.
 
-In: nothing. Out: name -> PNG. They are drawn at three times their size and shrunk; the same bytes on every call.
+In: nothing. Out: name -> PNG. They are drawn at twice their size and shrunk; the same bytes on every call.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
-_WIDTH, _HEIGHT, _FINER = 640, 480, 3
+_WIDTH, _HEIGHT, _FINER = 640, 480, 2
 _GRAIN = 3.0  # standard deviation, as of a camera
 
 
@@ -43,15 +44,6 @@ class Street:
 
 
 STREETS: dict[str, Street] = {
-    "street.png": Street(
-        "A street with cars",
-        3,
-        ((96, 148, 214), (206, 222, 238)),
-        ((168, 112, 92), (188, 170, 142), (142, 138, 140)),
-        2,
-        3,
-        3,
-    ),
     "avenue.png": Street(
         "An avenue with trees", 8, ((120, 164, 214), (224, 232, 238)), ((176, 160, 140), (150, 120, 104)), 7, 2, 2
     ),
@@ -63,6 +55,15 @@ STREETS: dict[str, Street] = {
         4,
         4,
         4,
+    ),
+    "street.png": Street(
+        "A street with cars",
+        3,
+        ((96, 148, 214), (206, 222, 238)),
+        ((168, 112, 92), (188, 170, 142), (142, 138, 140)),
+        2,
+        3,
+        3,
     ),
 }
 
@@ -114,7 +115,7 @@ def _houses(canvas: _Canvas, street: Street, rng: np.random.Generator) -> None:
     for side in (-1, 1):
         near_x = -260.0 if side < 0 else 900.0
         depths = np.sort(np.concatenate([[0.0, 0.92], rng.uniform(0.15, 0.85, 5)]))[::-1]
-        for i, (far, near) in enumerate(zip(depths[:-1], depths[1:], strict=True)):
+        for i, (far, near) in enumerate(pairwise(depths)):
             colour = _shade(street.houses[(i + (side > 0)) % len(street.houses)], rng.uniform(0.85, 1.1))
             tall = rng.uniform(420, 640)
             (x0, y0), (x1, y1) = _along(near_x, near), _along(near_x, far)
@@ -149,11 +150,12 @@ def _tree(canvas: _Canvas, x: float, y: float, size: float, rng: np.random.Gener
         [(x - size * 0.05, y), (x + size * 0.05, y), (x + size * 0.03, y - size), (x - size * 0.03, y - size)],
         (86, 68, 54),
     )
-    for _ in range(46):
-        angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0, 1) ** 0.5
-        cx, cy = x + np.cos(angle) * far * size * 0.42, y - size * 1.15 + np.sin(angle) * far * size * 0.42
-        leaf = _shade((74, 104, 54), rng.uniform(0.6, 1.25) - 0.25 * np.sin(angle) * far)
-        canvas.disc(cx, cy, size * rng.uniform(0.08, 0.16), size * rng.uniform(0.07, 0.14), leaf)
+    for leaves, radius in ((60, 0.12), (500, 0.032)):
+        for _ in range(leaves):
+            angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0, 1) ** 0.5
+            cx, cy = x + np.cos(angle) * far * size * 0.45, y - size * 1.1 + np.sin(angle) * far * size * 0.45
+            leaf = _shade((66, 84, 48), rng.uniform(0.3, 1.3) - 0.3 * np.sin(angle) * far)
+            canvas.disc(cx, cy, size * radius * rng.uniform(0.6, 1.3), size * radius * rng.uniform(0.5, 1.1), leaf)
 
 
 def _car(canvas: _Canvas, x: float, y: float, size: float, colour: Colour) -> None:
@@ -224,17 +226,19 @@ def draw_street(street: Street) -> Image.Image:
         lane = 500.0 if i % 2 else 120.0
         x, y = _along(lane, float(depth))
         _car(canvas, x, y, 270 * (1 - float(depth)), colours[i % len(colours)])
-    small = canvas.picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.6))
+    small = canvas.picture.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1.0))
+    small = ImageEnhance.Brightness(ImageEnhance.Color(small).enhance(0.7)).enhance(0.82)
     grain = rng.normal(0, _GRAIN, (_HEIGHT, _WIDTH, 1))
     return Image.fromarray((np.asarray(small, np.float64) + grain).round().clip(0, 255).astype(np.uint8))
 
 
 @cache
-def sample_pictures() -> dict[str, bytes]:
-    """All samples as PNG files, by name."""
-    found = {}
-    for name, street in STREETS.items():
-        buffer = io.BytesIO()
-        draw_street(street).save(buffer, "PNG")
-        found[name] = buffer.getvalue()
-    return found
+def sample_picture(name: str) -> bytes:
+    """A sample as a PNG file.
+
+    Args:
+        name: Name of a file, a key of :data:`STREETS`.
+    """
+    buffer = io.BytesIO()
+    draw_street(STREETS[name]).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,13 @@ class ImageRequest:
     dropped: bool = False
 
 
+def _settle(future: Future[Prediction], result: Prediction | BaseException) -> None:
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
 class SegmentService:
     """All models, their queue and their threads.
 
@@ -165,7 +173,8 @@ class SegmentService:
         if self._pending >= self.limits.max_waiting:
             seconds = max(1, round(self._pending * self._seconds_per_image))
             raise RequestError(
-                f"expected fewer than {self.limits.max_waiting} images at a time, got one more; try again in {seconds} s",
+                f"expected fewer than {self.limits.max_waiting} images at a time, got one more; try again in "
+                f"{seconds} s",
                 status=429,
                 retry_after_s=seconds,
             )
@@ -174,22 +183,12 @@ class SegmentService:
         """Predict an empty image with every model, so that the first client does not wait for compilation."""
         for model in self.models.values():
             predictor = model.predictor()
-            done = threading.Event()
-            pixels = np.zeros((*_WARM_UP_HW, predictor.num_channels), np.uint8)
+            picture = Picture(np.zeros((*_WARM_UP_HW, predictor.num_channels), np.uint8), None)
             for confidence in (False, True):
-                failures: list[BaseException] = []
-
-                def finish(result: Prediction | BaseException, failures: list[BaseException] = failures) -> None:
-                    if isinstance(result, BaseException):
-                        failures.append(result)
-                    done.set()
-
-                done.clear()
-                picture = Picture(pixels, None)
-                self._runner.put(WaitingImage(picture, predictor, False, confidence, lambda: False, finish))
-                done.wait()
-                if failures:
-                    raise failures[0]
+                future: Future[Prediction] = Future()
+                done = partial(_settle, future)
+                self._runner.put(WaitingImage(picture, predictor, False, confidence, lambda: False, done))
+                future.result()
         self.is_ready = True
 
     def submit(self, content: bytes, ask: Ask, held: Reservation) -> ImageRequest:

@@ -59,38 +59,42 @@ async function openAddress(address) {
 }
 
 async function open(blob, name = "picture") {
-  $("error").hidden = true;
-  busy(true);
   const bitmap = await decoded(blob);
-  state.picture?.bitmap?.close();
-  state.picture = { blob, bitmap, name: name.replace(/\.[^.]*$/, "") || "picture" };
-  state.results = [];
-  view.set({ zoom: 1, x: 0.5, y: 0.5, chosen: null });
-  if (bitmap) reveal();
-  await compute();
+  const picture = { blob, bitmap, name: name.replace(/\.[^.]*$/, "") || "picture" };
+  if (bitmap && !state.picture) show(picture, []); // something to look at meanwhile
+  await compute(picture);
 }
 
 /** Ask for what is chosen; a picture or model that is chosen meanwhile takes its place. */
-async function compute() {
-  const { picture, engine } = state;
-  if (!picture) return;
+async function compute(picture) {
   state.job?.abort();
   const job = (state.job = new AbortController());
   const models = [$("model").value, $("second").value].filter(Boolean).map((name) => state.models.find((m) => m.name === name));
+  $("error").hidden = true;
   busy(true);
   const begin = performance.now();
   try {
-    const results = await Promise.all(models.map(async (model) => ({ ...(await engine.segment(picture, model, job.signal)), model })));
+    const results = await Promise.all(
+      models.map(async (model) => ({ ...(await state.engine.segment(picture, model, job.signal)), model })),
+    );
     if (job.signal.aborted) return;
-    state.results = results.map((result) => ({ ...result, shares: sharesOf(result) }));
-    reveal();
+    show(picture, results.map((result) => ({ ...result, shares: sharesOf(result) })));
     tellResult((performance.now() - begin) / 1000);
   } catch (error) {
     if (job.signal.aborted) return;
     fail(error);
-    if (!picture.bitmap) back();
+    if (!state.results.length) back();
   }
   busy(false);
+}
+
+/** Put a picture with its results in the place of the one before. */
+function show(picture, results) {
+  if (picture !== state.picture) view.set({ zoom: 1, x: 0.5, y: 0.5, chosen: null });
+  const before = state.picture;
+  Object.assign(state, { picture, results });
+  reveal();
+  if (before !== picture) before?.bitmap?.close();
 }
 
 function back() {
@@ -112,7 +116,6 @@ function busy(on) {
 }
 
 function fail(error) {
-  console.info(error);
   $("status").textContent = "";
   $("error").querySelector("p").textContent = capital(error.message);
   $("error").hidden = false;
@@ -237,8 +240,7 @@ for (const button of document.querySelectorAll("[data-save]")) {
 
 // ---- controls ----
 
-$("model").addEventListener("change", compute);
-$("second").addEventListener("change", compute);
+for (const id of ["model", "second"]) $(id).addEventListener("change", () => state.picture && compute(state.picture));
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value} %`;
   view.set({ opacity: $("opacity").value / 100 });

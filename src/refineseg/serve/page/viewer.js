@@ -34,6 +34,7 @@ export class Pane {
     this.#listen();
   }
 
+  /** @param picture {bitmap}; without a result it is shown alone. */
   show(picture, result, colours) {
     Object.assign(this, { picture, result, colours });
     this.size = result ?? picture.bitmap ?? { width: 1, height: 1 };
