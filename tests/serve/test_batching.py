@@ -16,8 +16,8 @@ from refineseg.images.files import Picture
 from refineseg.predict.predictor import Predictor
 from refineseg.scoring import Scorer
 from refineseg.serve.batching import BatchRunner, WaitingImage
-from refineseg.serve.service import _settle
 from refineseg.serve.limits import MemoryBudget, RequestLimits, Reservation
+from refineseg.serve.service import settle
 
 
 class Noting(Scorer):
@@ -42,9 +42,7 @@ class Noting(Scorer):
 
 def waiting(predictor, image, *, dropped=lambda: False, confidence=False):
     future = Future()
-    done = partial(_settle, future)
-        future.set_exception(result) if isinstance(result, BaseException) else future.set_result(result)
-    )  # noqa: E731
+    done = partial(settle, future)
     return future, WaitingImage(Picture(image, None), predictor, False, confidence, dropped, done)
 
 

@@ -111,7 +111,8 @@ class ImageRequest:
     dropped: bool = False
 
 
-def _settle(future: Future[Prediction], result: Prediction | BaseException) -> None:
+def settle(future: Future[Prediction], result: Prediction | BaseException) -> None:
+    """Give a future its result, or its error."""
     if isinstance(result, BaseException):
         future.set_exception(result)
     else:
@@ -186,7 +187,7 @@ class SegmentService:
             picture = Picture(np.zeros((*_WARM_UP_HW, predictor.num_channels), np.uint8), None)
             for confidence in (False, True):
                 future: Future[Prediction] = Future()
-                done = partial(_settle, future)
+                done = partial(settle, future)
                 self._runner.put(WaitingImage(picture, predictor, False, confidence, lambda: False, done))
                 future.result()
         self.is_ready = True
