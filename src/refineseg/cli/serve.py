@@ -18,70 +18,79 @@ _TOKEN = "REFINESEG_TOKEN"
 _LEAST_TOKEN = 16
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Model that clients may choose: a shipped name (camvid, camvid_nano), a file, or NAME=FILE; repeat it "
+        "for several. By default camvid.",
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")]
+Port = Annotated[int, typer.Option(help="Port to listen at; 0 for any free one.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"File with the token that calls must show; or set the environment variable {_TOKEN}.",
+        rich_help_panel=_WHO,
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name under which a gateway reaches the service, for instance masks.example.org; repeat it for several.",
+        rich_help_panel=_WHO,
+    ),
+]
+MaxBytes = Annotated[str, typer.Option(help="Most bytes of an upload, for instance 32MB.", rich_help_panel=_LIMITS)]
+MaxPixels = Annotated[int, typer.Option(help="Most pixels of an image.", rich_help_panel=_LIMITS)]
+UploadSeconds = Annotated[float, typer.Option(help="Seconds in which an upload must arrive.", rich_help_panel=_LIMITS)]
+Seconds = Annotated[float, typer.Option(help="Seconds from the upload to the result.", rich_help_panel=_LIMITS)]
+MaxWaiting = Annotated[
+    int, typer.Option(help="Most images that wait; further ones get status 429.", rich_help_panel=_LIMITS)
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for uploads and decoded images, for instance 2GB; by default half of the free memory.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Number of threads that decode and encode; by default 2 to 16.", rich_help_panel=_CORES),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Number of threads of the network; by default all cores.", rich_help_panel=_CORES),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Most images of one size in a batch; by default 1 on a CPU and up to 16 on a GPU.",
+        rich_help_panel=_CORES,
+    ),
+]
+
+
 @app.command()
 def serve(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Model that clients may choose: a shipped name (camvid, camvid_nano), a file, or NAME=FILE; repeat it "
-            "for several. By default camvid.",
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 for any free one.")] = 8000,
+    model: Models = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     device: Device = "auto",
     precision: Precision = "float32",
     backend: BackendName = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"File with the token that calls must show; or set the environment variable {_TOKEN}.",
-            rich_help_panel=_WHO,
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Name under which a gateway reaches the service, for instance masks.example.org; repeat it for "
-            "several.",
-            rich_help_panel=_WHO,
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        str, typer.Option(help="Most bytes of an upload, for instance 32MB.", rich_help_panel=_LIMITS)
-    ] = "32MB",
-    max_pixels: Annotated[int, typer.Option(help="Most pixels of an image.", rich_help_panel=_LIMITS)] = 32_000_000,
-    upload_seconds: Annotated[
-        float, typer.Option(help="Seconds in which an upload must arrive.", rich_help_panel=_LIMITS)
-    ] = 20.0,
-    seconds: Annotated[
-        float, typer.Option(help="Seconds from the upload to the result.", rich_help_panel=_LIMITS)
-    ] = 60.0,
-    max_waiting: Annotated[
-        int, typer.Option(help="Most images that wait; further ones get status 429.", rich_help_panel=_LIMITS)
-    ] = 128,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory for uploads and decoded images, for instance 2GB; by default half of the free memory.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Number of threads that decode and encode; by default 2 to 16.", rich_help_panel=_CORES),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Number of threads of the network; by default all cores.", rich_help_panel=_CORES),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Most images of one size in a batch; by default 1 on a CPU and up to 16 on a GPU.",
-            rich_help_panel=_CORES,
-        ),
-    ] = None,
+    token_file: TokenFile = None,
+    allow_host: AllowHost = None,
+    max_bytes: MaxBytes = "32MB",
+    max_pixels: MaxPixels = 32_000_000,
+    upload_seconds: UploadSeconds = 20.0,
+    seconds: Seconds = 60.0,
+    max_waiting: MaxWaiting = 128,
+    memory: Memory = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    batch_size: BatchSize = None,
 ) -> None:
     """Serve a page and an HTTP interface: drop an image, see its mask; POST /v1/segment does the same for programs."""
     check_number("--port", port, least=0, most=65535)

@@ -74,9 +74,19 @@ def _fetched(folder: Path) -> Path:
             f"expected npm to fetch {_PACKAGE} {VERSION}, but it is not installed; install it, or {advice}"
         )
     command = [npm, "pack", f"{_PACKAGE}@{VERSION}", "--ignore-scripts", "--silent", "--pack-destination", str(folder)]
+    why = ""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_S, check=False, cwd=folder)
-        why = done.stderr.strip().replace("\n", " ")[-200:] if done.returncode else ""
+        subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_FETCH_S,
+            check=True,
+            cwd=folder,
+        )
+    except subprocess.CalledProcessError as error:
+        why = " ".join(str(error.output).split())[-200:] or f"status {error.returncode}"
     except (OSError, subprocess.TimeoutExpired) as error:
         why = told(error)
     found = next(iter(folder.glob("*.tgz")), None)
