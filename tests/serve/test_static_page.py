@@ -70,9 +70,8 @@ def test_the_static_page_gives_the_mask_of_the_command_line(monkeypatch, capsys,
             with Image.open(download.value.path()) as saved:
                 assert saved.getpalette()[:33] == palette[:33]
                 assert (np.asarray(saved) == expected).mean() >= 0.999
-            assert page.get_attribute("body", "data-runs") == (
-                "wasm 1" if not threads else page.get_attribute("body", "data-runs")
-            )
+            several = threads and page.evaluate("navigator.hardwareConcurrency") > 1
+            assert (page.get_attribute("body", "data-runs") == "wasm 1") != several
             assert complaints == []
             page.close()
             server.shutdown()
@@ -145,9 +144,8 @@ def test_outlines_cover_the_pixels_of_their_class(tmp_path):
     mask = np.array([list(row) for row in ("00000", "01101", "01001", "00011", "22000")], int)
     assert len(found) == 3  # void has no outline
     for y, x in np.ndindex(mask.shape):
-        inside = [
-            f["properties"]["class_index"] for f in found if shape(f["geometry"]).contains(Point(x + 0.5, y + 0.5))
-        ]
+        middle = Point(x + 0.5, y + 0.5)
+        inside = [f["properties"]["class_index"] for f in found if shape(f["geometry"]).contains(middle)]
         assert inside == ([mask[y, x]] if mask[y, x] < 2 else [])
     for feature in found:
         assert shape(feature["geometry"]).is_valid
