@@ -12,11 +12,12 @@ RUN python -m venv /opt/refineseg
 ENV PATH=/opt/refineseg/bin:$PATH
 WORKDIR /source
 COPY constraints.txt ./
-# hadolint ignore=DL3013 -- pyproject.toml has the ranges
+# pyproject.toml has the ranges of versions:
+# hadolint ignore=DL3013
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-# hadolint ignore=DL3013 -- constraints.txt has the versions; with an index of its own, PyTorch is what that gave
+# constraints.txt has the versions; PyTorch of an index of its own is what that gave
 RUN if [ -n "$TORCH_INDEX" ]; then grep -v '^torch' constraints.txt > pinned.txt; else cp constraints.txt pinned.txt; fi \
     && pip install -c pinned.txt '.[serve,openvino,vectors]'
 
