@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,7 +17,8 @@ def test_it_tells_its_address_and_ends_in_order(model, tmp_path):
     (tmp_path / "token").write_text("a-long-enough-secret\n")
     command = [sys.executable, "-m", "refineseg", "serve", "--port", "0", "--model", f"mine={model}", "--device", "cpu"]
     command += ["--token-file", str(tmp_path / "token")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         address = re.fullmatch(r"page: http://127\.0\.0\.1:(\d+)\n", process.stdout.readline())
         connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=60)
         for _ in range(600):
@@ -25,12 +27,15 @@ def test_it_tells_its_address_and_ends_in_order(model, tmp_path):
             answer.read()
             if answer.status == 200:
                 break
+            time.sleep(0.1)
         connection.request("POST", "/v1/segment", png(photograph()), {"Authorization": "Bearer a-long-enough-secret"})
         answer = connection.getresponse()
-        assert answer.status == 200
-        assert answer.read()[:4] == b"\x89PNG"
+        assert (answer.status, answer.read()[:4]) == (200, b"\x89PNG")
+        connection.close()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert err.splitlines()[-1] == "stopped; everything that was accepted is done"
     assert re.search(r"\w+ POST /v1/segment 200 \d+ ms", err)

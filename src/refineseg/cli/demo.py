@@ -32,10 +32,10 @@ def demo(
     from refineseg.cli.serve import named_models
     from refineseg.runtimes.table import check_installed, is_exported
 
-    named = named_models(model or ["camvid"])
-    for file in named.values():
+    for file in model or ():
         if is_exported(file):
             raise ConfigError(f"expected a shipped model or a .safetensors file, which is exported here, got {file}")
+    named = named_models(model or ["camvid"])
     check_installed("onnxruntime")
     check_outputs({}, {"OUT": out})
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from refineseg.cli.app import BackendName, Device, Precision, app, messages
+from refineseg.cli.predict import GroupedCommand
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_input_file, check_number
 from refineseg.terminal.printing import print_lines
@@ -72,7 +73,7 @@ BatchSize = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def serve(
     model: Models = None,
     host: Host = "127.0.0.1",

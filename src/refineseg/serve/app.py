@@ -215,6 +215,11 @@ def _add_errors(app: FastAPI) -> None:
         text = f"expected another value of {where}: {first['msg']}; see /openapi.json"
         return answered(request, RequestError(text, status=422))
 
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, _: Exception) -> Response:  # which is raised again, and logged by the gate
+        text = "expected to answer, but the service failed; its operator finds the reason in the log"
+        return answered(request, RequestError(text, status=500))
+
     @app.exception_handler(HTTPException)
     def no_such_place(request: Request, error: HTTPException) -> Response:
         text = {
@@ -227,6 +232,13 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_api(app: FastAPI, service: SegmentService) -> None:
+    known_model = Query(
+        default=None,
+        max_length=200,
+        description="A name of /v1/models; else the first.",
+        json_schema_extra={"enum": [*service.models, None]},
+    )
+
     @app.post(
         "/v1/segment",
         responses={200: {"description": "The result.", "content": _RESULTS}, **_REFUSALS},
@@ -235,11 +247,23 @@ def _add_api(app: FastAPI, service: SegmentService) -> None:
     )
     async def segment(
         request: Request,
-        model: Annotated[str | None, Query(max_length=200, description="A name of /v1/models; else the first.")] = None,
+        model: str | None = known_model,
         output: Annotated[
-            str, Query(max_length=200, description=f"{', '.join(ANSWERS)}; several, with commas, come as a form.")
+            str,
+            Query(
+                max_length=200,
+                description=f"{', '.join(ANSWERS)}; several, with commas, come as a form.",
+                json_schema_extra={"pattern": "^({0})(,({0}))*$".format("|".join(ANSWERS))},
+            ),
         ] = "mask",
-        scales: Annotated[str, Query(max_length=200, description="Scales whose scores are averaged: 0.5,1,1.5.")] = "1",
+        scales: Annotated[
+            str,
+            Query(
+                max_length=200,
+                description="Scales whose scores are averaged: 0.5,1,1.5.",
+                json_schema_extra={"pattern": r"^[0-9.]+(,[0-9.]+)*$"},
+            ),
+        ] = "1",
         flip: Annotated[bool, Query(description="Average with the mirrored image.")] = False,
     ) -> Response:
         """Segment an image: its class mask as a palette PNG, or what `output` names."""

@@ -91,7 +91,8 @@ class BatchRunner:
         if not first.predictor.prefers_batches:
             return 1
         height, width = first.picture.image.shape[:2]
-        return max(1, min(16, _BATCH_PIXELS // (height * width)))
+        fitting: int = _BATCH_PIXELS // (height * width)
+        return max(1, min(16, fitting))
 
     def _next(self) -> list[WaitingImage]:
         """The oldest image and those that share its batch, in their order; none: the end."""

@@ -53,6 +53,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(found[4])
+        listening.listen(2048)  # whoever reads the address may connect at once
         listening.set_inheritable(True)
     except OSError as error:
         listening.close()
