@@ -39,12 +39,14 @@ def demo(
     check_installed("onnxruntime")
     check_outputs({}, {"OUT": out})
 
-    # from here on PyTorch is there
-    from refineseg.segmenter import load
-    from refineseg.serve.static_page import write_static_page
     from refineseg.serve.web_runtime import runtime_files
 
     files = runtime_files(runtime)
+
+    # from here on PyTorch is there
+    from refineseg.segmenter import load
+    from refineseg.serve.static_page import write_static_page
+
     messages().say("exporting, which takes a minute")
     write_static_page(out, {name: load(file) for name, file in named.items()}, files)
     print_lines(f"page: {out / 'index.html'}", f"show it: python -m http.server --bind 127.0.0.1 --directory {out}")
