@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from pathlib import Path
 from refineseg.devices import keep_freed_memory
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_plan
+from refineseg.terminal.following import TerminalFollower
+from refineseg.terminal.printing import messages
 from refineseg.predict.folder.plan import plan_files
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
@@ -45,7 +48,7 @@ opened = how.opened(model)
 for turn, line in enumerate(sys.stdin):  # the first turn warms up
     plan = plan_files([folder], Path(out), endings=files.outputs.endings.values())
     begin = time.monotonic()
-    predict_plan(plan, Path(out), opened, options=how, files=files)
+    predict_plan(plan, Path(out), opened, options=how, files=files, follower=TerminalFollower(messages()))
     print("seconds", time.monotonic() - begin, flush=True)
 """
 
@@ -111,7 +114,10 @@ def main() -> None:
                 [sys.executable, "-c", _PREDICT, str(folder), f"{temporary}/out", options.model, options.backend],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             ) as predict,
+            ExitStack() as stack,
         ):  # fmt: skip
+            stack.callback(service.kill)  # whatever happens below
+            stack.callback(predict.kill)
             assert service.stdout
             assert predict.stdout
             assert predict.stdin
