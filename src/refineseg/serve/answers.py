@@ -82,14 +82,15 @@ def needs(names: Sequence[str], what: str) -> bool:
 def areas_json(prediction: Prediction) -> dict[str, object]:
     """Pixels and share of each class, the largest first; classes without a pixel are there too."""
     height, width = prediction.mask.shape
-    info, areas, shares = prediction.class_info, prediction.areas, prediction.shares
+    info, areas = prediction.class_info, prediction.areas
     order = sorted(range(info.num_classes), key=lambda i: -int(areas[i]))
     return {
         "height": height,
         "width": width,
         "unknown": height * width - int(areas.sum()),
         "classes": [
-            {"index": i, "name": info.names[i], "pixels": int(areas[i]), "share": float(shares[i])} for i in order
+            {"index": i, "name": info.names[i], "pixels": int(areas[i]), "share": int(areas[i]) / prediction.mask.size}
+            for i in order
         ],
     }
 
