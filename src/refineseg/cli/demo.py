@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import app, messages
+from refineseg.cli.app import messages, verb
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_outputs
 from refineseg.terminal.printing import print_lines
 
 
-@app.command()
+@verb("refineseg demo site", "refineseg demo site --model trees=runs/first/best.safetensors")
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder to write.", metavar="OUT")],
     model: Annotated[
@@ -29,8 +29,8 @@ def demo(
     ] = None,
 ) -> None:
     """Write a folder with the page of `serve` that runs the model inside the browser: no picture leaves the machine."""
-    from refineseg.cli.serve import named_models
     from refineseg.runtimes.table import check_installed, is_exported
+    from refineseg.serve.naming import named_models
 
     for file in model or ():
         if is_exported(file):

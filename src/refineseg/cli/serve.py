@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refineseg.cli.app import BackendName, Device, Precision, app, messages
-from refineseg.cli.predict import GroupedCommand
+from refineseg.cli.app import BackendName, Device, Precision, messages, verb
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_input_file, check_number
 from refineseg.terminal.printing import print_lines
@@ -73,7 +72,11 @@ BatchSize = Annotated[
 ]
 
 
-@app.command(cls=GroupedCommand)
+@verb(
+    "refineseg serve",
+    "refineseg serve --model camvid --model camvid_nano --backend auto",
+    "refineseg serve --model trees=runs/first/best.safetensors --port 8080",
+)
 def serve(
     model: Models = None,
     host: Host = "127.0.0.1",
@@ -94,6 +97,8 @@ def serve(
     batch_size: BatchSize = None,
 ) -> None:
     """Serve a page and an HTTP interface: drop an image, see its mask; POST /v1/segment does the same for programs."""
+    from refineseg.serve.naming import named_models
+
     check_number("--port", port, least=0, most=65535)
     for option, value in (("--workers", workers), ("--threads", threads), ("--batch-size", batch_size)):
         check_number(option, value, least=1, most=1024)
@@ -164,29 +169,6 @@ def _token(file: Path | None) -> str | None:
             "rand -hex 32"
         )
     return token
-
-
-def named_models(
-    models: list[str], *, device: str = "auto", precision: str = "float32", backend: str | None = None
-) -> dict[str, str]:
-    """Name -> model, as far as it can be checked before PyTorch is there.
-
-    Raises:
-        ConfigError: Two models of one name, or options that do not fit.
-        ModelFileError: No such model.
-    """
-    from refineseg.predict.views.scoring_views import check_scoring
-
-    named: dict[str, str] = {}
-    for text in models:
-        name, separator, file = text.partition("=")
-        if not separator or not name or "/" in name:
-            name, file = Path(text).stem, text
-        if name in named:
-            raise ConfigError(f"expected models of different names, got {name} twice; name them: --model NAME=FILE")
-        check_scoring(file, device=device, precision=precision, backend=backend)
-        named[name] = file
-    return named
 
 
 def _service(

@@ -189,7 +189,8 @@ def create_app(
         lifespan=lifespan,
     )
     _add_errors(app)
-    _add_api(app, service)
+    _add_segment(app, service)
+    _add_facts(app, service)
     _add_page(app, ServedFiles())
     return Gate(app, admission or Admission(), service.metrics, log)
 
@@ -231,7 +232,7 @@ def _add_errors(app: FastAPI) -> None:
         return response
 
 
-def _add_api(app: FastAPI, service: SegmentService) -> None:
+def _add_segment(app: FastAPI, service: SegmentService) -> None:
     known_model = Query(
         default=None,
         max_length=200,
@@ -289,6 +290,8 @@ def _add_api(app: FastAPI, service: SegmentService) -> None:
         del content
         return _sent(await _finished(request, job, service.limits.request_s))
 
+
+def _add_facts(app: FastAPI, service: SegmentService) -> None:
     @app.get("/v1/models", responses={401: _REFUSALS[401], 403: _REFUSALS[403]})
     async def models() -> JSONResponse:
         """The models with their classes, the outputs, and the limits; the first model is the usual one."""
