@@ -1,7 +1,8 @@
 """The service under load, beside ``refineseg predict FOLDER --save mask`` on the same files, in turns in one run.
 
 Out: one JSON object: images per second of both, their ratio, times of requests, memory of the service. Rates of a
-machine that does other things mean little; the ratio of turns means more. Traffic goes to 127.0.0.1 alone, and every
+machine that does other things mean little; the ratio of turns means more, and the ratio of computing time per image
+(that of the service includes that of its clients) is hardly disturbed. Traffic goes to 127.0.0.1 alone, and every
 loop has an end.
 
     python benchmarks/serve_load.py --model camvid --backend openvino --turns 3
@@ -90,6 +91,12 @@ async def load(port: int, contents: deque[bytes], clients: int) -> tuple[float, 
     return time.monotonic() - begin, times, statuses
 
 
+def cpu_s(process: psutil.Process) -> float:
+    """Seconds of all cores that a process has computed."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,12 +141,16 @@ def main() -> None:
             asyncio.run(load(port, deque(contents[:64]), 8))
             if options.turns:
                 predicted()
+            memory, process, other = list[int](), psutil.Process(service.pid), psutil.Process(predict.pid)
             for _ in range(options.turns):
+                before = cpu_s(other)
                 alone = predicted()
+                cpu_predict, before = cpu_s(other) - before, cpu_s(process) + time.process_time()
                 seconds, some, statuses = asyncio.run(load(port, deque(contents), options.clients))
+                cpu_serve = cpu_s(process) + time.process_time() - before
                 times += some
-                rows.append({"predict": len(contents) / alone, "serve": len(contents) / seconds, "statuses": statuses})
-            memory, process = [], psutil.Process(service.pid)
+                row = {"predict": len(contents) / alone, "serve": len(contents) / seconds, "statuses": statuses}
+                rows.append({**row, "predict_cpu": cpu_predict / len(contents), "serve_cpu": cpu_serve / len(contents)})
             for _ in range(10 if options.requests else 0):
                 memory.append(process.memory_info().rss // 2**20)
                 many = deque(contents[i % len(contents)] for i in range(options.requests // 10))
@@ -150,9 +161,11 @@ def main() -> None:
             service.terminate()
             predict.stdin.close()
     ratios = [row["serve"] / row["predict"] for row in rows]
+    costs = [row["predict_cpu"] / row["serve_cpu"] for row in rows]
     ordered = sorted(times)
     found = {
         "ratio": statistics.median(ratios) if ratios else None,
+        "ratio_of_cpu": statistics.median(costs) if costs else None,
         "turns": rows,
         "p50_s": ordered[len(ordered) // 2],
         "p99_s": ordered[int(0.99 * len(ordered))],
