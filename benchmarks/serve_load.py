@@ -19,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,11 @@ def main() -> None:
                 predict.stdin.flush()
                 return next(float(line.split()[1]) for line in predict.stdout if line.startswith("seconds"))
 
+            for _ in range(600):
+                with suppress(urllib.error.HTTPError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).close()
+                    break
+                time.sleep(0.2)
             rows, times = [], list[float]()
             asyncio.run(load(port, deque(contents[:64]), 8))
             if options.turns:
