@@ -122,3 +122,18 @@ class MissingExtraError(RefinesegError):
             f"expected the package {package} to {purpose}, but it is not installed; "
             f"install it with: {how_to_install(f'refineseg[{extra}]')}"
         )
+
+
+class RequestError(RefinesegError):
+    """A request to the service that is refused.
+
+    Args:
+        message: What was expected, what came, and what to do.
+        status: Status of the HTTP answer.
+        retry_after_s: Seconds after which the same request may be accepted; None: never, or nobody knows.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s

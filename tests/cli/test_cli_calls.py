@@ -266,6 +266,20 @@ WRONG = [
     ("reproduce camvid --data camvid:mine --out o", 2, "expected CamVid in mine"),
     ("reproduce camvid --data camvid:mine --out o --seeds 1,1", 2, "expected --seeds as different numbers"),
     ("reproduce camvid --data camvid:mine --out o --recipe nope", 2, "expected a recipe, got 'nope'"),
+    # serve, demo
+    ("serve x", 2, "unexpected extra argument"),
+    ("serve --port 70000", 2, "expected --port of at most 65535, got 70000$"),
+    ("serve --model nope", 2, NO_MODEL + "'nope', which is neither$"),
+    ("serve --model a=camvid --model a=camvid_nano", 2, "of different names, got a twice; .*--model NAME=FILE$"),
+    ("serve --backend torh", 2, "expected a backend of .*; near: torch"),
+    ("serve --threads 0", 2, "expected --threads of at least 1, got 0$"),
+    ("serve --token-file gone", 2, "expected a file as --token-file, but there is no gone$"),
+    ("serve --token-file note.txt", 2, "expected a token of at least 16 letters and digits"),
+    ("demo", 2, "Missing argument 'OUT'"),
+    ("demo o --model nope", 2, NO_MODEL + "'nope', which is neither$"),
+    ("demo o --model m.onnx", 2, "or a .safetensors file, which is exported here, got m.onnx$"),
+    ("demo note.txt", 2, A_FILE),
+    ("demo o --runtime empty", 2, "expected a copy of onnxruntime-web .* as --runtime, got empty"),
 ]
 
 RIGHT = [

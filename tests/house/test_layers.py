@@ -32,7 +32,7 @@ LAYERS = (
     ("predict", "data"),
     ("evaluate",),
     ("bench", "export", "doctor"),
-    ("training",),
+    ("training", "serve"),
     ("api",),
     ("cli",),
     ("__main__",),
@@ -66,6 +66,11 @@ DOORS = {  # package -> the only places that may import it
     "huggingface_hub": {"networks/hub.py"},
     "supervision": {"predict/outputs/detections.py"},
     "scipy": {"data/readers/matlab.py"},
+    "fastapi": {"serve/app.py"},
+    "starlette": {"serve/app.py"},
+    "uvicorn": {"serve/running.py", "serve/connections.py"},
+    "python_multipart": {"serve/forms.py"},
+    "prometheus_client": {"serve/metrics.py"},
 }
 
 

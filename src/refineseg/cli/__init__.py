@@ -32,6 +32,8 @@ from refineseg.cli import datasets
 from refineseg.cli import export
 from refineseg.cli import doctor
 from refineseg.cli import shard
+from refineseg.cli import serve
+from refineseg.cli import demo
 # isort: on
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "card",
     "convert",
     "datasets",
+    "demo",
     "doctor",
     "evaluate",
     "export",
@@ -47,6 +50,7 @@ __all__ = [
     "models",
     "predict",
     "reproduce",
+    "serve",
     "shard",
     "train",
 ]

@@ -1,0 +1,332 @@
+"""The page in a real browser: its mask is the command line's, and everything on it works by mouse, keyboard and touch.
+
+Chromium is driven by Playwright. Pictures of the page go to ``$REFINESEG_SCREENSHOTS``, where that is set.
+"""
+
+import io
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import untrained
+from fakes.services import photograph, png, running
+from refineseg.class_info import ClassInfo
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SHOTS = os.environ.get("REFINESEG_SCREENSHOTS")
+WAIT_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def service(model, tmp_path_factory):
+    info = ClassInfo(("ground", "sky", "square"), ((60, 70, 50), (150, 190, 240), (220, 40, 40)))
+    second = untrained(tmp_path_factory.mktemp("second") / "second.safetensors", info, seed=4)
+    with running({"tiny": model, "second": second}) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+        )
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def page_of(chromium, address, **options):
+    """A page that is ready; any message of an error on it fails the test, and so does a request to elsewhere."""
+    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    complaints = []
+    page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda request: request.url.startswith((address, "blob:", "data:")) or complaints.append(request.url)
+    )
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def shot(page, name):
+    if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{SHOTS}/{name}.png")
+
+
+def drop(page, content, name="photo.png"):
+    """Drop a file onto the page, as a person does."""
+    transfer = page.evaluate_handle(
+        """([bytes, name]) => {
+            const t = new DataTransfer(); t.items.add(new File([new Uint8Array(bytes)], name)); return t; }""",
+        [list(content), name],
+    )
+    page.dispatch_event("body", "dragover", {"dataTransfer": transfer})
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("#legend button")
+    page.wait_for_selector("#progress", state="hidden")
+
+
+def until(page, condition):
+    """Wait for a condition in JavaScript; Playwright's own waiting would need a weaker policy of the page."""
+    for _ in range(300):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(condition)
+
+
+def saved(page, kind):
+    with page.expect_download() as download:
+        page.click(f"[data-save={kind}]")
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def predicted(refineseg, model, content, folder):
+    """What the command line writes: the files of its folder."""
+    (folder / "photo.png").write_bytes(content)
+    status, _, err = refineseg(
+        "predict", folder / "photo.png", "--out", folder / "out", "--model", model, "--device", "cpu",
+        "--save", "mask,polygons",
+    )  # fmt: skip
+    assert status == 0, err
+    return folder / "out"
+
+
+def test_a_dropped_picture_has_the_mask_of_the_command_line(chromium, service, model, refineseg, tmp_path):
+    """The mask that the page saves is the same file, and the colours on the screen are those of its classes."""
+    content = png(photograph((120, 160)))
+    out = predicted(refineseg, model, content, tmp_path)
+    with page_of(chromium, service.address) as page:
+        shot(page, "empty")
+        drop(page, content)
+        shot(page, "result")
+        name, mask = saved(page, "mask")
+        assert name == "photo.png"
+        assert mask == (out / "photo.png").read_bytes()
+        assert saved(page, "outlines") == ("photo.geojson", (out / "photo.geojson").read_bytes())
+        page.fill("#opacity", "100")
+        _, overlay = saved(page, "overlay")
+    classes = np.asarray(Image.open(io.BytesIO(mask)))
+    colours = np.array([(60, 70, 50), (150, 190, 240), (220, 40, 40)])
+    with Image.open(io.BytesIO(overlay)) as picture:
+        assert np.array_equal(np.asarray(picture.convert("RGB")), colours[classes])
+
+
+def test_the_legend_has_the_shares_and_isolates_a_class(chromium, service):
+    content = png(photograph((120, 160)))
+    areas = service.segment(content, "output=areas").json["classes"]
+    with page_of(chromium, service.address) as page:
+        drop(page, content)
+        rows = page.locator("#legend button")
+        shown = [row for row in areas if row["pixels"]]
+        assert [text.split("\n")[0] for text in rows.all_inner_texts()] == [row["name"] for row in shown]
+        assert f"{100 * shown[0]['share']:.0f} %" in rows.nth(0).inner_text()
+        rows.nth(0).click()
+        assert rows.nth(0).get_attribute("aria-pressed") == "true"
+        page.fill("#opacity", "100")
+        shot(page, "isolated")
+        _, overlay = saved(page, "overlay")
+        rows.nth(0).click()
+        assert rows.nth(0).get_attribute("aria-pressed") == "false"
+    mask = np.asarray(Image.open(io.BytesIO(service.segment(content).body)))
+    with Image.open(io.BytesIO(overlay)) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    colours = np.array([(60, 70, 50), (150, 190, 240), (220, 40, 40)])
+    chosen = mask == shown[0]["index"]
+    assert np.array_equal(pixels[chosen], colours[mask[chosen]])
+    assert np.array_equal(pixels[~chosen], photograph((120, 160))[~chosen])
+
+
+def test_hovering_tells_class_and_confidence(chromium, service):
+    content = png(photograph((120, 160)))
+    mask = np.asarray(Image.open(io.BytesIO(service.segment(content).body)))
+    sure = np.asarray(Image.open(io.BytesIO(service.segment(content, "output=confidence").body)))
+    with page_of(chromium, service.address) as page:
+        drop(page, content)
+        box = page.locator("#pane-1 canvas").bounding_box()
+        scale = min(box["width"] / 160, box["height"] / 120)
+        for x, y in ((20, 30), (80, 60), (150, 100)):
+            left = box["x"] + box["width"] / 2 + (x + 0.5 - 80) * scale
+            page.mouse.move(left, box["y"] + box["height"] / 2 + (y + 0.5 - 60) * scale)
+            told = page.inner_text("#tip").strip()
+            assert told.split()[0] == ("ground", "sky", "square")[mask[y, x]]
+            assert f"{100 * float(sure[y, x]) / 255:.0f} % sure" in told.replace("\xa0", " ")
+        page.mouse.move(2, 2)
+        assert page.is_hidden("#tip")
+
+
+def test_pictures_come_from_a_dialog_the_clipboard_the_camera_and_samples(chromium, service):
+    content = png(photograph((50, 60)))
+    with page_of(chromium, service.address, permissions=["camera"]) as page:
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
+        page.wait_for_selector("#legend button")
+        assert saved(page, "mask") == ("a.png", service.segment(content).body)
+        other = png(photograph((40, 70), seed=9))
+        page.evaluate(
+            """bytes => { const t = new DataTransfer();
+                t.items.add(new File([new Uint8Array(bytes)], 'x.png', {type: 'image/png'}));
+                window.dispatchEvent(new ClipboardEvent('paste', {clipboardData: t})); }""",
+            list(other),
+        )
+        page.wait_for_selector("#pane-1 canvas[aria-label^='pasted']")
+        assert saved(page, "mask") == ("pasted.png", service.segment(other).body)
+        page.click("header [data-source=camera]")
+        until(page, "document.querySelector('#camera video').readyState >= 2")
+        shot(page, "camera")
+        page.click("#shoot")
+        page.wait_for_selector("#pane-1 canvas[aria-label^='camera']")
+        until(page, "document.querySelector('#camera video').srcObject === null")
+    with page_of(chromium, service.address) as page:
+        page.click("#samples button")
+        page.wait_for_selector("#legend button")
+        sample = service.call("GET", "/samples/avenue.png").body
+        assert saved(page, "mask") == ("avenue.png", service.segment(sample).body)
+
+
+def test_two_models_stand_side_by_side(chromium, service):
+    content = png(photograph((120, 160)))
+    with page_of(chromium, service.address) as page:
+        page.select_option("#second", "second")
+        drop(page, content)
+        assert page.is_visible("#pane-2")
+        shares = []
+        for name in ("tiny", "second"):
+            rows = service.segment(content, f"output=areas&model={name}").json["classes"]
+            shares += [row["share"] for row in rows if row["name"] == "sky"]
+        row = page.locator("#legend button", has_text="sky").inner_text()
+        assert all(f"{100 * share:.0f}" in row or f"{100 * share:.1f}" in row for share in shares)
+        page.click("[data-zoom=in]")
+        page.check("#wipe")
+        assert page.locator(".divider:visible").count() == 2
+        shot(page, "two")
+        page.select_option("#second", "")
+        page.wait_for_selector("#pane-2", state="hidden")
+
+
+def test_before_and_after_can_be_wiped_and_zoom_keeps_its_place(chromium, service):
+    with page_of(chromium, service.address) as page:
+        drop(page, png(photograph((300, 400))))
+        page.check("#wipe")
+        divider = page.locator("#pane-1 .divider")
+        box, canvas = divider.bounding_box(), page.locator("#pane-1 canvas").bounding_box()
+        page.mouse.move(box["x"] + 20, box["y"] + 100)
+        page.mouse.down()
+        page.mouse.move(canvas["x"] + canvas["width"] * 0.25, box["y"] + 100)
+        page.mouse.up()
+        assert divider.get_attribute("aria-valuenow") == "25"
+        x, y = canvas["x"] + canvas["width"] * 0.6, canvas["y"] + canvas["height"] * 0.4
+        page.mouse.move(x, y)
+        before = page.inner_text("#tip")
+        for _ in range(3):
+            page.mouse.wheel(0, -300)
+        page.wait_for_timeout(100)
+        page.mouse.move(x, y)
+        assert page.inner_text("#tip") == before
+        shot(page, "wiped")
+
+
+def test_everything_can_be_done_with_the_keyboard(chromium, service):
+    with page_of(chromium, service.address) as page:
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.closest('#samples') !== null"):
+                break
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#legend button")
+        page.focus("#pane-1 canvas")
+        page.keyboard.press("+")
+        page.keyboard.press("ArrowRight")
+        status = page.inner_text("#status")
+        assert status.split()[0] in ("ground", "sky", "square")
+        assert "sure" in status
+        page.focus("#wipe")
+        page.keyboard.press("Space")
+        page.focus("#pane-1 .divider")
+        page.keyboard.press("ArrowLeft")
+        assert page.get_attribute("#pane-1 .divider", "aria-valuenow") == "48"
+        page.focus("#legend button")
+        page.keyboard.press("Enter")
+        assert page.get_attribute("#legend button", "aria-pressed") == "true"
+        page.keyboard.press("Escape")
+        assert page.get_attribute("#legend button", "aria-pressed") == "false"
+        page.focus("#opacity")
+        page.keyboard.press("ArrowRight")
+        assert page.inner_text("#opacity-value") == "56 %"
+        unnamed = page.evaluate(
+            """[...document.querySelectorAll('button, select, input:not([hidden]), canvas')]
+                .filter((e) => e.offsetParent && !e.ariaLabel && !e.labels?.length && !e.textContent.trim())
+                .filter((e) => !e.querySelector('img[alt]'))
+                .map((e) => e.outerHTML)"""
+        )
+        assert unnamed == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_colour_schemes(chromium, service, scheme):
+    phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+    with page_of(chromium, service.address, color_scheme=scheme, **phone) as page:
+        shot(page, f"phone-empty-{scheme}")
+        page.tap("#samples button")
+        page.wait_for_selector("#legend button")
+        shot(page, f"phone-{scheme}")
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 390
+        small = page.evaluate(
+            """[...document.querySelectorAll('button')].filter((b) => b.offsetParent && b.offsetHeight < 32)
+                .map((b) => b.outerHTML)"""
+        )
+        assert small == []
+        page.tap("#legend button")
+        assert page.get_attribute("#legend button", "aria-pressed") == "true"
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        red = int(ground.split("(")[1].split(",")[0])
+        assert (red < 60) == (scheme == "dark")
+
+
+def test_errors_are_words_and_the_picture_before_stays(chromium, service):
+    with page_of(chromium, service.address) as page:
+        drop(page, png(photograph((50, 60))))
+        page.evaluate("() => { window.fetch = () => Promise.reject(new TypeError('gone')); }")
+        page.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": png(photograph((30, 30)))})
+        page.wait_for_selector("#error:not([hidden])")
+        assert "does not answer" in page.inner_text("#error p")
+        assert page.locator("#legend button").count()
+        shot(page, "error")
+        page.click("#error button")
+        assert page.is_hidden("#error")
+
+
+def test_a_token_is_asked_for_once(chromium, model):
+    with running({"tiny": model}, token="a-long-enough-secret") as service:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.goto(service.address)
+        page.wait_for_selector("#token[open]")
+        page.fill("#token input", "a-long-enough-secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-ready]")
+        drop(page, png(photograph((50, 60))))
+        assert saved(page, "mask")[1]
+        context.close()
+
+
+def test_settings_hold_nothing_but_names(service):
+    assert set(json.loads(service.call("GET", "/settings.json").body)) == {"engine", "samples"}
