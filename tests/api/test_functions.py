@@ -25,6 +25,7 @@ OURS = {  # what a program gives and the command line does not
     "predict": {"asked", "follower"},
     "export": {"console"},
 }
+OF_THE_TERMINAL = {"against", "quiet", "verbose"}  # say what is shown; a function shows nothing
 QUICK = {"epochs": 2, "variant": "refineseg_nano", "pretrained": False, "device": "cpu"}
 SMALL = {"phases.0.crop_hw": [32, 32], "phases.0.batch_size": 3}
 
@@ -34,7 +35,7 @@ def test_a_function_has_the_options_of_its_verb_with_their_defaults(name):
     verb = typer.main.get_command(app).commands[name]
     options = {parameter.name: parameter.default for parameter in verb.params if parameter.name != "help"}
     found = inspect.signature(FUNCTIONS[name]).parameters
-    assert set(options) - {"against"} == set(found) - OURS[name]
+    assert set(options) - OF_THE_TERMINAL == set(found) - OURS[name]
     different = {option for option in set(options) & set(found) if options[option] != found[option].default}
     required = {option for option in set(options) & set(found) if found[option].default is inspect.Parameter.empty}
     assert different - required == ({"out"} if name == "evaluate" else set())

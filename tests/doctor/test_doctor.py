@@ -91,7 +91,7 @@ def test_without_a_class_list_the_masks_themselves_tell_what_is_expected(tmp_pat
 
 def test_the_command_writes_all_findings_and_ends_with_status_1(refineseg, planted, tmp_path):
     status, out, err = refineseg("doctor", f"folder:{planted.root}", "--json", tmp_path / "found.json")
-    assert (status, err) == (1, "")
+    assert (status, err) == (1, f"numbers: {tmp_path / 'found.json'}\n")
     findings = json.loads((tmp_path / "found.json").read_text())["findings"]
     assert {"kind", "severity", "files", "count", "action"} <= set(findings[0])
     for finding in findings:

@@ -108,7 +108,7 @@ def test_wrong_calls_are_named(refineseg, root, tmp_path):
         *("card", "--data", f"camvid:{root}", "--out", tmp_path / "o", "--failures", -1, "--device", "cpu")
     )
     assert status == 2
-    assert "expected --failures of at least 0, got -1" in err
+    assert "expected --pictures of at least 0, got -1" in err
     (tmp_path / "h.jsonl").write_text("{")
     status, _, err = refineseg(
         *("card", "--data", f"camvid:{root}", "--out", tmp_path / "o", "--history", tmp_path / "h.jsonl"),

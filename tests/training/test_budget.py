@@ -6,6 +6,7 @@ import pytest
 
 from conftest import call, write_folder
 from refineseg.data.crops.loading import epoch_order
+from refineseg.data.crops.options import CropOptions
 from refineseg.errors import ConfigError
 from refineseg.training.budget import _fitted
 from refineseg.training.config import Phase, TrainingConfig
@@ -55,7 +56,7 @@ def test_a_run_is_fitted_into_its_budget(tmp_path, monkeypatch, capsys):
 
 def test_the_time_is_filled_and_shared_out_as_the_phases_were():
     """One second a step, then two: a third of the time for as many steps as in the other two thirds."""
-    phase = Phase(4, (64, 64), (1.0, 1.0), 8, 1e-3, 1e-3, warmup_epochs=1.0)
+    phase = Phase(4, CropOptions((64, 64), (1.0, 1.0)), 8, 1e-3, 1e-3, warmup_epochs=1.0)
     config = TrainingConfig("r", "refineseg_nano", (phase, phase), ema_decay=0.999)
     found = _fitted(config, [80, 80], [1.0, 2.0], 600.0, 10)
     steps = [phase.epochs * phase.epoch_steps for phase in found.phases]
@@ -67,7 +68,7 @@ def test_the_time_is_filled_and_shared_out_as_the_phases_were():
 
 
 def test_a_budget_without_a_step_is_refused():
-    config = TrainingConfig("r", "refineseg_nano", (Phase(4, (64, 64), (1.0, 1.0), 8, 1e-3, 1e-3),))
+    config = TrainingConfig("r", "refineseg_nano", (Phase(4, CropOptions((64, 64), (1.0, 1.0)), 8, 1e-3, 1e-3),))
     assert _fitted(config, [80], [10.0], 9.0, 10) is None
     assert _fitted(config, [80], [10.0], -5.0, 10) is None
 

@@ -68,7 +68,7 @@ def test_a_run_leaves_models_metrics_curves_and_a_checkpoint(folder_root, tmp_pa
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         "run.json", "checkpoint.pt", "metrics.jsonl", "metrics.json", "curves.png", "best.safetensors",
-        "last.safetensors", "data.json",
+        "last.safetensors", "data.json", "validation",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]

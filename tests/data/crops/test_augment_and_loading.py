@@ -44,7 +44,7 @@ def test_every_pixel_keeps_its_label_away_from_class_borders(scale, flip):
     sample = Memory()[0]
     for seed in range(12):
         generator = torch.Generator().manual_seed(seed)
-        image, mask = augment(sample, Augmentation((32, 32), scale, flip), ignore_index=255, generator=generator)
+        image, mask = augment(sample, Augmentation((32, 32), scale, flip=flip), ignore_index=255, generator=generator)
         assert image.shape == (3, 32, 32)
         assert mask.shape == (32, 32)
         aligned = (image[0].float() - 10 * mask).abs() <= 1
@@ -105,7 +105,10 @@ class TestThePapersCrops:
 def test_small_images_are_padded_with_void_and_mean_colour():
     sample = Memory(size=(24, 24))[0]
     image, mask = augment(
-        sample, Augmentation((64, 48), (1.0, 1.0), False), ignore_index=255, generator=torch.Generator().manual_seed(0)
+        sample,
+        Augmentation((64, 48), (1.0, 1.0), flip=False),
+        ignore_index=255,
+        generator=torch.Generator().manual_seed(0),
     )
     void = mask == 255
     assert int((~void).sum()) == 24 * 24
@@ -127,7 +130,7 @@ def test_flips_happen_about_half_of_the_time_and_never_when_off():
 
     def flipped(seed, flip):
         generator = torch.Generator().manual_seed(seed)
-        image, _ = augment(sample, Augmentation((32, 32), (1.0, 1.0), flip), ignore_index=255, generator=generator)
+        image, _ = augment(sample, Augmentation((32, 32), (1.0, 1.0), flip=flip), ignore_index=255, generator=generator)
         return bool(image[0, 0, 0] > image[0, 0, -1])
 
     assert 35 <= sum(flipped(seed, True) for seed in range(100)) <= 65
@@ -139,7 +142,7 @@ def test_colour_changes_pixels_but_no_label():
     draws = [
         augment(
             sample,
-            Augmentation((40, 56), (1.0, 1.0), False, colour),
+            Augmentation((40, 56), (1.0, 1.0), flip=False, colour=colour),
             ignore_index=255,
             generator=torch.Generator().manual_seed(5),
         )

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from conftest import SHARED
-from refineseg.class_info import voc_palette
+from refineseg.class_info import default_palette
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.errors import ConfigError
+
+BLUE = (0, 114, 178)  # the first of the default colours
 
 
 def _json(root, content):
@@ -38,7 +40,7 @@ def test_json_lists_values_names_and_colours(tmp_path):
         )
     )
     assert classes.names == ("road", "Größe", "car")
-    assert classes.palette == ((128, 64, 128), (128, 0, 0), (0, 0, 142))  # black is void's, so the next VOC colour
+    assert classes.palette == ((128, 64, 128), BLUE, (0, 0, 142))
     assert classes.ignore_index == 255
     assert table.values == {7: 0, 0: 1, 26: 2, 3: 255, 4: 255, 255: 255}
     assert table.colours == {(128, 64, 128): 0, (0, 0, 142): 2, (0, 0, 0): 255}
@@ -75,9 +77,10 @@ def test_british_spelling_and_a_byte_order_mark_are_read(tmp_path):
     assert (classes.palette, table.colours) == (((1, 2, 3),), {(1, 2, 3): 0})
 
 
-def test_classes_without_colours_show_voc_colours_but_accept_none(tmp_path):
+def test_classes_without_colours_show_default_colours_but_accept_none(tmp_path):
     classes, table = read_class_file(_json(tmp_path, {"classes": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}))
-    assert classes.palette == voc_palette(3)
+    assert classes.palette == default_palette(3)
+    assert classes.palette[0] == BLUE
     assert table.colours == {}
 
 
@@ -87,7 +90,7 @@ def test_cvats_labelmap_numbers_its_lines(tmp_path):
     )
     classes, table = read_class_file(tmp_path)
     assert classes.names == ("background", "traffic light", "rider")
-    assert classes.palette == ((0, 0, 0), (250, 170, 30), (128, 0, 0))
+    assert classes.palette == ((0, 0, 0), (250, 170, 30), BLUE)
     assert table.values == {0: 0, 1: 1, 2: 2, 255: 255}
     assert table.colours == {(0, 0, 0): 0, (250, 170, 30): 1}
     assert table.declared_in == "labelmap.txt"

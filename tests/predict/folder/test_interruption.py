@@ -75,7 +75,7 @@ def test_predict_says_how_far_it_came_and_the_said_command_does_the_rest(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("refineseg-files")]
     done = finished(out)
     assert output.count("\n") <= done
-    status, output, said = call(monkeypatch, capsys, *command)
+    status, output, said = call(monkeypatch, capsys, *command, "--verbose")
     assert (status, finished(out)) == (0, IMAGES)
     assert output.count("\n") == IMAGES - done
     assert f"{done} were there already" in said
