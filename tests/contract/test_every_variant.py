@@ -27,9 +27,15 @@ def test_a_variant_gives_logits_at_a_quarter_of_the_image(name):
         side = 2 * encoder.size_multiple
         image = torch.empty(1, 3, side, 2 * side)
         levels = encoder(image)
-        assert network(image).shape == (1, 5, side // 4, side // 2)
+        scores = network(image)
     assert [level.shape[1] for level in levels] == list(encoder.channels)
-    assert [side // level.shape[2] for level in levels] == list(encoder.strides)
+    if VARIANTS[name].two_scale:  # the levels of the image enlarged by 1.2 come before those of the image shrunk by 0.6
+        assert scores.shape == (1, 5, side * 6 // 5 // 4, side * 6 // 5 // 2)
+        assert [side * 6 / 5 / level.shape[2] for level in levels[:4]] == list(encoder.strides)
+        assert [side * 3 / 5 / level.shape[2] for level in levels[4:]] == list(encoder.strides)
+    else:
+        assert scores.shape == (1, 5, side // 4, side // 2)
+        assert [side // level.shape[2] for level in levels] == list(encoder.strides)
     assert list(encoder.strides) == sorted(encoder.strides), "levels come finest first"
 
 

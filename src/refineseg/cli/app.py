@@ -136,14 +136,14 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Option(
-        help="Model: a shipped name (camvid, camvid_nano), or a .safetensors, .onnx, .xml or .pt2 file.",
+        help="Model: a shipped name (camvid, camvid_nano, nyud), or a .safetensors, .onnx, .xml or .pt2 file.",
         autocompletion=model_files,
     ),
 ]
 ModelFile = Annotated[
     str,
     typer.Option(
-        help="Model: a shipped name (camvid, camvid_nano), or a .safetensors file.", autocompletion=model_files
+        help="Model: a shipped name (camvid, camvid_nano, nyud), or a .safetensors file.", autocompletion=model_files
     ),
 ]
 ModelOrVariant = Annotated[

@@ -19,7 +19,7 @@ def demo(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model of the page: a shipped name (camvid, camvid_nano), a .safetensors file, or NAME=FILE; repeat "
+            help="Model of the page: a shipped name (camvid, camvid_nano, nyud), a model file, or NAME=FILE; repeat "
             "it for several. By default camvid.",
         ),
     ] = None,

@@ -21,7 +21,7 @@ _LEAST_TOKEN = 16
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        help="Model that clients may choose: a shipped name (camvid, camvid_nano), a file, or NAME=FILE; repeat it "
+        help="Model that clients choose: a shipped name (camvid, camvid_nano, nyud), a file, or NAME=FILE; repeat it "
         "for several. By default camvid.",
     ),
 ]

@@ -316,5 +316,16 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             "refineseg evaluate --model camvid_nano --data camvid:CAMVID --split test --boundary --json nano.json",
         ),
     ),
+    "nyud_refineseg_lite0": (
+        MeasuredScore(
+            "nyud",
+            "refineseg_lite0",
+            "nyud",
+            "test",
+            0.363,
+            SINGLE,
+            "refineseg evaluate --model nyud --data nyud:NYUD --split test --json nyud_test.json",
+        ),
+    ),
 }
 """Of the shipped models, by recipe name; their cards in ``refineseg/weights`` tell more."""

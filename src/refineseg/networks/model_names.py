@@ -15,7 +15,11 @@ from refineseg.files.special import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
-SHIPPED: dict[str, str] = {"camvid": "camvid.safetensors", "camvid_nano": "camvid_nano.safetensors"}
+SHIPPED: dict[str, str] = {
+    "camvid": "camvid.safetensors",
+    "camvid_nano": "camvid_nano.safetensors",
+    "nyud": "nyud.safetensors",
+}
 """Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
 
 KEY = "refineseg"

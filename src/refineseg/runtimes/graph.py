@@ -84,10 +84,13 @@ class InferenceGraph(nn.Module):
             return {"logits": logits, "class_map": class_map_of(logits)}
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         scores = self.segmenter.network(x)  # (N, K, H' / 4, W' / 4)
-        # All of them: what changes is how torch.export writes their number, which it divides by itself again and again.
-        blocks = (-(-side // self.multiple) * (self.multiple // _STRIDE) for side in (height, width))
-        rows, columns = (torch.arange(length, device=images.device) for length in blocks)
-        scores = scores.index_select(2, rows).index_select(3, columns)
+        if not self.enlarges_logits:
+            # All of them: what changes is how torch.export writes their number, which it divides by itself again and
+            # again. The numbers that are divided are positive, for ONNX rounds towards zero.
+            more, each = self.multiple - 1, self.multiple // _STRIDE
+            blocks = ((side + more) // self.multiple * each for side in (height, width))
+            rows, columns = (torch.arange(length, device=images.device) for length in blocks)
+            scores = scores.index_select(2, rows).index_select(3, columns)
         logits = F.interpolate(scores, size=x.shape[2:], mode="bilinear")
         classes = class_map_of(logits) if self.enlarges_logits else enlarged_class_map(scores, _STRIDE)
         # not slices: torch.export would ask whether they are the whole tensor, and hold the answer for all sizes
