@@ -16,6 +16,7 @@ from refineseg.api.quiet import QuietFollower
 from refineseg.class_info import ClassInfo
 from refineseg.cli import app
 from refineseg.errors import CheckpointError, ConfigError, DatasetError, NoInputError
+from refineseg.segmenter import load_spec
 from refineseg.training.callbacks import EarlyStopping
 
 FUNCTIONS = {name: getattr(refineseg, name) for name in ("train", "evaluate", "predict", "export")}
@@ -134,6 +135,9 @@ def test_a_run_on_objects_goes_on_with_them_alone(trained, tmp_path):
         refineseg.train(None, out, resume=True)
     again = refineseg.train(data, out, resume=True, device="cpu")
     assert [entry["epoch"] for entry in again.history] == [1, 2]
+    complete = refineseg.train(data, out, resume=True, device="cpu")  # nothing is left to do
+    assert complete.segmenter.spec.provenance == load_spec(again.best).provenance
+    assert complete.segmenter.spec.provenance["epochs"] == 2
     fewer = Plain(refineseg.open_dataset("folder", root, split="val"))
     with pytest.raises(CheckpointError, match="samples are gone"):
         refineseg.train(fewer, out, resume=True, device="cpu")

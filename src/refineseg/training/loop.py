@@ -22,7 +22,7 @@ from refineseg.devices import free_memory
 from refineseg.errors import CheckpointError, OutputError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
-from refineseg.segmenter import Segmenter
+from refineseg.segmenter import Segmenter, load_spec
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
@@ -118,6 +118,8 @@ def train(
         progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
         progress.say(_unfinished(state.epoch, config, folder, asked=run.ended))
+    if "epochs" not in state.measured.spec.provenance:  # the run was complete before; its file says where it comes from
+        state.measured.with_provenance(load_spec(folder / "last.safetensors").provenance)
     return state.measured
 
 
