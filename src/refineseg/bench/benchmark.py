@@ -221,12 +221,11 @@ def _check_measurable(backends: Sequence[str], device: torch.device, precision: 
 
 
 def _speed_table(rows: Sequence[Row], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, collapse_padding=True)
     for name in ("backend", "precision"):
         table.add_column(name, no_wrap=True)
     numbers = (
         "p50 ms",
-        "p95 ms",
         "p99 ms",
         "fastest",
         "times\nas fast",
@@ -243,7 +242,6 @@ def _speed_table(rows: Sequence[Row], title: str) -> Table:
             f"{row.backend}{kind}{f', {PLAIN_EXPORT}' if row.note == PLAIN_EXPORT else ''}",
             row.precision,
             f"{row.p50_ms:.1f}",
-            f"{row.p95_ms:.1f}",
             f"{row.p99_ms:.1f}",
             f"{row.min_ms:.1f}",
             f"{row.speedup:.2f}",
