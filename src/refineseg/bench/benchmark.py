@@ -230,7 +230,7 @@ def _speed_table(rows: Sequence[Row], title: str) -> Table:
         "fastest",
         "times\nas fast",
         "over\nother",
-        "of the\nlimit",
+        "of\nlimit",
         "same\npixels",
         "cold\ns",
     )
