@@ -1,5 +1,7 @@
 """The documentation site builds strictly and loads nothing from elsewhere; its links, commands and names are real."""
 
+import ast
+import inspect
 import re
 import shlex
 import shutil
@@ -18,7 +20,9 @@ DOCS = REPOSITORY / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 SITE = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
 VERBS = typer.main.get_command(app).commands
-GUIDES = [DOCS / f"{name}.md" for name in ("index", "tutorial", "commands", "train", "evaluate", "export", "faq")]
+GUIDES = [
+    DOCS / f"{name}.md" for name in ("index", "tutorial", "commands", "train", "evaluate", "export", "migration", "faq")
+]
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 by_guide = pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 
@@ -69,16 +73,24 @@ def test_every_page_is_in_the_navigation():
     assert sorted(pages(SITE["nav"])) == sorted(path.name for path in DOCS.glob("*.md"))
 
 
-@by_guide
-def test_every_command_of_a_guide_is_understood(page):
+@by_name
+def test_every_command_of_a_page_is_understood(page):
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
-    lines = [line.removeprefix("./dev ") for block in blocks for line in block.splitlines()]
+    lines = [line.removeprefix("./dev ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
-        program, verb, *arguments = shlex.split(line)
-        if program == "refineseg" and verb in VERBS:
-            VERBS[verb].make_context(verb, arguments)
-        else:
-            assert (program, verb) in {("refineseg", "--help"), ("python", "make_coins.py")}, line
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["refineseg"] and words[1:] != ["--help"]:
+            VERBS[words[1]].make_context(words[1], words[2:])
+
+
+@by_guide
+def test_every_call_in_the_python_of_a_guide_fits_its_function(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            if name.startswith("refineseg."):
+                function = getattr(refineseg, name.removeprefix("refineseg."))
+                inspect.signature(function).bind(*call.args, **{word.arg: word.value for word in call.keywords})
 
 
 @by_guide
