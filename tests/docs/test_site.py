@@ -73,8 +73,8 @@ def test_every_page_is_in_the_navigation():
     assert sorted(pages(SITE["nav"])) == sorted(path.name for path in DOCS.glob("*.md"))
 
 
-@by_name
-def test_every_command_of_a_page_is_understood(page):
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "experiments.md"], ids=lambda page: page.name)
+def test_every_command_of_a_page_is_understood(page):  # the experiments show what was run then
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     lines = [line.removeprefix("./dev ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
@@ -99,6 +99,11 @@ def test_every_option_that_a_guide_names_exists(page):
     spans = re.findall(r"`([^`\n]+)`", prose(page.read_text(encoding="utf-8")))
     named = {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert named - known - {"--help", "--version"} == set()
+
+
+def test_every_shipped_model_has_its_card_on_the_page_of_models():
+    weights = (REPOSITORY / "src" / "refineseg" / "weights").glob("*.safetensors")
+    assert [path for path in weights if f"weights/{path.stem}.md" not in (DOCS / "models.md").read_text("utf-8")] == []
 
 
 def test_every_verb_has_a_row_on_the_page_of_commands():
