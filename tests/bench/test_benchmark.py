@@ -403,6 +403,29 @@ def test_stages_leave_images_of_original_networks_as_they_are(tmp_path, monkeypa
     assert np.array_equal(written, expected)
 
 
+def test_the_share_of_the_limit_is_arithmetic_per_second_beside_a_matrix_product(monkeypatch):
+    """Three images of 2048^3 multiply-adds in the time of six products are half of what the machine can."""
+    kinds = [("float32", 600.0), ("bfloat16", 300.0), ("int8", 100.0)]
+    products = {"float32": 100.0, "bfloat16": 25.0}
+    asked = []
+
+    def times(calls, **_):
+        asked.append([call().dtype for call in calls[len(kinds) :]])
+        return np.array([[ms] * 4 for ms in (*(ms for _, ms in kinds), *products.values())])
+
+    monkeypatch.setattr("refineseg.bench.timing.time_in_turns", times)
+    contenders = [
+        Contender("m", "torch", precision, False, not index, "nchw", Constant(0))
+        for index, (precision, _) in enumerate(kinds)
+    ]
+    rows = measure(contenders, example_images(3, 3, (4, 4)), repeats=4, multiply_adds=2048**3)
+    assert asked == [[torch.float32, torch.bfloat16]]
+    assert [row.of_limit for row in rows] == [pytest.approx(0.5), pytest.approx(0.25), None]
+    times_alone = np.array([[1.0] * 4] * 3)
+    monkeypatch.setattr("refineseg.bench.timing.time_in_turns", lambda *_, **__: times_alone)
+    assert [row.of_limit for row in measure(contenders, example_images(3, 3, (4, 4)))] == [None] * 3
+
+
 def test_a_run_without_exactly_one_plain_contender_is_refused():
     images = example_images(1, 3, (4, 4))
     for contenders in ([contender()], [contender(plain=True)] * 2):

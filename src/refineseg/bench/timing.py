@@ -100,6 +100,8 @@ class Row:
             before freed may be used again, so it is a lower bound.
         threads: Threads of the computation.
         note: As in :class:`Contender`.
+        of_limit: Share of what the machine can: multiply-adds of the network as released per second, divided by those
+            of a product of 2048x2048 matrices in this precision, measured in the same rounds. None: not measured.
     """
 
     model: str
@@ -122,6 +124,7 @@ class Row:
     peak_memory_mb: float | None = None
     threads: int = 0
     note: str = ""
+    of_limit: float | None = None
 
 
 def example_images(batch: int, channels: int, size_hw: tuple[int, int]) -> UInt8[Tensor, "n c h w"]:
@@ -210,6 +213,7 @@ def measure(
     *,
     repeats: int | None = None,
     console: Terminal | None = None,
+    multiply_adds: int | None = None,
 ) -> list[Row]:
     """Time contenders in turns on one batch, and compare their class maps with the plain one's.
 
@@ -218,6 +222,8 @@ def measure(
         images: In main memory.
         repeats: Rounds; None: as many as fit into :data:`BUDGET_S`.
         console: Shows progress.
+        multiply_adds: Multiply-adds of the network for one image, with which the share of the machine's limit is
+            measured on a CPU; None: it is not.
 
     Raises:
         ConfigError: Not exactly one plain contender, fewer than one round, or images that need more memory than there
@@ -230,7 +236,10 @@ def measure(
     with memory_explained(images):
         firsts = [_first(contender.scorer, images) for contender in contenders]
         calls = [partial(class_map, contender.scorer, images) for contender in contenders]
-        times = time_in_turns(calls, repeats=repeats, console=console)
+        products = {} if multiply_adds is None else {name: _product(dtype) for name, dtype in _PRODUCTS.items()}
+        all_times = time_in_turns([*calls, *products.values()], repeats=repeats, console=console)
+    times, beside = all_times[: len(calls)], dict(zip(products, all_times[len(calls) :], strict=True))
+    done = (multiply_adds or 0) * len(images) / _SIDE**3  # in matrix products
     rows = []
     for index, (contender, first, own) in enumerate(zip(contenders, firsts, times, strict=True)):
         same = first.classes == firsts[plain[0]].classes
@@ -256,9 +265,22 @@ def measure(
                 peak_memory_mb=first.memory_mb,
                 threads=torch.get_num_threads(),
                 note=contender.note,
+                of_limit=done * float(np.median(beside[kind] / own))
+                if (kind := contender.precision) in beside
+                else None,
             )
         )
     return rows
+
+
+_SIDE = 2048
+_PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _product(dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A matrix product that keeps all arithmetic units of the processor busy."""
+    left, right = torch.rand(2, _SIDE, _SIDE).to(dtype)
+    return partial(torch.mm, left, right)
 
 
 def _best_other(
