@@ -213,7 +213,7 @@ def test_scores_are_filed_under_their_recipe_and_are_possible():
             assert score.variant in VARIANTS
             assert score.dataset in DATASETS
             assert score.split in ("val", "test")
-            assert 0.4 < score.mean_iou < 0.9
+            assert 0.3 < score.mean_iou < 0.9
 
 
 def test_published_scores_are_those_of_the_papers():

@@ -28,7 +28,10 @@ def demo(
         typer.Option(help="Folder node_modules with onnxruntime-web; by default npm fetches that package."),
     ] = None,
 ) -> None:
-    """Write a folder with the page of `serve` that runs the model inside the browser: no picture leaves the machine."""
+    """Write the page as a folder that needs no server.
+
+    The page of `serve` runs the model inside the browser: no picture leaves the machine.
+    """
     from refineseg.runtimes.table import check_installed, is_exported
     from refineseg.serve.naming import named_models
 

@@ -96,7 +96,10 @@ def serve(
     threads: Threads = None,
     batch_size: BatchSize = None,
 ) -> None:
-    """Serve a page and an HTTP interface: drop an image, see its mask; POST /v1/segment does the same for programs."""
+    """Serve a page and an HTTP interface.
+
+    Drop an image on the page and see its mask; POST /v1/segment does the same for programs.
+    """
     from refineseg.serve.naming import named_models
 
     check_number("--port", port, least=0, most=65535)
