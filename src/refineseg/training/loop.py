@@ -64,8 +64,7 @@ def train(
         num_workers: Reading processes; None: none on a CPU, which computes longer than it reads, else up to 8.
         progress: Shows what happens.
         log: Where numbers go beside ``metrics.jsonl``, see :func:`~refineseg.training.loggers.open_logger`.
-        stop_after_s: Stop after the last epoch that ends within so many seconds (but not before the first); the run
-            can be resumed. None: after the last epoch.
+        stop_after_s: Seconds within which the last epoch of this call ends (one is always done); None: no limit.
         callbacks: What is called after each epoch, and may end the run.
 
     Returns:
