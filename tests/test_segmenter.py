@@ -200,6 +200,13 @@ class TestFile:
         assert torch.equal(segmenter(pixels(33, 50)), loaded(pixels(33, 50)))
         assert not any(module.training for module in loaded.modules())
 
+    def test_the_weights_of_a_loaded_model_lie_in_memory_as_those_of_a_new_one(self, segmenter, path):
+        """Another order is slower, and rounds differently."""
+        loaded = dict(load(path).named_parameters())
+        assert {name: loaded[name].stride() for name in loaded} == {
+            name: parameter.stride() for name, parameter in segmenter.named_parameters()
+        }
+
     def test_a_loaded_model_says_the_same_of_itself(self, segmenter, path):
         spec = load_spec(path)
         assert spec == replace(segmenter.spec, provenance={**segmenter.spec.provenance, **spec.provenance})

@@ -371,6 +371,7 @@ def load(model: str | Path) -> Segmenter:
     segmenter.network.load_state_dict(
         {name: tensor.to(own[name].dtype, copy=True) for name, tensor in tensors.items()}, assign=True
     )
+    segmenter._to_channels_last()
     return segmenter
 
 
