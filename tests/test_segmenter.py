@@ -202,10 +202,9 @@ class TestFile:
 
     def test_the_weights_of_a_loaded_model_lie_in_memory_as_those_of_a_new_one(self, segmenter, path):
         """Another order is slower, and rounds differently."""
-        loaded = dict(load(path).named_parameters())
-        assert {name: loaded[name].stride() for name in loaded} == {
-            name: parameter.stride() for name, parameter in segmenter.named_parameters()
-        }
+        filters = [parameter for parameter in refineseg.load(path).parameters() if parameter.ndim == 4]
+        assert filters
+        assert all(parameter.is_contiguous(memory_format=torch.channels_last) for parameter in filters)
 
     def test_a_loaded_model_says_the_same_of_itself(self, segmenter, path):
         spec = load_spec(path)
