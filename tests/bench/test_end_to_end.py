@@ -159,20 +159,20 @@ def test_endlessly_many_sizes_share_one_program_with_equal_results(monkeypatch):
     scorer = scorer_of(build(VARIANT, num_classes=3), backend="openvino", device=device, precision="float32")
     images = [example_images(1, 3, (40 + 3 * i, 64 - 2 * i)) for i in range(7)]
     made = []
-    true_compile = scorer._core.compile_model
+    true_compile = scorer._program._core.compile_model
 
     class Core:
         def compile_model(self, model, *rest):
             made.append(model.is_dynamic())
             return true_compile(model, *rest)
 
-    monkeypatch.setattr(scorer, "_core", Core())
+    monkeypatch.setattr(scorer._program, "_core", Core())
     first = [scorer.class_map(image) for image in images]
     assert made == [False] * 4 + [True], "four sizes of their own, and one program for all others"
     assert first[0].dtype == torch.uint8
     again = [scorer.class_map(image) for image in images]
     assert len(made) == 5, "nothing is compiled twice"
-    scorer._compiled.clear()
+    scorer._program._compiled.clear()
     reverse = [scorer.class_map(image) for image in reversed(images)][::-1]
     assert len(made) == 10
     for one, two, three in zip(first, again, reverse, strict=True):

@@ -94,7 +94,7 @@ def test_no_verb_looks_up_anything(tmp_path):
     run("datasets")
     run("doctor", f"folder:{{own}}")
     run("train", "--variant", "refineseg_nano", "--data", f"folder:{{own}}", "--out", "run", "--epochs", "1",
-        "--no-pretrained", "--device", "cpu", "--set", "crop_hw=[32,32]", "--log", "mlflow")
+        "--no-pretrained", "--device", "cpu", "--set", "phases.0.crop_hw=[32,32]", "--log", "mlflow")
     run("predict", own + "/images/val", "--model", "run/last.safetensors", "--out", "torch", "--device", "cpu")
     for form, name in (("onnx", "m.onnx"), ("openvino", "m.xml"), ("torch", "m.pt2")):
         run("export", "--model", "run/last.safetensors", "--format", form, "--out", name)
