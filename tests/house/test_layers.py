@@ -7,6 +7,7 @@ longest chain). The second kind only shrinks: a test fails, too, when an entry i
 
 import ast
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -227,6 +228,21 @@ def test_the_first_mask_of_a_shipped_model_imports_only_what_it_needs(tmp_path):
     """Each of these takes half a second or more: time that a user waits for the first mask."""
     found = imported_by_a_prediction(tmp_path, "camvid")
     assert not found & {"timm", "torchvision", "lightning", "matplotlib", "scipy", "pandas", "sympy", "onnxruntime"}
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given):
+    """libgomp reads it once, when PyTorch is loaded; the command line must have set it before."""
+    code = (
+        "import os, sys, refineseg.cli; sys.argv = ['refineseg', '--version']\n"
+        "try: refineseg.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if given is None else {"GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.splitlines()[-1] == f"{given or 1000} False", done.stderr
 
 
 def test_the_longest_chain_of_imports_does_not_grow():

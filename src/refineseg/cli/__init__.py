@@ -60,8 +60,9 @@ _UsageError: Any = typer.BadParameter.__mro__[1]  # of click, which newer typers
 
 def main() -> NoReturn:
     """Run the command line; deliberate errors become one message and exit status 2."""
-    # PyTorch's threads spin while they wait; on a machine that is busy, they wait for the core on which they spin
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # PyTorch's threads spin while they wait, and on a busy machine they take the core of the thread they wait for. So
+    # many turns cost nothing on an idle machine, where sleeping at once does (docs/experiments.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     guard_terminal()
     with Interruption() as stop:
         try:

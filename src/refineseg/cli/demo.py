@@ -50,6 +50,7 @@ def demo(
     from refineseg.segmenter import load
     from refineseg.serve.static_page import write_static_page
 
+    loaded = {name: load(file) for name, file in named.items()}
     messages().say("exporting, which takes a minute")
-    write_static_page(out, {name: load(file) for name, file in named.items()}, files)
+    write_static_page(out, loaded, files)
     print_lines(f"page: {out / 'index.html'}", f"show it: python -m http.server --bind 127.0.0.1 --directory {out}")
