@@ -2,11 +2,12 @@
 
     python benchmarks/camvid_peers.py --data camvid:ROOT --out runs/peers --epochs 20 --seeds 0,1
     python benchmarks/camvid_peers.py --data camvid:ROOT --out runs/peers --epochs 20 --seeds 0,1 --steps time
+    python benchmarks/camvid_peers.py --data camvid:ROOT --out runs/peers_lite --epochs 8 --imagenet
 
-Every network starts from random weights and takes the same crops in the same order, optimiser, rates, number of steps,
-loss and weight average. It learns from two of the three labelled drives (split ``fit``) and is measured on the third
-(``held_out``); the test split is never opened. Peers are usually started from ImageNet weights, so this is not how they
-are at their best: the table says what the same short training makes of each.
+Every network takes the same crops in the same order, optimiser, rates, number of steps, loss and weight average. It
+learns from two of the three labelled drives (split ``fit``) and is measured on the third (``held_out``); the test split
+is never opened. Without ``--imagenet`` every network starts from random weights, on images at 0.4 of their size. With
+it, networks on EfficientNet-Lite0 start from the same ImageNet weights, on images at their own size.
 
 Steps: ``train``; ``export`` writes each network for one image size; ``time`` measures them in turns from ``uint8``
 pixels to the class map. Called again it goes on where it stopped, also after a kill; each step alone by ``--steps``.
@@ -32,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peer_networks import NETWORKS, build_model, is_installed
+from peer_networks import NETWORKS, ON_LITE, build_model, is_installed
 from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.bench.timing import class_map, describe_machine, example_images, time_in_turns
@@ -81,6 +82,15 @@ def small_recipe(epochs: int, scale: float) -> TrainingConfig:
     return replace(base, recipe="camvid_peers", phases=(phase,), train_split="fit", val_split=None, ema_decay=0.98)
 
 
+def lite_recipe(epochs: int, scale: float) -> TrainingConfig:
+    """The second phase of ``camvid_refineseg_lite0`` alone, with a cosine to zero."""
+    base = find_recipe("camvid_refineseg_lite0")
+    last = base.phases[1]
+    crops = replace(last.crops, scale=(scale * last.crops.scale[0], scale * last.crops.scale[1]))
+    phase = replace(last, epochs=epochs, crops=crops, schedule="cosine", warmup_epochs=min(0.5, epochs / 4))
+    return replace(base, recipe="camvid_peers", phases=(phase,), train_split="fit", val_split=None, ema_decay=0.98)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is compared.
@@ -96,6 +106,7 @@ class Plan:
         repeats: Rounds of timing; None: as many as fit into half a minute.
         deadline: By ``time.monotonic``; None: none.
         device: Where is trained.
+        imagenet: Encoders start from ImageNet weights.
     """
 
     config: TrainingConfig
@@ -108,6 +119,7 @@ class Plan:
     repeats: int | None
     deadline: float | None
     device: str
+    imagenet: bool
 
     @property
     def seconds_left(self) -> float | None:
@@ -125,7 +137,7 @@ def run_one(plan: Plan, name: str, seed: int, data: TrainingData, console: Termi
         return False
     console.say(f"{name}, seed {seed}")
     config = replace(plan.config, variant=name, seed=seed)
-    segmenter = build_model(name, data.phases[0].dataset.class_info, seed=seed)
+    segmenter = build_model(name, data.phases[0].dataset.class_info, seed=seed, imagenet=plan.imagenet)
     names, training = tuple(parse_sources(plan.data)), (data.phases[0].dataset,)
     segmenter.with_provenance({"protocol": run_protocol(config, names, training, None, started_from="scratch")})
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,6 +274,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{deviation}"
 
 
+def _start(plan: Plan) -> str:
+    return "ImageNet weights" if plan.imagenet else "random weights"
+
+
 def markdown(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     """The table."""
     phase, size = plan.config.phases[0], f"{plan.size_hw[0]}x{plan.size_hw[1]}"
@@ -271,10 +287,10 @@ def markdown(rows: Sequence[Mapping[str, Any]], plan: Plan) -> str:
     lines = [
         "# Small networks beside others, on CamVid",
         "",
-        f"All from random weights by one recipe: {plan.config.num_epochs} epochs of split `fit` (the same crops of "
+        f"All from {_start(plan)} by one recipe: {plan.config.num_epochs} epochs of split `fit` (the same crops of "
         f"{height}x{width} in the same order, batches of {phase.batch_size}), images at {plan.scale:g} of their size; "
-        "mIoU on the whole held-out drive (`held_out`), single scale; the test split was not used. The peers are made "
-        "for ImageNet weights and long trainings: this is not how they are at their best.",
+        "mIoU on the whole held-out drive (`held_out`), single scale; the test split was not used. The trainings are "
+        "short: no network is at its best.",
         "",
         f"Milliseconds of one {size} image, float32, from uint8 pixels to the class map, medians of "
         f"{measured.get('rounds', 0)} rounds in turns on {machine.get('cpu', 'no machine yet')} "
@@ -328,7 +344,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], plan: Plan) -> None:
     axes.set(
         xlabel=f"ms per {plan.size_hw[0]}x{plan.size_hw[1]} image, OpenVINO float32",
         ylabel="mIoU on the held-out drive, %",
-        title=f"CamVid from scratch, {plan.config.num_epochs} epochs of the same recipe",
+        title=f"CamVid from {_start(plan)}, {plan.config.num_epochs} epochs of the same recipe",
     )
     axes.grid(alpha=0.3, which="both")
     with written_beside(path) as temporary:
@@ -340,13 +356,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="camvid:ROOT")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--networks", help=f"names with commas, variants too; by default {', '.join(NETWORKS)}")
+    parser.add_argument("--imagenet", action="store_true", help="start from ImageNet weights: networks on Lite0")
+    parser.add_argument(
+        "--networks",
+        help=f"names with commas, variants too; by default {', '.join(NETWORKS)}, with --imagenet {', '.join(ON_LITE)}",
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--scale", type=float, default=0.4, help="of all images")
+    parser.add_argument("--scale", type=float, help="of all images; by default 0.4, with --imagenet 1")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe", metavar="KEY=VALUE")
     parser.add_argument("--steps", default=",".join(STEPS), help="by default all; a step's files are kept for others")
-    parser.add_argument("--size", default="512x512", help="HEIGHTxWIDTH of the image that is timed")
+    parser.add_argument(
+        "--size", help="HEIGHTxWIDTH of the image that is timed; by default 512x512, with --imagenet 360x480"
+    )
     parser.add_argument("--repeats", type=int, help="rounds of timing; by default as many as fit into half a minute")
     parser.add_argument("--minutes", type=float, help="stop training in time; called again, it goes on")
     parser.add_argument("--device", default="auto", help="where is trained; timed is on the CPU")
@@ -359,14 +381,17 @@ def make_plan(arguments: argparse.Namespace, begun: float) -> Plan:
     Raises:
         ConfigError: A network or step that is none, or a folder of another recipe.
     """
-    names = NETWORKS if arguments.networks is None else tuple(n.strip() for n in arguments.networks.split(","))
-    unknown = [name for name in names if name not in (*NETWORKS, *VARIANTS)]
+    known = ON_LITE if arguments.imagenet else NETWORKS
+    names = known if arguments.networks is None else tuple(n.strip() for n in arguments.networks.split(","))
+    unknown = [name for name in names if name not in known and (arguments.imagenet or name not in VARIANTS)]
     if unknown:
-        raise ConfigError(f"expected networks of {', '.join(NETWORKS)}, or variants, got {', '.join(unknown)}")
+        raise ConfigError(f"expected networks of {', '.join(known)}, or variants, got {', '.join(unknown)}")
     if not set(arguments.steps.split(",")) <= set(STEPS):
         raise ConfigError(f"expected --steps of {', '.join(STEPS)}, got {arguments.steps}")
-    config = override(small_recipe(arguments.epochs, arguments.scale), arguments.set)
-    path, noted = arguments.out / "recipe.json", {"config": to_json(config), "scale": arguments.scale}
+    scale = arguments.scale or (1.0 if arguments.imagenet else 0.4)
+    recipe = lite_recipe if arguments.imagenet else small_recipe
+    config = override(recipe(arguments.epochs, scale), arguments.set)
+    path, noted = arguments.out / "recipe.json", {"config": to_json(config), "scale": scale}
     if not path.is_file():
         write(path, json.dumps(noted, indent=1))
     elif read(path) != noted:
@@ -377,11 +402,12 @@ def make_plan(arguments: argparse.Namespace, begun: float) -> Plan:
         arguments.data,
         arguments.out,
         parse_seeds(arguments.seeds),
-        arguments.scale,
-        parse_size(arguments.size),
+        scale,
+        parse_size(arguments.size or ("360x480" if arguments.imagenet else "512x512")),
         arguments.repeats,
         None if arguments.minutes is None else begun + 60 * arguments.minutes,
         arguments.device,
+        arguments.imagenet,
     )
 
 

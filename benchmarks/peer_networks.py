@@ -15,19 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from refineseg.class_info import ClassInfo
-from refineseg.networks.model_spec import ModelSpec
-from refineseg.preprocessing import Preprocessing
-from refineseg.segmenter import Segmenter
+from refineseg.networks.encoder_table import ENCODERS
+from refineseg.segmenter import Segmenter, build
 
 OURS = ("refineseg_nano", "refineseg_small", "refinenet_lw_mobilenetv2")
 TORCHVISION = {"lraspp_mobilenet_v3_large": "", "deeplabv3_mobilenet_v3_large": "out"}
 """Name -> which of the backbone's maps the classifier takes; empty: all."""
-SMP = {"FPN-mobilenet_v2": "FPN", "DeepLabV3+-mobilenet_v2": "DeepLabV3Plus"}
-"""Name -> class in segmentation-models-pytorch."""
-NETWORKS = (*OURS, *TORCHVISION, *SMP)
-
-VESSEL = "refineseg_nano"
-"""Any variant: a segmenter is built with a network, whose place a peer then takes."""
+_LITE = "tu-tf_efficientnet_lite0"
+SMP = {
+    "FPN-mobilenet_v2": ("FPN", "mobilenet_v2"),
+    "DeepLabV3+-mobilenet_v2": ("DeepLabV3Plus", "mobilenet_v2"),
+    "FPN-lite0": ("FPN", _LITE),
+    "DeepLabV3+-lite0": ("DeepLabV3Plus", _LITE),
+}
+"""Name -> class and encoder in segmentation-models-pytorch."""
+ON_LITE = ("refineseg_lite0", "FPN-lite0", "DeepLabV3+-lite0")
+"""The networks that can start from ImageNet weights, all from the same file."""
+NETWORKS = (*OURS, *TORCHVISION, *(name for name in SMP if name not in ON_LITE))
 
 
 class Levels(nn.Module):
@@ -92,28 +96,45 @@ def is_installed(name: str) -> bool:
     return name not in SMP or importlib.util.find_spec("segmentation_models_pytorch") is not None
 
 
-def build_peer(name: str, num_classes: int) -> Peer:
-    """A network of another library, from random weights."""
+def load_lite_weights(encoder: nn.Module) -> None:
+    """Put the packaged ImageNet weights into timm's Lite0, whose tensors have the same order.
+
+    timm's feature extractor has neither the last convolution nor the classifier, so the file holds more.
+    """
+    weights = ENCODERS["lite0"].weights
+    assert weights is not None
+    values = (value for key, value in weights.read().items() if not key.endswith("num_batches_tracked"))
+    own = {key: value for key, value in encoder.state_dict().items() if not key.endswith("num_batches_tracked")}
+    encoder.load_state_dict(dict(zip(own, values, strict=False)), strict=False)
+
+
+def build_peer(name: str, num_classes: int, *, imagenet: bool = False) -> Peer:
+    """A network of another library, from random weights or with ImageNet weights in its encoder."""
     if name in TORCHVISION:
         library = importlib.import_module("torchvision.models.segmentation")
         network = getattr(library, name)(weights=None, weights_backbone=None, num_classes=num_classes)
         return Peer(Levels(network.backbone), Head([network.classifier], TORCHVISION[name]))
     library = importlib.import_module("segmentation_models_pytorch")
-    network = getattr(library, SMP[name])("mobilenet_v2", encoder_weights=None, classes=num_classes)
+    kind, encoder = SMP[name]
+    network = getattr(library, kind)(encoder, encoder_weights=None, classes=num_classes)
+    if imagenet:
+        load_lite_weights(network.encoder.model)
     return Peer(Levels(network.encoder), Head([network.decoder, network.segmentation_head], ""))
 
 
-def build_model(name: str, class_info: ClassInfo, *, seed: int = 0) -> Segmenter:
-    """A new model by a name of :data:`NETWORKS` or of a variant.
+def build_model(name: str, class_info: ClassInfo, *, seed: int = 0, imagenet: bool = False) -> Segmenter:
+    """A new model by a name of :data:`NETWORKS` or :data:`ON_LITE`, or of a variant.
 
-    A peer's segmenter says of itself that it is of :data:`VESSEL`; its model file does not load, no tensor fits.
+    A peer sits in the segmenter of one of our variants, which gives it the pixels that its encoder's weights ask for;
+    its model file does not load, no tensor fits.
     """
     torch.manual_seed(seed)
     ours = name not in TORCHVISION and name not in SMP
-    segmenter = Segmenter(ModelSpec(name if ours else VESSEL, class_info, Preprocessing.imagenet()))
+    vessel = name if ours else "refineseg_lite0" if name in ON_LITE else "refineseg_nano"
+    segmenter = build(vessel, class_info=class_info, pretrained=ours and imagenet)
     if not ours:
         torch.manual_seed(seed)
-        peer = build_peer(name, class_info.num_classes).to(memory_format=torch.channels_last)
+        peer = build_peer(name, class_info.num_classes, imagenet=imagenet).to(memory_format=torch.channels_last)
         # what training and export ask of a network, a peer has
         segmenter.network = peer.eval()  # type: ignore[assignment]
     return segmenter

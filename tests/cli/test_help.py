@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -116,6 +118,30 @@ def test_values_are_completed(tmp_path, monkeypatch):
     assert completion.data_sets("voc:a+cam") == ["voc:a+camvid:"]
     assert completion.data_sets("camvid:s") == ["camvid:sub/"]
     assert "camvid_refineseg_nano" in completion.recipes("camvid_")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["predi"], ["predict"]),
+        (["train", "--da"], ["--data"]),
+        (["train", "camvid_refineseg_n"], ["camvid_refineseg_nano"]),
+    ],
+)
+def test_a_real_bash_completes_verbs_options_and_recipes(words, found):
+    program = Path(sys.executable).parent / "refineseg"
+    if not program.is_file():
+        pytest.skip("the command is not installed beside this Python")
+    line = ["refineseg", *words]
+    script = (
+        f"source <(refineseg --show-completion bash); COMP_WORDS=({' '.join(line)}); COMP_CWORD={len(words)}; "
+        'complete -p refineseg >/dev/null && _refineseg_completion refineseg; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, found), done.stderr
 
 
 def test_of_many_lines_the_first_are_shown_and_the_rest_is_counted(usual_loudness):

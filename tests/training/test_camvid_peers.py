@@ -12,7 +12,7 @@ from conftest import REPOSITORY
 from fakes.scenes import fake_camvid
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
-from refineseg.segmenter import load
+from refineseg.segmenter import build, load
 
 FOLDER = REPOSITORY / "benchmarks"
 
@@ -48,6 +48,17 @@ def test_a_peer_in_a_segmenter_has_the_function_of_its_library(networks, tmp_pat
     segmenter.save(tmp_path / "peer.safetensors")
     with pytest.raises(ModelFileError, match="does not fit refineseg_nano: missing tensors"):
         load(tmp_path / "peer.safetensors")
+
+
+def test_peers_on_lite0_start_from_the_weights_that_ours_starts_from(networks):
+    theirs = importlib.import_module("timm").create_model("tf_efficientnet_lite0", features_only=True).eval()
+    networks.load_lite_weights(theirs)
+    ours = build("refineseg_lite0", num_classes=2, pretrained=True).network.encoder.eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        maps = {tuple(level.shape): level for level in theirs(image)}
+        for level in ours(image):
+            assert torch.allclose(level, maps[tuple(level.shape)], atol=1e-3)
 
 
 def test_convolutions_are_counted_as_by_hand(tool):
@@ -91,7 +102,7 @@ def test_networks_are_trained_alike_timed_in_turns_and_go_on_where_they_stopped(
     tool.main(call)
     shown = capsys.readouterr().out
     assert "Left out, segmentation-models-pytorch is not installed: FPN-mobilenet_v2." in shown
-    assert "not how they are at their best" in shown
+    assert "no network is at its best" in shown
     ours, peer = json.loads((out / "table.json").read_text())["rows"]
     assert (ours["ours"], peer["ours"]) == (True, False)
     assert set(ours["median_ms"]) - set(peer["median_ms"]) == {"OpenVINO, rewritten", "ONNX Runtime, rewritten"}

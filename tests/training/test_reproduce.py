@@ -122,6 +122,10 @@ def test_wrong_calls_are_named(refineseg, root, tmp_path):
         (("voc", "--data", f"camvid:{root}"), "expected one of camvid to reproduce, got 'voc'"),
         (("camvid", "--data", f"folder:{root}"), "expected --data camvid:ROOT to reproduce camvid"),
         (("camvid", "--data", f"camvid:{root}", "--minutes", "0"), "expected --minutes above 0, got 0"),
+        (
+            ("camvid", "--data", f"camvid:{root}", "--set", "patience=3"),
+            "expected as many epochs of every seed, got patience=3; leave it out",
+        ),
         (("camvid", "--data", f"camvid:{root}", "--seeds", "1,1"), "expected --seeds as different numbers"),
         (("camvid", "--data", f"camvid:{root}", "--recipe", "nope"), "expected a recipe, got 'nope'"),
     ):

@@ -271,7 +271,7 @@ class ReproductionRequest:
         num_workers: Reading processes; None: chosen.
 
     Raises:
-        ConfigError: Other data, or a budget that is not above 0.
+        ConfigError: Other data, a budget that is not above 0, or a recipe that may stop early.
     """
 
     name: str
@@ -289,6 +289,10 @@ class ReproductionRequest:
             raise ConfigError(f"expected --data {self.name}:ROOT to reproduce {self.name}, got {self.data}")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"expected --minutes above 0, got {self.minutes:g}")
+        if self.config.patience is not None:
+            raise ConfigError(
+                f"expected as many epochs of every seed, got patience={self.config.patience}; leave it out"
+            )
 
 
 @dataclass(frozen=True)
