@@ -68,7 +68,9 @@ def write_images(folder: Path, count: int, side: int) -> list[bytes]:
     return contents
 
 
-async def load(port: int, contents: deque[bytes], clients: int) -> tuple[float, list[float], dict[int, int]]:
+async def load(
+    port: int, contents: deque[bytes], clients: int, kind: str = "image/jpeg"
+) -> tuple[float, list[float], dict[int, int]]:
     """Send every content once over so many connections that stay open; gives seconds, seconds per request, statuses."""
     times: list[float] = []
     statuses: dict[int, int] = {}
@@ -78,8 +80,8 @@ async def load(port: int, contents: deque[bytes], clients: int) -> tuple[float, 
         while contents:
             body = contents.popleft()
             begin = time.monotonic()
-            head = f"POST /v1/segment HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
+            head = f"POST /v1/segment HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             answer = (await reader.readuntil(b"\r\n\r\n")).lower()
             status = int(answer.split(b" ", 2)[1])
             length = int(answer.split(b"content-length:")[1].split(b"\r\n")[0])
