@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from refineseg.class_info import ClassInfo
-from refineseg.networks.encoder_table import ENCODERS
+from refineseg.networks.encoder_table import ENCODERS, EncoderRequest, make_encoder
 from refineseg.segmenter import Segmenter, build
 
 OURS = ("refineseg_nano", "refineseg_small", "refinenet_lw_mobilenetv2")
@@ -25,11 +25,14 @@ _LITE = "tu-tf_efficientnet_lite0"
 SMP = {
     "FPN-mobilenet_v2": ("FPN", "mobilenet_v2"),
     "DeepLabV3+-mobilenet_v2": ("DeepLabV3Plus", "mobilenet_v2"),
+    "Unet-lite0": ("Unet", _LITE),
     "FPN-lite0": ("FPN", _LITE),
     "DeepLabV3+-lite0": ("DeepLabV3Plus", _LITE),
 }
 """Name -> class and encoder in segmentation-models-pytorch."""
-ON_LITE = ("refineseg_lite0", "FPN-lite0", "DeepLabV3+-lite0")
+LRASPP = "LR-ASPP-lite0"
+"""Torchvision's head of MobileNet-v3 on EfficientNet-Lite0."""
+ON_LITE = ("refineseg_lite0", "Unet-lite0", "FPN-lite0", "DeepLabV3+-lite0", LRASPP)
 """The networks that can start from ImageNet weights, all from the same file."""
 NETWORKS = (*OURS, *TORCHVISION, *(name for name in SMP if name not in ON_LITE))
 
@@ -73,6 +76,23 @@ class Head(nn.Module):
         return x
 
 
+class LiteHead(nn.Module):
+    """Torchvision's LR-ASPP head on the maps of our Lite0.
+
+    Args:
+        head: Takes the maps of strides 8 and 32.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 4, 8, 16 and 32 -> logits at stride 8."""
+        logits: Tensor = self.head({"low": levels[1], "high": levels[3]})
+        return logits
+
+
 class Peer(nn.Module):
     """A network of another library in the two parts that training knows: they may have rates of their own.
 
@@ -114,8 +134,11 @@ def build_peer(name: str, num_classes: int, *, imagenet: bool = False) -> Peer:
         library = importlib.import_module("torchvision.models.segmentation")
         network = getattr(library, name)(weights=None, weights_backbone=None, num_classes=num_classes)
         return Peer(Levels(network.backbone), Head([network.classifier], TORCHVISION[name]))
-    library = importlib.import_module("segmentation_models_pytorch")
-    kind, encoder = SMP[name]
+    if name == LRASPP:
+        levels = make_encoder(EncoderRequest("lite0", pretrained=imagenet))
+        library = importlib.import_module("torchvision.models.segmentation.lraspp")
+        return Peer(Levels(levels), Head([LiteHead(library.LRASPPHead(40, 320, num_classes, 128))], ""))
+    library, (kind, encoder) = importlib.import_module("segmentation_models_pytorch"), SMP[name]
     network = getattr(library, kind)(encoder, encoder_weights=None, classes=num_classes)
     if imagenet:
         load_lite_weights(network.encoder.model)
@@ -129,7 +152,7 @@ def build_model(name: str, class_info: ClassInfo, *, seed: int = 0, imagenet: bo
     its model file does not load, no tensor fits.
     """
     torch.manual_seed(seed)
-    ours = name not in TORCHVISION and name not in SMP
+    ours = name not in (*TORCHVISION, *SMP, LRASPP)
     vessel = name if ours else "refineseg_lite0" if name in ON_LITE else "refineseg_nano"
     segmenter = build(vessel, class_info=class_info, pretrained=ours and imagenet)
     if not ours:

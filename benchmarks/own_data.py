@@ -1,0 +1,118 @@
+"""How good a model of one's own gets in the minutes one has, beside other libraries on the same ImageNet weights.
+
+    python benchmarks/own_data.py --sets crack_forest,cell_membrane,steel_defects --root OWN --out runs/own
+
+Each run is a process of its own with two threads, one after the other: nothing else should run. The time is that of the
+whole process. At every time our default recipe meets Unet and FPN of segmentation-models-pytorch (``pip install
+segmentation-models-pytorch``) twice: in a plain loop like its documented one, and in our loop; the middle time has more
+networks. Called again it goes on where it stopped. Val is measured once per run; nothing is chosen by it.
+
+Out: ``OUT/SET/MINUTES/CONTENDER_seedN.json``, ``OUT/table.md`` and ``OUT/curves.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from refineseg.files.writing import written_beside
+
+RUN = Path(__file__).with_name("own_data_run.py")
+ALWAYS = ("refineseg", "smp Unet", "smp Unet, our loop", "smp FPN", "smp FPN, our loop")
+ONCE = ("refineseg, MobileNet-v2", "smp DeepLabV3+", "smp DeepLabV3+, our loop", "LR-ASPP, our loop")
+
+
+def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int, Path]]:
+    """Set, minutes, contender, seed and result of every run: all contenders of a cell, then the next cell."""
+    minutes = [float(text) for text in options.minutes.split(",")]
+    for seed in map(int, options.seeds.split(",")):
+        for name in options.sets.split(","):
+            for time_given in minutes:
+                once = ONCE if time_given == minutes[len(minutes) // 2] and not options.few else ()
+                for contender in (*ALWAYS, *once):
+                    file = f"{contender.replace(', ', '_').replace(' ', '_')}_seed{seed}.json"
+                    yield name, time_given, contender, seed, options.out / name / f"{time_given:g}" / file
+
+
+def table(options: argparse.Namespace) -> tuple[str, dict[tuple[str, float, str], list[float]]]:
+    """Mean and spread of every cell, in percent."""
+    found: dict[tuple[str, float, str], list[float]] = {}
+    for name, minutes, contender, _, path in planned(options):
+        if path.is_file():
+            value = json.loads(path.read_text(encoding="utf-8"))["mean_iou"]
+            found.setdefault((name, minutes, contender), []).append(100 * value)
+    contenders = [c for c in (*ALWAYS, *ONCE) if any(key[2] == c for key in found)]
+    lines = [
+        f"| set | minutes | {' | '.join(contenders)} |",
+        f"| --- | ---: | {' | '.join(['---:'] * len(contenders))} |",
+    ]
+    for name, minutes in dict.fromkeys(key[:2] for key in found):
+        cells = []
+        for contender in contenders:
+            values = found.get((name, minutes, contender), [])
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+        lines.append(f"| `{name}` | {minutes:g} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n", found
+
+
+def draw(path: Path, found: dict[tuple[str, float, str], list[float]]) -> None:
+    """MIoU over minutes, one picture per set."""
+    from matplotlib.figure import Figure
+
+    sets = list(dict.fromkeys(key[0] for key in found))
+    figure = Figure(figsize=(4 * len(sets), 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+        for contender in (*ALWAYS, *ONCE):
+            points = sorted((key[1], statistics.mean(v)) for key, v in found.items() if key[::2] == (name, contender))
+            if points:
+                style = {"linewidth": 2.5, "marker": "o"} if contender.startswith("refineseg") else {"marker": "s"}
+                axes.plot(*zip(*points, strict=True), label=contender, **style)
+        axes.set(title=name, xlabel="minutes of the whole process", ylabel="mIoU on val, %")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+
+
+def main() -> None:
+    """Run what is missing; then the table and the picture of what is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument("--sets", default="crack_forest,cell_membrane,steel_defects", help="folders in it, by comma")
+    parser.add_argument("--minutes", default="2,5,10")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--few", action="store_true", help="only our default, Unet and FPN at every time")
+    parser.add_argument("--most-hours", type=float, default=24.0, help="start no run after so many hours")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    end = time.monotonic() + 3600 * options.most_hours
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    for name, minutes, contender, seed, path in planned(options):
+        if path.is_file() or time.monotonic() > end:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = f"folder:{options.root / name}"
+        print(f"{name}, {minutes:g} minutes, {contender}, seed {seed}", flush=True)
+        command = [sys.executable, str(RUN), contender, "--data", data, "--minutes", str(minutes), "--seed", str(seed)]
+        command += ["--threads", str(options.threads), "--begun", str(time.time()), "--out", str(path)]
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    text, found = table(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with written_beside(options.out / "table.md") as temporary:
+        temporary.write_text(text)
+    if found:
+        draw(options.out / "curves.png", found)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
