@@ -328,11 +328,26 @@ def test_one_place_prints():
                 assert node.func.attr not in ("echo", "secho", "warn", "warning"), path
 
 
-def test_every_public_class_has_a_name_of_its_own():
+def test_every_class_has_a_name_of_its_own():
     """One word, one thing: whoever reads a class's name anywhere knows which one is meant."""
     places = {}
     for path in FILES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(relative(path))
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_the_words_of_an_error_decide_nothing(path):
+    """Another version of a library words it otherwise. Only memory that is short is known by words: there is no other
+    sign of it."""
+    caught = r"in (str\((error|e|exc)\)|(error|e|exc)\.args)|str\((error|e|exc)\)\.(startswith|endswith)"
+    assert not re.findall(caught, path.read_text(encoding="utf-8")), "look at its type, or give it a reason"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_the_line_of_an_argument_begins_with_its_noun(path):
+    """``Overlap of blended tiles, in pixels``: a reader knows at the first word what to give."""
+    found = re.findall(r"^ {8,12}\w+: Of .*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not found, "name the thing first"

@@ -247,7 +247,7 @@ def stray_images(root: Path) -> tuple[str, ...]:
     """One note where images lie in no folder of a split, which nothing else would tell; else none.
 
     Args:
-        root: Of images and masks.
+        root: Root of images and masks.
 
     Raises:
         DatasetError: As :func:`folder_splits`.

@@ -199,7 +199,7 @@ def unread_annotations(root: Path) -> tuple[str, ...]:
     """One note where annotation files of other forms lie beside folders of images and masks, which go first; else none.
 
     Args:
-        root: Of images and masks.
+        root: Root of images and masks.
     """
     files, found = list_files(root), []
     for name, fits in _RULES.items():
