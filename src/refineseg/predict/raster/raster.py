@@ -200,7 +200,7 @@ def _opened_source(
 def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
     """What a user should know of how a raster is read, and where its results lie."""
     found = []
-    fill = None if task.options.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
+    fill = None if task.options.reading.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
     if fill is not None:
         found.append(
             f"{100 * fill[1]:.0f} % of its pixels are {fill[0]:g} in all bands and no nodata value says why; if they "
