@@ -258,11 +258,3 @@ class HostBatches:
             class_balance=self._augmentation.class_balance,
         )
         return self._loader
-
-
-def training_batches(
-    dataset: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, num_workers: int
-) -> DataLoader[Batch]:
-    """The batches of one epoch alone; the arguments are those of :class:`HostBatches`."""
-    batches = HostBatches(dataset, augmentation, batch_size=batch_size, seed=seed, num_workers=num_workers)
-    return batches.epoch(epoch)
