@@ -112,7 +112,7 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Net
     """Count a network of three image channels; on the ``meta`` device it takes no memory and hardly any time.
 
     Args:
-        network: In evaluation mode.
+        network: Network in evaluation mode.
         size_hw: As in :func:`count`.
 
     Raises:

@@ -295,7 +295,7 @@ def open_dataset(name: str, root: str | Root, *, split: str) -> Dataset:
         name: A key of :data:`DATASETS`.
         root: Its folder, which may be remote (``s3://bucket/prefix``) or hold shards; for your own data
             also a zip file, a list or an annotation file. Or what a program gave.
-        split: For instance ``val``; ``train+val`` joins splits.
+        split: Name of a split, for instance ``val``; ``train+val`` joins splits.
 
     Raises:
         ConfigError: An unknown name.

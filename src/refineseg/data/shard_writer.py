@@ -53,7 +53,7 @@ class ShardOptions:
 
     Args:
         name: Name of the data set they are made from, a key of ``DATASETS``.
-        split: Which is written; also the name of its folder.
+        split: Split that is written; also the name of its folder.
         shard_bytes: A tar file that has reached so many bytes gets no more samples.
 
     Raises:

@@ -30,8 +30,8 @@ class Backend:
         summary: What it is, in a few words.
         packages: What must be installed.
         suffix: Ending of the files it reads; empty: model files only.
-        precisions: In which it computes a model file.
-        devices: Where.
+        precisions: Precisions in which it computes a model file.
+        devices: Kinds of devices that it computes on.
         compiles: It spends a minute on compiling first, so it is used only where it is named.
     """
 

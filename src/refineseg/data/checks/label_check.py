@@ -26,7 +26,7 @@ class CheckedData:
 
     Args:
         pixel_counts: (K,) int64 pixels of each class; void is not counted.
-        record: By what the data are known again.
+        record: Record by which the data are known again.
         notes: What a user should know of files that can be used.
     """
 

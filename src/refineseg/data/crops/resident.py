@@ -310,7 +310,7 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
 
     Args:
         dataset: Labelled images with three channels.
-        device: Where.
+        device: Device that holds them.
         max_bytes: Most bytes it may take there.
 
     Returns:

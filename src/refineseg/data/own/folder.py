@@ -35,7 +35,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
 
     Args:
         root: The folder.
-        split: For instance ``train``; :func:`folder_splits` lists them.
+        split: Name of a split, for instance ``train``; :func:`folder_splits` lists them.
 
     Raises:
         DatasetError: No such folder or split, no images, or an image or mask that lacks its partner or has two.

@@ -49,8 +49,8 @@ class Cutter:
 
         Args:
             image: Pixels.
-            probabilities: Also return the probabilities of all classes, which takes as much memory as they do.
-            confidence: Also return the probability of each pixel's likeliest class.
+            probabilities: Whether to return the probabilities of all classes, which takes as much memory as they do.
+            confidence: Whether to return the probability of each pixel's likeliest class.
 
         Raises:
             ConfigError: The network sees the whole image at once and tiles are to be exact, or the memory is not enough

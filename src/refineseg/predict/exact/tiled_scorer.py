@@ -55,7 +55,7 @@ class TiledScorer:
         size_hw: Height and width of the image.
         options: How it is cut. Tiles depend on these, the model, the size and the kind of device alone, if
             ``memory_bytes`` is given.
-        device: Where.
+        device: Device of the network.
         precision: ``float32``, or ``bfloat16`` autocast.
         keeps_logits: Tiles are made so small that all logits of one fit into the memory; without, only its classes do,
             and logits are had by :meth:`strips`.
@@ -294,7 +294,7 @@ class Proof:
     """How tiles compare with the whole image.
 
     Args:
-        region: Where.
+        region: Region that was compared.
         largest_difference: Largest difference of any logit there.
         equal_share: Share of its pixels that have the same class.
         window: What was given to the segmenter at once.
@@ -323,7 +323,7 @@ def prove(
         segmenter: The model.
         source: The image.
         options: As for the tiles; only ``exact`` can be proven.
-        device: Where.
+        device: Device of the network.
         generator: Draws the crop, at most 256 pixels a side.
 
     Raises:

@@ -68,7 +68,7 @@ def write_geojson(
 
     Args:
         path: Path of the file.
-        regions: In the order of the features.
+        regions: Regions in the order of the features.
         class_info: The classes.
         transform: The raster's ``(a, b, c, d, e, f)``; None writes pixels, whatever the system.
         crs: The raster's coordinate reference system, as ``EPSG:32633`` or WKT.

@@ -81,10 +81,10 @@ def predict_raster(
         segmenter: The model.
         tiling: How the raster is cut; where no memory is given, half of what is free and at most 4 GB are used.
         options: How it is read and written.
-        device: Where to compute.
+        device: Device of the network.
         precision: ``float32`` or ``bfloat16``.
         vectors: Options of polygons.
-        outputs: Which results.
+        outputs: Results that are written.
         progress: Told the share of the work that is done, 0..1; the first call says what was there already.
 
     Raises:
