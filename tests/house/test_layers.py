@@ -86,7 +86,7 @@ STRANGERS = (  # a folder, with those below it, that knows nothing of another
 )
 CYCLES: list[set[str]] = []  # modules that import each other today
 MUTUAL_FOLDERS: list[set[str]] = []  # folders that know each other today; the files beside the folders are in LAYERS
-LONGEST_CHAIN = 20  # modules from the command line to the last one; the aim is 12
+LONGEST_CHAIN = 19  # modules from the command line to the last one; the aim is 12
 
 
 def module_name(path):
