@@ -62,7 +62,7 @@ class WeightsUnavailableError(ConfigError):
     """ImageNet weights that cannot be had here; training may go on from scratch.
 
     Args:
-        message: Which, why, and what to do.
+        message: Text that says which, why, and what to do.
         reason: Why, in a few words.
     """
 
@@ -83,7 +83,7 @@ class OutputError(RefinesegError):
     """A file or folder that cannot be written.
 
     Args:
-        message: Which, why, and what to do.
+        message: Text that says which, why, and what to do.
         no_room: The disk takes no more, so that other files will fail, too.
     """
 

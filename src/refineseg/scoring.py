@@ -78,7 +78,7 @@ def class_map_of_enlarged(
     """Argmax of bilinearly enlarged logits, which exist a strip of rows at a time where the factor is a whole number.
 
     Args:
-        logits: At the network's resolution.
+        logits: Logits at the network's resolution.
         enlarged_hw: Height and width they stand for; ``align_corners=False``.
         size_hw: Height and width of the result, cut at the bottom and on the right.
 

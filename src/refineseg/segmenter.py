@@ -180,7 +180,7 @@ class Segmenter(nn.Module):
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.
 
         Args:
-            path: Where; an existing file is replaced.
+            path: Path of the file; an existing one is replaced.
             half: Store filters in half precision, half the size; norms and biases stay in single precision.
 
         Raises:
@@ -199,7 +199,7 @@ class Segmenter(nn.Module):
         """Write the model file as ``model.safetensors`` and its page into a folder, as a repository of a hub has them.
 
         Args:
-            folder: Where; it is made.
+            folder: Folder, which is made.
             name: Name on the page; by default the folder's.
 
         Raises:
@@ -250,7 +250,7 @@ def enlarged_classes(
     """The class map of images from what their network gave.
 
     Args:
-        logits: At the network's resolution.
+        logits: Logits at the network's resolution.
         padded_hw: Size of the network's input.
         inner_hw: The same without padding.
         size_hw: Size of the images.

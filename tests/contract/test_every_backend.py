@@ -94,3 +94,14 @@ def test_a_backend_refuses_other_precisions_and_devices(name):
         check_fits(name, precision="float16", device="auto")
     with pytest.raises(ConfigError, match=f"expected a device of {name} "):
         check_fits(name, precision="float32", device="tpu")
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "serve"])
+def test_every_backend_is_named_in_the_help(verb, refineseg):
+    found = refineseg(verb, "--help").out
+    assert [name for name in BACKENDS if name not in found] == []
+
+
+def test_every_backend_says_how_it_is_installed():
+    """All but PyTorch, which is always there."""
+    assert [name for name, backend in BACKENDS.items() if not backend.extra and backend.packages != ("torch",)] == []

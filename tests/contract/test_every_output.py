@@ -57,3 +57,8 @@ def test_every_kind_is_on_its_page(kind):
     page = (REPOSITORY / "docs" / "predict.md").read_text(encoding="utf-8")
     for ending in KINDS[kind].endings.values():
         assert ending in page or kind in page
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_named_in_the_help(kind, refineseg):
+    assert kind in refineseg("predict", "--help").out

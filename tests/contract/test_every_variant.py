@@ -52,3 +52,9 @@ def test_stored_counts_are_what_the_code_counts_now(variant):
     assert count(variant, 21) == known[21], "run: refineseg bench --counts --write"
     assert known[40].multiply_adds > known[21].multiply_adds
     assert count(variant, 40) == known[40]
+
+
+def test_every_variant_is_in_a_group_of_the_list_of_models():
+    from refineseg.bench.counting import _GROUPS
+
+    assert [name for name in VARIANTS if not name.startswith(tuple(_GROUPS))] == []

@@ -17,7 +17,7 @@ from fakes import own as fake_own
 from fakes.doctor_faults import CLASSES, MAKERS, pair, plant, put, save
 from refineseg.data.checks.facts import as_stored, upright
 from refineseg.data.checks.kinds import KINDS
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
@@ -122,7 +122,7 @@ def test_what_training_refuses_is_an_error_of_the_doctor(kind, tmp_path):
     assert not examine(f"folder:{root}").findings
     MAKERS[kind](root, "train/bad", *pair(9))
     with pytest.raises(DatasetError):
-        check_labels(open_dataset("folder", root, split="train"))
+        check_data(open_dataset("folder", root, split="train"))
     assert kind in {finding.kind for finding in examine(f"folder:{root}").findings if finding.severity == "error"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fakes.doctor_faults import CLASSES, PALETTE, pair, plant, put, save
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
@@ -79,7 +79,7 @@ def test_healthy_pairs_are_copied_byte_by_byte_and_originals_stay(planted, repai
 
 def test_the_copy_opens_and_passes_the_check_before_training(repaired):
     for split in ("train", "val"):
-        assert check_labels(open_dataset("folder", repaired.out, split=split)).all()
+        assert check_data(open_dataset("folder", repaired.out, split=split)).pixel_counts.all()
     kinds = {finding.kind for finding in examine(f"folder:{repaired.out}").findings}
     assert not kinds & {*REPAIRED, *LEFT_OUT}
     told = json.loads((repaired.out / "repairs.json").read_text())
@@ -183,7 +183,7 @@ def test_a_zip_file_is_examined_and_repaired_in_place(tmp_path):
     assert [(f.kind, f.files) for f in packed.findings] == [(f.kind, f.files) for f in unpacked.findings]
     report = repair(packed, tmp_path / "out")
     assert len(report.changed) == 7
-    check_labels(open_dataset("folder", tmp_path / "out", split="train"))
+    check_data(open_dataset("folder", tmp_path / "out", split="train"))
 
 
 def test_nothing_is_written_while_the_class_list_is_unreadable(tmp_path):

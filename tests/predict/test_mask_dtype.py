@@ -10,7 +10,7 @@ from PIL import Image
 from refineseg.class_info import ClassInfo
 from refineseg.images.encoding import encode_mask
 from refineseg.networks.fused import enlarged_class_map
-from refineseg.predict.exact.cutting import Cutter
+from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from test_survival import tiny, train_here
 
 from conftest import write_folder
+from fakes.loading import training_batches
 from fakes.runs import Silent
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation
-from refineseg.data.crops.loading import Batch, HostBatches, training_batches
+from refineseg.data.crops.loading import Batch, HostBatches
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, LabelError

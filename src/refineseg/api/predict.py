@@ -128,6 +128,7 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
 
 def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Path | None) -> Any:  # noqa: ANN401
     """What to write of every file, as far as it can be checked before PyTorch is there."""
+    from refineseg.images.reading import Reading
     from refineseg.networks.model_names import classes_in, model_file
     from refineseg.predict.folder.file_options import FileOptions
     from refineseg.predict.outputs.kinds import Outputs
@@ -142,7 +143,7 @@ def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Pat
     if class_info is not None:
         outputs.check(class_info)
     pixels = {name: words[name] for name in ("bands", "percentiles", "value_range", "nodata")}
-    rasters = RasterOptions.parse(overviews=given["overviews"], **pixels)
+    rasters = RasterOptions(Reading.parse(**pixels), overviews=given["overviews"])
     frames = {name: given[name] for name in ("smooth", "frame_rate", "seconds", "live", "legend")}
     many = {name: given[name] for name in ("resume", "batch_size", "workers", "prove", "asked")}
     return FileOptions(outputs, areas, rasters=rasters, videos=VideoOptions.parse(**frames), **many)

@@ -66,7 +66,7 @@ def torch_contenders(
     Args:
         model: Its name.
         segmenter: It is moved to the device.
-        device: Where.
+        device: Device of the network.
         precisions: ``float32``, ``bfloat16``.
     """
     contenders = [plain_contender(model, segmenter, device=device)]
@@ -90,7 +90,7 @@ class RuntimeChoice:
         precisions: ``float32``, ``bfloat16``, ``int8``.
         size_hw: Height and width of the images.
         batch: Images at a time; a program for one image has a fixed size, which is what is fastest.
-        device: Where.
+        device: Device of the network.
     """
 
     backends: Sequence[str]

@@ -82,16 +82,6 @@ class NetworkCounts:
     encoder_multiply_adds: int
     fused_multiply_adds: int
 
-    @property
-    def decoder_parameters(self) -> int:
-        """Of the cascade and the classifier."""
-        return self.parameters - self.encoder_parameters
-
-    @property
-    def decoder_multiply_adds(self) -> int:
-        """Of the cascade and the classifier."""
-        return self.multiply_adds - self.encoder_multiply_adds
-
 
 AllCounts = Mapping[str, Mapping[int, NetworkCounts]]
 """Variant -> number of classes -> counts at :data:`SIZE_HW`."""
@@ -122,7 +112,7 @@ def count_network(network: RefineNet, size_hw: tuple[int, int] = SIZE_HW) -> Net
     """Count a network of three image channels; on the ``meta`` device it takes no memory and hardly any time.
 
     Args:
-        network: In evaluation mode.
+        network: Network in evaluation mode.
         size_hw: As in :func:`count`.
 
     Raises:

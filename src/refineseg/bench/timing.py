@@ -93,8 +93,8 @@ class Row:
         p99_ms: 99 of 100 runs were faster; with fewer rounds near the slowest.
         speedup: Median over the rounds of plain time / own time.
         repeats: Rounds.
-        best_other: For a rewritten network in a runtime: median over the rounds of the time of the best plain export
-            (network as it is, enlarged logits, argmax) at this precision / own time. None: there is none.
+        best_other: Median over the rounds of the time of the best plain export (network as it is, enlarged logits,
+            argmax) at this precision / own time, for a rewritten network in a runtime. None: there is none.
         cold_start_s: Seconds from the model in memory to its first class map, export and compilation included.
         peak_memory_mb: How far resident memory rose during the first class map (Linux; None elsewhere). What contenders
             before freed may be used again, so it is a lower bound.
@@ -219,7 +219,7 @@ def measure(
 
     Args:
         contenders: Exactly one of them plain.
-        images: In main memory.
+        images: Images in main memory.
         repeats: Rounds; None: as many as fit into :data:`BUDGET_S`.
         console: Shows progress.
         multiply_adds: Multiply-adds of the network for one image, with which the share of the machine's limit is

@@ -178,7 +178,7 @@ Protocol = Annotated[
 ]
 Enlargement = Annotated[
     float | None,
-    typer.Option(help="Factor by which the authors' protocols enlarge the image before the network, for instance 1.2."),
+    typer.Option(help="Factor by which the authors' ways enlarge the image before the network, for instance 1.2."),
 ]
 BackendName = Annotated[
     str | None,

@@ -23,7 +23,10 @@ from refineseg.terminal.printing import print_lines
     "refineseg convert rf_lw50.pth.tar --variant refinenet_lw_resnet50 \\\n  --classes nyud --out rf_lw50.safetensors"
 )
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Original weights: .pth, .pth.tar, .ckpt, or the authors' .mat.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Original weights: .pth, .pth.tar, .ckpt, or the authors' .mat.", metavar="CHECKPOINT"),
+    ],
     variant: Annotated[
         str,
         typer.Option(

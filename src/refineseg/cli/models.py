@@ -21,7 +21,9 @@ def models(
     part: Annotated[
         str | None,
         typer.Argument(
-            help="Part of a name; shows all about the models, networks and recipes that have it.", autocompletion=names
+            help="Part of a name; shows all about the models, networks and recipes that have it.",
+            metavar="PART",
+            autocompletion=names,
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,

@@ -15,7 +15,9 @@ from refineseg.terminal.printing import print_lines
 
 Recipe = Annotated[
     str | None,
-    typer.Argument(help="Recipe of `refineseg models`; by default that of the data set.", autocompletion=recipes),
+    typer.Argument(
+        help="Recipe of `refineseg models`; by default that of the data set.", metavar="RECIPE", autocompletion=recipes
+    ),
 ]
 Data = Annotated[
     str | None,

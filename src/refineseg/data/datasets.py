@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from refineseg.data.own.formats import FORMATS, open_as, open_own, own_splits, root_endings, splits_as
@@ -13,12 +14,7 @@ from refineseg.data.readers.camvid import drive_of, open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.coco_voc import open_coco_voc
 from refineseg.data.readers.nyud import open_nyud
-from refineseg.data.readers.pascal_context import (
-    open_pascal_context,
-    open_pascal_context_59,
-    open_pascal_context_alphabetical,
-    open_pascal_context_refinenet,
-)
+from refineseg.data.readers.pascal_context import open_pascal_context
 from refineseg.data.readers.person_part import open_person_part
 from refineseg.data.readers.sbd import open_sbd
 from refineseg.data.readers.sunrgbd import open_sunrgbd
@@ -97,19 +93,19 @@ DATASETS: dict[str, DatasetEntry] = {
         ids="voc",
     ),
     "pascal_context_59": DatasetEntry(
-        open_pascal_context_59,
+        partial(open_pascal_context, background=255),
         "the same without background, which becomes void",
         licence=f"PASCAL-Context: {_FLICKR}",
         ids="voc",
     ),
     "pascal_context_alphabetical": DatasetEntry(
-        open_pascal_context_alphabetical,
+        partial(open_pascal_context, order="alphabetical"),
         "pascal_context from PNG masks whose ids are alphabetical (mmsegmentation, PaddleSeg)",
         licence=f"PASCAL-Context: {_FLICKR}",
         ids="voc",
     ),
     "pascal_context_refinenet": DatasetEntry(
-        open_pascal_context_refinenet,
+        partial(open_pascal_context, order="refinenet"),
         "pascal_context from PNG masks whose ids begin with VOC's classes (RefineNet)",
         licence=f"PASCAL-Context: {_FLICKR}",
         ids="voc",
@@ -299,7 +295,7 @@ def open_dataset(name: str, root: str | Root, *, split: str) -> Dataset:
         name: A key of :data:`DATASETS`.
         root: Its folder, which may be remote (``s3://bucket/prefix``) or hold shards; for your own data
             also a zip file, a list or an annotation file. Or what a program gave.
-        split: For instance ``val``; ``train+val`` joins splits.
+        split: Name of a split, for instance ``val``; ``train+val`` joins splits.
 
     Raises:
         ConfigError: An unknown name.

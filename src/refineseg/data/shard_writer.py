@@ -26,7 +26,6 @@ import numpy as np
 from PIL import Image
 
 from refineseg._version import __version__
-from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
 from refineseg.data.samples.sample import Dataset, Sample, image_file
 from refineseg.data.storage.remote import INDEX_NAME, check_address, is_remote
@@ -36,7 +35,7 @@ from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import read_bytes
 from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
-from refineseg.images.encoding import write_mask
+from refineseg.images.encoding import encode_mask
 from refineseg.images.files import read_rgb
 
 UNFINISHED_NAME = "unfinished.json"
@@ -53,7 +52,7 @@ class ShardOptions:
 
     Args:
         name: Name of the data set they are made from, a key of ``DATASETS``.
-        split: Which is written; also the name of its folder.
+        split: Split that is written; also the name of its folder.
         shard_bytes: A tar file that has reached so many bytes gets no more samples.
 
     Raises:
@@ -232,7 +231,7 @@ def _write_shard(
         if sample.mask is not None:
             row["mask_type"] = sample.mask.dtype.str
             # WebDataset tells files of a sample apart by what follows the dot: a PNG image is KEY.image.png then
-            row |= _add(file, key + ".png", _mask_content(sample, dataset.class_info), "mask")
+            row |= _add(file, key + ".png", encode_mask(sample.mask, dataset.class_info), "mask")
         for column, value in row.items():
             samples[column].append(value)
         if report is not None:
@@ -246,13 +245,14 @@ def _write_shard(
     return {"file": name, "bytes": size, "sha256": digest.hexdigest(), "samples": len(samples["name"]) - first}
 
 
-def _add(file: BinaryIO, name: str, content: bytes, what: str) -> dict[str, int]:
+def _add(file: BinaryIO, name: str, content: bytes | memoryview, what: str) -> dict[str, int]:
     """Append a file to a tar file; where it is."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o644
     file.write(info.tobuf(tarfile.USTAR_FORMAT))
     start = file.tell()
-    file.write(content + bytes(-len(content) % _BLOCK))
+    file.write(content)
+    file.write(bytes(-len(content) % _BLOCK))
     return {f"{what}_at": start, f"{what}_bytes": len(content), f"{what}_crc": zlib.crc32(content)}
 
 
@@ -271,20 +271,6 @@ def _image_content(dataset: Dataset, index: int, sample: Sample) -> tuple[str, b
     packed = io.BytesIO()
     Image.fromarray(sample.image).save(packed, format="PNG")
     return ".image.png", packed.getvalue()
-
-
-def _mask_content(sample: Sample, class_info: ClassInfo) -> bytes:
-    assert sample.mask is not None
-    stray = np.setdiff1d(sample.mask, [*range(class_info.num_classes), class_info.ignore_index])
-    if stray.size:
-        raise DatasetError(
-            f"{sample.name}: expected classes 0..{class_info.num_classes - 1} or {class_info.ignore_index}, got "
-            f"{stray[:5].tolist()}; correct the mask"
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mask.png"
-        write_mask(path, sample.mask, class_info)
-        return path.read_bytes()
 
 
 @dataclass(frozen=True)

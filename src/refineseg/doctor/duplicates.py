@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from refineseg.data.checks.kinds import KINDS
 from refineseg.doctor.findings import Finding
+from refineseg.images.files import first_names
 
 NEAR_CORRELATION = 0.995
 """Of the signatures of almost equal images. Copies saved as JPEG of quality 30, halved, or brighter reach 0.998; frames
@@ -76,10 +77,7 @@ def _findings(images: Sequence[Compared], groups: Iterable[Sequence[int]], kind:
             differ = len({images[i].classes for i in group}) > 1 and kind == "duplicate"
             for i in group:
                 others = [images[j].file for j in group if j != i]
-                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-                details[images[i].file] = f"as {', '.join(others[:3])}{more}" + (
-                    ", with another mask" if differ else ""
-                )
+                details[images[i].file] = f"as {first_names(others, most=3)}" + ", with another mask" * differ
         files = tuple(sorted({file for group in named for file in group}))
         yield Finding(name, files, len(files), KINDS[name].action, details, named)
 

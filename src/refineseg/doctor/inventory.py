@@ -54,7 +54,7 @@ class Inventory:
         own_masks: The user's own images and masks in folders, for which there are rules of repair.
         own_classes: The user's own classes.
         cases: Images with masks.
-        splits: In their order.
+        splits: Splits in their order.
         faults: Faults of the tree itself.
         class_info: The classes, where a file or the reader tells them.
         table: How mask files write them.

@@ -20,7 +20,7 @@ from refineseg.class_info import LabelTable, index_dtype
 from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.own.folder import open_folder
 from refineseg.data.own.formats import recognise
 from refineseg.data.samples.class_files import CLASS_FILES
@@ -394,7 +394,7 @@ def _refused(folder: Path, out: Path) -> list[str]:
     said: list[str] = []
     for split in sorted(path.name for path in (folder / "images").glob("*") if path.is_dir()):
         try:
-            check_labels(open_folder(folder, split))
+            check_data(open_folder(folder, split))
         except (DatasetError, ImageError, ConfigError) as error:
             said.append(f"{split} of the copy: {error}".replace(str(folder), str(out)))
     return said

@@ -43,7 +43,7 @@ def boundary_band(mask: NDArray[Any], labelled: NDArray[np.bool_], *, distance: 
     Args:
         mask: ``(H, W)`` class indices; any number where not labelled.
         labelled: ``(H, W)``, where the truth is not void.
-        distance: In pixels, along rows and columns (a square window).
+        distance: Distance in pixels, along rows and columns (a square window).
 
     Returns:
         ``(H, W)``; the band of class c is where it holds and ``mask == c``.

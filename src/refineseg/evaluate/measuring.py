@@ -69,7 +69,7 @@ class EvaluationResult:
     Args:
         model: As it was named.
         data: ``NAME:ROOT``.
-        split: Which split.
+        split: Split that was measured.
         options: How the images were predicted.
         notes: Facts about the files that were read.
         num_images: How many.
@@ -233,7 +233,7 @@ def protocol_of(
         learned: What the weights learned from.
         options: How was predicted.
         dataset: Its name.
-        split: That was measured.
+        split: Split that was measured.
         num_images: Number of its images.
         mapping: How classes were mapped; empty: not.
         precision: Precision of an exported file that has one of its own; empty: the options'.
@@ -277,11 +277,11 @@ def evaluate_to_files(
     Args:
         model: A shipped name, a model file, or a segmenter.
         data: ``NAME:ROOT``, or several joined by ``+``; or what a program gave.
-        split: Which split; ``train+val`` joins.
+        split: Split; ``train+val`` joins two.
         options: How to predict.
         files: What to write.
-        console: For progress; None: it is not shown.
-        boundary: Also measure along contours.
+        console: Terminal for progress; None: it is not shown.
+        boundary: Whether contours are measured, too.
 
     Raises:
         ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.

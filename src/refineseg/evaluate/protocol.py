@@ -68,14 +68,14 @@ class MeasurementProtocol:
     """Everything a mean IoU depends on beside the model's weights; None: not stated.
 
     Args:
-        dataset: By our name.
-        split: That was measured.
+        dataset: Data set, by our name.
+        split: Split that was measured.
         num_classes: Number of classes that the mean is taken over.
         num_images: Number of images of the split.
         image_size: ``HEIGHTxWIDTH`` in pixels, or ``various``.
         compression: Compression of the image files: ``lossless``, ``lossy`` or ``mixed``.
         void: What happens to unlabelled pixels.
-        mean: Which classes the mean is over.
+        mean: Classes that the mean is over.
         trained_on: Every ``NAME:SPLIT`` the weights learned from, sorted.
         other_data: Pretraining, or ``none``.
         scales: Views that were averaged.

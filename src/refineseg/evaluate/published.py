@@ -32,8 +32,8 @@ class PublishedScore:
 
     Args:
         variant: The network, by our name.
-        dataset: By our name.
-        split: By our name of that data set's splits; the papers' "test" of Person-Part is ``val``.
+        dataset: Data set, by our name.
+        split: Split, by our name; the papers' "test" of Person-Part is ``val``.
         mean_iou: 0..1, over the classes of the data set.
         protocol: How images were scored: ``single scale``, ``multi-scale`` (the paper does not say which scales), ...
         source: Where it stands.
@@ -87,7 +87,7 @@ class MeasuredScore:
     Args:
         model: Its name for ``refineseg.load``.
         variant: Its network.
-        dataset: By our name.
+        dataset: Data set, by our name.
         split: Split of the data set.
         mean_iou: 0..1.
         protocol: How images were scored.

@@ -44,7 +44,7 @@ class Acceptance:
     """What a comparison found.
 
     Args:
-        data: Which images.
+        data: Data set and split of the images.
         num_images: How many.
         agreement: Share of pixels with the model's class, over all images.
         worst_image: Name of the image that agrees least.

@@ -39,7 +39,7 @@ def calibration_images(
 
     Args:
         data: ``NAME:ROOT``.
-        split: Which split; not the one that is measured on.
+        split: Split; not the one that is measured on.
         num_images: How many; fewer if there are not so many.
         size_hw: Only those of this size; None: all.
 
@@ -71,7 +71,7 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, con
 
     Args:
         segmenter: On the CPU; it stays as it is.
-        path: Where; the ending must be the format's.
+        path: Path of the file; the ending must be the format's.
         options: What to write.
         console: Shows progress; None: nothing does.
 
@@ -111,7 +111,7 @@ def accept_file(
         segmenter: The original.
         path: The exported file; its ending says the runtime.
         data: ``NAME:ROOT``.
-        split: Which split.
+        split: Split of the images.
         tolerance: What is asked.
         console: Shows progress; None: nothing does.
 

@@ -143,7 +143,7 @@ def remove_leftovers(folder: Path, *, once: bool = False) -> None:
     changed for a day is removed.
 
     Args:
-        folder: Where; its subfolders are left alone.
+        folder: Folder that is looked through; its subfolders are left alone.
         once: Do nothing where this process has looked into the folder before.
     """
     key = os.path.abspath(folder)  # noqa: PTH100 - texts

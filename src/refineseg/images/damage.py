@@ -35,7 +35,7 @@ def check_plausible(path: Path, kind: str, size_hw: tuple[int, int], num_bytes: 
     """Whether a file of so many bytes can hold so many pixels at all, were they all of one colour.
 
     Args:
-        path: For messages.
+        path: File, for messages.
         kind: JPEG or PNG; of others nothing is known: a WebP of 200 bytes may be a white picture of any size.
         size_hw: Height and width that the file declares.
         num_bytes: Size of the file in bytes.

@@ -83,12 +83,12 @@ class Stored(NamedTuple):
     """The pixels of an image file, upright, as they are stored.
 
     Args:
-        path: For messages.
+        path: File, for messages.
         values: (B, H, W) of any real type; what is no grey, palette or RGB is converted to 8-bit RGB.
         colours: What each band is: gray, red, green, blue, alpha, palette.
         num_bits: Number of bits of a value.
         palette: (256, 4) colours and opacity of the values; None: they are no indices.
-        keyed: Which pixels have not the one value that the file declares to be transparent; None: it declares none.
+        keyed: Pixels that have not the one value that the file declares to be transparent; None: it declares none.
     """
 
     path: Path

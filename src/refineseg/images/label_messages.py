@@ -24,7 +24,7 @@ def value_ranges(values: Iterable[int], *, most: int = 8) -> str:
     """Integers as runs.
 
     Args:
-        values: In any order.
+        values: Values in any order.
         most: Runs to show; more become ``...``.
 
     Example:

@@ -35,7 +35,7 @@ class Reading:
     """How the stored pixels of an image become what a network sees.
 
     Args:
-        bands: Which the model sees, from 1; one stands for all channels; None: red, green and blue, or the first.
+        bands: Bands that the model sees, from 1; one stands for all channels; None: red, green and blue, or the first.
         percentiles: Percentiles of the values, where pixels have not 8 bits: so much of each band (in percent) becomes
             black, and all above the other white; found once for the whole image. ``auto``: 2 and 98, but 16-bit pixels
             whose brightest 2 percent reach 32768 are seen from 0 to 65535. None: black is 0 and white the largest value
@@ -128,10 +128,10 @@ def choose_bands(
 
     Args:
         colours: What each band of the file is: red, green, blue, gray, alpha, palette, undefined.
-        bands: Those a user names, from 1; None: red, green and blue where the file says which they are, else the first
-            ones that are no transparency; one where there are too few.
+        bands: Bands that a user names, from 1; None: red, green and blue where the file says which they are, else the
+            first ones that are no transparency; one where there are too few.
         num_channels: Number of channels of the model.
-        path: For messages.
+        path: File, for messages.
 
     Raises:
         ImageError: A band that is not there, or too few for the model.
@@ -228,7 +228,7 @@ def find_scaling(
         dtype: Type of the pixels.
         num_bits: Number of bits of a pixel, where the file says it has fewer than its type.
         num_bands: How many bands are seen.
-        path: For messages.
+        path: File, for messages.
         samples: Values of each band that hold data; asked only where they are needed.
 
     Returns:

@@ -41,7 +41,7 @@ def legend(class_info: ClassInfo, shown: Sequence[int], *, width: int) -> NDArra
 
     Args:
         class_info: Names and colours.
-        shown: Which classes, in order.
+        shown: Classes in order.
         width: Width of the picture, in pixels.
 
     Returns:

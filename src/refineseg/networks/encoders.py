@@ -27,8 +27,8 @@ class TwoScaleEncoder(Encoder):
     first, then those of the second. Sizes that are multiples of 160 give maps whose scales are exactly 2.
 
     Args:
-        large: For the image enlarged by 1.2.
-        small: For the image shrunk to 0.6.
+        large: Encoder of the image enlarged by 1.2.
+        small: Encoder of the image shrunk to 0.6.
     """
 
     SCALES = (1.2, 0.6)

@@ -128,7 +128,7 @@ def merge_laterals(decoder: Cascade) -> None:
     """One 1x1 convolution in place of the adapting one and the fusion's, where both are 1x1 and nothing is between.
 
     Args:
-        decoder: In evaluation mode; it is changed.
+        decoder: Decoder in evaluation mode; it is changed.
     """
     for block in decoder.blocks:
         assert isinstance(block, RefineNetBlock)
@@ -178,7 +178,7 @@ def enlarged_class_map(
     runtime that enlarges and then takes the argmax writes and reads K values for each pixel of the image instead.
 
     Args:
-        logits: At the network's resolution.
+        logits: Logits at the network's resolution.
         factor: Whole number; ``align_corners=False``.
 
     Returns:

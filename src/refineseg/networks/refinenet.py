@@ -234,7 +234,7 @@ class Cascade(nn.Module):
     Args:
         in_channels: Channels of each level, finest level first (of each encoder, where there are two).
         num_classes: Channels of the logits.
-        groups: For each block, coarsest block first, the levels (indices into ``in_channels``) that enter it beside the
+        groups: Levels (indices into ``in_channels``) that enter each block, coarsest block first, beside the
             output of the block before. ``((3,), (2,), (1,), (0,))`` is the 4-cascaded RefineNet, ``((3, 2, 1, 0),)`` a
             single block.
         options: The family's options.

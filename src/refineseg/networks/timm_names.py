@@ -35,7 +35,7 @@ def check_timm_name(name: str) -> None:
     """Whether timm may have an encoder; what else is wrong with it is told when it is made.
 
     Args:
-        name: Of a model of timm, with or without the tag of its weights after a dot.
+        name: Name of a model of timm, with or without the tag of its weights after a dot.
 
     Raises:
         ConfigError: It has none of this name.

@@ -169,7 +169,7 @@ def check_weights(tensors: Mapping[str, Tensor], source: object) -> None:
     """Refuse weights with which a network would compute nothing; a sum tells, in a tenth of a second for 100 MB.
 
     Args:
-        tensors: By name; counters of batches are integers.
+        tensors: Tensors by name; counters of batches are integers.
         source: Named in the message.
 
     Raises:

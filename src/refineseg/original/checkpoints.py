@@ -22,6 +22,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
 from refineseg.networks.variants import VARIANTS, Variant
+from refineseg.original.matconvnet_search import listed
 from refineseg.terminal.printing import warn
 
 _NESTED = ("state_dict", "segmenter", "model")
@@ -150,10 +151,6 @@ def _in_decoder(rules: Sequence[_Rule]) -> tuple[_Rule, ...]:
     return tuple((pattern, lambda m, name=name: f"decoder.{name(m)}") for pattern, name in rules)
 
 
-def _names(keys: list[str]) -> str:
-    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-
-
 def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The innermost dict of tensors, without ``module.`` prefixes."""
     for _ in _NESTED:
@@ -162,7 +159,7 @@ def _unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if len(state) < len(tensors):
         doubled = sorted(name for name in state if name in tensors and f"module.{name}" in tensors)
-        raise ModelFileError(f"expected every tensor once, got {_names(doubled)} with and without module. in front")
+        raise ModelFileError(f"expected every tensor once, got {listed(doubled)} with and without module. in front")
     if not state:
         raise ModelFileError(
             f"expected a state dict of tensors, got the keys {sorted(map(str, content))[:8]}; "
@@ -200,7 +197,7 @@ def translate(content: Mapping[str, Any], *, variant: str, own: Mapping[str, Ten
     if VARIANTS[variant].options.depthwise_end:
         left_out = [name for name in state if _OTHER_TASKS.fullmatch(name)]
         if left_out:
-            warn(f"{len(left_out)} tensors of other tasks are left out: {_names(left_out)}")
+            warn(f"{len(left_out)} tensors of other tasks are left out: {listed(left_out)}")
         state = {name: tensor for name, tensor in state.items() if name not in left_out}
     return _fill(state, _rules_of(VARIANTS[variant], state), own, variant)
 
@@ -226,7 +223,7 @@ def _fill(
     if unused or missing:
         raise ModelFileError(
             f"expected every tensor of {what} exactly once; "
-            f"left over: {_names(unused) if unused else 'none'}; missing: {_names(missing) if missing else 'none'}"
+            f"left over: {listed(unused) if unused else 'none'}; missing: {listed(missing) if missing else 'none'}"
         )
     return {name: result.get(name, torch.zeros_like(tensor)) for name, tensor in own.items()}
 
@@ -250,7 +247,7 @@ def _classifier(state: Mapping[str, Tensor]) -> Tensor:
         if f"{name}.bias" in state:
             return state[f"{name}.bias"]
     raise ModelFileError(
-        f"expected an original classifier ({', '.join(_CLASSIFIERS)}), got tensors such as {_names(sorted(state))}"
+        f"expected an original classifier ({', '.join(_CLASSIFIERS)}), got tensors such as {listed(sorted(state))}"
     )
 
 
@@ -283,7 +280,7 @@ def load_original_decoder(
     state = _unwrap(state_dict)
     heads = _heads_of(state)
     if not heads:
-        raise ModelFileError(f"expected decoder tensors such as p_ims1d2_outl1_dimred, got {_names(sorted(state))}")
+        raise ModelFileError(f"expected decoder tensors such as p_ims1d2_outl1_dimred, got {listed(sorted(state))}")
     paths = _path_groups(groups, len(heads))
     ranks = [int(head.split("outl")[1][0]) - 1 for head in heads]
     widths = dict(zip(ranks, (state[f"{head}.weight"].shape[0] for head in heads), strict=True))

@@ -76,11 +76,11 @@ def load_original(
     Args:
         weights: A state dict with the ports' tensor names; a ``.pth`` / ``.pth.tar`` / ``.ckpt`` file; or an authors'
             ``.mat`` file (version 5 to 7.3).
-        variant: Which network they are of, for instance ``refinenet_lw_resnet50``. Of a ``.mat`` file the order and
+        variant: Variant that they are of, for instance ``refinenet_lw_resnet50``. Of a ``.mat`` file the order and
             number of pooling links are what its tensors say.
         num_classes: Expected number of classes without void; by default what the classifier has.
         class_info: Names and colours of the classes, instead of ``num_classes``.
-        matconvnet: For a ``.mat`` file: its void class, resizing and enlargement.
+        matconvnet: Options of a ``.mat`` file: its void class, resizing and enlargement.
 
     Raises:
         ModelFileError: A tensor is left over, missing, of another shape or not finite, or the file is no plain

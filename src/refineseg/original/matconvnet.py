@@ -45,7 +45,6 @@ class MatConvNetModel:
         tensors: float32, by ``<layer>.weight``, ``.bias``, ``.running_mean``, ``.running_var``; filters are
             (out, in, height, width).
         layers: What the layers tell, by name.
-        networks: Names of the networks that have parameters, in the file's order; "" for one without a name.
         encoder_depths: 50, 101 or 152 for each ResNet, by the prefix of its tensors ("" or ``inputpath_1.``).
         stride_on: Where the stages of the encoders stride: ``conv1`` (the first 1x1, as the authors' do), ``conv2``
             (the 3x3), None where the layers do not tell.
@@ -55,13 +54,10 @@ class MatConvNetModel:
         classifier: The layer of the classes, None where the file has none (a plain ImageNet network).
         num_classes: Its outputs; a void class is among them where the authors' class list has one.
         class_names: As stored, empty where they are not (the authors' published files keep them elsewhere).
-        void_values: Mask values that stand for void, as stored.
-        unused: Parameters without a value that no layer reads.
     """
 
     tensors: dict[str, Tensor]
     layers: dict[str, MatConvNetLayer]
-    networks: tuple[str, ...]
     encoder_depths: dict[str, int]
     stride_on: str | None
     improved_pooling: bool | None
@@ -69,8 +65,6 @@ class MatConvNetModel:
     classifier: str | None
     num_classes: int | None
     class_names: tuple[str, ...]
-    void_values: tuple[int, ...]
-    unused: tuple[str, ...]
 
 
 def read_matconvnet(path: Path) -> MatConvNetModel:
@@ -84,7 +78,7 @@ def read_matconvnet(path: Path) -> MatConvNetModel:
         MissingExtraError: A 7.3 file without the package h5py.
     """
     with open_mat(path) as opened:
-        networks, classes = find_networks(opened, path)
+        networks, class_names = find_networks(opened, path)
         prefixes = _prefixes(networks, path)
         tensors: dict[str, Tensor] = {}
         layers: dict[str, MatConvNetLayer] = {}
@@ -106,16 +100,13 @@ def read_matconvnet(path: Path) -> MatConvNetModel:
     return MatConvNetModel(
         tensors,
         layers,
-        tuple(network.name for network in networks if network.params),
         depths,
         _stride_on(layers, depths, path),
         _improved_pooling(tensors, layers, path),
         _groups(layers),
         classifier,
         len(tensors[f"{classifier}.weight"]) if classifier else None,
-        classes.names,
-        classes.void_values,
-        tuple(name for network in networks for name in network.unused),
+        class_names,
     )
 
 

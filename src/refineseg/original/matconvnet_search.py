@@ -22,7 +22,6 @@ from refineseg.original.mat_nodes import MatCell, MatFile, MatNode, MatNumbers, 
 
 _SUFFIXES = {"_filter": "filter", "_bias": "bias", "_mult": "mult", "_moments": "moments"}
 _ROLES = {"dagnn.Conv": ("filter", "bias"), "dagnn.BatchNorm": ("mult", "bias", "moments")}
-_MAX_VOID_VALUES = 256
 _PLAIN_IDLE = {"my_custom", "custom", "dropout", "relu", "pool", "softmax", "softmaxloss"}
 
 
@@ -57,16 +56,7 @@ class Network:
     name: str
     params: list[tuple[str, str, str, MatNumbers]] = field(default_factory=list)
     layers: dict[str, MatConvNetLayer] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
     classifier: str | None = None
-
-
-@dataclass
-class ClassList:
-    """What is said about the classes: names, and the mask values of void."""
-
-    names: tuple[str, ...] = ()
-    void_values: tuple[int, ...] = ()
 
 
 def listed(names: Iterable[str]) -> str:
@@ -95,14 +85,14 @@ def _integers(node: MatNode | None, count: int) -> tuple[int, ...] | None:
     return (whole * count)[:count] if len(whole) == len(values) else None
 
 
-def find_networks(opened: MatFile, path: Path) -> tuple[list[Network], ClassList]:
-    """All networks of a file in its order, and what it says about the classes; without recursion.
+def find_networks(opened: MatFile, path: Path) -> tuple[list[Network], tuple[str, ...]]:
+    """All networks of a file in its order, and the names of the classes where it has them; without recursion.
 
     Raises:
         ModelFileError: There is none, or it holds a parameter or layer that is not understood.
     """
     networks: list[Network] = []
-    classes, others, seen = ClassList(), set[str](), set[int]()
+    class_names, others, seen = tuple[str, ...](), set[str](), set[int]()
     start = [("", node) for node in (opened.variables, opened.objects) if node is not None]
     stack: list[Iterator[tuple[str, MatNode]]] = [iter(start)]
     while stack:
@@ -120,7 +110,7 @@ def find_networks(opened: MatFile, path: Path) -> tuple[list[Network], ClassList
             continue
         found = [network for i in range(node.size) if (network := _network(node, i, owner, path))]
         networks += found
-        _read_classes(node, owner, classes)
+        class_names = _class_names(node, owner) or class_names
         stack.append(_fields(node, owner, skipped={"layers", "params", "vars"} if found else set()))
     if not any(network.params for network in networks):
         named = listed(opened.variables.names) or "nothing"
@@ -129,16 +119,13 @@ def find_networks(opened: MatFile, path: Path) -> tuple[list[Network], ClassList
             f"expected a MatConvNet network (layers and params, or net_config), got {path} with {named}{beside}; "
             "save the network's struct with save(..., '-v7.3')"
         )
-    return networks, classes
+    return networks, class_names
 
 
-def _read_classes(struct: MatStruct, owner: str, classes: ClassList) -> None:
-    """The authors' ``class_info``, or the ``classes`` in the ``meta`` of an ImageNet network."""
+def _class_names(struct: MatStruct, owner: str) -> tuple[str, ...]:
+    """Those of the authors' ``class_info``, or of the ``classes`` in the ``meta`` of an ImageNet network."""
     name = "class_names" if "class_names" in struct.names else "name" if owner == "classes" else ""
-    classes.names = _texts(struct.get(name)) or classes.names
-    void = struct.get("void_label_values")
-    if isinstance(void, MatNumbers) and math.prod(void.shape) <= _MAX_VOID_VALUES:
-        classes.void_values = _integers(void, math.prod(void.shape)) or ()
+    return _texts(struct.get(name))
 
 
 def _elements(cell: MatCell, owner: str) -> Iterator[tuple[str, MatNode]]:
@@ -198,8 +185,6 @@ def _dag_network(params: MatStruct, layers: MatStruct | None, name: str, path: P
             network.params.append((layer_name, role, label, node))
         elif layer_name in network.layers:
             raise ModelFileError(f"expected values of {label}, got none in {path}; save a trained network")
-        else:
-            network.unused.append(label)
     if readers:
         raise ModelFileError(f"expected every parameter the layers read, missing in {path}: {listed(readers)}")
     return network

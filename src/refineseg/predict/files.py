@@ -101,8 +101,8 @@ class FilePredictor(Predictor):
         Args:
             image: A path, a Pillow image, a tensor ``(C, H, W)``, or an array ``(H, W)`` grey or ``(H, W, C)``: RGB,
                 RGBA, or as many channels as the model has; see :func:`~refineseg.images.inputs.picture_of`.
-            probabilities: Also return the probabilities of all classes (and so the confidence).
-            confidence: Also return the probability of each pixel's likeliest class.
+            probabilities: Whether to return the probabilities of all classes (and so the confidence).
+            confidence: Whether to return the probability of each pixel's likeliest class.
             reading: How stored pixels become what the network sees; those that hold no data are void.
 
         Raises:
@@ -128,8 +128,8 @@ class FilePredictor(Predictor):
 
         Args:
             paths: Taken as they are needed; memory is bounded whatever their number.
-            probabilities: Also return the probabilities of all classes.
-            confidence: Also return the probability of each pixel's likeliest class.
+            probabilities: Whether to return the probabilities of all classes.
+            confidence: Whether to return the probability of each pixel's likeliest class.
             batch_size: Images of one size that the network sees together; None: 1 on a CPU, up to 16 on a GPU.
             workers: Threads that read files; None: as many as cores, 2 to 16.
             reading: How stored pixels become what the network sees; those that hold no data are void.

@@ -19,7 +19,7 @@ from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
 from refineseg.predict.batches import check_images
-from refineseg.predict.exact.cutting import Cutter
+from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
 from refineseg.predict.views.crf import dense_crf

@@ -53,8 +53,8 @@ def check_compiler(backend: str, device: torch.device) -> None:
     """Refuse at once what could not be compiled.
 
     Args:
-        backend: Who asks.
-        device: For what.
+        backend: Runtime that asks.
+        device: Device that is compiled for.
 
     Raises:
         ConfigError: No C++ compiler, no headers of Python, or on CUDA no Triton.

@@ -86,7 +86,7 @@ class Description:
 
         Args:
             found: Array or tensor that the file gave.
-            output: Which output it is.
+            output: Output that it is.
             shape: Shape of the pixels, (N, C, H, W).
             path: Names the file in the message.
 

@@ -22,7 +22,7 @@ class TorchScorer(Scorer):
 
     Args:
         segmenter: The model; it is moved to the device and set to evaluation mode.
-        device: Where.
+        device: Device of the network.
         precision: ``float32``, or ``bfloat16`` autocast (faster where the hardware has it, slightly other masks).
     """
 

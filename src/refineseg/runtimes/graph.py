@@ -25,8 +25,6 @@ from refineseg.runtimes.table import OUTPUTS, Output
 from refineseg.scoring import class_dtype, class_map_of
 from refineseg.segmenter import Segmenter
 
-"""Name of the input: (N, C, H, W) uint8 pixels, RGB where there are three channels."""
-
 _STRIDE = 4  # of the network's logits
 _EXAMPLE_HW = (97, 161)
 

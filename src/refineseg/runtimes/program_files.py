@@ -108,8 +108,8 @@ class Call:
 
     Args:
         function: Name of a function, a key of :data:`ATEN` or :data:`ARITHMETIC`.
-        arguments: By place: numbers, words, :class:`Name`, lists of these.
-        options: By keyword.
+        arguments: Arguments by place: numbers, words, :class:`Name`, lists of these.
+        options: Arguments by keyword.
         results: Names of what it gives; the empty one is not used.
         gives_several: It gives a list or tuple of them.
         done: Names that no later call takes.
@@ -130,7 +130,7 @@ class Program:
     Args:
         weights: Tensors by name, on the device of the program.
         image: Name of its one input.
-        calls: In order.
+        calls: Calls in order.
         outputs: Names of its results.
     """
 
@@ -188,7 +188,7 @@ def read_program(source: Path | bytes, name: Path, *, device: torch.device) -> t
     Args:
         source: A file, or its content.
         name: Named in messages.
-        device: Where it will compute.
+        device: Device that will compute it.
 
     Raises:
         ModelFileError: It is no such file, damaged, or holds anything but tensors, a program and texts.

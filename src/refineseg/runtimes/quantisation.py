@@ -84,9 +84,9 @@ def quantised(
     """An OpenVINO model with 8-bit convolutions.
 
     Args:
-        model: In single precision; it stays as it is.
+        model: Model in single precision; it stays as it is.
         description: Description of the result, whose precision says ``int8``.
-        images: For the ranges of the feature maps; a few hundred of the kind the model is for.
+        images: Images for the ranges of the feature maps; a few hundred of the kind the model is for.
         report: Called with (images seen, in all) while ranges are found.
 
     Raises:

@@ -28,11 +28,13 @@ class Backend:
 
     Args:
         summary: What it is, in a few words.
-        packages: What must be installed.
+        packages: Packages that must be installed, the runtime first.
         suffix: Ending of the files it reads; empty: model files only.
-        precisions: In which it computes a model file.
-        devices: Where.
+        precisions: Precisions in which it computes a model file.
+        devices: Kinds of devices that it computes on.
         compiles: It spends a minute on compiling first, so it is used only where it is named.
+        extra: Extra of this package that brings it; empty: it is always there.
+        quantises: It is also measured with a network of 8 bits, where nncf can make one.
     """
 
     summary: str
@@ -41,11 +43,13 @@ class Backend:
     precisions: tuple[str, ...]
     devices: tuple[str, ...]
     compiles: bool = False
+    extra: str = ""
+    quantises: bool = False
 
     @property
     def measured_precisions(self) -> tuple[str, ...]:
-        """In which it is measured: OpenVINO also with a network that is quantised for that, where that can be done."""
-        quantises = self.summary == "OpenVINO" and importlib.util.find_spec("nncf") is not None
+        """In which it is measured, with a network that is quantised for that where it can be done."""
+        quantises = self.quantises and importlib.util.find_spec("nncf") is not None
         return (*self.precisions, "int8") if quantises else self.precisions
 
     @property
@@ -56,9 +60,21 @@ class Backend:
 
 _ONNX_TOOLS = ("onnx", "onnxscript")
 BACKENDS: dict[str, Backend] = {
-    "openvino": Backend("OpenVINO", ("openvino", *_ONNX_TOOLS), ".xml", ("float32", "bfloat16"), ("cpu",)),
-    "onnxruntime": Backend("ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), ".onnx", ("float32",), ("cpu", "cuda")),
-    "tensorrt": Backend("TensorRT in ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), "", ("float32",), ("cuda",)),
+    "openvino": Backend(
+        "OpenVINO",
+        ("openvino", *_ONNX_TOOLS),
+        ".xml",
+        ("float32", "bfloat16"),
+        ("cpu",),
+        extra="openvino",
+        quantises=True,
+    ),
+    "onnxruntime": Backend(
+        "ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), ".onnx", ("float32",), ("cpu", "cuda"), extra="onnx"
+    ),
+    "tensorrt": Backend(
+        "TensorRT in ONNX Runtime", ("onnxruntime", *_ONNX_TOOLS), "", ("float32",), ("cuda",), extra="onnx"
+    ),
     "torch": Backend("PyTorch, eager", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda", "mps")),
     "torch_export": Backend("a traced PyTorch program", ("torch",), ".pt2", ("float32",), ("cpu", "cuda")),
     "torch_compile": Backend("torch.compile", ("torch",), "", ("float32", "bfloat16"), ("cpu", "cuda"), True),
@@ -103,8 +119,7 @@ def check_installed(name: str, *, for_file: bool = False) -> None:
     packages = BACKENDS[name].packages[: 1 if for_file else None]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "openvino" if name == "openvino" else "onnx"
-        raise MissingExtraError(missing[0], extra=extra, purpose=f"compute with the backend {name}")
+        raise MissingExtraError(missing[0], extra=BACKENDS[name].extra, purpose=f"compute with the backend {name}")
 
 
 def check_fits(name: str, *, precision: str, device: str) -> None:

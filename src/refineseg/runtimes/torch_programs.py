@@ -39,7 +39,7 @@ class TorchProgramScorer(DescribedScorer):
 
     Args:
         source: A file of :func:`write_torch_program`, or the content of one.
-        device: Where to compute.
+        device: Device that computes.
 
     Raises:
         ModelFileError: Not such a file.

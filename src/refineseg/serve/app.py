@@ -169,7 +169,7 @@ def create_app(
 
     Args:
         service: What computes; it is warmed up when the application starts, and closed when it ends.
-        admission: Who may ask; None: anybody.
+        admission: Rules of who may ask; None: anybody may.
         log: Called with each line of the log.
     """
 

@@ -106,7 +106,7 @@ class Gate:
 
     Args:
         app: The other.
-        admission: Who may ask.
+        admission: Rules of who may ask.
         metrics: Where requests are counted.
         log: Called with one line per request, and with the lines of errors that nobody expected.
     """

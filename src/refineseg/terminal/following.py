@@ -56,7 +56,7 @@ class TerminalFollower:
         """Say how many lines were not shown, and what all results come to, where some were not.
 
         Args:
-            total: In words.
+            total: Total in words.
         """
         hidden = {what: count - MOST_LINES for what, count in self._counts.items() if count > MOST_LINES}
         if self._loudness == "verbose" or not hidden:

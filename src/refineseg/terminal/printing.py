@@ -69,7 +69,7 @@ class Terminal(Console):
     Args:
         stderr: Write to stderr, else to stdout.
         file: Write there instead.
-        width: In characters; None: the terminal's.
+        width: Width in characters; None: the terminal's.
         quiet: Write nothing.
     """
 
@@ -170,7 +170,7 @@ def progress_bar(
     """A progress bar, shown on a terminal only.
 
     Args:
-        console: Where; None: nowhere.
+        console: Terminal; None: nothing is shown.
         columns: What it shows; by default a bar, the count and the time left.
         described: Begin with the task's description.
         transient: Leave nothing behind.
@@ -192,7 +192,7 @@ def counting(console: Console | None, what: str, things: str) -> Iterator[Callab
     """A bar on a terminal, lines now and then elsewhere, and a count that becomes a note of an interruption.
 
     Args:
-        console: Where; None: nowhere.
+        console: Terminal; None: nothing is shown.
         what: What is being done, such as ``evaluating``.
         things: What is counted, in the plural.
 

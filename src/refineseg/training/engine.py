@@ -31,7 +31,7 @@ from refineseg.segmenter import Segmenter
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.gradients import faster_gradients
 from refineseg.training.objective import LossSum, Objective
-from refineseg.training.optim import clip_gradients, hardware_has_bf16, is_one_value, one_value
+from refineseg.training.optim import clip_gradients, hardware_has_bf16, one_value, sees_one_value
 from refineseg.training.state import RunState
 
 COMPILE_PAYS_S = 240.0
@@ -142,7 +142,7 @@ class Stepper:
         try:
             return self._added_up(images, masks, num_pieces=-(-len(images) // size))
         except ValueError as error:
-            if is_one_value(error):  # memory was short, or a crop shrank
+            if sees_one_value(self._state.segmenter, images[:1]):  # memory was short, or a crop shrank
                 raise one_value(images.shape[2:]) from error
             raise
         except (RuntimeError, MemoryError) as error:

@@ -6,6 +6,7 @@ device.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping, Sequence
@@ -145,7 +146,7 @@ def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: 
 
     Args:
         segmenter: The model; it stays as it is.
-        config: Of the run.
+        config: Configuration of the run.
         num_samples: Training samples of each phase.
 
     Raises:
@@ -156,24 +157,35 @@ def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: 
         pieces = -(-batch // min(config.micro_batch or batch, batch))
         if batch // pieces > 1:
             continue
-        trial = copy.deepcopy(segmenter).train()
+        model = copy.deepcopy(segmenter).train()
         if config.freeze_norm:
-            freeze_statistics(trial.network.encoder)
-        channels = segmenter.spec.preprocessing.in_channels
-        device = next(trial.parameters()).device
-        image = torch.zeros(1, channels, *phase.crops.crop_hw, dtype=torch.uint8, device=device)
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                trial(image)
-        except ValueError as error:
-            if not is_one_value(error):
-                raise
-            raise one_value(phase.crops.crop_hw) from error
+            freeze_statistics(model.network.encoder)
+        shape = (1, segmenter.spec.preprocessing.in_channels, *phase.crops.crop_hw)
+        if sees_one_value(model, torch.zeros(shape, dtype=torch.uint8, device=next(model.parameters()).device)):
+            raise one_value(phase.crops.crop_hw)
 
 
-def is_one_value(error: ValueError) -> bool:
-    """Whether it is what PyTorch says of statistics of a single value."""
-    return "more than 1" in str(error)
+def sees_one_value(segmenter: Segmenter, images: Tensor) -> bool:
+    """Whether a batch normalisation of a model in training takes statistics of one value for each channel.
+
+    PyTorch refuses that with a plain ValueError; the shapes tell it from others.
+
+    Args:
+        segmenter: The model; it stays as it is.
+        images: Crops that it learns from at a time.
+    """
+    found: list[bool] = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(norm.training and inputs[0].numel() == inputs[0].shape[1])
+
+    trial = copy.deepcopy(segmenter)
+    for part in trial.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_pre_hook(look)
+    with contextlib.suppress(ValueError), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        trial(images)
+    return any(found)
 
 
 def one_value(crop_hw: Sequence[int]) -> ConfigError:

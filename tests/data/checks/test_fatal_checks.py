@@ -13,7 +13,7 @@ from fakes.runs import Silent, tiny
 from refineseg.data.checks import facts
 from refineseg.data.checks.endings import ends_as_it_should
 from refineseg.data.checks.kinds import FATAL, KINDS
-from refineseg.data.checks.label_check import check_data, check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.examination import examine
@@ -64,7 +64,7 @@ def test_the_list_of_fatal_checks_is_all_that_the_doctor_calls_an_error():
 def test_training_evaluation_and_shards_refuse_or_handle_each_error_of_the_doctor(tmp_path, kind, caplog):
     root = tmp_path / "data"
     healthy(root)
-    check_labels(open_dataset("folder", root, split="train"))  # sound so far
+    check_data(open_dataset("folder", root, split="train"))  # sound so far
     PLANTED[kind](root, "train/bad", *pair(20))
     found = {finding.kind for finding in examine(f"folder:{root}").findings if finding.severity == "error"}
     assert kind in found
@@ -95,7 +95,7 @@ def test_training_evaluation_and_shards_refuse_or_handle_each_error_of_the_docto
         bad = next(i for i in range(len(dataset)) if dataset.name(i) == "bad")
         mask = pair(20)[1]
         assert np.array_equal(dataset.read_mask(bad), np.where(mask == 255, 0, mask))
-        check_labels(dataset)
+        check_data(dataset)
 
 
 def test_a_palette_numbered_otherwise_is_told_with_file_and_remedy(tmp_path):
@@ -103,7 +103,7 @@ def test_a_palette_numbered_otherwise_is_told_with_file_and_remedy(tmp_path):
     healthy(root)
     MAKERS["palette_mask"](root, "train/bad", *pair(20))
     with pytest.raises(LabelError) as error:
-        check_labels(open_dataset("folder", root, split="train"))
+        check_data(open_dataset("folder", root, split="train"))
     text = str(error.value)
     assert text.startswith("expected data without errors, got 1 in 4 samples:\n")
     assert "masks/train/bad.png: palette_mask: palette masks whose colours say other classes" in text
@@ -164,7 +164,7 @@ def test_a_mask_of_several_pictures_is_refused_and_of_an_image_training_says_it(
         root / "masks" / "train" / name, save_all=True, append_images=[Image.fromarray(mask[::-1])]
     )
     with pytest.raises(RefinesegError, match=r"expected a mask of one picture, got .*bad\.\w+, which holds several"):
-        check_labels(open_dataset("folder", root, split="train"))
+        check_data(open_dataset("folder", root, split="train"))
     kinds = {finding.kind for finding in examine(f"folder:{root}").findings}
     assert kinds >= {"unreadable_mask", "several_pictures"}
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.samples.sample import Concatenation, FilePair, PairDataset, Sample
 from refineseg.data.samples.threads import read_all
 from refineseg.errors import DatasetError, ImageError, LabelError
@@ -35,7 +35,7 @@ def _random_masks(count):
 
 def test_the_pixels_of_every_class_are_counted(tmp_path):
     masks = _random_masks(23)
-    counts = check_labels(_dataset(tmp_path, masks))
+    counts = check_data(_dataset(tmp_path, masks)).pixel_counts
     assert counts.dtype == np.int64
     assert counts.tolist() == [int(sum((mask == value).sum() for mask in masks)) for value in range(3)]
 
@@ -45,13 +45,14 @@ def test_joined_and_unlabelled_samples_are_counted(tmp_path):
     labelled = _dataset(tmp_path, masks)
     unlabelled = _dataset(tmp_path, [None])
     assert (
-        check_labels(Concatenation([labelled, unlabelled, labelled])).tolist() == (2 * check_labels(labelled)).tolist()
+        check_data(Concatenation([labelled, unlabelled, labelled])).pixel_counts.tolist()
+        == (2 * check_data(labelled).pixel_counts).tolist()
     )
 
 
 def test_progress_is_reported_in_order_by_the_caller(tmp_path):
     calls = []
-    check_labels(_dataset(tmp_path, _random_masks(9)), report=lambda *n: calls.append((*n, threading.get_ident())))
+    check_data(_dataset(tmp_path, _random_masks(9)), report=lambda *n: calls.append((*n, threading.get_ident())))
     assert calls == [(done, 9, threading.get_ident()) for done in range(1, 10)]
 
 
@@ -60,7 +61,7 @@ def test_all_wrong_masks_are_told_at_once_in_order_and_counted(tmp_path):
     for index in range(5, 30, 2):  # 13 of them
         masks[index] = np.full((3, 4), index, np.uint8)
     with pytest.raises(LabelError) as error:
-        check_labels(_dataset(tmp_path, masks))
+        check_data(_dataset(tmp_path, masks))
     lines = str(error.value).splitlines()
     assert lines[0] == "13 of 30 masks cannot be used:"
     assert lines[-1] == "  and 3 more"
@@ -75,7 +76,7 @@ def test_unreadable_files_and_wrong_sizes_are_told_beside_wrong_labels(tmp_path)
     Image.new("L", (3, 3)).save(tmp_path / "02.png")
     (tmp_path / "04.jpg").unlink()
     with pytest.raises(DatasetError) as unreadable:
-        check_labels(dataset)
+        check_data(dataset)
     assert not isinstance(unreadable.value, LabelError)
     lines = str(unreadable.value).splitlines()
     assert lines[0] == "3 of 5 images or masks cannot be used:"
@@ -84,15 +85,15 @@ def test_unreadable_files_and_wrong_sizes_are_told_beside_wrong_labels(tmp_path)
     assert "there is no " in lines[3]
     Image.fromarray(np.full((3, 4), 9, np.uint8)).save(tmp_path / "00.png")
     with pytest.raises(LabelError, match=r"(?s)4 of 5 images or masks .*00\.png: .* got 9 in 12 pixels;.*01\.png"):
-        check_labels(dataset)
+        check_data(dataset)
 
 
 def test_a_set_without_a_labelled_pixel_is_refused(tmp_path):
     void = np.full((3, 4), 255, np.uint8)
     with pytest.raises(LabelError, match=r"expected labelled pixels, got none in 2 masks: all 24 pixels are void"):
-        check_labels(_dataset(tmp_path, [void, void]))
+        check_data(_dataset(tmp_path, [void, void]))
     with pytest.raises(LabelError, match=r"expected labelled pixels, got none in 1 masks$"):
-        check_labels(_dataset(tmp_path, [None]))
+        check_data(_dataset(tmp_path, [None]))
 
 
 def test_masks_of_0_and_255_are_refused_although_every_value_is_legal(tmp_path):
@@ -104,9 +105,13 @@ def test_masks_of_0_and_255_are_refused_although_every_value_is_legal(tmp_path):
         r"masks; if these are masks of 0 and 255, write 1 instead of 255 or give the second class "
         r'"id": 255 in classes\.json',
     ):
-        check_labels(_dataset(tmp_path, [binary, binary]))
+        check_data(_dataset(tmp_path, [binary, binary]))
     empty = np.zeros((3, 4), np.uint8)
-    assert check_labels(_dataset(tmp_path, [empty])).tolist() == [12, 0, 0]  # nothing to see in it, but no mistake
+    assert check_data(_dataset(tmp_path, [empty])).pixel_counts.tolist() == [
+        12,
+        0,
+        0,
+    ]  # nothing to see in it, but no mistake
 
 
 def test_a_data_set_that_does_not_map_its_values_is_refused():
@@ -128,7 +133,7 @@ def test_a_data_set_that_does_not_map_its_values_is_refused():
     with pytest.raises(
         LabelError, match=r"first: expected 0\.\.2 or 255, got -1, 7 in 3 pixels; the data set must map"
     ):
-        check_labels(Unmapped())
+        check_data(Unmapped())
 
 
 def test_results_come_in_order_whichever_thread_is_first():

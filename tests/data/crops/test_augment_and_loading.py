@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from fakes.loading import training_batches
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
-from refineseg.data.crops.loading import DecodedCache, epoch_order, mix_seeds, training_batches
+from refineseg.data.crops.loading import DecodedCache, epoch_order, mix_seeds
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_resident import CPU, Photographs
 
+from fakes.loading import training_batches
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
 from refineseg.data.crops.balance import Donors, image_counts
-from refineseg.data.crops.loading import training_batches
 from refineseg.data.crops.placement import corners
 from refineseg.data.crops.resident import hold
 from refineseg.data.samples.sample import Sample

@@ -8,10 +8,11 @@ import torch
 from skimage import data as photographs
 from torchvision.transforms.v2 import functional as transforms
 
+from fakes.loading import training_batches
 from fakes.runs import Asking
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment, recoloured
-from refineseg.data.crops.loading import mix_seeds, training_batches
+from refineseg.data.crops.loading import mix_seeds
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.crops.resident import hold
 from refineseg.data.samples.sample import Sample

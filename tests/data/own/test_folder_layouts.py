@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import SHARED
 from fakes.own import FAKES
-from refineseg.data.checks.label_check import check_labels, check_learnable
+from refineseg.data.checks.label_check import check_data, check_learnable
 from refineseg.data.datasets import open_dataset
 from refineseg.data.own.folder import _pairs, open_folder
 from refineseg.data.own.formats import own_splits, recognise
@@ -136,7 +136,7 @@ def test_masks_of_another_size_name_the_command_and_the_copy_is_right(tmp_path):
     with pytest.raises(
         DatasetError, match=r"of the image's size 12x16 .*, got 6x8; `refineseg doctor --fix` scales it"
     ):
-        check_labels(open_folder(root, "train"))
+        check_data(open_folder(root, "train"))
 
 
 def test_a_mask_of_another_shape_is_not_scaled(tmp_path):

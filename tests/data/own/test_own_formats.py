@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fakes.own import FAKES, LABELS, coco_json, fake_coco, fake_labelme, fake_yolo, scenes, zipped
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import DATASETS, open_dataset, parse_data
 from refineseg.data.own.formats import FORMATS, own_splits, recognise
 from refineseg.data.samples.sample import Dataset
@@ -54,7 +54,7 @@ def test_every_form_is_read_inside_a_zip_file(tmp_path, form, inside):
         dataset = open_dataset(called, packed, split="train")
         _check(dataset, scenes())
         _check(pickle.loads(pickle.dumps(dataset)), scenes())
-        assert check_labels(dataset).sum() == 3 * 36 * 48
+        assert check_data(dataset).pixel_counts.sum() == 3 * 36 * 48
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
@@ -120,7 +120,7 @@ def test_the_real_masks_hold_the_counted_pixels(split, size):
     dataset = open_camvid(REAL, split)
     assert len(dataset) == size
     counts = json.loads((REAL / "stats.json").read_text())["splits"][split]["counts"]
-    assert check_labels(dataset).tolist() == counts
+    assert check_data(dataset).pixel_counts.tolist() == counts
 
 
 @real_camvid

@@ -9,7 +9,7 @@ from PIL import Image
 
 from conftest import SHARED
 from fakes.scenes import fake_cityscapes
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.readers.cityscapes import open_cityscapes, to_label_ids
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.errors import DatasetError, LabelError
@@ -35,7 +35,7 @@ def test_label_ids_become_classes_and_all_others_void(tmp_path):
             city = dataset.name(i).split("_")[0]
             stored = Image.open(tmp_path / kind / split / city / f"{dataset.name(i)}_{kind}_labelIds.png")
             np.testing.assert_array_equal(dataset[i].mask, classes_of(np.asarray(stored)))
-        assert check_labels(dataset).sum() > 0
+        assert check_data(dataset).pixel_counts.sum() > 0
     assert [open_cityscapes(tmp_path, "train").name(i) for i in range(3)] == [
         *("aachen_000000_000019", "aachen_000001_000019", "bochum_000002_000019")
     ]

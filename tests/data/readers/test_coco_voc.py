@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle
 
 from fakes.coco import compressed, fake_coco_voc, run_lengths
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.data.readers.coco_voc import CATEGORIES, CocoImage, CocoMasks, open_coco_voc
 from refineseg.data.samples.catalog import catalog_classes
@@ -84,7 +84,7 @@ def test_masks_are_the_rectangles_of_the_annotations(coco, split):
         assert len(np.unique(expected)) == 4
         assert sample.image.shape == (40, 56, 3)
         assert sample.name == f"{instances['images'][index]['id']:012d}"
-    assert check_labels(dataset).sum() > 0
+    assert check_data(dataset).pixel_counts.sum() > 0
 
 
 def test_the_twenty_categories_are_vocs_classes_in_order():

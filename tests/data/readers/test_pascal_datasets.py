@@ -12,7 +12,7 @@ from scipy.io import loadmat, savemat
 from conftest import SHARED
 from fakes import pascal as fake_pascal
 from fakes.pascal import SBD_TRAIN, VOC_TEST, VOC_TRAIN, VOC_VAL, fake_sbd, fake_voc
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.data.readers.pascal_layout import read_ids
 from refineseg.data.readers.sbd import open_sbd, read_sbd_mask
@@ -64,7 +64,7 @@ def test_voc_splits_hold_the_images_of_their_lists_with_indices_and_void(voc):
         assert 255 in stored
         jpeg = Image.open(voc / VOC_2012 / "JPEGImages" / f"{sample.name}.jpg").convert("RGB")
         np.testing.assert_array_equal(sample.image, np.array(jpeg))
-    assert check_labels(dataset).sum() > 0
+    assert check_data(dataset).pixel_counts.sum() > 0
 
 
 @pytest.mark.parametrize("root", [".", "VOCdevkit", "VOCdevkit/VOC2012"])

@@ -22,8 +22,9 @@ from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact.exact_plan import extra_arithmetic
+from refineseg.predict.exact.proof import prove
 from refineseg.predict.exact.streaming import needed_spans
-from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context, prove
+from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context
 from refineseg.predict.exact.tracing import trace
 from refineseg.predict.views.tiling import ArraySource, Region, TilingOptions
 from refineseg.preprocessing import Preprocessing
@@ -308,7 +309,8 @@ def test_a_random_crop_is_proven():
 @pytest.mark.parametrize(("padded", "whole"), [(True, True), (False, False)])
 def test_a_crop_of_an_image_that_does_not_fit_is_proven(monkeypatch, padded, whole):
     """With scales of exactly 2 a part of the image gives the crop its true logits; else the part stands for itself."""
-    monkeypatch.setattr("refineseg.predict.exact.tiled_scorer._CROP", 32)
+    for name in ("tiled_scorer", "proof"):
+        monkeypatch.setattr(f"refineseg.predict.exact.{name}.PROOF_SIDE", 32)
     monkeypatch.setattr(
         "refineseg.predict.exact.tiled_scorer._whole_bytes", lambda graph: 1000 * np.prod(graph.maps[0].size_hw)
     )

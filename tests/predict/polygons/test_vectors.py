@@ -21,10 +21,9 @@ from refineseg.predict.polygons.vectors import (  # noqa: E402
     RegionMerger,
     VectorOptions,
     coco_annotations,
+    encode_vectors,
     regions_of,
-    write_coco,
     write_geojson,
-    write_vectors,
 )
 from refineseg.predict.views.tiling import Region  # noqa: E402
 
@@ -331,7 +330,8 @@ class TestGeoJson:
 
     def test_in_degrees_agrees_with_the_raster_of_that_place(self, tmp_path):
         found = regions(blobs((20, 30), seed=9))
-        write_geojson(tmp_path / "a.geojson", found, CLASSES, transform=UTM, crs="EPSG:32633", to_wgs84=True)
+        unnamed = "+proj=tmerc +lat_0=0 +lon_0=15 +k=0.99961 +x_0=500000 +datum=WGS84 +units=m"  # nearly zone 33
+        write_geojson(tmp_path / "a.geojson", found, CLASSES, transform=UTM, crs=unnamed)
         content = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))
         assert "crs" not in content
         polygons = shapely.from_geojson([json.dumps(feature["geometry"]) for feature in content["features"]])
@@ -373,16 +373,15 @@ class TestGeoJson:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
 class TestCoco:
-    @pytest.mark.parametrize("outline", ["runs", "polygons"])
     @pytest.mark.parametrize("seed", range(4))
-    def test_pycocotools_reads_the_mask_back(self, tmp_path, outline, seed):
+    def test_pycocotools_reads_the_mask_back(self, tmp_path, seed):
         coco = pytest.importorskip("pycocotools.coco", reason="the independent reader is pycocotools")
         tools = pytest.importorskip("pycocotools.mask", reason="the independent reader is pycocotools")
         mask = blobs((41, 33), seed, noise=0.1)
         confidence = np.full(mask.shape, 0.5, np.float32)
         found = regions(mask, confidence, simplify=0.0)
         path = tmp_path / "a.json"
-        write_coco(path, found, CLASSES, size_hw=mask.shape, file_name="a.jpg", outline=outline)
+        path.write_text(json.dumps(coco_annotations(found, CLASSES, size_hw=mask.shape, file_name="a.jpg")))
         read = coco.COCO(str(path))
         assert [c["name"] for c in read.loadCats(read.getCatIds())] == list(CLASSES.names)
         decoded = np.full(mask.shape, VOID, np.uint8)
@@ -395,8 +394,6 @@ class TestCoco:
             assert annotation["bbox"] == tools.toBbox(runs).tolist()
             assert annotation["score"] == 0.5
         assert np.array_equal(decoded, mask)
-        if outline == "polygons":
-            assert any(isinstance(a["segmentation"], list) for a in read.anns.values())
 
     def test_runs_are_those_pycocotools_writes(self):
         tools = pytest.importorskip("pycocotools.mask", reason="the independent writer is pycocotools")
@@ -426,13 +423,12 @@ class TestCoco:
         assert coco_annotations([], CLASSES, size_hw=(2, 2), file_name="a")["annotations"] == []
 
 
-def test_both_formats_are_written_beside_each_other(tmp_path):
+def test_both_formats_have_the_same_regions():
     mask = blobs((20, 20), seed=1)
-    paths = write_vectors(tmp_path / "v1.2", mask, CLASSES, file_name="v1.2.jpg")
-    assert [path.name for path in paths] == ["v1.2.geojson", "v1.2_coco.json"]
-    content = json.loads(paths[1].read_text(encoding="utf-8"))
-    assert content["images"] == [{"id": 1, "file_name": "v1.2.jpg", "height": 20, "width": 20}]
-    assert len(content["annotations"]) == len(json.loads(paths[0].read_text(encoding="utf-8"))["features"])
+    formats = {"polygon_format": "coco", "file_name": "v1.2.jpg"}, {"polygon_format": "geojson"}
+    coco, geojson = (json.loads(encode_vectors(mask, CLASSES, **options)) for options in formats)
+    assert coco["images"] == [{"id": 1, "file_name": "v1.2.jpg", "height": 20, "width": 20}]
+    assert len(coco["annotations"]) == len(geojson["features"])
 
 
 @pytest.mark.parametrize(
@@ -459,12 +455,9 @@ def test_what_is_wrong_is_said(call, message):
         call()
 
 
-def test_wrong_calls_of_writers_are_said(tmp_path):
-    with pytest.raises(ConfigError, match="transform and a coordinate system to project to WGS 84"):
-        write_geojson(tmp_path / "a.geojson", [], CLASSES, to_wgs84=True)
+def test_an_unknown_format_is_said():
     with pytest.raises(ConfigError, match="a polygon format of geojson, coco, got shp"):
-        write_vectors(tmp_path / "a", np.zeros((2, 2), np.uint8), CLASSES, formats=("shp",))
-    assert list(tmp_path.iterdir()) == []
+        encode_vectors(np.zeros((2, 2), np.uint8), CLASSES, polygon_format="shp")
 
 
 def test_wrong_tiles_are_said():

@@ -47,13 +47,14 @@ def pixels(size=(200, 300), bands=3, dtype="uint8", seed=0, top=256):
 
 
 def run(src, dst, model, *, tile=96, kinds="mask", unknown_below=None, progress=None, **options):
-    """With the four classes that everyone can compute."""
+    """With the four classes that everyone can compute; options of reading and writing alike."""
+    read = {name: options.pop(name) for name in ("bands", "percentiles", "value_range", "nodata") if name in options}
     return predict_raster(
         src,
         dst,
         model,
         tiling=TilingOptions(tile=tile),
-        options=RasterOptions(**options),
+        options=RasterOptions(Reading(**read), **options),
         outputs=Outputs(tuple(kinds.split(",")), unknown_below=unknown_below),
         progress=progress,
     )

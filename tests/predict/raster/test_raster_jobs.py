@@ -22,6 +22,7 @@ from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
 from refineseg.images.files import IMAGE_SUFFIXES
+from refineseg.images.reading import Reading
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster import headers as raster_headers
 from refineseg.predict.raster import raster
@@ -449,9 +450,9 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
 
 
 def test_options_are_said_in_words():
-    options = RasterOptions.parse(bands="4,3,2", percentiles="1,99.5", nodata="-9999")
-    assert options == RasterOptions(bands=(4, 3, 2), percentiles=(1.0, 99.5), nodata=-9999.0)
-    assert RasterOptions.parse(percentiles="none", value_range="0,10000").value_range == (0.0, 10000.0)
+    reading = Reading.parse(bands="4,3,2", percentiles="1,99.5", nodata="-9999")
+    assert reading == Reading(bands=(4, 3, 2), percentiles=(1.0, 99.5), nodata=-9999.0)
+    assert Reading.parse(percentiles="none", value_range="0,10000").value_range == (0.0, 10000.0)
     for words, message in (
         ({"bands": "red"}, "expected --bands as whole numbers with commas, got 'red'"),
         ({"bands": "0,1"}, "expected bands counted from 1"),
@@ -459,10 +460,11 @@ def test_options_are_said_in_words():
         ({"percentiles": "2"}, "expected --percentiles as 2 numbers, got '2'"),
         ({"nodata": "black"}, "expected --nodata as a number, got 'black'"),
         ({"value_range": "9,3"}, "expected two rising values"),
-        ({"compress": "jpeg"}, "expected a compression of deflate, lzw, zstd, none, got 'jpeg'"),
     ):
         with pytest.raises(ConfigError, match=message):
-            RasterOptions.parse(**words)
+            Reading.parse(**words)
+    with pytest.raises(ConfigError, match="expected a compression of deflate, lzw, zstd, none, got 'jpeg'"):
+        RasterOptions(compress="jpeg")
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.facts import MaskFacts
 from refineseg.data.checks.kinds import Fault
+from refineseg.data.samples.class_files import MOST_UNNAMED
 from refineseg.images.label_messages import value_ranges
 
-_MOST_UNNAMED = 128  # as in the reader: more values without names are grey pictures
 _VOID = 255
 
 
@@ -65,7 +65,7 @@ def inferred(masks: Sequence[MaskFacts]) -> Expected:
     counts = [mask.index_counts for mask in masks]
     found = [set(values) for values in counts if values is not None]
     sets = [values - {_VOID} for values in found]
-    sets = [values for values in sets if 0 < len(values) <= _MOST_UNNAMED]
+    sets = [values for values in sets if 0 < len(values) <= MOST_UNNAMED]
     union = set().union(*sets)
     if not union:
         return Expected(None, LabelTable({}), declared=False)

@@ -26,7 +26,7 @@ class CheckedData:
 
     Args:
         pixel_counts: (K,) int64 pixels of each class; void is not counted.
-        record: By what the data are known again.
+        record: Record by which the data are known again.
         notes: What a user should know of files that can be used.
     """
 
@@ -35,42 +35,26 @@ class CheckedData:
     notes: tuple[str, ...] = ()
 
 
-def check_labels(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
-    """Read every mask of a data set and count its classes.
+def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> CheckedData:
+    """Find everything that is fatal, in images and masks, and count the classes.
 
     Args:
-        dataset: Its ``read_mask`` must be callable from several threads.
-        report: Called with (masks read, masks in all).
-
-    Returns:
-        Pixels of each class, (K,) int64; void is not counted.
+        dataset: Data set whose ``read_mask`` can be called from several threads.
+        report: Function that is called with (samples looked at, samples in all).
 
     Raises:
-        LabelError: Masks hold values that stand for no class (the first ten files and how many there are), or no pixel
-            of the whole set is labelled, or all of them are class 0 or void, as masks of 0 and 255 are read.
-        DatasetError: Masks cannot be read or do not fit their images.
+        LabelError: Masks hold values that stand for no class (the first ten files and how many there are), or say other
+            classes than are meant; or no pixel of the whole set is labelled, or all of them are class 0 or void, as
+            masks of 0 and 255 are read.
+        DatasetError: Files cannot be read, or do not fit each other.
 
     Example:
         >>> from refineseg.class_info import ClassInfo, LabelTable
         >>> from refineseg.data.samples.sample import PairDataset
         >>> classes = ClassInfo(("sky", "road"))
-        >>> check_labels(PairDataset((), classes, LabelTable.identity(classes)))
+        >>> check_data(PairDataset((), classes, LabelTable.identity(classes)))
         Traceback (most recent call last):
         refineseg.errors.LabelError: expected labelled pixels, got none in 0 masks
-    """
-    return check_data(dataset, report=report).pixel_counts
-
-
-def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> CheckedData:
-    """Find everything that is fatal, in images and masks, and count the classes.
-
-    Args:
-        dataset: Its ``read_mask`` must be callable from several threads.
-        report: Called with (samples looked at, samples in all).
-
-    Raises:
-        LabelError: As :func:`check_labels`, or masks that say other classes than are meant.
-        DatasetError: Files cannot be read, or do not fit each other.
     """
     num_classes = dataset.class_info.num_classes
     looks = read_all(lambda index: look(dataset, index), len(dataset), report=report)

@@ -105,7 +105,7 @@ class DecodedCache:
         return sample
 
 
-class _Crops(TorchDataset[tuple[Tensor, Tensor, str]]):
+class _CropSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
     """Crop of sample i in an epoch, drawn from a generator that depends on nothing but seed, epoch and i."""
 
     def __init__(self, dataset: Dataset, augmentation: Augmentation, seed: int, donors: Donors | None) -> None:
@@ -236,7 +236,7 @@ class HostBatches:
         self._num_samples, self._augmentation, self._counts = len(dataset), augmentation, counts
         self._batch_size, self._seed, self._steps, self._order = batch_size, seed, steps, _Order()
         self._loader: DataLoader[Batch] = DataLoader(
-            _Crops(dataset, augmentation, seed, donors),  # type: ignore[arg-type]
+            _CropSamples(dataset, augmentation, seed, donors),  # type: ignore[arg-type]
             batch_sampler=self._order,
             num_workers=num_workers,
             collate_fn=_collate,
@@ -258,11 +258,3 @@ class HostBatches:
             class_balance=self._augmentation.class_balance,
         )
         return self._loader
-
-
-def training_batches(
-    dataset: Dataset, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, num_workers: int
-) -> DataLoader[Batch]:
-    """The batches of one epoch alone; the arguments are those of :class:`HostBatches`."""
-    batches = HostBatches(dataset, augmentation, batch_size=batch_size, seed=seed, num_workers=num_workers)
-    return batches.epoch(epoch)

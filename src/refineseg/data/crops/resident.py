@@ -91,7 +91,7 @@ class ResidentData:
             images[:, channel].masked_fill_(~inside, value)
         return Batch(images.round_().clamp_(0, 255).to(torch.uint8), masks, plan.names)
 
-    def _pixels(self, crops: _Crops, crop_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _pixels(self, crops: _CropTable, crop_hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 3, h, w) float images, (N, h, w) int64 masks, and which pixels lie inside of the images."""
         (height, width), chosen = crop_hw, crops.column("index").long()
         first = self._first(crops, chosen, crop_hw)
@@ -129,7 +129,7 @@ class ResidentData:
             )
         return images, masks, inside
 
-    def _first(self, crops: _Crops, chosen: Tensor, crop_hw: tuple[int, int]) -> Tensor:
+    def _first(self, crops: _CropTable, chosen: Tensor, crop_hw: tuple[int, int]) -> Tensor:
         """(N, 2) first row and column of each crop in its resized image."""
         starts = crops.pair("start").long()
         if not crops.anchored:
@@ -154,7 +154,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class _Crops:
+class _CropTable:
     """Crops of one batch: a table on the device with a row for each, and what the host must know.
 
     Args:
@@ -184,8 +184,8 @@ class _Crops:
 class _CropPlan:
     """A batch before it is cut; ``donors`` are the crops that are pasted from."""
 
-    crops: _Crops
-    donors: _Crops | None
+    crops: _CropTable
+    donors: _CropTable | None
     crop_hw: tuple[int, int]
     coloured: bool
     names: tuple[str, ...]
@@ -244,8 +244,8 @@ class ResidentBatches:
         turned, of_class, done = bool(wanted.rotation), wanted.crop_centre == "class", 0
         for indices, (count, num_given, num_full, num_full_given, crop_hw) in zip(self.order, facts, strict=True):
             middle, end = done + count, done + count + num_given
-            crops = _Crops(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
-            given_crops = _Crops(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
+            crops = _CropTable(table[done:middle], num_full, turned, anchored=of_class, in_middle=True)
+            given_crops = _CropTable(table[middle:end], num_full_given, turned, anchored=True, in_middle=False)
             names = tuple(data.names[index % len(data.names)] for index in indices)
             yield _CropPlan(crops, given_crops if num_given else None, crop_hw, wanted.recolours, names)
             done = end
@@ -310,7 +310,7 @@ def hold(dataset: Dataset, *, device: torch.device, max_bytes: int) -> ResidentD
 
     Args:
         dataset: Labelled images with three channels.
-        device: Where.
+        device: Device that holds them.
         max_bytes: Most bytes it may take there.
 
     Returns:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
+from refineseg.data.own.folder_layout import in_usual_order
 from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
 from refineseg.data.samples.json_files import json_elements
@@ -138,9 +139,7 @@ def _unread(root: Path, files: dict[str, Path]) -> tuple[str, ...]:
 
 def coco_splits(root: Path) -> tuple[str, ...]:
     """The splits of your own COCO JSON, train, val and test first."""
-    files = coco_files(root)
-    usual = [split for split in ("train", "val", "test") if split in files]
-    return (*usual, *sorted(files.keys() - set(usual)))
+    return in_usual_order(coco_files(root))
 
 
 def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:

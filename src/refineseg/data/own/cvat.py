@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from refineseg.class_info import ClassInfo, LabelTable
+from refineseg.data.own.folder_layout import in_usual_order
 from refineseg.data.own.painting import unknown_split
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.class_files import read_class_file
@@ -32,8 +33,7 @@ def cvat_splits(root: Path) -> tuple[str, ...]:
     names = _lists(root)
     if not names or names == [_DEFAULT]:
         return ("train",) if is_folder(root / _MASKS) else ()
-    usual = [split for split in ("train", "val", "test") if split in names]
-    return (*usual, *(name for name in names if name not in usual))
+    return in_usual_order(names)
 
 
 def _lists(root: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.own.folder_layout import folder_splits, partners, split_folders, stray_images
-from refineseg.data.samples.class_files import read_class_file
+from refineseg.data.samples.class_files import MOST_UNNAMED, read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
 from refineseg.data.samples.threads import read_all
@@ -17,7 +17,6 @@ from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values
 from refineseg.images.label_messages import value_ranges
 
 _SHOWN = 10
-_MOST_UNNAMED = 128  # grey photographs and blurred masks also hold the values 0..255: so many classes must be listed
 
 
 def open_folder(root: Path, split: str) -> PairDataset:
@@ -36,7 +35,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
 
     Args:
         root: The folder.
-        split: For instance ``train``; :func:`folder_splits` lists them.
+        split: Name of a split, for instance ``train``; :func:`folder_splits` lists them.
 
     Raises:
         DatasetError: No such folder or split, no images, or an image or mask that lacks its partner or has two.
@@ -119,7 +118,7 @@ def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, Lab
     for values in found:
         counts.update(values)
     classes = sorted(set(counts) - {255})
-    if classes != list(range(len(classes))) or not 2 <= len(classes) <= _MOST_UNNAMED:
+    if classes != list(range(len(classes))) or not 2 <= len(classes) <= MOST_UNNAMED:
         correct, *where = _where_beyond(paths, found)
         raise LabelError(
             f"expected the values 0..K-1 (and 255 for void) in the {len(paths)} training masks, because {root} has no "
@@ -164,7 +163,7 @@ def _other_values(counts: Counter[int], root: Path) -> str:
         return f"{got}: fewer than two classes, there is nothing to learn; label more"
     listed = ", ".join(f'{{"id": {value}, "name": "..."}}' for value in values[:3])
     advice = f'write classes.json that lists them: {{"classes": [{listed}{", ..." if len(values) > 3 else ""}]}}'
-    if len(values) > _MOST_UNNAMED:
+    if len(values) > MOST_UNNAMED:
         return f"{got}; export the masks as PNG of class indices if they are grey pictures or were resized, or {advice}"
     if values == list(range(1, len(values) + 1)):
         return f"{got}; {advice}, or subtract 1 from every value"

@@ -25,6 +25,18 @@ MASK_FOLDERS = ("masks", "labels", "annotations")
 
 USUAL_SPLITS = ("train", "val", "test")
 
+
+def in_usual_order(splits: Iterable[str]) -> tuple[str, ...]:
+    """Train, val and test first, then others by name.
+
+    Example:
+        >>> in_usual_order({"night", "val", "train"})
+        ('train', 'val', 'night')
+    """
+    found = set(splits)
+    return (*(split for split in USUAL_SPLITS if split in found), *sorted(found.difference(USUAL_SPLITS)))
+
+
 _MASK_ENDINGS = ("_mask", "_label", "_labels")
 _IMAGE_ENDINGS = ("_image", "_img")
 _SUFFIX_ORDER = (".png", *(suffix for suffix in IMAGE_SUFFIXES if suffix != ".png"))
@@ -127,8 +139,7 @@ def folder_splits(root: Path) -> tuple[str, ...]:
         raise DatasetError(
             f"expected one layout in {root}, got images/{both[0]} and {both[0]}/images (or their masks); remove one"
         )
-    splits = images_first | split_first
-    return (*(s for s in USUAL_SPLITS if s in splits), *sorted(splits - set(USUAL_SPLITS)))
+    return in_usual_order(images_first | split_first)
 
 
 def _what(path: Path) -> str:
@@ -247,7 +258,7 @@ def stray_images(root: Path) -> tuple[str, ...]:
     """One note where images lie in no folder of a split, which nothing else would tell; else none.
 
     Args:
-        root: Of images and masks.
+        root: Root of images and masks.
 
     Raises:
         DatasetError: As :func:`folder_splits`.

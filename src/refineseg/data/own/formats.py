@@ -19,6 +19,7 @@ from refineseg.data.own.label_studio import is_brush_png, open_label_studio
 from refineseg.data.own.labelme import labelme_splits, open_labelme
 from refineseg.data.own.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
 from refineseg.data.own.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
+from refineseg.data.samples.class_files import NO_ANNOTATIONS
 from refineseg.data.samples.remap import read_remap, remapped
 from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.data.samples.sources import SourceDataset
@@ -31,7 +32,6 @@ _HEAD = 2048  # characters of a JSON file that tell its kind
 _COCO_NAMES = ("instances_", "_annotations.coco")
 _SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _CVAT_XML = "; CVAT's annotations.xml is not read: export as 'segmentation mask 1.1' or 'COCO 1.0'"
-_NO_LABELS = ("classes.json", "remap.json")
 
 
 def _one_split(_root: Path) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def unread_annotations(root: Path) -> tuple[str, ...]:
     """One note where annotation files of other forms lie beside folders of images and masks, which go first; else none.
 
     Args:
-        root: Of images and masks.
+        root: Root of images and masks.
     """
     files, found = list_files(root), []
     for name, fits in _RULES.items():
@@ -289,7 +289,7 @@ def _pairs(root: Path, files: tuple[str, ...]) -> bool:
 
 def _kinds(root: Path, files: tuple[str, ...], *, deepest: int) -> set[str]:
     """The kinds of the first few JSON files."""
-    names = [n for n in files if n.lower().endswith(".json") and n not in _NO_LABELS and n.count("/") < deepest]
+    names = [n for n in files if n.lower().endswith(".json") and n not in NO_ANNOTATIONS and n.count("/") < deepest]
     names = [name for name in names if not PurePosixPath(name).name.startswith(_COCO_NAMES)]  # they may be large
     return {_json_kind(root / name) for name in names[:_SNIFFED]}
 

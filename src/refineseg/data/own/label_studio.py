@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from refineseg.data.own.label_studio_rle import brush_pixels
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
+from refineseg.data.samples.class_files import NO_ANNOTATIONS
 from refineseg.data.samples.json_files import list_elements
 from refineseg.data.samples.left_out import NO_AREA, NO_LABEL
 from refineseg.data.samples.own_classes import NamedClasses, classes_beside, named_classes, tidy
@@ -43,7 +44,6 @@ _SHAPES = {  # a part of the value that tells the kind of a region -> the kind; 
 }
 _GEOMETRY = (*_SHAPES, *("y", "width", "radiusY", "rotation", "closed"))
 _PNG = re.compile(r"task-(\d+)-annotation-(\d+)-(?:by-.*?-)?(?:tag-(.+)|[^-]+-(.+?))-\d+\.png$")
-_NO_TASKS = ("classes.json", "remap.json")
 _CORNERS = 72  # of the polygon that stands for an ellipse
 
 
@@ -89,7 +89,7 @@ def label_studio_json(root: Path) -> Path | None:
     """
     if not is_folder(root):
         return root
-    found = [n for n in list_files(root) if n.lower().endswith(".json") and "/" not in n and n not in _NO_TASKS]
+    found = [n for n in list_files(root) if n.lower().endswith(".json") and "/" not in n and n not in NO_ANNOTATIONS]
     if len(found) > 1:
         raise DatasetError(
             f"expected one JSON export in {root}, got {first_names(found)}; name the file: NAME:FILE.json"

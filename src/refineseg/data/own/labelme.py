@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from refineseg.data.own.outlines import Canvas, check_near, looks_like_fractions
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, check_size, damaged, painted_dataset, unknown_split
-from refineseg.data.samples.class_files import CLASS_FILES
+from refineseg.data.samples.class_files import CLASS_FILES, NO_ANNOTATIONS
 from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import FRACTIONS
 from refineseg.data.samples.own_classes import NamedClasses, classes_beside, named_classes, tidy
@@ -31,7 +31,6 @@ from refineseg.files.archives import list_files
 from refineseg.images.files import IMAGE_SUFFIXES, read_image_size, read_rgb
 
 _CLASS_FILES = (*CLASS_FILES, "labels.txt")
-_NO_LABELS = ("classes.json", "remap.json")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _ANY_PIXELS = 1 << 24  # of an embedded image, however small its file
 _PIXELS_PER_BYTE = 200  # of a larger one; photographs have below 50
@@ -49,7 +48,7 @@ def labelme_files(root: Path) -> dict[str, tuple[str, ...]]:
     Splits are the folders ``train``, ``val`` (or ``valid``) and ``test`` where all files lie in such folders; otherwise
     everything is ``train``.
     """
-    names = [name for name in list_files(root) if name.lower().endswith(".json") and name not in _NO_LABELS]
+    names = [name for name in list_files(root) if name.lower().endswith(".json") and name not in NO_ANNOTATIONS]
     parts = [name.split("/")[0] if "/" in name else "" for name in names]
     if not names or not all(part in _SPLITS for part in parts):
         return {"train": tuple(names)} if names else {}

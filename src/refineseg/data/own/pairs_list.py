@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from refineseg.data.own.folder import count_classes
+from refineseg.data.own.folder_layout import USUAL_SPLITS, in_usual_order
 from refineseg.data.own.painting import unknown_split
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
@@ -28,7 +29,6 @@ _TITLES = {  # words of a header -> column
     **dict.fromkeys(("mask", "masks", "label", "labels", "annotation", "gt", "mask_path", "label_path"), 1),
     **dict.fromkeys(("split", "set", "subset"), 2),
 }
-_USUAL = ("train", "val", "test")
 
 Line = tuple[str, str, str]
 """Image, mask and split as they stand in a line; the split may be empty."""
@@ -70,8 +70,7 @@ def pairs_splits(root: Path) -> tuple[str, ...]:
         DatasetError: There is no list, or a line has another form.
     """
     lists = _lists(root)
-    found = {split or name for name, lines in lists.items() for _, _, split in lines}
-    return (*(split for split in _USUAL if split in found), *sorted(found.difference(_USUAL)))
+    return in_usual_order(split or name for name, lines in lists.items() for _, _, split in lines)
 
 
 def is_pairs_list(path: Path) -> bool:
@@ -95,7 +94,7 @@ def _lists(root: Path) -> dict[str, list[Line]]:
             f"expected a list of 'image mask' lines in {root} (train.txt, val.txt, ...), got none; name the file: "
             "pairs:LIST.txt"
         )
-    if len(names) == 1 and PurePosixPath(names[0]).stem not in _USUAL:
+    if len(names) == 1 and PurePosixPath(names[0]).stem not in USUAL_SPLITS:
         return {"train": _lines(root / names[0])}
     return {PurePosixPath(name).stem: _lines(root / name) for name in names}
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.own.folder_layout import USUAL_SPLITS
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.samples.left_out import NO_IMAGE, NO_SPLIT, LeftOut
@@ -26,7 +27,6 @@ from refineseg.files.archives import is_file, is_folder, list_files, locate, rea
 from refineseg.files.foreign_text import parse_yaml
 from refineseg.images.files import IMAGE_SUFFIXES, find_images, first_names
 
-_SPLITS = ("train", "val", "test")
 _CLASSES = "classes.txt"
 _SLACK = 0.01  # rounding of programs beside the image's edge
 _BOX = 5
@@ -56,7 +56,7 @@ def yolo_splits(root: Path) -> tuple[str, ...]:
         DatasetError: There is no such file, or it is another.
     """
     content = _content(root)[1]
-    return tuple(split for split in _SPLITS if content.get(split))
+    return tuple(split for split in USUAL_SPLITS if content.get(split))
 
 
 def open_yolo(root: Path, split: str) -> SourceDataset:
@@ -78,7 +78,7 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
         DatasetError: No such split or files, or another YAML file.
     """
     path, content = _content(root)
-    splits = tuple(name for name in _SPLITS if content.get(name))
+    splits = tuple(name for name in USUAL_SPLITS if content.get(name))
     if split not in splits:
         raise unknown_split(split, splits, path)
     classes = _classes(path, content)
@@ -119,7 +119,7 @@ def _strays(labels: set[Path]) -> tuple[LeftOut, ...]:
 
 def _outside(root: Path, content: dict[str, Any]) -> tuple[LeftOut, ...]:
     """The label files and images of no split, where no YAML file says what is meant to be read."""
-    splits = [name for name in _SPLITS if name in content]
+    splits = [name for name in USUAL_SPLITS if name in content]
     if content.get("train") == "images":
         return ()
     lost = []
@@ -134,7 +134,7 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
     path = yolo_file(root)
     if path is None and is_folder(root) and is_bare_yolo(root):
         names = [line.strip() for line in read_text(root / _CLASSES).splitlines() if line.strip()]
-        folders = [name for name in subfolders(root / "images") if name in _SPLITS]
+        folders = [name for name in subfolders(root / "images") if name in USUAL_SPLITS]
         places = {name: f"images/{name}" for name in folders} or {"train": "images"}
         return root / _CLASSES, {"names": names, **places}
     if path is None:
@@ -148,7 +148,7 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
         raise DatasetError(
             f"expected names, and train or val, in {path}, got no names; for instance names: [car, tree]"
         )
-    wrong = [split for split in (*_SPLITS, "path") if not _are_paths(content.get(split), several=split != "path")]
+    wrong = [split for split in (*USUAL_SPLITS, "path") if not _are_paths(content.get(split), several=split != "path")]
     if wrong:
         raise DatasetError(
             f"expected a folder as {wrong[0]} in {path}, got {content[wrong[0]]!r:.60}; for instance "

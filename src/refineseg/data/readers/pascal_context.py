@@ -153,7 +153,56 @@ def _classes(background: int) -> ClassInfo:
     return whole if background == 0 else ClassInfo(whole.names[1:], whole.palette[1:], background)
 
 
-def _open(root: Path, split: str, *, order: str, background: int) -> PairDataset:
+def _no_masks(bases: Sequence[Path], order: str) -> str:
+    kinds = _PNG_FOLDERS if order else ("trainval (.mat files)", *_PNG_FOLDERS)
+    merged = any((base / "trainval_merged.json").is_file() for base in bases)
+    advice = (
+        "trainval_merged.json is not read: convert it to PNG with the Detail API, or unpack trainval.tar.gz of "
+        "https://cs.stanford.edu/~roozbeh/pascal-context/"
+        if merged
+        else f"unpack {_CONTEXT.download}"
+    )
+    return (
+        f"expected the masks of PASCAL-Context in {' or '.join(map(str, bases))}: one of {', '.join(kinds)}, "
+        f"got none of them; {advice}"
+    )
+
+
+def _lists(bases: Sequence[Path], split: str) -> list[Path]:
+    names = (
+        f"ImageSets/SegmentationContext/{split}.txt",
+        f"ImageSets/Segmentation/{split}_context.txt",
+        f"{split}.txt",
+        f"ImageSets/Main/{split}.txt",
+    )
+    return [base / name for name in names for base in bases]
+
+
+def open_pascal_context(root: Path, split: str, *, order: str = "", background: int = 0) -> PairDataset:
+    """One split of PASCAL-Context, 60 classes with background in RefineNet's order.
+
+    Images are VOC 2010's ``JPEGImages/ID.jpg``. Masks are, whichever is there first, in ROOT or in the VOC folder:
+
+    * ``trainval/ID.mat``: the official ones (:func:`read_label_map`);
+    * ``SegmentationClassContext/ID.png`` (mmsegmentation's name) or ``Context/ID.png`` (PaddleSeg's): ids 0..59, or
+      RGB in the VOC colours of the ids. The order of the ids is found by comparing a few masks with VOC's own in
+      ``SegmentationClass`` (VOC 2010 has them for a fifth of the images); failing that, VOC's colours in the files mean
+      RefineNet's order; failing that, it is an error, and ``order`` says it. ``notes`` tell which it was.
+
+    Lists are ``ImageSets/SegmentationContext/SPLIT.txt``, ``ImageSets/Segmentation/SPLIT_context.txt``,
+    ``SPLIT.txt``, or VOC 2010's own ``ImageSets/Main/SPLIT.txt``, whose images are exactly those of PASCAL-Context.
+
+    Args:
+        root: The folder that holds ``VOCdevkit`` and ``trainval``, or the VOC folder with the masks in it.
+        split: ``train`` (4998 images), ``val`` (5105) or ``trainval``; images of a list ``test`` may lack masks.
+        order: Order of the ids in PNG masks, ``refinenet`` or ``alphabetical``; empty: it is found out. Samples have
+            RefineNet's order in any case.
+        background: Value of background: 0, or 255 for void; the classes are 0..58 then.
+
+    Raises:
+        DatasetError: No such split, list or files; an order that cannot be known, or that VOC's masks contradict.
+        MissingExtraError: The masks are ``.mat`` files and scipy is not installed; raised when one is read.
+    """
     if split not in SPLITS:
         raise DatasetError(
             f"expected a PASCAL-Context split of {', '.join(SPLITS)}, got {split!r}; join splits with '+'"
@@ -182,77 +231,3 @@ def _open(root: Path, split: str, *, order: str, background: int) -> PairDataset
     )
     reader = partial(read_label_map, background=background) if mats else None
     return PairDataset(pairs, _classes(background), _png_table(found, background=background), notes, reader)
-
-
-def _no_masks(bases: Sequence[Path], order: str) -> str:
-    kinds = _PNG_FOLDERS if order else ("trainval (.mat files)", *_PNG_FOLDERS)
-    merged = any((base / "trainval_merged.json").is_file() for base in bases)
-    advice = (
-        "trainval_merged.json is not read: convert it to PNG with the Detail API, or unpack trainval.tar.gz of "
-        "https://cs.stanford.edu/~roozbeh/pascal-context/"
-        if merged
-        else f"unpack {_CONTEXT.download}"
-    )
-    return (
-        f"expected the masks of PASCAL-Context in {' or '.join(map(str, bases))}: one of {', '.join(kinds)}, "
-        f"got none of them; {advice}"
-    )
-
-
-def _lists(bases: Sequence[Path], split: str) -> list[Path]:
-    names = (
-        f"ImageSets/SegmentationContext/{split}.txt",
-        f"ImageSets/Segmentation/{split}_context.txt",
-        f"{split}.txt",
-        f"ImageSets/Main/{split}.txt",
-    )
-    return [base / name for name in names for base in bases]
-
-
-def open_pascal_context(root: Path, split: str) -> PairDataset:
-    """One split of PASCAL-Context, 60 classes with background in RefineNet's order.
-
-    Images are VOC 2010's ``JPEGImages/ID.jpg``. Masks are, whichever is there first, in ROOT or in the VOC folder:
-
-    * ``trainval/ID.mat``: the official ones (:func:`read_label_map`);
-    * ``SegmentationClassContext/ID.png`` (mmsegmentation's name) or ``Context/ID.png`` (PaddleSeg's): ids 0..59, or
-      RGB in the VOC colours of the ids. The order of the ids is found by comparing a few masks with VOC's own in
-      ``SegmentationClass`` (VOC 2010 has them for a fifth of the images); failing that, VOC's colours in the files mean
-      RefineNet's order; failing that, it is an error, and :func:`open_pascal_context_alphabetical` or
-      :func:`open_pascal_context_refinenet` says it. ``notes`` tell which it was.
-
-    Lists are ``ImageSets/SegmentationContext/SPLIT.txt``, ``ImageSets/Segmentation/SPLIT_context.txt``,
-    ``SPLIT.txt``, or VOC 2010's own ``ImageSets/Main/SPLIT.txt``, whose images are exactly those of PASCAL-Context.
-
-    Args:
-        root: The folder that holds ``VOCdevkit`` and ``trainval``, or the VOC folder with the masks in it.
-        split: ``train`` (4998 images), ``val`` (5105) or ``trainval``; images of a list ``test`` may lack masks.
-
-    Raises:
-        DatasetError: No such split, list or files, or an order that cannot be known.
-        MissingExtraError: The masks are ``.mat`` files and scipy is not installed; raised when one is read.
-    """
-    return _open(root, split, order="", background=0)
-
-
-def open_pascal_context_59(root: Path, split: str) -> PairDataset:
-    """The same without background: its pixels are void, and the classes are 0..58."""
-    return _open(root, split, order="", background=255)
-
-
-def open_pascal_context_alphabetical(root: Path, split: str) -> PairDataset:
-    """PNG masks whose ids are in alphabetical order; samples have RefineNet's order like all others.
-
-    Raises:
-        DatasetError: As :func:`open_pascal_context`; or VOC's masks beside them show the other order.
-    """
-    return _open(root, split, order="alphabetical", background=0)
-
-
-def open_pascal_context_refinenet(root: Path, split: str) -> PairDataset:
-    """PNG masks whose ids are in RefineNet's order.
-
-    Raises:
-        DatasetError: As :func:`open_pascal_context`; or VOC's masks beside them show the other order.
-    """
-    return _open(root, split, order="refinenet", background=0)

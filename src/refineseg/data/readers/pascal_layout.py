@@ -57,7 +57,7 @@ def find_folder(root: Path, candidates: Sequence[str], *, holding: Sequence[str]
         root: What the user gave.
         candidates: Folders relative to it; ``.`` is the root itself.
         holding: Names of which one must be in it.
-        archive: For the message.
+        archive: Archive, for the message.
 
     Raises:
         DatasetError: None of them does.
@@ -138,7 +138,7 @@ def pair_by_id(
         masks: Folders of masks; the first that has an id's mask gives it.
         suffix: Suffix of the masks, for instance ``.png``.
         labelled: False for a split without public labels: images without a mask are then unlabelled samples.
-        archive: For the messages.
+        archive: Archive, for the messages.
 
     Raises:
         DatasetError: Images, or masks of a labelled split, are absent; the first few names and how many.

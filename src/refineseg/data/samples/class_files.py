@@ -19,6 +19,12 @@ from refineseg.files.foreign_text import parse_json
 CLASS_FILES = ("classes.json", "labelmap.txt", "classes.txt")
 """Names of the class list, the first that is there is read."""
 
+NO_ANNOTATIONS = ("classes.json", "remap.json")
+"""JSON files that lie beside annotations and are none."""
+
+MOST_UNNAMED = 128
+"""Classes without a list; grey photographs and blurred masks also hold the values 0..255."""
+
 _EXAMPLE = '{"ignore_index": 255, "classes": [{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...]}'
 _MOST = 65535  # masks have at most 16 bits
 LONGEST_NAME = 1000

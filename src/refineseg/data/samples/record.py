@@ -16,8 +16,7 @@ from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.samples.remap import Remapped
 from refineseg.data.samples.sample import Concatenation, Dataset, PairDataset, Without
 from refineseg.errors import CheckpointError, ConfigError
-
-_SHOWN = 3
+from refineseg.images.files import first_names
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,7 @@ def class_differences(before: ClassInfo, now: ClassInfo) -> list[str]:
 
 
 def _named(what: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"]
+    return [f"{len(names)} {what} ({first_names(names, most=3)})"] if names else []
 
 
 def data_record(dataset: Dataset, marks: Iterable[tuple[str, str]]) -> DataRecord:

@@ -99,9 +99,7 @@ class Blending:
             len(self._rows.touching(tile.top, tile.bottom)) * len(self._columns.touching(tile.left, tile.right))
             for tile in tiles
         )
-        largest = max(tile.height * tile.width for tile in tiles)
-        peak = area * _WINDOW_PIXEL_BYTES + largest * 4 * _CLASSES
-        return TilePlan(tiles, area, peak, windows * area / math.prod(size_hw))
+        return TilePlan(tiles, area, windows * area / math.prod(size_hw))
 
     def logits(self, source: PixelSource, tile: Region) -> Float[Tensor, "k h w"]:
         """The weighted mean of all windows on a tile.

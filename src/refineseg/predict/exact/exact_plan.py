@@ -34,13 +34,11 @@ class TilePlan:
     Args:
         tiles: Disjoint regions, row by row, that cover the image.
         step: Image rows read at a time.
-        tile_bytes: The most memory of maps and the result of a tile.
         extra_arithmetic: Multiply-adds of all tiles, divided by those of the whole image.
     """
 
     tiles: tuple[Region, ...]
     step: int
-    tile_bytes: int
     extra_arithmetic: float
 
 
@@ -147,7 +145,7 @@ def _probe(graph: Graph, tile_hw: tuple[int, int], step: int) -> int:
 
 def _plan(graph: Graph, tile_hw: tuple[int, int], step: int, peak: int, result_bytes: int) -> TilePlan:
     tiles = grid(graph.maps[graph.output].size_hw, tile_hw)
-    return TilePlan(tiles, step, peak + result_bytes * math.prod(tile_hw), extra_arithmetic(graph, tile_hw))
+    return TilePlan(tiles, step, extra_arithmetic(graph, tile_hw))
 
 
 def extra_arithmetic(graph: Graph, tile_hw: tuple[int, int]) -> float:

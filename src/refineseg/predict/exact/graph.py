@@ -16,7 +16,7 @@ class Map:
 
     Args:
         shape: Shape of the tensor, with a batch of one.
-        axes: Which dimensions are rows and columns.
+        axes: Dimensions that are rows and columns.
         dtype: Type of its values.
     """
 

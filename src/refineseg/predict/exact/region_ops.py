@@ -54,7 +54,7 @@ class Pointwise:
         function: Function of the inputs.
         size_hw: Height and width of the whole output, which may be cut at the bottom and the right.
         in_hw: Height and width of the whole inputs.
-        multiply_adds: For each pixel.
+        multiply_adds: Multiply-adds of each pixel.
         fresh: The function returns memory of its own.
         overwriting: The same function, which may overwrite its input.
     """
@@ -81,7 +81,7 @@ class Chain:
 
     Args:
         head: The first one.
-        tail: Those behind it, each of one map.
+        tail: Operations behind it, each of one map.
     """
 
     head: Operation
@@ -261,9 +261,9 @@ class Resampling:
 
     Args:
         taps: Taps of rows and columns.
-        order: Which axis comes first.
+        order: Axis that comes first.
         rounded: Pixels: rounded to whole values 0..255 after each axis that changes, halves upwards.
-        changed: Which axes change at all.
+        changed: Axes that change at all.
     """
 
     taps: tuple[Taps, Taps]

@@ -54,8 +54,8 @@ class Work:
 
     Args:
         node: Index of an operation; -1: read rows of the image.
-        rows: Which rows it makes.
-        needs: Which rows of its inputs it needs.
+        rows: Rows that it makes.
+        needs: Rows of its inputs that it needs.
         drops: Maps, and the row before which nothing of them is needed any more.
     """
 
@@ -178,7 +178,7 @@ def stream(
     """Compute a rectangle of the output.
 
     Args:
-        graph: From :func:`~refineseg.predict.exact.tracing.trace`.
+        graph: Graph from :func:`~refineseg.predict.exact.tracing.trace`.
         region: Region of the image.
         read: Gives (1, C, h, w) uint8 pixels of a region, on the device.
         step: Image rows read at a time.

@@ -4,19 +4,18 @@ In: a segmenter and a :class:`~refineseg.predict.views.tiling.PixelSource`. Out:
 other, in any order. A tile is computed from all the pixels its result depends on (:func:`needed_context`), in strips of
 rows, so that memory is bounded whatever the image; see :mod:`refineseg.predict.exact.streaming`. Networks that see the
 whole image at once are refused, and can be predicted by overlapping tiles that are averaged
-(:mod:`refineseg.predict.exact.blending`).
+(:mod:`refineseg.predict.exact.blending`). :class:`Cutter` predicts images in memory so, where they are too large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from refineseg.devices import free_memory
@@ -27,15 +26,18 @@ from refineseg.predict.exact.exact_plan import RESULT_BYTES, TilePlan, context_o
 from refineseg.predict.exact.graph import Graph
 from refineseg.predict.exact.streaming import maps_bytes, needed_spans, stream
 from refineseg.predict.exact.tracing import trace
-from refineseg.predict.views.tiling import PixelSource, Region, TilingOptions
-from refineseg.scoring import class_map_of
+from refineseg.predict.views.tiling import ArraySource, PixelSource, Region, TilingOptions
+from refineseg.prediction import Prediction
+from refineseg.runtimes.eager import TorchScorer
+from refineseg.scoring import class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
 
 PROGRAM_BYTES = 10**9
 """What Python, torch and its compiled kernels take without any image, on a CPU."""
 
 _CONTEXT_SIDE = 8960  # larger than twice any context, and a multiple of all strides (of 160 too)
-_CROP = 256
+PROOF_SIDE = 256
+"""Longest side of the crop that is compared with the whole image, in pixels."""
 
 
 def memory_of(options: TilingOptions, device: torch.device) -> int:
@@ -55,7 +57,7 @@ class TiledScorer:
         size_hw: Height and width of the image.
         options: How it is cut. Tiles depend on these, the model, the size and the kind of device alone, if
             ``memory_bytes`` is given.
-        device: Where.
+        device: Device of the network.
         precision: ``float32``, or ``bfloat16`` autocast.
         keeps_logits: Tiles are made so small that all logits of one fit into the memory; without, only its classes do,
             and logits are had by :meth:`strips`.
@@ -215,9 +217,9 @@ class TiledScorer:
             if _whole_bytes(trace(self._segmenter, window.size_hw)) <= budget:
                 return window, True
         side = max(self._size_hw)
-        while side > _CROP:
-            side = max(_CROP, side * 3 // 4)
-            window = crop.grown((side - _CROP) // 2, size_hw=self._size_hw)
+        while side > PROOF_SIDE:
+            side = max(PROOF_SIDE, side * 3 // 4)
+            window = crop.grown((side - PROOF_SIDE) // 2, size_hw=self._size_hw)
             if _whole_bytes(trace(self._segmenter, window.size_hw)) <= budget:
                 return window, False
         return crop, False
@@ -289,83 +291,64 @@ def _whole_bytes(graph: Graph) -> int:
     return int(1.5 * maps_bytes(graph, Region.whole(size_hw), step=10 * size_hw[0] + 320))
 
 
-@dataclass(frozen=True)
-class Proof:
-    """How tiles compare with the whole image.
+class Cutter:
+    """Predicts images in tiles where they have to be.
 
     Args:
-        region: Where.
-        largest_difference: Largest difference of any logit there.
-        equal_share: Share of its pixels that have the same class.
-        window: What was given to the segmenter at once.
-        whole: The window holds all that the region depends on, so that its logits are those of the whole image. If
-            not (it does not fit into the memory), the window was taken as an image of its own, for the tiles too.
+        scorer: The segmenter, with its device and precision.
+        options: How images are cut.
     """
 
-    region: Region
-    largest_difference: float
-    equal_share: float
-    window: Region
-    whole: bool
+    def __init__(self, scorer: TorchScorer, options: TilingOptions) -> None:
+        self._scorer, self._options = scorer, options
+        self._fits: dict[tuple[int, int], bool] = {}  # by size; a predictor can be pickled with it
 
+    def cuts(self, size_hw: tuple[int, int]) -> bool:
+        """Whether an image of this size is predicted in tiles."""
+        tile = self._options.tile
+        if isinstance(tile, int):
+            return max(size_hw) > tile
+        if tile != "auto":
+            return False
+        if size_hw not in self._fits:
+            scorer = self._scorer
+            fits = fits_whole(scorer.segmenter, size_hw, options=self._options, device=scorer.device)
+            self._fits = {**dict(list(self._fits.items())[-1000:]), size_hw: fits}
+        return not self._fits[size_hw]
 
-def prove(
-    segmenter: Segmenter,
-    source: PixelSource,
-    *,
-    options: TilingOptions,
-    device: torch.device,
-    generator: np.random.Generator,
-) -> Proof:
-    """Compare a random crop of the tiles' logits with those of whole-image inference.
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w c"], *, probabilities: bool = False, confidence: bool = False
+    ) -> Prediction:
+        """Predict an image, tile by tile.
 
-    Args:
-        segmenter: The model.
-        source: The image.
-        options: As for the tiles; only ``exact`` can be proven.
-        device: Where.
-        generator: Draws the crop, at most 256 pixels a side.
+        Args:
+            image: Pixels.
+            probabilities: Whether to return the probabilities of all classes, which takes as much memory as they do.
+            confidence: Whether to return the probability of each pixel's likeliest class.
 
-    Raises:
-        ConfigError: Blended tiles, or a network that sees the whole image at once.
-    """
-    if options.mode != "exact":
-        raise ConfigError("expected exact tiles to prove, got blended ones, which differ from the whole image")
-    scorer = TiledScorer(segmenter, source.size_hw, options=options, device=device)
-    sides = [min(_CROP, size) for size in source.size_hw]
-    top, left = (int(generator.integers(0, size - side + 1)) for size, side in zip(source.size_hw, sides, strict=True))
-    crop = Region(top, left, top + sides[0], left + sides[1])
-    window, whole = scorer.proof_window(crop)
-    with torch.inference_mode():
-        expected = segmenter(scorer.pixels(source, window))[0][(slice(None), *crop.slices_in(window))].clone()
-    if whole:
-        found = scorer.logits(source, crop)
-    else:
-        inner = TiledScorer(segmenter, window.size_hw, options=replace(options, tile="auto"), device=device)
-        top, left = crop.top - window.top, crop.left - window.left
-        found = inner.logits(_Part(source, window), Region(top, left, top + sides[0], left + sides[1]))
-    equal = class_map_of(found[None]) == class_map_of(expected[None])
-    return Proof(crop, float((found - expected).abs().max()), float(equal.double().mean()), window, whole)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A region of an image as an image of its own."""
-
-    source: PixelSource
-    window: Region
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Of the region."""
-        return self.window.size_hw
-
-    @property
-    def num_channels(self) -> int:
-        """Of the image."""
-        return self.source.num_channels
-
-    def read(self, region: Region) -> NDArray[np.uint8]:
-        """Pixels of a region of the region."""
-        top, left = self.window.top, self.window.left
-        return self.source.read(Region(region.top + top, region.left + left, region.bottom + top, region.right + left))
+        Raises:
+            ConfigError: The network sees the whole image at once and tiles are to be exact, or the memory is not enough
+                for any tile.
+        """
+        classes, source = self._scorer.class_info, ArraySource(image)
+        scorer = TiledScorer(
+            self._scorer.segmenter,
+            source.size_hw,
+            options=self._options,
+            device=self._scorer.device,
+            precision=self._scorer.precision,
+        )
+        mask = np.empty(source.size_hw, classes.mask_dtype)
+        scores = np.empty((classes.num_classes, *source.size_hw), np.float32) if probabilities else None
+        sure = np.empty(source.size_hw, np.float32) if probabilities or confidence else None
+        for tile in scorer.tiles:
+            for region, logits in scorer.strips(source, tile):
+                with torch.inference_mode():
+                    mask[region.slices] = class_map_of(logits[None])[0].cpu().numpy()
+                    if sure is None:
+                        continue
+                    soft = probabilities_of(logits[None])
+                    sure[region.slices] = confidence_of(soft)[0].cpu().numpy()
+                    if scores is not None:
+                        scores[(slice(None), *region.slices)] = soft[0].cpu().numpy()
+        return Prediction(image, mask, classes, scores, sure)

@@ -137,7 +137,7 @@ def trace(segmenter: Segmenter, size_hw: tuple[int, int]) -> Graph:
     """The operations of a segmenter on an image of one size; takes a fraction of a second and no memory.
 
     Args:
-        segmenter: In evaluation mode, on the device where it is to be computed; its weights are not copied.
+        segmenter: Model in evaluation mode, on the device where it is to be computed; its weights are not copied.
         size_hw: Height and width of the whole image.
 
     Raises:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refineseg.images.reading import choose_bands
 from refineseg.predict.array_predictor import AnyPredictor
-from refineseg.predict.exact.tiled_scorer import prove
+from refineseg.predict.exact.proof import prove
 from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.pixels import RasterSource

@@ -62,7 +62,7 @@ class Outputs:
         probability_classes: Names of the classes whose probabilities are written; None: all.
         confidence_format: File format and bits; the largest value is probability 1.
         unknown_below: Pixels whose likeliest class has a lower probability become void; None: none.
-        vectors: Which regions become polygons.
+        vectors: Options of which regions become polygons.
         polygon_format: Format of the polygons of images; those of rasters are always GeoJSON.
         legend: Name the classes below overlays.
 

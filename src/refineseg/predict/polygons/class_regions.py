@@ -105,7 +105,7 @@ class RegionMerger:
     Args:
         size_hw: Height and width of the image.
         class_info: The classes.
-        options: Which regions, and how exact.
+        options: Options of which regions, and how exact.
 
     Raises:
         ConfigError: Classes wanted that are not there.
@@ -175,7 +175,7 @@ def regions_of(
         mask: ``(H, W)`` class indices or ``ignore_index``; void is no region.
         class_info: The classes.
         confidence: ``(H, W)`` 0..1, the probability of each pixel's class.
-        options: Which regions, and how exact.
+        options: Options of which regions, and how exact.
 
     Returns:
         In the order of their first pixels in reading order.

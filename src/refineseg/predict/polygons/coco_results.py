@@ -1,40 +1,28 @@
 """Regions as COCO JSON: categories, images and annotations with a score.
 
 In: regions of one image. Out: what ``pycocotools`` and annotation programs read. Segmentations are compressed run
-lengths, which can hold holes; or polygons, where there are none.
+lengths, because COCO's polygons cannot have holes.
 
 Source: the data format page of https://cocodataset.org.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.files.run_lengths import compressed
-from refineseg.files.writing import written_beside
 from refineseg.predict.polygons.borders import spread
 from refineseg.predict.polygons.class_regions import ClassRegion, corners
 
-Outline = Literal["runs", "polygons"]
-
 
 def coco_annotations(
-    regions: Sequence[ClassRegion],
-    class_info: ClassInfo,
-    *,
-    size_hw: tuple[int, int],
-    file_name: str,
-    outline: Outline = "runs",
-    image_id: int = 1,
-    first_id: int = 1,
+    regions: Sequence[ClassRegion], class_info: ClassInfo, *, size_hw: tuple[int, int], file_name: str
 ) -> dict[str, Any]:
     """COCO's tables for the regions of one image.
 
@@ -46,9 +34,6 @@ def coco_annotations(
         class_info: The classes; category ids are class indices plus 1, since 0 means background to many programs.
         size_hw: Height and width of the image.
         file_name: Name of the file of the image.
-        outline: ``polygons`` writes polygons for regions without holes; COCO's cannot have any.
-        image_id: Id of the image, to put several together.
-        first_id: Id of the first annotation.
 
     Returns:
         Plain values for JSON.
@@ -62,7 +47,7 @@ def coco_annotations(
     """
     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in class_info.palette]
     tables: dict[str, Any] = {
-        "images": [{"id": image_id, "file_name": file_name, "height": size_hw[0], "width": size_hw[1]}],
+        "images": [{"id": 1, "file_name": file_name, "height": size_hw[0], "width": size_hw[1]}],
         "categories": [
             {"id": i + 1, "name": name, "supercategory": "", "color": colour}
             for i, (name, colour) in enumerate(zip(class_info.names, colours, strict=True))
@@ -72,45 +57,21 @@ def coco_annotations(
     if not regions:
         return tables
     texts, areas = _run_lengths(regions, size_hw)
-    for number, (region, text, pixels) in enumerate(zip(regions, texts, areas, strict=True)):
-        segmentation: Any = {"size": list(size_hw), "counts": text}
-        area: float = pixels
-        if outline == "polygons" and not len(region.polygon.interiors):
-            segmentation = [np.asarray(region.polygon.exterior.coords)[:-1].ravel().tolist()]
-            area = region.polygon.area
+    for number, (region, text, pixels) in enumerate(zip(regions, texts, areas, strict=True), start=1):
         left, top, right, bottom = region.polygon.bounds
         annotation = {
-            "id": first_id + number,
-            "image_id": image_id,
+            "id": number,
+            "image_id": 1,
             "category_id": region.class_index + 1,
-            "segmentation": segmentation,
+            "segmentation": {"size": list(size_hw), "counts": text},
             "bbox": [left, top, right - left, bottom - top],
-            "area": area,
+            "area": pixels,
             "iscrowd": 0,
         }
         if region.mean_confidence is not None:
             annotation["score"] = round(region.mean_confidence, 6)
         tables["annotations"].append(annotation)
     return tables
-
-
-def write_coco(
-    path: Path,
-    regions: Sequence[ClassRegion],
-    class_info: ClassInfo,
-    *,
-    size_hw: tuple[int, int],
-    file_name: str,
-    outline: Outline = "runs",
-) -> None:
-    """Write :func:`coco_annotations` as a file; it appears only when it is complete.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    tables = coco_annotations(regions, class_info, size_hw=size_hw, file_name=file_name, outline=outline)
-    with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(tables, file)
 
 
 def _run_lengths(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[list[str], list[int]]:

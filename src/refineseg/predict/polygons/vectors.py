@@ -27,24 +27,22 @@ from refineseg.predict.polygons.class_regions import (
     geojson_geometries,
     regions_of,
 )
-from refineseg.predict.polygons.coco_results import Outline, coco_annotations, write_coco
+from refineseg.predict.polygons.coco_results import coco_annotations
 from refineseg.predict.polygons.coordinates import Affine, Ground
 
 __all__ = [
     "ENDINGS",
     "ClassRegion",
-    "Outline",
     "RegionMerger",
     "VectorOptions",
     "coco_annotations",
+    "encode_vectors",
     "regions_of",
-    "write_coco",
     "write_geojson",
-    "write_vectors",
 ]
 
 ENDINGS = {"geojson": ".geojson", "coco": "_coco.json"}
-"""Formats of :func:`write_vectors`, and what follows the image's name in the name of the file."""
+"""Formats of :func:`encode_vectors`, and what follows the image's name in the name of the file."""
 
 _AT_ONCE = 4096  # features
 
@@ -56,7 +54,6 @@ def write_geojson(
     *,
     transform: Affine | None = None,
     crs: str | None = None,
-    to_wgs84: bool = False,
 ) -> None:
     """Write regions as a GeoJSON FeatureCollection; the file appears only when it is complete.
 
@@ -66,30 +63,27 @@ def write_geojson(
 
     RFC 7946 knows longitude and latitude of WGS 84 only. With another system the coordinates are those of the raster,
     and the collection has the ``crs`` member of the older GeoJSON of 2008, which GDAL and QGIS read. A system without a
-    number in a register cannot be named there: then coordinates become longitude and latitude, as with ``to_wgs84``.
-    Corners alone are projected, and a region across the 180th meridian is not cut. Borders stay shared in every case.
+    number in a register cannot be named there: then coordinates become longitude and latitude. Corners alone are
+    projected, and a region across the 180th meridian is not cut. Borders stay shared in every case.
 
     Args:
         path: Path of the file.
-        regions: In the order of the features.
+        regions: Regions in the order of the features.
         class_info: The classes.
         transform: The raster's ``(a, b, c, d, e, f)``; None writes pixels, whatever the system.
         crs: The raster's coordinate reference system, as ``EPSG:32633`` or WKT.
-        to_wgs84: Write longitude and latitude.
 
     Raises:
-        ConfigError: A transform or system that is none, or WGS 84 wanted without them.
+        ConfigError: A transform or system that is none.
         MissingExtraError: shapely, or rasterio for a coordinate system, is not installed.
         OutputError: The file cannot be written.
     """
-    if to_wgs84 and (transform is None or crs is None):
-        raise ConfigError("expected a transform and a coordinate system to project to WGS 84, got none; give both")
     ground = None if transform is None else Ground(transform, crs)
     head: dict[str, Any] = {"type": _IN_PIXELS["type"]}
     place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     if ground is None:
         head = _IN_PIXELS
-    elif to_wgs84 or (ground.crs is not None and ground.name is None):
+    elif ground.crs is not None and ground.name is None:
         place = ground.longitude_latitude
     else:
         place = ground.places
@@ -169,48 +163,3 @@ def encode_vectors(
     text = io.StringIO()
     _write_collection(text, _IN_PIXELS, _features(regions, class_info, None, None))
     return text.getvalue().encode()
-
-
-def write_vectors(
-    stem: Path,
-    mask: NDArray[Any],
-    class_info: ClassInfo,
-    *,
-    confidence: Float32[np.ndarray, "h w"] | None = None,
-    options: VectorOptions | None = None,
-    formats: Sequence[str] = ("geojson", "coco"),
-    file_name: str | None = None,
-) -> tuple[Path, ...]:
-    """Write the regions of a mask beside each other, in pixels, as :func:`encode_vectors` makes them.
-
-    Args:
-        stem: Path of the files without their endings (:data:`ENDINGS`).
-        mask: Mask, ``(H, W)`` class indices or ``ignore_index``.
-        class_info: Classes of the mask.
-        confidence: Probability of each pixel's class, ``(H, W)`` 0..1; None: not known.
-        options: Options of which regions, and how exact.
-        formats: Names of formats, keys of :data:`ENDINGS`.
-        file_name: Name of the file of the image, for COCO; by default the stem's name.
-
-    Returns:
-        The files, in the order of the formats.
-
-    Raises:
-        ConfigError: As :func:`encode_vectors`.
-        MissingExtraError: shapely is not installed.
-        OutputError: A file cannot be written.
-    """
-    paths = []
-    for name in formats:
-        content = encode_vectors(
-            mask,
-            class_info,
-            polygon_format=name,
-            confidence=confidence,
-            options=options,
-            file_name=file_name or stem.name,
-        )
-        paths.append(stem.with_name(stem.name + ENDINGS[name]))
-        with written_beside(paths[-1]) as temporary:
-            temporary.write_bytes(content)
-    return tuple(paths)

@@ -83,7 +83,7 @@ class RasterReader:
     """An open raster. Bands count from 1. One thread reads at a time.
 
     Args:
-        path: For messages.
+        path: File, for messages.
         dataset: rasterio's.
     """
 
@@ -167,8 +167,8 @@ class RasterReader:
         """Pixels as they are stored, (B, h, w).
 
         Args:
-            bands: Which, from 1.
-            region: Where.
+            bands: Bands, from 1.
+            region: Region of the raster.
             size_hw: Shrink to this size, from overviews where there are any.
             smooth: Shrink by averages; else each pixel is one of the raster's.
 
@@ -192,8 +192,8 @@ class RasterReader:
         """Which pixels hold data in any of the bands, (h, w), by nodata value, mask or alpha; None: all.
 
         Args:
-            bands: Which.
-            region: Where.
+            bands: Bands, from 1.
+            region: Region of the raster.
             size_hw: As in :meth:`read`.
             declared: Heed the file's nodata value.
         """

@@ -290,7 +290,7 @@ class RasterJob:
         Args:
             tiles: All of them.
             rows: One of the :func:`pieces` of the whole image.
-            layer: Which.
+            layer: Name of the layer.
             dtype: Type of the layer.
         """
         values = np.empty(rows.size_hw, dtype)

@@ -38,7 +38,7 @@ class RasterSource:
 
     Args:
         reader: Open.
-        bands: Which, see :func:`~refineseg.images.reading.choose_bands`.
+        bands: Bands, see :func:`~refineseg.images.reading.choose_bands`.
         num_channels: C; a single band is repeated.
         nodata: A value that stands for no data, instead of the one the file declares.
         data_band: A band that is 0 where there are no data, instead of all the file says (it is a copy then).

@@ -81,10 +81,10 @@ def predict_raster(
         segmenter: The model.
         tiling: How the raster is cut; where no memory is given, half of what is free and at most 4 GB are used.
         options: How it is read and written.
-        device: Where to compute.
+        device: Device of the network.
         precision: ``float32`` or ``bfloat16``.
         vectors: Options of polygons.
-        outputs: Which results.
+        outputs: Results that are written.
         progress: Told the share of the work that is done, 0..1; the first call says what was there already.
 
     Raises:
@@ -200,7 +200,7 @@ def _opened_source(
 def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
     """What a user should know of how a raster is read, and where its results lie."""
     found = []
-    fill = None if task.options.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
+    fill = None if task.options.reading.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
     if fill is not None:
         found.append(
             f"{100 * fill[1]:.0f} % of its pixels are {fill[0]:g} in all bands and no nodata value says why; if they "

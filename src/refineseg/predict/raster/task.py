@@ -67,14 +67,14 @@ class RasterTask:
 
     def identity(self) -> dict[str, Any]:
         """All that decides what a tile holds, but for what is found out on the way."""
-        tiling, options = self.tiling, self.options
+        tiling, reading = self.tiling, self.options.reading
         memory = {} if tiling.memory_bytes is None else {"memory": tiling.memory_bytes}
         return {
             "input": file_facts(self.src),
             "model": self.segmenter.digest(),
-            "bands": options.bands,
-            "scaling": [options.percentiles, options.value_range],
-            "nodata": options.nodata,
+            "bands": reading.bands,
+            "scaling": [reading.percentiles, reading.value_range],
+            "nodata": reading.nodata,
             "tiling": {"tile": tiling.tile, "mode": tiling.mode, "overlap": tiling.overlap} | memory,
             "device": self.device.type,
             "precision": self.precision,

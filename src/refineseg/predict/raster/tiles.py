@@ -45,7 +45,7 @@ class Layers:
 
     Args:
         confidence: The probability of the likeliest class.
-        probabilities: Those of the classes with these indices.
+        probabilities: Classes whose probabilities are stored, by index.
         unknown_below: Pixels of a lower confidence become void; None: none.
     """
 
@@ -76,7 +76,7 @@ def tile_layers(
     Args:
         scorer: The model.
         source: The raster.
-        tile: Where.
+        tile: Tile of the raster.
         class_info: Classes and void.
         layers: What to store.
     """

@@ -199,7 +199,7 @@ def copy_in_order(
     Args:
         path: A temporary name.
         reader: The raster.
-        bands: Which; their values stay as they are.
+        bands: Bands; their values stay as they are.
         orientation: EXIF's, 1 to 8.
         declared: As in :meth:`~refineseg.predict.raster.files.RasterReader.valid`.
 

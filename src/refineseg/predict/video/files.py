@@ -362,7 +362,7 @@ class VideoWriter:
 
         Args:
             pixels: ``(H, W, 3)`` uint8 RGB, or a mask ``(H, W)``.
-            time: In the source's units.
+            time: Time in the source's units.
         """
         if self._lossless:
             frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), self._grey)

@@ -25,7 +25,7 @@ class Channel(Generic[T]):
     """Items in order from one worker to the next, at most ``capacity`` of them waiting.
 
     Args:
-        capacity: At least 1.
+        capacity: Number of items, at least 1.
     """
 
     def __init__(self, capacity: int) -> None:

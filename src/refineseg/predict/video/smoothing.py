@@ -75,7 +75,7 @@ class Smoother:
 
         Args:
             probabilities: ``(K, H, W)`` of this frame.
-            static: From :meth:`Motion.static`.
+            static: Static pixels from :meth:`Motion.static`.
         """
         new = torch.from_numpy(probabilities)
         if self._average is None or static is None:
@@ -97,7 +97,7 @@ class FlickerScore:
 
         Args:
             mask: ``(H, W)`` classes.
-            static: From :meth:`Motion.static`; None starts anew.
+            static: Static pixels from :meth:`Motion.static`; None starts anew.
         """
         if self._before is not None and static is not None:
             self._changes += int(np.count_nonzero(static & (mask != self._before)))

@@ -47,7 +47,7 @@ class VideoSource:
     Args:
         kind: A file, an address, a camera, or images that are frames.
         name: The path or pattern, the address, or the camera's number.
-        stem: For the names of results.
+        stem: Stem of the names of results.
     """
 
     kind: SourceKind
@@ -131,7 +131,7 @@ class StreamInfo:
         time_base: Seconds per unit of the frames' times.
         rate: Frames per second, as announced.
         num_frames: As announced; None: unknown.
-        end_s: When the last frame should end; None: unknown.
+        end_s: Time at which the last frame should end; None: unknown.
         live: It does not wait: frames that come too fast must be dropped.
         aspect: Width of a pixel in heights.
     """
@@ -150,7 +150,7 @@ class Frame:
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB, upright.
-        time: In units of the source's time base; it grows from frame to frame.
+        time: Time in units of the source's time base; it grows from frame to frame.
     """
 
     image: NDArray[np.uint8]
@@ -163,7 +163,7 @@ class SoundPacket:
 
     Args:
         packet: PyAV's.
-        start_s: When it sounds.
+        start_s: Time at which it sounds.
     """
 
     packet: Any

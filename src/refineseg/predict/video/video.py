@@ -50,10 +50,10 @@ class VideoResult:
         cuts: Changes of the scene.
         size_hw: Height and width of the masks.
         rate: Frames per second of the source, as announced.
-        seconds: From the first packet to the last file.
+        seconds: Seconds from the first packet to the last file.
         network_s: Seconds of the network among those, within the predictor.
         flicker_before: Label changes per static pixel and pair of frames in the network's masks; None: nothing static.
-        flicker_after: In the smoothed masks.
+        flicker_after: The same in the smoothed masks.
         shares: Class name -> share of all pixels.
         notes: What to know: sound left out, gaps.
         failures: What went wrong; empty where all is well.
