@@ -91,6 +91,13 @@ class SingleInputs:
                     outputs=outputs,
                     progress=told,
                 )
+                if result.tiles_left:
+                    index, count = rasters.part
+                    self._follower.result(
+                        f"{job.source}: part {index} of {count} is done; {result.tiles_left} of {result.tiles} tiles "
+                        "are left to others, the last of which writes the results"
+                    )
+                    continue
                 self._run.row(job.source, result.areas)
                 if self._run.prover is not None:
                     self._run.prover.raster(Path(job.source), rasters)

@@ -82,14 +82,20 @@ def file_facts(path: Path) -> dict[str, Any]:
 class RasterJob:
     """The folder of a job beside its result.
 
+    Several processes may share it, each with its part of the tiles. The first one begins the journal while the others
+    wait; whichever finds that no tile is missing waits until it is alone, and writes the results.
+
     Args:
         target: The result's path; the folder is ``.NAME.parts`` beside it.
+        part: Number of this process from 1 on, and number of processes.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, part: tuple[int, int] = (1, 1)) -> None:
         self.folder = target.parent / f".{target.name}.parts"
+        self.is_shared = part[1] > 1
+        self._part = part
         self._journal: dict[str, Any] = {}
-        self._lock: TextIO | None = None
+        self._locks: dict[str, TextIO] = {}
 
     def open(self, identity: Mapping[str, Any], *, resume: bool) -> bool:
         """Begin, or go on where the same job was broken off.
@@ -106,13 +112,16 @@ class RasterJob:
                 cannot be written.
         """
         plain = json.loads(json.dumps(dict(identity)))
+        if self.is_shared:
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.is_dir():
             self._hold()
         if not resume:
             self.remove()
         known = self._read()
         differing = [] if known is None else _differences(known["identity"], plain)
-        if known is not None and not (differing and self.is_empty):
+        if known is not None and (self.is_shared or not (differing and self.is_empty)):
             if differing:
                 raise ImageError(
                     f"expected to go on with the unfinished job in {self.folder}, but it was begun with another "
@@ -120,13 +129,14 @@ class RasterJob:
                     "lost then)"
                 )
             self._journal = known
-            for left in self.folder.glob("*.tmp*"):
+            for left in () if self.is_shared else self.folder.glob("*.tmp*"):
                 left.unlink(missing_ok=True)
             return True
-        self.remove()  # a folder without a journal was killed before its first tile
-        with writing(self.folder):
-            self.folder.mkdir(parents=True)
-            self._hold()
+        if not self.is_shared:
+            self.remove()  # a folder without a journal was killed before its first tile
+            with writing(self.folder):
+                self.folder.mkdir(parents=True)
+                self._hold()
         self._journal = {"format": _FORMAT, "identity": plain, "facts": {}}
         self._write()
         return False
@@ -165,26 +175,60 @@ class RasterJob:
 
     def _hold(self) -> None:
         """Keep other processes away until :meth:`release`, or until this one ends in whatever way."""
+        index, count = self._part
+        if not self._locked("lock", alone=not self.is_shared):
+            raise ImageError(
+                f"expected to be alone with {self.folder}, but another process works on it; wait for it, or end it"
+            )
+        if self.is_shared:
+            if not self._locked(f"part_{index}_of_{count}.lock"):
+                self.release()
+                raise ImageError(
+                    f"expected one process with part {index}/{count} of {self.folder}, but another one has it; wait "
+                    "for it, or end it"
+                )
+            self._locked("begin.lock", wait=True)
+
+    def _locked(self, name: str, *, alone: bool = True, wait: bool = False) -> bool:
+        """Hold a lock; False where another process does."""
         try:
             import fcntl
         except ImportError:  # Windows
-            return
-        self._lock = (self.folder / "lock").open("w", encoding="utf-8")
+            return True
+        file = (self.folder / name).open("w", encoding="utf-8")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.release()
-            raise ImageError(
-                f"expected to be alone with {self.folder}, but another process works on it; wait for it, or end it"
-            ) from error
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return False
         except OSError:  # some network disks know no locks
-            self.release()
+            file.close()
+            return True
+        self._locks[name] = file
+        return True
+
+    def begun(self) -> None:
+        """Let the other parts begin: the journal holds all that is decided once."""
+        if (lock := self._locks.pop("begin.lock", None)) is not None:
+            lock.close()
+
+    def take_over(self) -> bool:
+        """Be alone with a job of which no tile is missing; False where another part has written the results."""
+        if not self.is_shared:
+            return True
+        self.release()
+        try:
+            self._locked("lock", wait=True)
+        except OSError:  # the folder is gone
+            return False
+        self.is_shared = self._read() is None
+        return not self.is_shared
 
     def release(self) -> None:
         """Let other processes go on with the job."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        for lock in self._locks.values():
+            lock.close()
+        self._locks.clear()
 
     @property
     def is_mine(self) -> bool:

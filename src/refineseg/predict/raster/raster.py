@@ -73,7 +73,9 @@ def predict_raster(
 ) -> RasterResult:
     """Predict a raster of any size.
 
-    The same call again goes on where one was killed, and returns at once where everything is there.
+    The same call again goes on where one was killed, and returns at once where everything is there. Several processes
+    with an ``options.part`` each share the tiles of one raster; the last one writes the results, whose bytes are those
+    of one process.
 
     Args:
         src: GeoTIFF or another raster; also a large PNG or JPEG.
@@ -109,16 +111,24 @@ def predict_raster(
     told = progress or (lambda _: None)
     with open_raster(src) as reader:
         reader.check_complete()
-        job = RasterJob(dst)
+        job = RasterJob(dst, task.options.part)
         identity = task.identity()
         if (found := _finished_before(task, job, identity, reader)) is not None:
             told(1.0)
             return replace(found, seconds=time.monotonic() - begun)
         with _begun(job, identity, resume=task.options.resume), _opened_source(task, reader, job) as (source, facts):
             tiles_kept, finished = _predicted(task, reader, job, source, facts, told)
-            areas, notes = _write_results(task, finished, identity, told), tuple(job.facts.get("notes", ()))
+            notes, areas = tuple(job.facts.get("notes", ())), Areas(0, np.zeros(task.class_info.num_classes, np.int64))
+            left = len(finished.tiles) - len(job.finished(finished.tiles)) if job.is_shared else 0
+            if not left and job.take_over():
+                areas = _write_results(task, finished, identity, told)
+            elif not left and (found := _finished_before(task, job, identity, reader)) is not None:
+                areas = found.areas  # another part has written them
         result = _result(task, reader, finished.size_hw, areas, len(finished.tiles))
-    told(1.0)
+    if left:
+        result = replace(result, paths={}, tiles_left=left)
+    else:
+        told(1.0)
     seconds = time.monotonic() - begun
     return replace(result, notes=notes, tiles_kept=tiles_kept, seconds=seconds, peak_bytes=peak_memory())
 
@@ -129,9 +139,10 @@ def _begun(job: RasterJob, identity: Mapping[str, Any], *, resume: bool) -> Iter
     try:
         job.open(identity, resume=resume)
         yield
-        job.remove()
+        if not job.is_shared:
+            job.remove()
     except BaseException:
-        if job.is_mine and job.is_empty:
+        if job.is_mine and job.is_empty and not job.is_shared:
             job.remove()
         raise
     finally:
@@ -246,10 +257,13 @@ def _predicted(
     scorer = _scorer(task, size_hw, replace(task.tiling, memory_bytes=int(job.facts["memory"])))
     tiles = scorer.tiles
     done = job.finished(tiles) if job.has_plan(tiles) else set()
+    job.begun()
+    first, parts = task.options.part[0] - 1, task.options.part[1]
     pixels = size_hw[0] * size_hw[1]
     covered = sum(tiles[index].height * tiles[index].width for index in done)
     told(_PREDICTED * covered / pixels)
-    for index, tile in enumerate(tiles):
+    for index in range(first, len(tiles), parts):
+        tile = tiles[index]
         if index in done:
             continue
         layers = tile_layers(scorer, source, tile, class_info=task.class_info, layers=task.layers)

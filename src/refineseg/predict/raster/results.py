@@ -52,6 +52,7 @@ class RasterResult:
         seconds: Duration of this call.
         peak_bytes: Most memory this process ever had, where the system says so.
         notes: What a user should know of how it was read.
+        tiles_left: How many other processes still have to do; there are no files and areas before they have.
     """
 
     paths: Mapping[str, Path]
@@ -64,6 +65,7 @@ class RasterResult:
     seconds: float
     peak_bytes: int | None
     notes: tuple[str, ...] = ()
+    tiles_left: int = 0
 
     @property
     def areas_m2(self) -> tuple[float, ...] | None:
@@ -79,6 +81,7 @@ class RasterResult:
             "size_hw": list(self.size_hw),
             "tiles": self.tiles,
             "tiles_kept": self.tiles_kept,
+            "tiles_left": self.tiles_left,
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
             "notes": list(self.notes),
