@@ -1,7 +1,9 @@
-"""Makes the files of a release, and checks them as a stranger would: ``./dev python packages/release.py --url https://...``.
+"""Makes the files of a release, and checks them as a stranger would.
 
-Both distributions are built from the committed files, in a folder of their own. Then they are checked, installed into an
-empty environment, and the first command of the README runs there. OUT gets wheels, source distributions, SHA256SUMS
+    ./dev python packages/release.py --url https://HOST/OWNER/refineseg
+
+Both distributions are built from the committed files, in a folder of their own. Then they are checked, installed into
+an empty environment, and the first command of the README runs there. OUT gets wheels, source distributions, SHA256SUMS
 and a bill of materials (CycloneDX) of that environment. Nothing is uploaded.
 """
 
@@ -219,14 +221,12 @@ def release(out: Path, url: str | None) -> None:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="address of the repository, as https://HOST/OWNER/refineseg")
     parser.add_argument("--trial", action="store_true", help="without an address: links stay relative")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="new folder of the files (default: dist)")
     given = parser.parse_args()
-    if given.trial == (given.url is not None) or not re.fullmatch(
-        r"https://[^\s/]+/\S+[^/]", given.url or "https://a/bc"
-    ):
+    if given.trial == bool(given.url) or (given.url and not re.fullmatch(r"https://[^\s/]+/\S+[^/]", given.url)):
         parser.error("expected --url https://HOST/OWNER/refineseg, or --trial for files that nobody publishes")
     if given.out.exists():
         parser.error(f"expected a new folder as --out, got {given.out}; remove it, or name another")
