@@ -211,7 +211,8 @@ def release(out: Path, url: str | None) -> None:
         if not (place / "masks" / "china.png").is_file():
             raise ReleaseError(f"expected masks/china.png of {command}, got none")
         bill = out / f"refineseg-{version}.cdx.json"
-        run(tools, "-m", "cyclonedx_py", "environment", python, "--output-reproducible", "--output-file", bill)
+        made = run(tools, "-m", "cyclonedx_py", "environment", python, "--output-reproducible")
+        bill.write_text(made.replace(f"{out.resolve().as_uri()}/", ""), encoding="utf-8")  # a wheel by its name
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in [*files, bill]]
     (out / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
     print(

@@ -33,7 +33,16 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text[:40])
 
 
-_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that occurs twice, json would take the last value unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a key twice: {next(name for name in names if names.count(name) > 1):.40}")
+    return found
+
+
+_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
 
 
 def check_depth(text: str) -> None:
@@ -76,7 +85,8 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """The values of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, is nested too deeply, or a number is not finite or has thousands of digits.
+        ValueError: It is no JSON, is nested too deeply, has a key twice, or a number is not finite or has thousands of
+            digits.
 
     Example:
         >>> parse_json('{"height": 1e999}')
@@ -85,7 +95,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """
     check_depth(text)
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("values nested in each other hundreds of times") from error
 

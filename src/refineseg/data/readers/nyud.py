@@ -100,7 +100,7 @@ def open_nyud(root: Path, split: str) -> SourceDataset | Without:
 
     Raises:
         DatasetError: No such split or files, or masks that do not tell their encoding.
-        MissingExtraError: h5py or scipy is needed and not installed.
+        MissingExtraError: h5py is needed and not installed.
 
     Source: classMapping40.mat for the classes; the lists of Light-Weight RefineNet for the layout of images.
     """
