@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from refineseg.errors import MissingExtraError, ModelFileError
-from refineseg.files.special import refuse_special
-from refineseg.original.mat_hdf5 import open_hdf5
 from refineseg.files.mat_level5 import read_level5
 from refineseg.files.mat_nodes import MatFile, damaged
+from refineseg.files.special import refuse_special
+from refineseg.original.mat_hdf5 import open_hdf5
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

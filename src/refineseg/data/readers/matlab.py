@@ -41,10 +41,8 @@ def load_mat(path: Path, variables: Sequence[str], *, fields: Sequence[str] | No
         content = path.read_bytes()
         if content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
             newer = b"\x89HDF\r\n\x1a\n" in (content[:8], content[512:520])
-            raise DatasetError(
-                f"expected a MATLAB file of version 5 to 7, got {'version 7.3' if newer else 'something else'}: {path}; "
-                f"{'unpack the original, or save it with -v7' if newer else 'unpack it again'}"
-            )
+            got, advice = ("version 7.3", ", or save it with -v7") if newer else ("something else", "")
+            raise DatasetError(f"expected a MATLAB file of version 5 to 7, got {got}: {path}; unpack it again{advice}")
         found = read_level5(memoryview(content), path, as_stored=True)
         absent = [name for name in variables if name not in found.names]
         if absent:
