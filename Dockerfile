@@ -17,9 +17,10 @@ COPY constraints.txt ./
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch torchvision; fi
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY packages ./packages
 # constraints.txt has the versions; PyTorch of an index of its own is what that gave
 RUN if [ -n "$TORCH_INDEX" ]; then grep -v '^torch' constraints.txt > pinned.txt; else cp constraints.txt pinned.txt; fi \
-    && pip install -c pinned.txt '.[serve,openvino,vectors]'
+    && pip install -c pinned.txt '.[serve,openvino,vectors]' ./packages/weights
 
 FROM python:3.12-slim-bookworm AS base
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin refineseg

@@ -28,11 +28,13 @@ def test_advice_to_install_reaches_the_environment_that_runs(tmp_path):
 
 def test_dev_pip_acts_on_the_projects_environment(tmp_path):
     """A copy of the script beside an environment that is up to date: pip must tell where that one lies."""
-    for name in ("dev", "pyproject.toml", "constraints.txt"):
+    named = ("pyproject.toml", "packages/weights/pyproject.toml", "constraints.txt")
+    (tmp_path / "packages" / "weights").mkdir(parents=True)
+    for name in ("dev", *named):
         (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
     (tmp_path / "dev").chmod(0o755)
     python_without_pip(tmp_path / ".venv")
-    mark = "cat pyproject.toml constraints.txt | cksum"
+    mark = f"cat {' '.join(named)} | cksum"
     wanted = subprocess.run(mark, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / ".venv" / ".installed").write_text(wanted)
     shown = subprocess.run(

@@ -115,12 +115,14 @@ class MissingExtraError(RefinesegError):
         package: What is missing.
         extra: The extra of refineseg that brings it.
         purpose: What it is needed for, to go on after "to".
+        in_clone: Where its source is in a clone of the repository, if it is there.
     """
 
-    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, *, extra: str, purpose: str, in_clone: str = "") -> None:
+        clone = f", in a clone of the repository: {how_to_install(in_clone)}" if in_clone else ""
         super().__init__(
             f"expected the package {package} to {purpose}, but it is not installed; "
-            f"install it with: {how_to_install(f'refineseg[{extra}]')}"
+            f"install it with: {how_to_install(f'refineseg[{extra}]')}{clone}"
         )
 
 

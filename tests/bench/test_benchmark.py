@@ -45,6 +45,7 @@ from refineseg.images.encoding import write_image
 from refineseg.images.files import read_rgb
 from refineseg.networks.building import build_network
 from refineseg.networks.families import LIGHT_WEIGHT, LIGHT_WEIGHT_MOBILE, REFINENET
+from refineseg.networks.model_names import model_file
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import VARIANTS
 from refineseg.scoring import Scorer
@@ -235,7 +236,7 @@ def test_published_scores_are_those_of_the_papers():
 def test_our_scores_stand_in_the_cards_of_the_models():
     for scores in MEASURED_SCORES.values():
         for score in scores:
-            card = (ROOT / "src" / "refineseg" / "weights" / f"{score.model}.md").read_text(encoding="utf-8")
+            card = model_file(score.model).with_suffix(".md").read_text(encoding="utf-8")
             assert f"| {100 * score.mean_iou:.1f} % |" in card
             assert score.command in card
             assert shipped_models()[score.model]["variant"] == score.variant

@@ -8,7 +8,7 @@ from conftest import REPOSITORY
 
 SOURCE = REPOSITORY / "src" / "refineseg"
 PAGES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md")}
-OURS = ("src", "tests", "docs", "benchmarks", *(path.name for path in SOURCE.iterdir()))
+OURS = ("src", "packages", "tests", "docs", "benchmarks", *(path.name for path in SOURCE.iterdir()))
 NAMES = {path.name for path in SOURCE.rglob("*") if path.suffix == ".py" or path.is_dir()}
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 import refineseg
 from conftest import REPOSITORY, call, write_folder
+from refineseg.networks.model_names import model_file
 
 ROOT = REPOSITORY
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -96,6 +97,6 @@ def test_the_shipped_model_says_where_it_comes_from_and_its_licence(caplog):
     assert provenance["started_from"].startswith("ImageNet weights of the package efficientnet-lite0")
     assert provenance["recipe"] == "camvid_refineseg_lite0"
     assert provenance["config"]["train_split"] == "train+val"
-    card = (ROOT / "src" / "refineseg" / "weights" / "camvid.md").read_text(encoding="utf-8")
+    card = model_file("camvid").with_suffix(".md").read_text(encoding="utf-8")
     for fact in ("CC BY-NC 4.0", "Seed", "Recipe", "Data", "mIoU"):
         assert fact in card

@@ -15,6 +15,7 @@ import yaml
 import refineseg
 from conftest import REPOSITORY
 from refineseg.cli import app
+from refineseg.networks.model_names import SHIPPED
 
 DOCS = REPOSITORY / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
@@ -102,8 +103,8 @@ def test_every_option_that_a_guide_names_exists(page):
 
 
 def test_every_shipped_model_has_its_card_on_the_page_of_models():
-    weights = (REPOSITORY / "src" / "refineseg" / "weights").glob("*.safetensors")
-    assert [path for path in weights if f"weights/{path.stem}.md" not in (DOCS / "models.md").read_text("utf-8")] == []
+    page = (DOCS / "models.md").read_text("utf-8")
+    assert [name for name in SHIPPED if f"/refineseg_weights/{name}.md" not in page] == []
 
 
 def test_every_verb_has_a_row_on_the_page_of_commands():
@@ -121,7 +122,8 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
     for name in ("mkdocs.yml", "CHANGELOG.md"):
         shutil.copy(REPOSITORY / name, tmp_path)
     shutil.copytree(DOCS, tmp_path / "docs")
-    (tmp_path / "src").symlink_to(REPOSITORY / "src")
+    for name in ("src", "packages"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr

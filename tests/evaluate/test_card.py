@@ -1,13 +1,13 @@
 """Model cards: what a file says of itself, what was measured, what was written by hand, and the worst failures."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import refineseg as package
+from conftest import REPOSITORY
 from fakes.scenes import fake_camvid
 from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Sample
@@ -82,9 +82,11 @@ def test_a_card_without_blocks_or_with_unknown_ones_is_refused():
         fill("<!-- made: wisdom -->\n<!-- end: wisdom -->", dict.fromkeys(BLOCKS, "x"))
 
 
-@pytest.mark.parametrize("name", ["template.md", "camvid.md"])
-def test_the_template_and_the_shipped_card_have_every_block(name):
-    text = (Path(package.__file__).parent / "weights" / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    "path", ["src/refineseg/evaluate/card_template.md", "packages/weights/src/refineseg_weights/camvid.md"]
+)
+def test_the_template_and_the_shipped_card_have_every_block(path):
+    text = (REPOSITORY / path).read_text(encoding="utf-8")
     filled = fill(text, {block: f"new {block}" for block in BLOCKS})
     for block in BLOCKS:
         assert f"<!-- made: {block} -->\nnew {block}\n<!-- end: {block} -->" in filled

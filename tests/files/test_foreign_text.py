@@ -42,6 +42,16 @@ def test_json_numbers_of_thousands_of_digits_are_refused():
         parse_json("9" * 100_000)
 
 
+def test_json_keys_that_occur_twice_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="a key twice: car"):
+        parse_json('[{"car": "vehicle", "tree": null, "car": "tree"}]')
+    root = write_folder(tmp_path, splits={"train": 1})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    (root / "remap.json").write_text('{"sky": "above", "square": "below", "sky": null}')
+    with pytest.raises(ConfigError, match=r"JSON in .*remap\.json, got a key twice: sky"):
+        open_dataset("folder", root, split="train")
+
+
 def test_a_yaml_alias_bomb_is_refused_at_once():
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     for before, after in zip("abcdefgh", "bcdefghi", strict=True):

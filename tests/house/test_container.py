@@ -30,9 +30,9 @@ def test_the_service_runs_without_privileges_on_a_file_system_that_it_cannot_cha
     assert "no-new-privileges:true" in service["security_opt"]
 
 
-def test_the_image_gets_nothing_but_the_package():
+def test_the_image_gets_nothing_but_the_packages():
     ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert ignored[0] == "*"
     assert {line for line in ignored if line.startswith("!")} == {
-        "!pyproject.toml", "!constraints.txt", "!README.md", "!LICENSE", "!src",
+        "!pyproject.toml", "!constraints.txt", "!README.md", "!LICENSE", "!src", "!packages",
     }  # fmt: skip

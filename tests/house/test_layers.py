@@ -66,7 +66,6 @@ DOORS = {  # package -> the only places that may import it
     "wandb": {"training/loggers.py"},
     "huggingface_hub": {"networks/hub.py"},
     "supervision": {"predict/outputs/detections.py"},
-    "scipy": {"data/readers/matlab.py"},
     "fastapi": {"serve/app.py"},
     "starlette": {"serve/app.py"},
     "uvicorn": {"serve/running.py", "serve/connections.py"},

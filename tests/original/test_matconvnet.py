@@ -35,7 +35,7 @@ from fakes.matconvnet_files import (
 )
 from refineseg.errors import MissingExtraError, ModelFileError
 from refineseg.original.mat_files import open_mat
-from refineseg.original.mat_nodes import MatCell, MatNumbers, MatStruct, MatText
+from refineseg.files.mat_nodes import MatCell, MatNumbers, MatStruct, MatText
 from refineseg.original.matconvnet import NORM_EPSILON, encoder_state, read_matconvnet
 
 WRITERS = {"v5": write_v5, "v7.3": write_v73}
@@ -625,7 +625,7 @@ class TestHostileFiles:
 
     def test_a_file_of_endless_elements_is_given_up(self, tmp_path, monkeypatch):
         path = tmp_path / "net.mat"
-        monkeypatch.setattr("refineseg.original.mat_level5.MAX_NODES", 1000)
+        monkeypatch.setattr("refineseg.files.mat_level5.MAX_NODES", 1000)
         monkeypatch.setattr("refineseg.original.mat_hdf5.MAX_NODES", 1000)
         path.write_bytes(level5(*[matrix(1, (1, 400), element(14, b"") * 400, name=b"%d" % i) for i in range(3)]))
         self.refused(path, "more than 1,000 elements")
@@ -644,7 +644,7 @@ class TestHostileFiles:
         path.write_bytes(level5(compressed(content, claimed=2**30 - 1)))
         self.refused(path, "compressed bytes claim to be 1,073,741,823")
         path.write_bytes(level5(compressed(content), compressed(content)))
-        monkeypatch.setattr("refineseg.original.mat_level5.MAX_INFLATED_BYTES", 50_000)
+        monkeypatch.setattr("refineseg.files.mat_level5.MAX_INFLATED_BYTES", 50_000)
         self.refused(path, "compressed bytes claim to be 40,")
 
     def test_without_h5py_the_message_says_what_to_install(self, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import typer
 
 from refineseg.cli.app import messages, tables, verb, write_json
 from refineseg.cli.completion import names
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.terminal.arguments import check_outputs, hint
 from refineseg.terminal.printable import printable
 from refineseg.terminal.printing import loudness
@@ -47,7 +47,12 @@ def models(
     # from here on PyTorch is there
     from refineseg.bench.counting import groups_table, scores_table, shipped_models, variants_json, variants_table
 
-    console, all_models = tables(), shipped_models()
+    console = tables()
+    try:
+        all_models = shipped_models()
+    except MissingExtraError as error:
+        all_models = {}
+        messages().say(str(error))
     wanted = {name: facts for name, facts in all_models.items() if (part or "") in f"{name} {facts['variant']}"}
     if wanted:
         console.print(_shipped_table(wanted))

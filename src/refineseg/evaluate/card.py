@@ -83,7 +83,7 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
     if files.path.is_file():
         text = files.path.read_text(encoding="utf-8")
     else:
-        template = resources.files("refineseg") / "weights" / "template.md"
+        template = resources.files("refineseg.evaluate") / "card_template.md"
         text = template.read_text(encoding="utf-8").replace("{name}", Path(result.model).stem)
     with written_beside(files.path) as temporary:
         temporary.write_text(fill(text, blocks), encoding="utf-8")

@@ -328,4 +328,4 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
         ),
     ),
 }
-"""Of the shipped models, by recipe name; their cards in ``refineseg/weights`` tell more."""
+"""Of the shipped models, by recipe name; their cards in ``packages/weights`` tell more."""

@@ -1,17 +1,22 @@
-"""JSON and YAML from strangers: read with bounds on depth, numbers and size, so that no small file costs much.
+"""JSON, YAML and tables from strangers: read with bounds on depth, numbers and size, so that no small file costs much.
 
 In: text. Out: plain values, or a ValueError in words. The only file that imports yaml.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
+
+from refineseg.errors import DatasetError
 
 MOST_YAML = 1 << 18
 """Characters of a YAML file: a data.yaml of a thousand classes has thirty thousand."""
@@ -33,7 +38,16 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _no_number(text[:40])
 
 
-_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that occurs twice, json would take the last value unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a key twice: {next(name for name in names if names.count(name) > 1):.40}")
+    return found
+
+
+_ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
 
 
 def check_depth(text: str) -> None:
@@ -76,7 +90,8 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """The values of a JSON text.
 
     Raises:
-        ValueError: It is no JSON, is nested too deeply, or a number is not finite or has thousands of digits.
+        ValueError: It is no JSON, is nested too deeply, has a key twice, or a number is not finite or has thousands of
+            digits.
 
     Example:
         >>> parse_json('{"height": 1e999}')
@@ -85,9 +100,25 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     """
     check_depth(text)
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("values nested in each other hundreds of times") from error
+
+
+def csv_rows(lines: Iterable[str], path: Path) -> list[list[str]]:
+    """The rows of a table with commas.
+
+    Args:
+        lines: Its lines.
+        path: Its file, for the message.
+
+    Raises:
+        DatasetError: It is no table, or a cell is longer than any name.
+    """
+    try:
+        return list(csv.reader(lines))
+    except csv.Error as error:
+        raise DatasetError(f"expected a table with commas in {path}, got {error}; correct it") from error
 
 
 class _WordsLoader(yaml.SafeLoader):  # type: ignore[misc]

@@ -37,6 +37,7 @@ UNREAD_SUFFIXES = tuple(
 )
 """Endings of pictures that are not read here."""
 
+_LONGEST_SHOWN = 200  # characters of a name in a message
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")  # kinds that know no transparency
 
 
@@ -306,5 +307,6 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def first_names(names: Sequence[object], *, most: int = 5) -> str:
-    """A few of many names for a message."""
-    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """A few of many names for a message, of long ones the beginning."""
+    shown = (name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..." for name in map(str, names[:most]))
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -5,22 +5,26 @@ In: a shipped name or a path. Out: the path, or an error that says what is there
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib.util
 import json
-from importlib import resources
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo
-from refineseg.errors import ConfigError, ModelFileError
+from refineseg.errors import ConfigError, MissingExtraError, ModelFileError
 from refineseg.files.special import special_kind
 from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
 SHIPPED: dict[str, str] = {
-    "camvid": "camvid.safetensors",
-    "camvid_nano": "camvid_nano.safetensors",
-    "nyud": "nyud.safetensors",
+    "camvid": "f5f95b7c3658ef267b8fe2175e3951198d13ea0170f47594f5e5cc7b733ddda7",
+    "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
+    "nyud": "5db6a24868255724dcbcd3ea300b2956e3ed98910cb25a6a1acb80817092e3c7",
 }
-"""Models inside the package: name -> file under ``refineseg/weights``, with a model card ``<name>.md`` beside it."""
+"""Models of the package refineseg-weights, which has terms of its own: name -> SHA-256 of the file."""
+
+_PACKAGE = "refineseg_weights"
 
 KEY = "refineseg"
 """Where a model's description stands in the header of its file."""
@@ -35,10 +39,11 @@ def model_file(model: str | Path) -> Path:
 
     Raises:
         ModelFileError: There is no such model; the message names near ones, or the command that makes one.
+        MissingExtraError: It is a shipped model, and refineseg-weights is not installed.
     """
     path, text = Path(model), str(model)
     if text in SHIPPED and not path.suffix:
-        return Path(str(resources.files("refineseg") / "weights" / SHIPPED[text]))
+        return _shipped_file(text)
     original = text.lower().endswith(_ORIGINAL)
     try:
         if path.is_file() and not original:
@@ -90,6 +95,36 @@ def check_model_or_variant(name: str) -> None:
         raise ConfigError(
             f"expected a shipped model ({', '.join(SHIPPED)}), a .safetensors file or a variant, got {name!r}; {near}"
         ) from error
+
+
+def _shipped_file(name: str) -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(
+            "refineseg-weights",
+            extra="weights",
+            purpose=f"use the shipped model {name}",
+            in_clone="./packages/weights",
+        )
+    path = Path(spec.origin).with_name(f"{name}.safetensors")
+    try:
+        found = _sha256(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ModelFileError(
+            f"expected {path}, which cannot be read ({error}); install refineseg-weights anew"
+        ) from error
+    if found != SHIPPED[name]:
+        raise ModelFileError(
+            f"expected {path} with the SHA-256 {SHIPPED[name]}, got {found}: it is not the shipped model {name}; "
+            "install refineseg-weights anew"
+        )
+    return path
+
+
+@functools.lru_cache
+def _sha256(path: Path, _changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _what_to_do(path: Path, text: str, *, original: bool, is_folder: bool) -> str:

@@ -1,6 +1,6 @@
 """Opening a MATLAB file of version 5, 6, 7 (level 5) or 7.3 (HDF5).
 
-In: a ``.mat`` file. Out: its variables as nodes (:mod:`refineseg.original.mat_nodes`).
+In: a ``.mat`` file. Out: its variables as nodes (:mod:`refineseg.files.mat_nodes`).
 
 A file is treated as hostile: declared sizes are compared with what the file can hold before memory is taken, links out
 of the file are not followed, nothing recurses, and nothing in a file is ever executed.
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from refineseg.errors import MissingExtraError, ModelFileError
+from refineseg.files.mat_level5 import read_level5
+from refineseg.files.mat_nodes import MatFile, damaged
 from refineseg.files.special import refuse_special
 from refineseg.original.mat_hdf5 import open_hdf5
-from refineseg.original.mat_level5 import read_level5
-from refineseg.original.mat_nodes import MatFile, damaged
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

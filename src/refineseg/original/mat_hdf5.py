@@ -1,4 +1,4 @@
-"""MATLAB 7.3 files (HDF5) as the nodes of :mod:`refineseg.original.mat_nodes`.
+"""MATLAB 7.3 files (HDF5) as the nodes of :mod:`refineseg.files.mat_nodes`.
 
 In: a file. Out: its variables, and the values of its objects' properties.
 
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refineseg.files.hdf5 import hdf5_tools
-from refineseg.original.mat_nodes import (
+from refineseg.files.mat_nodes import (
     DEFLATE_LIMIT,
     MAX_ELEMENTS,
     MAX_NODES,

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from refineseg.errors import ModelFileError
+from refineseg.files.mat_nodes import MatNumbers
 from refineseg.original.mat_files import open_mat
-from refineseg.original.mat_nodes import MatNumbers
 from refineseg.original.matconvnet_search import MatConvNetLayer, Network, find_networks, listed
 
 NORM_EPSILON = 1e-5

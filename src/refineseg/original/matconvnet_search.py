@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from refineseg.errors import ModelFileError
-from refineseg.original.mat_nodes import MatCell, MatFile, MatNode, MatNumbers, MatOther, MatStruct, MatText
+from refineseg.files.mat_nodes import MatCell, MatFile, MatNode, MatNumbers, MatOther, MatStruct, MatText
 
 _SUFFIXES = {"_filter": "filter", "_bias": "bias", "_mult": "mult", "_moments": "moments"}
 _ROLES = {"dagnn.Conv": ("filter", "bias"), "dagnn.BatchNorm": ("mult", "bias", "moments")}

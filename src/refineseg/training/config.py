@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,7 +235,7 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
         return _convert(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
         if value not in args:
-            raise ConfigError(f"expected {where} to be one of {', '.join(map(str, args))}, got {value!r}")
+            raise ConfigError(f"expected {where} to be one of {', '.join(map(str, args))}, got {value!r:.200}")
         return value
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
@@ -245,13 +246,13 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - typ
     elif origin is Mapping and isinstance(value, Mapping):
         return dict(value)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ConfigError(f"expected {where} to be a finite number, got {value}")
+        if not abs(value) <= sys.float_info.max:  # math.isfinite() fails on whole numbers of 400 digits
+            raise ConfigError(f"expected {where} to be a finite number, got {value!s:.100}")
         return float(value)
     elif kind in (int, str, bool) and type(value) is kind:
         return value
     name = kind.__name__ if isinstance(kind, type) and not args else str(kind)
-    raise ConfigError(f"expected {where} to be {name}, got {value!r}")
+    raise ConfigError(f"expected {where} to be {name}, got {value!r:.200}")
 
 
 _OLD_NAMES = {"boundary": "border_weight", "boundary_radius": "border_radius"}  # of run.json and --set before 0.2
@@ -274,7 +275,9 @@ def _from_mapping(cls: Any, value: Mapping[str, Any], where: str) -> Any:  # noq
     unknown = [key for key in value if key not in kinds]
     if unknown:
         near = hint(unknown[0], kinds, listed=f"its keys are those of `refineseg train --set`, {len(kinds)} in all")
-        raise ConfigError(f"expected only known keys in {where}, got {', '.join(map(str, unknown[:3]))}; {near}")
+        raise ConfigError(
+            f"expected only known keys in {where}, got {', '.join(f'{key!s:.60}' for key in unknown[:3])}; {near}"
+        )
     try:
         return cls(**{key: _convert(item, kinds[key], f"{where}.{key}") for key, item in value.items()})
     except TypeError as error:

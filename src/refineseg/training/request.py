@@ -70,8 +70,10 @@ def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
         raise CheckpointError(
             f"expected a run to resume in {folder}, but there is no {path.name}; give the folder of the run"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"expected the description of a run in {path}, which is damaged ({error!r})") from error
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"expected the description of a run in {path}, which is damaged ({error!r:.300})"
+        ) from error
 
 
 def resumed_data(description: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ def test_what_is_wrong_with_an_official_file_is_said(tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match=r"expected frame numbers 1\.\.6 in trainNdxs of .*splits\.mat, got 7"):
         open_nyud(root, "train")
     (root / "splits.mat").write_bytes(b"no matlab file at all")
-    with pytest.raises(DatasetError, match=r"expected a MATLAB file, got .*splits\.mat.* unpack it again"):
+    with pytest.raises(DatasetError, match=r"expected a MATLAB file of version 5 to 7, .*splits\.mat; unpack it again"):
         open_nyud(root, "train")
     (root / "splits.mat").unlink()
     with pytest.raises(DatasetError, match=r"expected the 1449 frames .* got 6; put splits\.mat beside"):

@@ -287,10 +287,9 @@ def test_an_sbd_mask_of_another_size_is_an_error(sbd):
         open_sbd(sbd, "train").read_mask(0)
 
 
-def test_without_scipy_the_error_names_the_extra(sbd, tmp_path, monkeypatch):
+def test_masks_are_read_without_scipy(sbd, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    with pytest.raises(MissingExtraError, match=r"the package scipy to read .*\.mat, .*pip install 'refineseg\[mat\]'"):
-        open_sbd(sbd, "train")[0]
+    assert open_sbd(sbd, "train")[0].mask is not None
     with pytest.raises(MissingExtraError, match=r"the package scipy to write .*\.mat"):
         fake_sbd(tmp_path / "new")
 

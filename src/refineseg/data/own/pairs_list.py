@@ -119,7 +119,10 @@ def _divided(line: str) -> Iterator[list[str]]:
     for quote in "\"'":
         for separator in "\t,; ":
             reader = csv.reader([line], delimiter=separator, quotechar=quote, skipinitialspace=True)
-            cells = [cell.strip() for cell in next(reader, [])]
+            try:
+                cells = [cell.strip() for cell in next(reader, [])]
+            except csv.Error:  # a word longer than any path
+                cells = []
             yield cells if separator in ",;" else [cell for cell in cells if cell]
 
 

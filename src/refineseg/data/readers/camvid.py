@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from refineseg.data.samples.sample import Concatenation, Dataset, FilePair, Pair
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.data.storage.file_lists import check_present, packaged_table
 from refineseg.errors import DatasetError
+from refineseg.files.archives import read_text
+from refineseg.files.foreign_text import csv_rows
 from refineseg.images.files import first_names, read_image_size, read_mask, read_rgb
 
 SPLITS = ("train", "val", "test")
@@ -72,7 +73,7 @@ def open_camvid(root: Path, split: str) -> Dataset:
             "give the folder that holds train.txt, val.txt and test.txt (SegNet's CamVid copy), or the one that holds "
             f"{_IMAGES} and {_LABELS}"
         )
-    lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_text(listing).splitlines() if line.strip()]
     malformed = [" ".join(line) for line in lines if len(line) != 2]
     if malformed or not lines:
         raise DatasetError(
@@ -146,9 +147,9 @@ def _colours(root: Path) -> dict[str, Colour]:
     for path, delimiter in ((root / "label_colors.txt", None), (root / "class_dict.csv", ",")):
         if not path.is_file():
             continue
-        text = path.read_text(encoding="utf-8").splitlines()
+        text = read_text(path).splitlines()
         # label_colors.txt: "64 128 64<TAB>Animal"; class_dict.csv: a line of titles, then "Animal,64,128,64"
-        rows = list(csv.reader(text))[1:] if delimiter else [[*line.split()[3:], *line.split()[:3]] for line in text]
+        rows = csv_rows(text, path)[1:] if delimiter else [[*line.split()[3:], *line.split()[:3]] for line in text]
         found = {row[0].strip(): tuple(row[1:]) for row in rows if len(row) == 4}
         numbers = [value.strip() for colour in found.values() for value in colour]
         if set(found) != set(packaged) or not all(number.isdigit() for number in numbers):

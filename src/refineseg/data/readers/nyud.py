@@ -24,6 +24,7 @@ from refineseg.data.storage.file_lists import (
     subfolders,
 )
 from refineseg.errors import DatasetError
+from refineseg.files.archives import read_text
 from refineseg.images.files import IMAGE_SUFFIXES, first_names, mask_values, read_image_size, read_mask, read_rgb
 from refineseg.images.label_messages import value_ranges
 
@@ -100,7 +101,7 @@ def open_nyud(root: Path, split: str) -> SourceDataset | Without:
 
     Raises:
         DatasetError: No such split or files, or masks that do not tell their encoding.
-        MissingExtraError: h5py or scipy is needed and not installed.
+        MissingExtraError: h5py is needed and not installed.
 
     Source: classMapping40.mat for the classes; the lists of Light-Weight RefineNet for the layout of images.
     """
@@ -165,7 +166,7 @@ def _listed(root: Path, name: str) -> list[tuple[Path, Path]]:
 
 
 def _lines(listing: Path) -> list[str]:
-    return [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(listing).splitlines() if line.strip()]
 
 
 def _first_label(root: Path, masks: Sequence[Path], others: Sequence[Path]) -> int:
@@ -181,9 +182,9 @@ def _first_label(root: Path, masks: Sequence[Path], others: Sequence[Path]) -> i
     """
     told = root / ENCODING_NAME
     if told.is_file():
-        text = told.read_text(encoding="utf-8").strip()
+        text = read_text(told).strip()
         if text not in ("0", "1"):
-            raise DatasetError(f"expected 0 or 1 in {told}, the value of the first class (wall), got {text!r}")
+            raise DatasetError(f"expected 0 or 1 in {told}, the value of the first class (wall), got {text!r:.100}")
         return int(text)
     step = max(1, len(masks) // _PROBED)
     values: set[int] = set()

@@ -62,7 +62,6 @@ def read_label_map(path: Path, *, background: int) -> NDArray[np.uint8]:
     Raises:
         DatasetError: The file cannot be read.
         LabelError: It holds numbers above 459.
-        MissingExtraError: scipy is not installed.
     """
     values = load_mat(path, ["LabelMap"])["LabelMap"]
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "ui":

@@ -53,7 +53,6 @@ def read_person_parts(path: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: The file cannot be read, has another structure, or masks of different sizes.
         LabelError: A person has a part that belongs to no group.
-        MissingExtraError: scipy is not installed.
     """
     anno = load_mat(path, ["anno"])["anno"]
     try:
@@ -107,7 +106,6 @@ def open_person_part(root: Path, split: str) -> PairDataset:
 
     Raises:
         DatasetError: No such split, list or files.
-        MissingExtraError: The masks are ``.mat`` files and scipy is not installed; raised when one is read.
     """
     if split not in SPLITS:
         raise DatasetError(f"expected a Person-Part split of {', '.join(SPLITS)}, got {split!r}; join splits with '+'")

@@ -31,7 +31,6 @@ def read_sbd_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: The file cannot be read or has another structure.
         LabelError: It holds other values.
-        MissingExtraError: scipy is not installed.
     """
     struct = load_mat(path, ["GTcls"])["GTcls"]
     if not isinstance(struct, np.ndarray) or struct.shape != () or "Segmentation" not in (struct.dtype.names or ()):
@@ -66,7 +65,6 @@ def open_sbd(root: Path, split: str) -> PairDataset:
 
     Raises:
         DatasetError: No such split, list or files.
-        MissingExtraError: scipy is not installed; raised when a mask is read.
     """
     if split not in SPLITS:
         raise DatasetError(f"expected an SBD split of {', '.join(SPLITS)}, got {split!r}; join splits with '+'")

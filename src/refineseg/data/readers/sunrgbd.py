@@ -55,7 +55,7 @@ def open_sunrgbd(root: Path, split: str) -> Dataset:
 
     Raises:
         DatasetError: No such split or files, or images and masks that do not pair.
-        MissingExtraError: h5py or scipy is needed and not installed.
+        MissingExtraError: h5py is needed and not installed.
 
     Source: ankurhanda/sunrgbd-meta-data for the extracted labels; for the fields of the MATLAB files, public programs
     that read them.
@@ -180,7 +180,7 @@ def _split_scenes(root: Path, split: str) -> list[str]:
 def _order_of_meta(root: Path) -> dict[str, tuple[int, Path]]:
     """Scene -> number of its mask and path of its image, from the table whose rows are those of the masks."""
     path = root / _META
-    rows = np.atleast_1d(load_mat(path, ["SUNRGBDMeta"])["SUNRGBDMeta"])
+    rows = np.atleast_1d(load_mat(path, ["SUNRGBDMeta"], fields=("rgbpath", "rgbname"))["SUNRGBDMeta"])
     fields = rows.dtype.names or ()
     if "rgbpath" not in fields or "rgbname" not in fields:
         raise DatasetError(

@@ -162,7 +162,7 @@ def _from_labelmap(text: str, path: Path) -> list[_Entry]:
         match = re.fullmatch(r"([^:]+):\s*(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?\s*(?::.*)?", line)
         colour = match and match[2] and (int(match[2]), int(match[3]), int(match[4]))
         if not match or (colour and max(colour) > 255):
-            raise ConfigError(f"expected 'name:r,g,b::' with colours 0..255 in {path}, got {line!r}")
+            raise ConfigError(f"expected 'name:r,g,b::' with colours 0..255 in {path}, got {line!r:.100}")
         entries.append(_Entry(len(entries), match[1].strip(), colour or None))
     return entries
 

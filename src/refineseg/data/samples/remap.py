@@ -5,7 +5,6 @@ In: a data set and its table. Out: :class:`Remapped`, the same samples with fewe
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from refineseg.data.samples.own_classes import alike, near
 from refineseg.data.samples.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text
+from refineseg.files.foreign_text import csv_rows
 
 FILE_NAMES = ("remap.json", "remap.csv")
 _TITLES = (["from", "to"], ["old", "new"])
@@ -63,14 +63,14 @@ def _from_json(path: Path) -> dict[str, str | None]:
 
 
 def _from_csv(path: Path) -> dict[str, str | None]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines()) if any(row)]
+    rows = [[cell.strip() for cell in row] for row in csv_rows(read_text(path).splitlines(), path) if any(row)]
     if rows and [cell.lower() for cell in rows[0]] in _TITLES:
         rows = rows[1:]
     wrong = [row for row in rows if len(row) != 2 or not row[0]]
     twice = [name for name, count in Counter(row[0] for row in rows if row).items() if count > 1]
     if wrong or twice:
         got = wrong[0] if wrong else twice[0]
-        raise ConfigError(f"expected 'old,new' once for each name in {path}, got {got!r}; correct it")
+        raise ConfigError(f"expected 'old,new' once for each name in {path}, got {got!r:.100}; correct it")
     return {old: new or None for old, new in rows}
 
 

@@ -146,7 +146,8 @@ class RasterJob:
             journal = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        return journal if isinstance(journal, dict) and journal.get("format") == _FORMAT else None
+        sound = isinstance(journal, dict) and all(isinstance(journal.get(key), dict) for key in ("identity", "facts"))
+        return journal if sound and journal.get("format") == _FORMAT else None
 
     def _write(self) -> None:
         path = self.folder / _JOURNAL

@@ -1,7 +1,8 @@
-"""MATLAB files of level 5 (versions 5, 6 and 7) as the nodes of :mod:`refineseg.original.mat_nodes`.
+"""MATLAB files of level 5 (versions 5, 6 and 7) as the nodes of :mod:`refineseg.files.mat_nodes`.
 
-In: the bytes of a file. Out: its variables. Read here rather than by ``scipy.io.loadmat``: cells in cells crash it and
-with it the whole process, and a check that prevents that has to walk through the same tree (docs/experiments.md).
+In: the bytes of a file, of a model or a data set. Out: its variables. Read here rather than by ``scipy.io.loadmat``:
+cells in cells crash it and with it the whole process, and a check that prevents that has to walk through the same tree
+(docs/experiments.md).
 
 Source: "MAT-File Format", The MathWorks, chapter 1 (level 5).
 """
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from refineseg.errors import ModelFileError
-from refineseg.original.mat_nodes import (
+from refineseg.files.mat_nodes import (
     DEFLATE_LIMIT,
     MAX_ELEMENTS,
     MAX_NODES,
@@ -45,17 +46,19 @@ _COMPLEX = 0x0800
 _MAX_AXES = 32
 
 
-def read_level5(data: memoryview, path: Path) -> MatStruct:
+def read_level5(data: memoryview, path: Path, *, as_stored: bool = False) -> MatStruct:
     """The variables of a file, as the fields of one struct.
 
     Args:
         data: The whole file.
         path: Its name, for messages.
+        as_stored: Arrays have the type that their values are stored in (``uint8`` for whole numbers of class double),
+            and not that of their class.
 
     Raises:
         ModelFileError: Damaged, truncated, or claiming more than it holds; nodes raise it as well, when they are read.
     """
-    reader = _Level5Reader("<" if bytes(data[126:128]) == b"IM" else ">", path)
+    reader = _Level5Reader("<" if bytes(data[126:128]) == b"IM" else ">", path, as_stored=as_stored)
     variables: dict[str, MatNode] = {}
     for content in reader.top_level(data):
         name, node = reader.named(content)
@@ -70,8 +73,8 @@ def read_level5(data: memoryview, path: Path) -> MatStruct:
 class _Level5Reader:
     """Nodes from the elements of a file of one byte order."""
 
-    def __init__(self, order: str, path: Path) -> None:
-        self.order, self.path = order, path
+    def __init__(self, order: str, path: Path, *, as_stored: bool) -> None:
+        self.order, self.path, self.as_stored = order, path, as_stored
         self._made = self._keys = self._inflated = 0
 
     def damaged(self, what: str) -> ModelFileError:
@@ -178,6 +181,8 @@ class _Level5Reader:
         stored = self._dtype(kind)
         if size > MAX_VALUES or size * stored.itemsize != len(values):
             raise self.damaged(f"where an array of shape {shape} has {len(values):,} bytes of {stored}")
+        if self.as_stored:
+            dtype = stored.newbyteorder("=")
         return MatNumbers(
             shape, dtype, lambda: np.frombuffer(values, stored).reshape(shape, order="F").astype(dtype, copy=False)
         )
