@@ -1,7 +1,7 @@
 """The command line: one function per verb, wiring only; heavy imports are inside them.
 
 Exit status 0: done; 1: some inputs failed, each named; 2: the call is wrong, with one message; 130 and 143: stopped by
-Ctrl-C and SIGTERM.
+Ctrl-C and SIGTERM. Of several processes (``torchrun``) each exits so; the first one speaks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import typer
 
 from refineseg.cli.app import app
 from refineseg.cli.interruption import Interruption
-from refineseg.errors import RefinesegError
+from refineseg.errors import ProcessError, RefinesegError
 from refineseg.terminal.printable import printable
 from refineseg.terminal.printing import guard_terminal, messages
+from refineseg.training.launch import is_first_process
 
 # The verbs register themselves; help shows them in this order.
 # isort: off
@@ -72,7 +73,8 @@ def main() -> NoReturn:
                 raise
             status = _INTERRUPTED  # a library made an error of its own of the interruption
     if stop.raised is not None and status == _INTERRUPTED:
-        messages().say(*stop.raised.lines(sys.argv[1:]))
+        if is_first_process():
+            messages().say(*stop.raised.lines(sys.argv[1:]))
         status = stop.raised.status
     raise SystemExit(status)
 
@@ -85,9 +87,13 @@ def _status() -> int:
     try:
         return typer.main.get_command(app).main(standalone_mode=False) or 0
     except RefinesegError as error:
-        first, *more = error.args
-        messages().say(f"refineseg: {first}", *more)
+        # what every process says of the same call, the first one says for all
+        if error.args and (is_first_process() or isinstance(error, ProcessError)):
+            first, *more = error.args
+            messages().say(f"refineseg: {first}", *more)
     except _UsageError as error:
+        if not is_first_process():
+            return 2
         if sys.argv[1:]:  # else it is the help
             error.message = printable(error.message)
         error.show()

@@ -12,6 +12,7 @@ from refineseg.cli.completion import data_sets, model_files, recipes, variants
 from refineseg.cli.interruption import goes_on_with
 from refineseg.errors import ConfigError
 from refineseg.terminal.printing import print_lines
+from refineseg.training.launch import is_first_process
 
 Recipe = Annotated[
     str | None,
@@ -56,6 +57,7 @@ Log = Annotated[
     "refineseg train --data folder:my_pictures --out runs/quick --budget 5m",
     "refineseg train camvid_refineseg_lite0 --data camvid:CamVid --out runs/camvid",
     "refineseg train --resume --out runs/first",
+    "torchrun --nproc-per-node 8 -m refineseg train --data folder:my_pictures --out runs/first",
 )
 def train(
     recipe: Recipe = None,
@@ -102,7 +104,8 @@ def train(
     keep_freed_memory()
     with goes_on_with(lambda: _how_to_resume(out)):
         run = train_model(**given, progress=TerminalProgress(messages()))
-    _show_result(run)
+    if is_first_process():
+        _show_result(run)
 
 
 def _how_to_resume(out: Path) -> str:
