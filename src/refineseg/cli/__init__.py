@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -79,7 +81,14 @@ def main() -> NoReturn:
     raise SystemExit(status)
 
 
+_FIRST_SPEAKS_S = 10.0
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+
+
+def _leave_it_to_the_first() -> None:
+    """Say nothing of what the first process says for all, and let it come to that: torchrun stops all once one ends."""
+    with suppress(KeyboardInterrupt):
+        time.sleep(_FIRST_SPEAKS_S)
 
 
 def _status() -> int:
@@ -87,16 +96,18 @@ def _status() -> int:
     try:
         return typer.main.get_command(app).main(standalone_mode=False) or 0
     except RefinesegError as error:
-        # what every process says of the same call, the first one says for all
         if error.args and (is_first_process() or isinstance(error, ProcessError)):
             first, *more = error.args
             messages().say(f"refineseg: {first}", *more)
+        else:
+            _leave_it_to_the_first()
     except _UsageError as error:
-        if not is_first_process():
-            return 2
         if sys.argv[1:]:  # else it is the help
             error.message = printable(error.message)
-        error.show()
+        if is_first_process():
+            error.show()
+        else:
+            _leave_it_to_the_first()
     except KeyboardInterrupt:  # outside of the verb
         return _INTERRUPTED
     return 2

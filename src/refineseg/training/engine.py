@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from refineseg.data.crops.loading import Batch
@@ -95,7 +95,7 @@ class Engine:
             setup["strategy"] = DDPStrategy()
         self._fabric = Fabric(accelerator=place.type, precision="bf16-mixed" if bf16 else "32-true", **setup)
         self._fabric.launch()
-        self._spread: Any = None
+        self._spread: Any = None  # several processes: the module whose gradients they add up
         self.device: torch.device = self._fabric.device
 
     def place(self, segmenter: Segmenter) -> None:
@@ -103,7 +103,7 @@ class Engine:
         self._fabric.to_device(segmenter)
         if ranks.size() > 1:
             if self._config.sync_norm:
-                nn.SyncBatchNorm.convert_sync_batchnorm(segmenter)
+                nn.SyncBatchNorm.convert_sync_batchnorm(segmenter)  # type: ignore[no-untyped-call]
             ranks.make_same(segmenter)
             # said of 1x1 filters, whose order in memory is nobody's choice
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -132,7 +132,7 @@ class Stepper:
     def __init__(
         self,
         fabric: Fabric,
-        spread: Any,
+        spread: Any,  # noqa: ANN401 - Fabric's wrapper of _Spread, or None
         state: RunState,
         objective: Objective,
         clip_norm: float | None,

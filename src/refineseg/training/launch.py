@@ -53,10 +53,11 @@ def find_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         return Launch(name=_name(environment))
     missing = [name for name in _NEEDED if not environment.get(name)]
     if missing:
-        there = ", ".join(f"{name}={environment[name]}" for name in _NEEDED if environment.get(name))
+        there = [name for name in _NEEDED if name not in missing]
         raise ConfigError(
-            f"expected {', '.join(missing)} beside {there} in the environment of one of several processes, got none; "
-            f"{_HOW}, which sets them all, or unset {' and '.join({'WORLD_SIZE', 'RANK'} - {*missing})} for one process"
+            f"expected {', '.join(missing)} beside {', '.join(f'{name}={environment[name]}' for name in there)} in the "
+            f"environment of one of several processes, got none; {_HOW}, which sets them all, or unset "
+            f"{' and '.join(there)} for one process"
         )
     found = [environment[name] for name in _NEEDED[:4]]
     size, rank, local_size, local_rank = (int(text) if text.isdecimal() else -1 for text in found)
@@ -80,7 +81,7 @@ def _name(environment: Mapping[str, str]) -> str | None:
 
 def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is the process that speaks for all."""
-    return environment.get("RANK", "0") == "0"
+    return environment.get("WORLD_SIZE", "1") == "1" or environment.get("RANK", "0") == "0"
 
 
 def refuse_several(verb: str, environment: Mapping[str, str] = os.environ) -> None:

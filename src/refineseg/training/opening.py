@@ -119,7 +119,7 @@ def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> Check
     def compare() -> None:
         own = [dataset.name(index) for index in range(len(dataset))]
         if own != names:
-            other = next((pair for pair in zip_longest(own, names) if pair[0] != pair[1]))
+            other = next(pair for pair in zip_longest(own, names) if pair[0] != pair[1])
             raise DatasetError(
                 f"expected the same data in every process, got {len(own)} samples here and {len(names)} in process 0 "
                 f"(the first other one: {other[0]} and {other[1]}); copy the data to every machine, or share a folder"

@@ -133,14 +133,15 @@ def of_all(function: Callable[[], T]) -> T:
     """
     if not _several():
         return function()
-    value, own = None, None
+    value: Any = None
+    own: RefinesegError | None = None
     try:
         value = function()
     except RefinesegError as error:
         own = error
     errors = gathered(None if own is None else tuple(map(str, own.args)))
     if not any(errors):
-        result: Any = value
+        result: T = value
         return result
     if own is not None and is_first() and len(set(errors)) == 1:
         raise own
@@ -212,7 +213,7 @@ def _is_lost(error: RuntimeError) -> bool:
 def _check_device(launch: Launch, device: str) -> str:
     """Give every process of a machine a GPU of its own, or the CPU."""
     place = find_device(device)
-    if place.type not in ("cpu", "cuda") or place.index is not None:
+    if place.type not in ("cpu", "cuda") or ":" in device:
         raise ConfigError(
             f"expected --device auto, cpu or cuda for {launch.size} processes, each of which takes the GPU of its "
             f"number, got {device}; set CUDA_VISIBLE_DEVICES to choose GPUs"

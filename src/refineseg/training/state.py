@@ -1,8 +1,9 @@
 """What a run is made of while it runs, and the files it leaves: models, checkpoint, ``metrics.jsonl``.
 
-Of several processes, the first one writes. In: a model, a configuration. Out: :class:`RunState`, which knows how to be saved and restored. A kill at any moment
+In: a model, a configuration. Out: :class:`RunState`, which knows how to be saved and restored. A kill at any moment
 leaves files from which a run goes on: models are written before the checkpoint that knows of them, and lines of
-``metrics.jsonl`` that are newer than the checkpoint are cut off when the run is resumed.
+``metrics.jsonl`` that are newer than the checkpoint are cut off when the run is resumed. Of several processes the first
+one writes.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ class HostBatches:
         pinned: bool = False,
         counts: Int64[np.ndarray, "n k"] | None = None,
         steps: int | None = None,
-        share: Share = Share(),  # noqa: B008 - frozen
+        share: Share = Share(),
     ) -> None:
         if counts is None and (augmentation.copy_paste or augmentation.class_balance):
             counts = image_counts(dataset)
