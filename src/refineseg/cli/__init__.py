@@ -81,7 +81,7 @@ def main() -> NoReturn:
     raise SystemExit(status)
 
 
-_FIRST_SPEAKS_S = 10.0
+_FIRST_SPEAKS_S = 5.0
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 

@@ -57,7 +57,6 @@ Log = Annotated[
     "refineseg train --data folder:my_pictures --out runs/quick --budget 5m",
     "refineseg train camvid_refineseg_lite0 --data camvid:CamVid --out runs/camvid",
     "refineseg train --resume --out runs/first",
-    "torchrun --nproc-per-node 8 -m refineseg train --data folder:my_pictures --out runs/first",
 )
 def train(
     recipe: Recipe = None,
@@ -92,7 +91,8 @@ def train(
 ) -> None:
     """Train a model on your own images or on a known data set.
 
-    OUT receives best.safetensors and last.safetensors, metrics.jsonl, curves.png and checkpoint.pt.
+    OUT receives best.safetensors and last.safetensors, metrics.jsonl, curves.png and checkpoint.pt. Several GPUs:
+    torchrun --nproc-per-node N -m refineseg train ...
     """
     given: Any = dict(locals())
     if out is None:

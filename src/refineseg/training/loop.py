@@ -114,11 +114,8 @@ def train(
         progress.stop()
         no_better = is_no_longer_better(state.history, config.patience)
         loggers.close(finished=no_better or state.epoch == config.num_epochs)
-    try:
-        if ranks.is_first():
-            write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
-    except OutputError as error:
-        raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
+    if ranks.is_first():
+        _write_report(folder, state, matrix)
     if no_better:
         progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
@@ -126,6 +123,18 @@ def train(
     if "epochs" not in state.measured.spec.provenance:  # the run was complete before; its file says where it comes from
         state.measured.with_provenance(load_spec(folder / "last.safetensors").provenance)
     return state.measured
+
+
+def _write_report(folder: Path, state: RunState, matrix: ConfusionMatrix | None) -> None:
+    """Curves and the last measurement.
+
+    Raises:
+        CheckpointError: There is no room.
+    """
+    try:
+        write_report(folder, state.history, matrix, protocol=state.segmenter.spec.provenance.get("protocol"))
+    except OutputError as error:
+        raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
 
 
 def _same_checkpoint(folder: Path) -> dict[str, Any] | None:

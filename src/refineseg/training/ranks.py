@@ -10,11 +10,13 @@ between GPUs (NCCL), so that a decision never waits for a GPU.
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -25,9 +27,13 @@ from refineseg.errors import ConfigError, ProcessError, RefinesegError, told
 from refineseg.training.config import TrainingConfig
 from refineseg.training.launch import Launch
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)  # the others wait while the first looks at every image
+_MEETING = timedelta(minutes=15)  # machines may start one after the other
 _LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo")
 
 
@@ -179,13 +185,15 @@ def together(launch: Launch, device: str) -> Iterator[None]:
         return
     kind = _check_device(launch, device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=_PATIENCE)
+        store = _meet(launch)
+        backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
             f"expected {launch.size} processes to meet (MASTER_ADDR, MASTER_PORT), got none of the others "
             f"({told(error)}); start all of them, on machines that reach each other"
         ) from error
-    if not is_first():  # what all would warn of, the first one warns of
+    if launch.rank:  # what all would warn of, the first one warns of
         logging.getLogger("refineseg").setLevel(logging.ERROR)
         warnings.simplefilter("ignore")
     try:
@@ -203,6 +211,40 @@ def together(launch: Launch, device: str) -> Iterator[None]:
         text = f"lost another process of this run, which was killed or tells why it ended ({told(error)})"
         raise told_once(ProcessError(f"{text}; the run goes on from its last checkpoint with --resume")) from error
     dist.destroy_process_group()
+
+
+def _meet(launch: Launch) -> Store:
+    """A part of the launch's store that nobody but these processes has written to.
+
+    ``torchrun`` may keep its store when it starts workers again, with the addresses of dead ones in it; who reads them
+    waits for ever. So each process gives itself a new name, which only a first process that lives can answer.
+
+    Raises:
+        RuntimeError: The others do not come.
+    """
+    from torch._C._distributed_c10d import PrefixStore  # which not every build of PyTorch has
+    from torch.distributed.rendezvous import rendezvous
+
+    whole, _, _ = next(rendezvous("env://", timeout=_MEETING))
+    store, own, others = PrefixStore("refineseg", whole), uuid4().hex, range(1, launch.size)
+    end, meeting = time.monotonic() + _MEETING.total_seconds(), own
+    if launch.rank:
+        store.set(f"name/{launch.rank}", own)
+    while True:  # and not a call that waits, which no signal would reach
+        if launch.rank and store.check([f"answer/{own}"]):
+            meeting = store.get(f"answer/{own}").decode()
+            store.set(f"{meeting}/{launch.rank}", "here")
+            break
+        if launch.rank == 0:
+            for number in others:
+                if store.check([f"name/{number}"]):
+                    store.set(f"answer/{store.get(f'name/{number}').decode()}", own)
+            if store.check([f"{own}/{number}" for number in others]):
+                break
+        if time.monotonic() > end:
+            raise RuntimeError(f"not all came in {_MEETING}")
+        time.sleep(0.05)
+    return PrefixStore(meeting, store)
 
 
 def _is_lost(error: RuntimeError) -> bool:
