@@ -87,12 +87,12 @@ def test_processes_learn_what_one_learns_with_the_same_batch(kind, uneven, tmp_p
 
 def test_a_killed_worker_costs_at_most_its_epoch_and_changes_no_weight(uneven, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert launched(*call(uneven, undisturbed, *SETTINGS, "--epochs", "6"))[0] == 0
+    assert launched(*call(uneven, undisturbed, *SETTINGS, "--epochs", "5"))[0] == 0
     process = start(
-        *call(uneven, killed, *SETTINGS, "--epochs", "6"),
+        *call(uneven, killed, *SETTINGS, "--epochs", "5"),
         options=("--standalone", "--nproc-per-node", "2", "--max-restarts", "2"),
     )
-    for rank, epochs in ((1, 2), (0, 4)):  # the first process, which writes, too
+    for rank, epochs in ((1, 1), (0, 3)):  # the first process, which writes, too
         before = workers(process)
         wait_for(lambda least=epochs: len(entries(killed)) >= least, process)
         os.kill(workers(process)[rank], signal.SIGKILL)
@@ -103,12 +103,12 @@ def test_a_killed_worker_costs_at_most_its_epoch_and_changes_no_weight(uneven, t
     assert status == 0, err
     resumed = [int(line.split()[3]) for line in err.splitlines() if line.startswith("resuming after epoch")]
     assert len(resumed) == 2, err
-    assert resumed[0] >= 2  # at most the epoch that was not complete is lost
-    assert resumed[1] >= 3  # killed between the line of epoch 4 and its checkpoint, that epoch is not complete either
-    assert [entry["epoch"] for entry in entries(killed)] == [1, 2, 3, 4, 5, 6]
+    assert resumed[0] >= 1  # at most the epoch that was not complete is lost
+    assert resumed[1] >= 2  # killed between the line of epoch 3 and its checkpoint, that epoch is not complete either
+    assert [entry["epoch"] for entry in entries(killed)] == [1, 2, 3, 4, 5]
     assert same(tensors(undisturbed / "last.safetensors"), tensors(killed / "last.safetensors"))
     # another launch refuses the folder, as ever, and says so once
-    status, _, err = launched(*call(uneven, killed, *SETTINGS, "--epochs", "6"))
+    status, _, err = launched(*call(uneven, killed, *SETTINGS, "--epochs", "5"))
     assert status == 1
     assert err.count("expected a folder without a run") == 1
 
@@ -131,6 +131,7 @@ def test_a_signal_stops_all_in_order_and_the_run_goes_on(whom, uneven, tmp_path)
 
 
 PROGRAM = """
+import os
 import sys
 import numpy as np
 import refineseg
@@ -156,7 +157,7 @@ run = refineseg.train(
     Squares(), sys.argv[1], variant="refineseg_nano", epochs=4, on_epoch=heard.append, minutes=None,
     stop_when=lambda history: len(history) == 2, **options,
 )
-print(f"rank {ranks.rank()}: heard {len(heard)}, history {len(run.history)}, notes {len(run.notes) > 0}")
+print(f"rank {os.environ['RANK']}: heard {len(heard)}, history {len(run.history)}, notes {len(run.notes) > 0}")
 """
 
 
@@ -174,7 +175,7 @@ def test_programs_train_in_several_processes_too_and_one_failure_ends_all(state,
     else:
         assert status == 1
         assert "in process 1 of 2: expected an image, got a broken disk" in err
-        assert not (tmp_path / "run" / "run.json").exists()
+        assert "ProcessError: lost another process of this run" in err
 
 
 def test_budgets_and_time_limits_end_all_processes_together(uneven, tmp_path):
