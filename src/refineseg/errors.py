@@ -108,6 +108,10 @@ class CheckpointError(RefinesegError):
     """A training run that cannot be started or resumed as asked."""
 
 
+class ProcessError(RefinesegError):
+    """The end of one of several processes of a run; without a message, another process tells why."""
+
+
 class MissingExtraError(RefinesegError):
     """An optional package that is not installed; names the command that installs it.
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from refineseg.api.words import as_path
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
+from refineseg.training.launch import find_launch
+from refineseg.training.request import launch_mark, was_begun_by
 
 if TYPE_CHECKING:
     from refineseg.data.samples.given import GivenData
@@ -113,29 +115,36 @@ def train(
     logs, most_s = tuple(log or ()), None if minutes is None else 60 * minutes
     _check_running(folder, minutes, device, workers, logs)
     time_there_is = _budget(budget, begun, others=(minutes, epochs))
-    chosen = None if resume else _begun(given, source, folder)
-    if resume:
-        _check_resumed(folder, source, given)
+    launch = find_launch()
+    mark = launch_mark(launch, {name: given[name] for name in _OF_THE_CALL})
+    if launch.size == 1:
+        chosen = _chosen(given, source, folder, goes_on=resume or was_begun_by(mark, folder))
 
     # from here on PyTorch is there
     from refineseg.api.quiet import QuietProgress
     from refineseg.devices import find_device
+    from refineseg.training import ranks
     from refineseg.training.callbacks import Callbacks
     from refineseg.training.run import RunRequest, resume_run, start_run
 
     find_device(device)
-    quiet = QuietProgress()
-    progress, called = progress or quiet, Callbacks(on_epoch, stop_when)
-    if chosen is None:
-        options: Any = {"device": device, "num_workers": workers, "log": logs, "stop_after_s": most_s}
-        segmenter = resume_run(folder, data=source, progress=progress, callbacks=called, **options)
-    else:
-        assert source is not None
-        first, weights = None if init is None else str(init), as_path(encoder_weights)
-        running: Any = {"log": logs, "stop_after_s": most_s, "budget": time_there_is, "callbacks": called}
-        request = RunRequest(chosen, source, first, device, workers, weights, skip_missing, **running)
-        segmenter = start_run(request, folder, progress=progress)
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    with ranks.together(launch, device):
+        if ranks.size() > 1:
+            goes_on = resume or ranks.agreed(was_begun_by(mark, folder))
+            chosen = ranks.of_all(lambda: _chosen(given, source, folder, goes_on=goes_on, processes=ranks.size()))
+        quiet = QuietProgress()
+        progress = (progress or quiet) if ranks.is_first() else quiet
+        called = Callbacks(on_epoch, stop_when)
+        if chosen is None:
+            options: Any = {"device": device, "num_workers": workers, "log": logs, "stop_after_s": most_s}
+            segmenter = resume_run(folder, data=source, progress=progress, callbacks=called, **options)
+        else:
+            assert source is not None
+            first, weights = None if init is None else str(init), as_path(encoder_weights)
+            running: Any = {"log": logs, "stop_after_s": most_s, "budget": time_there_is, "callbacks": called}
+            request = RunRequest(chosen, source, first, device, workers, weights, skip_missing, launch=mark, **running)
+            segmenter = start_run(request, folder, progress=progress)
+        lines = ranks.of_first(lambda: (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return TrainedRun(folder, segmenter, tuple(json.loads(line) for line in lines), tuple(quiet.notes))
 
 
@@ -172,7 +181,24 @@ def _check_running(out: Path, minutes: float | None, device: str, workers: int |
     check_outputs({}, {"--out": out})
 
 
+def _chosen(
+    given: Mapping[str, Any], data: str | GivenData | None, out: Path, *, goes_on: bool, processes: int = 1
+) -> TrainingConfig | None:
+    """The configuration of a new run; None: the run in the folder goes on."""
+    from refineseg.training.request import read_run
+
+    if goes_on:
+        _check_resumed(out, data, given)
+    config = None if goes_on else _begun(given, data, out)
+    if processes > 1:
+        from refineseg.training.ranks import check_config
+
+        check_config(config or read_run(out)[1], processes=processes, device=given["device"])
+    return config
+
+
 _OF_NEW_RUNS = ("recipe", "config", "variant", "init", "epochs", "lr", "batch_size", "patience", "budget", "pretrained")
+_OF_THE_CALL = (*_OF_NEW_RUNS, "init", "encoder_weights", "settings", "released", "skip_missing", "data", "out")
 
 
 def _check_resumed(out: Path, data: str | GivenData | None, given: Mapping[str, Any]) -> None:
@@ -181,7 +207,7 @@ def _check_resumed(out: Path, data: str | GivenData | None, given: Mapping[str, 
     from refineseg.training.request import check_training_data, read_run, resumed_data
 
     others = (given[name] for name in (*_OF_NEW_RUNS, "encoder_weights", "settings"))
-    if any(option is not None and option != [] for option in others):
+    if given["resume"] and any(option is not None and option != [] for option in others):
         raise ConfigError(
             "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
             "settings"

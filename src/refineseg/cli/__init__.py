@@ -1,22 +1,25 @@
 """The command line: one function per verb, wiring only; heavy imports are inside them.
 
 Exit status 0: done; 1: some inputs failed, each named; 2: the call is wrong, with one message; 130 and 143: stopped by
-Ctrl-C and SIGTERM.
+Ctrl-C and SIGTERM. Of several processes (``torchrun``) each exits so; the first one speaks.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
 
 from refineseg.cli.app import app
 from refineseg.cli.interruption import Interruption
-from refineseg.errors import RefinesegError
+from refineseg.errors import ProcessError, RefinesegError
 from refineseg.terminal.printable import printable
 from refineseg.terminal.printing import guard_terminal, messages
+from refineseg.training.launch import is_first_process
 
 # The verbs register themselves; help shows them in this order.
 # isort: off
@@ -72,12 +75,20 @@ def main() -> NoReturn:
                 raise
             status = _INTERRUPTED  # a library made an error of its own of the interruption
     if stop.raised is not None and status == _INTERRUPTED:
-        messages().say(*stop.raised.lines(sys.argv[1:]))
+        if is_first_process():
+            messages().say(*stop.raised.lines(sys.argv[1:]))
         status = stop.raised.status
     raise SystemExit(status)
 
 
+_FIRST_SPEAKS_S = 5.0
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+
+
+def _leave_it_to_the_first() -> None:
+    """Say nothing of what the first process says for all, and let it come to that: torchrun stops all once one ends."""
+    with suppress(KeyboardInterrupt):
+        time.sleep(_FIRST_SPEAKS_S)
 
 
 def _status() -> int:
@@ -85,12 +96,18 @@ def _status() -> int:
     try:
         return typer.main.get_command(app).main(standalone_mode=False) or 0
     except RefinesegError as error:
-        first, *more = error.args
-        messages().say(f"refineseg: {first}", *more)
+        if error.args and (is_first_process() or isinstance(error, ProcessError)):
+            first, *more = error.args
+            messages().say(f"refineseg: {first}", *more)
+        else:
+            _leave_it_to_the_first()
     except _UsageError as error:
         if sys.argv[1:]:  # else it is the help
             error.message = printable(error.message)
-        error.show()
+        if is_first_process():
+            error.show()
+        else:
+            _leave_it_to_the_first()
     except KeyboardInterrupt:  # outside of the verb
         return _INTERRUPTED
     return 2

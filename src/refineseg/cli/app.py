@@ -24,6 +24,7 @@ from refineseg.errors import ConfigError
 from refineseg.files import writing
 from refineseg.terminal.applicability import check_options
 from refineseg.terminal.printing import messages, print_lines, set_loudness, tables
+from refineseg.training.launch import refuse_several
 
 __all__ = ["app", "messages", "prepare_training", "tables", "verb", "write_json"]
 
@@ -85,6 +86,8 @@ class Verb(TyperCommand):
         if quiet and verbose:
             raise ConfigError("expected --quiet or --verbose, got both; leave one out")
         set_loudness("quiet" if quiet else "verbose" if verbose else "usual")
+        if self.name != "train":
+            refuse_several(str(self.name))
         given = _given(ctx)
         check_options(str(self.name), given, ctx.params)
         _GIVEN.set(given)

@@ -12,6 +12,7 @@ from refineseg.cli.completion import data_sets, model_files, recipes, variants
 from refineseg.cli.interruption import goes_on_with
 from refineseg.errors import ConfigError
 from refineseg.terminal.printing import print_lines
+from refineseg.training.launch import is_first_process
 
 Recipe = Annotated[
     str | None,
@@ -92,7 +93,8 @@ def train(
 ) -> None:
     """Train a model on your own images or on a known data set.
 
-    OUT receives best.safetensors and last.safetensors, metrics.jsonl, curves.png and checkpoint.pt.
+    OUT receives best.safetensors and last.safetensors, metrics.jsonl, curves.png and checkpoint.pt. Several GPUs:
+    torchrun --nproc-per-node N -m refineseg train ...
     """
     given: Any = dict(locals())
     if out is None:
@@ -104,7 +106,8 @@ def train(
     keep_freed_memory()
     with goes_on_with(lambda: _how_to_resume(out)):
         run = train_model(**given, progress=TerminalProgress(messages()))
-    _show_result(run)
+    if is_first_process():
+        _show_result(run)
 
 
 def _how_to_resume(out: Path) -> str:

@@ -16,6 +16,7 @@ from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.engine import Engine
 from refineseg.training.feeding import Feed, TrainingData, default_workers, taught
@@ -75,11 +76,15 @@ def fit_to_budget(
     if validation_s:
         num_epochs = max(1, min(_MOST_EPOCHS, int(_VALIDATION_SHARE * available_s / validation_s)))
         available_s -= num_epochs * validation_s
-    fitted = _fitted(config, [len(phase.dataset) for phase in data.phases], step_s, available_s, num_epochs)
+    fitted = ranks.agreed(
+        _fitted(config, [len(phase.dataset) for phase in data.phases], step_s, available_s, num_epochs)
+    )
     if fitted is None:
-        raise ConfigError(
-            f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which {available_s:.0f} s are "
-            f"left for training and a step takes {max(step_s):.1f} s; give more time, or choose smaller crops"
+        raise ranks.told_once(
+            ConfigError(
+                f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which {available_s:.0f} s are "
+                f"left for training and a step takes {max(step_s):.1f} s; give more time, or choose smaller crops"
+            )
         )
     steps = sum(phase.epochs * (phase.epoch_steps or 0) for phase in fitted.phases)
     progress.say(
@@ -141,13 +146,13 @@ def _step_s(
     for batch in islice(batches, _MOST_STEPS):
         float(stepper.step(batch)[0])  # a GPU is waited for
         steps += 1
-        if steps >= _FEWEST_STEPS and time.monotonic() - begun > most_s:
+        if ranks.most(steps >= _FEWEST_STEPS and time.monotonic() - begun > most_s):
             break
     return (time.monotonic() - begun) / steps
 
 
 def _validation_s(model: Segmenter, data: TrainingData, engine: Engine) -> float:
-    """Seconds of a measurement of all validation images; 0: there are none."""
+    """Seconds of a measurement of all validation images, which processes share; 0: there are none."""
     if data.val is None:
         return 0.0
     predictor = Predictor(model.eval(), device=str(engine.device))
@@ -156,4 +161,4 @@ def _validation_s(model: Segmenter, data: TrainingData, engine: Engine) -> float
     begun = time.monotonic()
     for image in images:
         predictor(image)
-    return (time.monotonic() - begun) / len(images) * len(data.val)
+    return (time.monotonic() - begun) / len(images) * len(ranks.share_of(len(data.val)))

@@ -35,7 +35,7 @@ class Phase:
         epochs: Passes over the training data.
         crops: Size, scale and place of the crops.
         data: Data sets of this phase, each ``NAME:SPLIT``; empty: the run's data and ``train_split``.
-        batch_size: Crops per step.
+        batch_size: Crops per step, of all processes together.
         encoder_lr: Learning rate of the encoder at the start of the phase (after warm-up).
         decoder_lr: Learning rate of the decoder.
         schedule: How the rates fall to 0 over the phase: ``cosine``, ``poly`` ((1 - t) ** 0.9), or ``constant`` (not).
@@ -138,6 +138,8 @@ class TrainingConfig:
         clip_norm: Largest gradient norm; None: off.
         pretrained: Start the encoder from ImageNet weights; ``auto``: if they can be had.
         freeze_norm: Keep the encoder's normalisation statistics as they are; scale and shift are still trained.
+        sync_norm: Take normalisation statistics over the crops of all processes (PyTorch's SyncBatchNorm, on GPUs), not
+            over those of each; one process has them all.
         init_std: Draw the decoder's filters from a normal distribution of this deviation, biases 0; None: PyTorch's
             defaults.
         input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
@@ -152,7 +154,7 @@ class TrainingConfig:
         micro_batch: Most crops computed at a time; larger batches are added up from pieces, whose normalisation
             statistics are then those of a piece. None: whole batches, until memory is short.
         checkpoint_every_s: Save checkpoint and models when an epoch ends and this many seconds have passed since the
-            last time; always after the last epoch. Changes no result.
+            last time; always after the last epoch, and after each one of several processes. Changes no result.
         seed: Seed of everything random.
     """
 
@@ -179,6 +181,7 @@ class TrainingConfig:
     clip_norm: float | None = 10.0
     pretrained: Literal["auto", "yes", "no"] = "auto"
     freeze_norm: bool = False
+    sync_norm: bool = False
     init_std: float | None = None
     input_scale: float = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)

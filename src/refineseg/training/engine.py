@@ -1,4 +1,4 @@
-"""Steps of training on one device, as fast as it goes without changing what is computed.
+"""Steps of training on the device of a process, as fast as it goes without changing what is computed.
 
 In: batches of pixels and masks, an :class:`~refineseg.training.objective.Objective`. Out: changed weights, and losses
 that stay on the device: nothing in a step asks a GPU for a value, so the host prepares the next step meanwhile.
@@ -6,6 +6,10 @@ that stay on the device: nothing in a step asks a GPU for a value, so the host p
 Where memory is short, a batch is computed in pieces whose gradients are added up; totals and weights of the loss are
 added up too, so that the gradient is that of the whole batch. Only normalisation statistics are then those of a piece.
 (Online hard example mining chooses its pixels within a piece.)
+
+Several processes (:mod:`refineseg.training.ranks`) each compute their share of a batch. Fabric's data parallelism (DDP)
+adds up their gradients while they are computed; totals and weights of the loss are added up too, so the gradient is
+that of the mean over all pixels of the whole batch, however many of them are labelled in each share.
 
 ``torch.compile``: in the mode of the configuration, or with ``auto`` in mode ``reduce-overhead`` (fused kernels, CUDA
 graphs) for the rest of a phase on a GPU, once its second epoch has shown that it would take longer than
@@ -17,19 +21,25 @@ out one that is not full), so that nothing is compiled twice.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
 
 from refineseg.data.crops.loading import Batch
 from refineseg.devices import find_device, is_out_of_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.gradients import faster_gradients
+from refineseg.training.launch import find_launch
 from refineseg.training.objective import LossSum, Objective
 from refineseg.training.optim import clip_gradients, hardware_has_bf16, one_value, sees_one_value
 from refineseg.training.state import RunState
@@ -39,6 +49,25 @@ COMPILE_PAYS_S = 240.0
 
 That takes one to two minutes; a call of ten minutes has more.
 """
+
+
+class _Spread(nn.Module):
+    """A loss as a module, which data parallelism takes: it watches the parameters of the model in it.
+
+    Args:
+        segmenter: The model.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(
+        self, score: Callable[[Tensor, Tensor], LossSum], images: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Total and weight of an objective of the model."""
+        part = score(images, masks)
+        return part.total, part.weight
 
 
 class Engine:
@@ -56,20 +85,33 @@ class Engine:
     def __init__(self, config: TrainingConfig, *, device: str, say: Callable[[str], None]) -> None:
         place = find_device(device)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and hardware_has_bf16(place))
-        devices: Any = 1 if place.index is None else [place.index]
         for name in ("lightning.fabric", "lightning.pytorch"):  # which tell of every setting they are given
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._fabric = Fabric(accelerator=place.type, devices=devices, precision="bf16-mixed" if bf16 else "32-true")
         self._config, self._say = config, say
+        setup: dict[str, Any] = {"devices": 1 if place.index is None else [place.index]}
+        if ranks.size() > 1:
+            here = find_launch().local_size
+            setup = {"devices": here, "num_nodes": ranks.size() // here, "plugins": [TorchElasticEnvironment()]}
+            setup["strategy"] = DDPStrategy()
+        self._fabric = Fabric(accelerator=place.type, precision="bf16-mixed" if bf16 else "32-true", **setup)
+        self._fabric.launch()
+        self._spread: Any = None  # several processes: the module whose gradients they add up
         self.device: torch.device = self._fabric.device
 
     def place(self, segmenter: Segmenter) -> None:
-        """Put a model on the device."""
+        """Put a model on the device, and give it the first process's weights."""
         self._fabric.to_device(segmenter)
+        if ranks.size() > 1:
+            if self._config.sync_norm:
+                nn.SyncBatchNorm.convert_sync_batchnorm(segmenter)  # type: ignore[no-untyped-call]
+            ranks.make_same(segmenter)
+            # said of 1x1 filters, whose order in memory is nobody's choice
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self._spread = self._fabric.setup_module(_Spread(segmenter), move_to_device=False)
 
     def mode(self, phase: Phase, *, rest_s: float | None) -> str:
         """How to compile; ``rest_s``: how long the rest of the phase would take, None where that is not known yet."""
-        if not phase.crops.pad:
+        if not phase.crops.pad or ranks.size() > 1:
             return "off"
         if self._config.compile != "auto":
             return self._config.compile
@@ -81,7 +123,7 @@ class Engine:
         # trying all algorithms takes seconds for each new size: it pays where there is one for a whole phase
         torch.backends.cudnn.benchmark = equal_crops
         asked_for = self._config.compile != "auto"
-        return Stepper(self._fabric, state, objective, self._config.clip_norm, mode, asked_for, self._say)
+        return Stepper(self._fabric, self._spread, state, objective, self._config.clip_norm, mode, asked_for, self._say)
 
 
 class Stepper:
@@ -90,6 +132,7 @@ class Stepper:
     def __init__(
         self,
         fabric: Fabric,
+        spread: Any,  # noqa: ANN401 - Fabric's wrapper of _Spread, or None
         state: RunState,
         objective: Objective,
         clip_norm: float | None,
@@ -97,7 +140,7 @@ class Stepper:
         asked_for: bool,
         say: Callable[[str], None],
     ) -> None:
-        self._fabric, self._state, self._objective = fabric, state, objective
+        self._fabric, self._spread, self._state, self._objective = fabric, spread, state, objective
         self._clip_norm, self._mode, self._say = clip_norm, mode, say
         self._compiled: dict[str, Callable[[Tensor, Tensor], LossSum]] = {"off": objective}
         self._asked_for = asked_for
@@ -151,6 +194,12 @@ class Stepper:
                 return None
             if not is_out_of_memory(error):
                 raise
+            if self._spread is not None:
+                raise ConfigError(
+                    f"expected enough memory for {size} crops of {images.shape[2]}x{images.shape[3]} pixels in every "
+                    f"process, got too little ({_first_line(error)}); several processes do not change their steps on "
+                    f"the way: say --set micro_batch={max(1, size // 2)}, or choose smaller crops"
+                ) from error
             if size == 1:
                 raise ConfigError(
                     f"expected enough memory for one crop of {images.shape[2]}x{images.shape[3]} pixels, got too "
@@ -179,22 +228,39 @@ class Stepper:
         """Gradients of the mean loss over a batch computed in pieces; returns that loss."""
         self._state.optimiser.zero_grad(set_to_none=True)
         score = self._score("default" if self._mode != "off" and num_pieces > 1 else self._mode)
-        if num_pieces == 1:
+        if num_pieces == 1 and self._spread is None:
             with self._fabric.autocast():
                 loss = score(images, masks).mean
             self._backward(loss)
             return loss.detach()
         total, weight = torch.zeros(2, device=images.device).unbind()
         pixels = masks.numel()  # a constant in the size of the weights, so that gradients stay in a usual range
-        for piece, truth in zip(images.tensor_split(num_pieces), masks.tensor_split(num_pieces), strict=True):
-            with self._fabric.autocast():
-                part = score(piece, truth)
-            self._backward(part.total / pixels)
-            total, weight = total + part.total.detach(), weight + part.weight.detach()
+        pieces = list(zip(images.tensor_split(num_pieces), masks.tensor_split(num_pieces), strict=True))
+        for number, (piece, truth) in enumerate(pieces, 1):
+            with self._together_if(number == num_pieces):
+                with self._fabric.autocast():
+                    part_total, part_weight = self._parts(score, piece, truth)
+                self._backward(part_total / pixels)
+            total, weight = total + part_total.detach(), weight + part_weight.detach()
+        total, weight = ranks.summed(torch.stack([total, weight])).unbind()
         weight = weight.clamp(min=1e-6)
         gradients = [p.grad for p in self._state.segmenter.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, pixels / weight)
+        torch._foreach_mul_(gradients, ranks.size() * pixels / weight)  # data parallelism took the mean over processes
         return total / weight
+
+    def _parts(
+        self, score: Callable[[Tensor, Tensor], LossSum], images: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Total and weight of the loss of a piece."""
+        if self._spread is not None:
+            total, weight = self._spread(score, images, masks)
+            return total, weight
+        part = score(images, masks)
+        return part.total, part.weight
+
+    def _together_if(self, last: bool) -> AbstractContextManager[object]:
+        """The processes add up their gradients in the last piece of a batch only."""
+        return nullcontext() if self._spread is None else self._fabric.no_backward_sync(self._spread, enabled=not last)
 
     def _backward(self, loss: Tensor) -> None:
         with faster_gradients(self._fabric.device, compiled=self._mode != "off"):

@@ -14,14 +14,16 @@ from torch.utils.data import DataLoader
 
 from refineseg.data.crops.augment import Augmentation
 from refineseg.data.crops.balance import image_counts
-from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches
+from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches, Share
 from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.samples.sample import Dataset
 from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.distillation import load_teacher
+from refineseg.training.launch import find_launch
 from refineseg.training.progress import Progress
 
 Batches = ResidentBatches | DataLoader[Batch]
@@ -78,7 +80,7 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
     """
     if config.augment_on == "host" or (config.augment_on == "auto" and device.type != "cuda"):
         return _counted(data, config)
-    free = free_memory(device) if device.type == "cuda" else 2 * config.cache_mib << 20
+    free = ranks.least(free_memory(device) if device.type == "cuda" else 2 * config.cache_mib << 20)
     found: dict[int, ResidentData | None] = {}
     for phase in data.phases:
         if id(phase.dataset) not in found:
@@ -132,6 +134,8 @@ def augmentation_of(phase: Phase, config: TrainingConfig) -> Augmentation:
 class Feed:
     """The batches of a phase, epoch after epoch, which depend on nothing but the seed and the epoch's number.
 
+    Each of several processes gets its share of every batch.
+
     Args:
         learned: The data of the phase.
         phase: How crops are drawn.
@@ -145,6 +149,7 @@ class Feed:
     ) -> None:
         self._augmentation = augmentation_of(phase, config)
         self._resident, self._seed, self._phase = learned.resident, config.seed, phase
+        self._share = Share(ranks.rank(), ranks.size())
         self._host: HostBatches | None = None
         self._drawn: ResidentBatches | None = None
         if learned.resident is None:
@@ -157,6 +162,7 @@ class Feed:
                 pinned=device.type == "cuda",
                 counts=learned.counts,
                 steps=phase.epoch_steps,
+                share=self._share,
             )
 
     def prepare(self, epoch: int) -> None:
@@ -176,10 +182,19 @@ class Feed:
         assert self._resident is not None
         phase = self._phase
         return self._resident.batches(
-            self._augmentation, batch_size=phase.batch_size, seed=self._seed, epoch=epoch, steps=phase.epoch_steps
+            self._augmentation,
+            batch_size=phase.batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            steps=phase.epoch_steps,
+            share=self._share,
         )
 
 
 def default_workers(device: torch.device) -> int:
-    """Reading processes: none beside a CPU, which computes longer than it reads, else up to 8."""
-    return 0 if device.type == "cpu" else min(8, torch.multiprocessing.cpu_count())
+    """Reading processes: none beside a CPU, which computes longer than it reads, else up to 8.
+
+    Processes of a run that share a machine share its cores.
+    """
+    cores = torch.multiprocessing.cpu_count() // find_launch().local_size
+    return 0 if device.type == "cpu" else max(1, min(8, cores))

@@ -6,12 +6,16 @@ the end ``curves.png`` and ``metrics.json``.
 
 Killed at any moment, a run goes on from its last checkpoint and ends with the same weights: the order of samples,
 every random draw and the dropout of an epoch depend on nothing but seed and epoch number.
+
+Several processes go through the same lines, each with its share of every batch. What happens is decided together or by
+the first process (:mod:`refineseg.training.ranks`), which alone writes files.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,11 @@ import torch
 
 from refineseg.data.crops.loading import mix_seeds
 from refineseg.devices import free_memory
-from refineseg.errors import CheckpointError, OutputError
+from refineseg.errors import CheckpointError, OutputError, ProcessError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
 from refineseg.segmenter import Segmenter, load_spec
+from refineseg.training import ranks
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
@@ -81,19 +86,19 @@ def train(
     limit = TimeLimit(stop_after_s)
     engine = Engine(config, device=device, say=progress.say)
     engine.place(segmenter)
-    check_statistics(segmenter, config, [len(phase.dataset) for phase in data.phases])
+    ranks.of_all(lambda: check_statistics(segmenter, config, [len(phase.dataset) for phase in data.phases]))
     state = RunState.new(segmenter, config)
-    checkpoint = load_checkpoint(folder)
+    checkpoint = _same_checkpoint(folder)
     if checkpoint is not None:
         state.restore(checkpoint, config, folder)
         progress.say(f"resuming after epoch {state.epoch} of {config.num_epochs}")
-    else:
+    elif ranks.is_first():
         (folder / METRICS_FILE).unlink(missing_ok=True)  # of epochs that a killed run never saved
     data = held(taught(data, config, engine.device, progress), config, engine.device, progress)
     workers = default_workers(engine.device) if num_workers is None else num_workers
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
         data = data.cached(config.cache_mib << 20)
-    loggers = Loggers.open(log, folder, to_json(config), done=state.epoch, say=progress.say)
+    loggers = Loggers.open(log if ranks.is_first() else (), folder, to_json(config), done=state.epoch, say=progress.say)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
     run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit, callbacks or Callbacks())
     try:
@@ -109,10 +114,8 @@ def train(
         progress.stop()
         no_better = is_no_longer_better(state.history, config.patience)
         loggers.close(finished=no_better or state.epoch == config.num_epochs)
-    try:
-        write_report(folder, state.history, matrix, protocol=segmenter.spec.provenance.get("protocol"))
-    except OutputError as error:
-        raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
+    if ranks.is_first():
+        _write_report(folder, state, matrix)
     if no_better:
         progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
@@ -120,6 +123,36 @@ def train(
     if "epochs" not in state.measured.spec.provenance:  # the run was complete before; its file says where it comes from
         state.measured.with_provenance(load_spec(folder / "last.safetensors").provenance)
     return state.measured
+
+
+def _write_report(folder: Path, state: RunState, matrix: ConfusionMatrix | None) -> None:
+    """Curves and the last measurement.
+
+    Raises:
+        CheckpointError: There is no room.
+    """
+    try:
+        write_report(folder, state.history, matrix, protocol=state.segmenter.spec.provenance.get("protocol"))
+    except OutputError as error:
+        raise CheckpointError(no_room(folder, state.saved_epoch, error)) from error
+
+
+def _same_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint in the folder, which every process reads for itself.
+
+    Raises:
+        CheckpointError: It is damaged, or not every process sees it.
+    """
+    checkpoint = ranks.of_all(lambda: load_checkpoint(folder))
+    epochs = ranks.gathered(None if checkpoint is None else checkpoint["epoch"])
+    if len(set(epochs)) > 1:
+        raise ranks.told_once(
+            CheckpointError(
+                f"expected one checkpoint in {folder} for all processes, got epochs {epochs}; give --out a folder that "
+                "every machine shares"
+            )
+        )
+    return checkpoint
 
 
 def _unfinished(epoch: int, config: TrainingConfig, folder: Path, *, asked: bool) -> str:
@@ -158,7 +191,7 @@ class _Run:
     def all_epochs(self) -> ConfusionMatrix | None:
         """Until the last one, or until the time is used up; returns the last measurement."""
         state, config, matrix = self._state, self._config, None
-        while state.epoch < config.num_epochs and not self._limit.is_up and not self.ended:
+        while state.epoch < config.num_epochs and not ranks.agreed(self._limit.is_up) and not self.ended:
             if is_no_longer_better(state.history, config.patience):
                 break
             begun = time.monotonic()
@@ -168,8 +201,16 @@ class _Run:
             state.save(config, self._folder)
         if self._measure is not None and (matrix is None or "mean_iou" not in state.history[-1]):
             # resumed after the last epoch, or stopped after one that was not measured: the report is of the last model
-            matrix = self._measure(state.measured.eval(), check=self.signals.check).matrix
+            matrix = self._measured().matrix
         return matrix
+
+    def _measured(self) -> Measured:
+        """A measurement; of several processes, with other numbers of images, none is stopped before all are done."""
+        assert self._measure is not None
+        check = self.signals.check if ranks.size() == 1 else lambda: None
+        measured = self._measure(self._state.measured.eval(), check=check)
+        self.signals.check()
+        return measured
 
     def _epoch(self) -> ConfusionMatrix | None:
         """One epoch with its measurement, files and checkpoint, in the order that makes a kill harmless."""
@@ -187,7 +228,7 @@ class _Run:
         measured: Measured | None = None
         last = state.epoch == config.num_epochs
         if self._measure is not None and (last or state.epoch % config.val_every == 0):
-            measured = self._measure(state.measured.eval(), check=self.signals.check)
+            measured = self._measured()
             entry |= _numbers(measured.matrix)
         entry["seconds"] = time.monotonic() - begun
         state.complete(entry, self._provenance(entry))
@@ -195,10 +236,10 @@ class _Run:
         self._loggers.epoch(entry)
         if last or state.is_due(config.checkpoint_every_s):
             state.save(config, self._folder)
-            if measured is not None:
+            if measured is not None and ranks.is_first():
                 self._draw(measured)
         self._progress.epoch_done(entry)
-        self.ended = self._callbacks.epoch_done(state.history)
+        self.ended = ranks.of_first(lambda: self._callbacks.epoch_done(state.history))
         return None if measured is None else measured.matrix
 
     def _draw(self, measured: Measured) -> None:
@@ -217,7 +258,7 @@ class _Run:
             self._steps = _PhaseSteps(self._engine, state, config, phase, learned, self._workers)
         batches = self._steps.feed.epoch(state.epoch)
         stepper = self._steps.stepper(phase.epochs - epoch_in_phase, self._limit.left_s)
-        torch.manual_seed(mix_seeds(config.seed, state.epoch, 1))  # dropout
+        torch.manual_seed(mix_seeds(config.seed, state.epoch, 1 + ranks.rank()))  # dropout
         state.segmenter.train()
         if config.freeze_norm:
             freeze_statistics(state.segmenter.network.encoder)
@@ -229,10 +270,10 @@ class _Run:
             set_rates(state.optimiser, phase, epoch_in_phase + share)
             loss, norm = stepper.step(batch)
             record.add(loss, norm, batch.names)
-            images += len(batch.names)
+            images += len(batch.names) * ranks.size()
             if share == 1 and epoch_in_phase + 1 < phase.epochs:
                 self._steps.feed.prepare(state.epoch + 1)  # before the device is waited for
-            if record.is_due or share == 1:
+            if ranks.most(record.is_due) or share == 1:
                 self._stop_on(record.read(), record.losses)
                 self._progress.step(record.mean, images / (time.monotonic() - begun), share)
         seconds = time.monotonic() - begun
@@ -243,15 +284,19 @@ class _Run:
         """End the run where a loss is no number, and keep what shows why."""
         if bad is None:
             return
+        names = [name for part in ranks.gathered(bad.names) for name in part]
+        if not ranks.is_first():
+            raise ProcessError
         epoch, saved = self._state.epoch + 1, self._state.saved_epoch
         intact = f"the checkpoint of epoch {saved} is intact" if saved else "no epoch had been saved yet"
         try:
+            bad = replace(bad, names=tuple(names))
             path = write_nan_batch(self._folder, bad, epoch=epoch, losses=losses, rates=_rates(self._state.optimiser))
             written = f" (more in {path})"
         except OutputError:
             written = ""
         raise CheckpointError(
-            f"the {bad.what} became {bad.value} in epoch {epoch} on {', '.join(bad.names)} (step {bad.step}){written}; "
+            f"the {bad.what} became {bad.value} in epoch {epoch} on {', '.join(names)} (step {bad.step}){written}; "
             f"{intact}: lower the learning rate, or look at these files"
         )
 
@@ -259,6 +304,7 @@ class _Run:
         """Where the weights of a model file come from."""
         device, config, teacher = self._engine.device, self._config, self._data.phases[0].teacher
         threads = f"CPU, {torch.get_num_threads()} threads"
+        processes = f", {ranks.size()} processes" if ranks.size() > 1 else ""
         return {
             **self._state.segmenter.spec.provenance,
             "recipe": config.recipe,
@@ -269,7 +315,7 @@ class _Run:
             **({} if teacher is None else {"teacher": teacher_facts(teacher.spec, str(config.teacher))}),
             "epochs": self._state.epoch,
             "seed": config.seed,
-            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
+            "hardware": (torch.cuda.get_device_name(device) if device.type == "cuda" else threads) + processes,
             "torch": str(torch.__version__),
             "training_seconds": round(sum(e["seconds"] for e in self._state.history) + entry["seconds"], 1),
             "metrics": {"split": config.val_split, **{k: v for k, v in entry.items() if k != "seconds"}},

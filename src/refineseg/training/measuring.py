@@ -1,7 +1,7 @@
 """The measurement after an epoch: validation images held on the device, predicted in batches of equal size.
 
 In: the validation samples, a model. Out: the confusion matrix that :func:`refineseg.evaluate.predicting.evaluate`
-counts, with float32 and a single scale.
+counts, with float32 and a single scale. Several processes measure a part of the samples each, and add up their counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
-from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset, Part, Sample
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
@@ -26,6 +26,7 @@ from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_dtype
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.record import Measured
 
 PICTURES = 3
@@ -50,7 +51,7 @@ class Measure:
     Samples are held on the device where they fit; where they do not, they are read each time.
 
     Args:
-        dataset: Labelled images of the model's classes.
+        dataset: Labelled images of the model's classes; each process measures its part of them.
         device: Where the model computes.
         max_bytes: Most bytes the samples may take there.
         batch_pixels: Pixels of a batch; None: chosen, on a CPU one image at a time.
@@ -59,12 +60,14 @@ class Measure:
     def __init__(
         self, dataset: Dataset, device: torch.device, *, max_bytes: int, batch_pixels: int | None = None
     ) -> None:
-        self._dataset, self._device = dataset, device
+        part = ranks.share_of(len(dataset))
+        self._dataset = dataset if len(part) == len(dataset) else Part(dataset, part)
+        self._device = device
         chosen = _BATCH_PIXELS if device.type == "cuda" else 1
         self._batch_pixels = chosen if batch_pixels is None else batch_pixels
         self._groups: list[_Group] | None = None
         self._first: list[Sample] = []
-        samples = _read(dataset, max_bytes)
+        samples = _read(self._dataset, max_bytes)
         if samples is not None:
             sizes = dict.fromkeys(sample.image.shape[:2] for sample in samples)
             self._groups = [self._group([s for s in samples if s.image.shape[:2] == size]) for size in sizes]
@@ -86,15 +89,18 @@ class Measure:
         """Measure.
 
         Args:
-            segmenter: On the device.
+            segmenter: On the device; of several processes that of the first is measured.
             check: Called after each batch; it may raise.
 
         Raises:
             DatasetError: The classes differ from the model's, or an image has no label.
         """
         many_sizes = self._groups is None or len(self._groups) > _FEW_SIZES
+        ranks.make_same(segmenter, buffers_only=True)  # statistics differ, weights do not
         with _cudnn_trying(torch.backends.cudnn.benchmark and not many_sizes):
-            return self._measured(segmenter, check)
+            measured = self._measured(segmenter, check)
+        measured.matrix.counts = ranks.summed(torch.from_numpy(measured.matrix.counts)).numpy()
+        return measured
 
     def _measured(self, segmenter: Segmenter, check: Callable[[], None]) -> Measured:
         if self._groups is None or segmenter.class_info.names != self._dataset.class_info.names:

@@ -5,16 +5,18 @@ In: roots of data sets and a configuration. Out: :class:`~refineseg.training.fee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
-from refineseg.data.checks.label_check import check_data, check_learnable
+from refineseg.data.checks.label_check import CheckedData, check_data, check_learnable
 from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.sample import Concatenation, Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.terminal.printing import warn
+from refineseg.training import ranks
 from refineseg.training.config import HELD_OUT, TrainingConfig
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.progress import Progress, say_notes
@@ -24,6 +26,8 @@ def open_data(
     sources: Mapping[str, Root], config: TrainingConfig, progress: Progress
 ) -> tuple[TrainingData, dict[str, DataRecord]]:
     """Open what every phase needs and look at every image and mask before anything is computed.
+
+    Of several processes the first one looks; each opens the same data.
 
     Returns:
         The data, and the record of each part of them: what it is (``folder:train``) -> how it is.
@@ -43,7 +47,7 @@ def open_data(
             phases[parts], record = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
             records[" + ".join(parts)] = record
     if val_set is not None:
-        record = check_data(val_set).record
+        record = _checked(val_set, check_data).record
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[f"validation on {first}:{config.val_split}"] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
@@ -52,7 +56,15 @@ def open_data(
     chosen = [phase.data or tuple(f"{name}:{config.train_split}" for name in sources) for phase in config.phases]
     described = (f"{', '.join(parts)}, {len(phase.dataset)} images" for parts, phase in phases.items())
     data = TrainingData(tuple(phases[parts] for parts in chosen), val_set, "; ".join(described))
+    if ranks.size() > 1:
+        ranks.of_all(lambda: _check_batches(data, config))
     return data, records
+
+
+def _check_batches(data: TrainingData, config: TrainingConfig) -> None:
+    """Whether the processes divide every batch, where there are fewer samples than it takes, too."""
+    for phase, learned in zip(config.phases, data.phases, strict=True):
+        ranks.check_batch(phase.batch_size, ranks.size(), samples=len(learned.dataset))
 
 
 def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None:
@@ -88,11 +100,34 @@ def _open_phase(
     if not len(joined):
         raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); looking at every image and mask")
-    checked = check_learnable(joined)
+    checked = _checked(joined, check_learnable)
     say_notes(given, progress)
     for note in checked.notes:
         progress.say(f"note: {note}")
     return PhaseData(joined, checked.pixel_counts), checked.record
+
+
+def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> CheckedData:
+    """What the first process finds; the others must have opened samples of the same names.
+
+    Raises:
+        DatasetError: They have not, or the data cannot be trained on.
+    """
+    checked = ranks.of_first(lambda: check(dataset))
+    names = [name for name, _, _ in checked.record.samples]
+
+    def compare() -> None:
+        own = [dataset.name(index) for index in range(len(dataset))]
+        if own != names:
+            other = next(pair for pair in zip_longest(own, names) if pair[0] != pair[1])
+            raise DatasetError(
+                f"expected the same data in every process, got {len(own)} samples here and {len(names)} in process 0 "
+                f"(the first other one: {other[0]} and {other[1]}); copy the data to every machine, or share a folder"
+            )
+
+    if ranks.size() > 1:
+        ranks.of_all(compare)
+    return checked
 
 
 def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, *, is_training: bool) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.config import Phase, TrainingConfig
 
 _POLY_POWER = 0.9
@@ -134,7 +135,7 @@ def clip_gradients(module: nn.Module, norm: float | None) -> Tensor | None:
 def freeze_statistics(module: nn.Module) -> None:
     """Let batch normalisation use its stored mean and variance, until ``train()`` is called again."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.SyncBatchNorm):
             part.eval()
 
 
@@ -153,7 +154,7 @@ def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: 
         ConfigError: It sees one value.
     """
     for phase, count in zip(config.phases, num_samples, strict=True):
-        batch = min(phase.batch_size, count)
+        batch = min(phase.batch_size, count) // (1 if config.sync_norm else ranks.size())
         pieces = -(-batch // min(config.micro_batch or batch, batch))
         if batch // pieces > 1:
             continue

@@ -5,6 +5,7 @@ In: words of the command line. Out: values, or an error.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -18,11 +19,16 @@ from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, p
 from refineseg.data.samples.given import GIVEN
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
 from refineseg.training.config import CHECKPOINT, HELD_OUT, TrainingConfig, from_json
+from refineseg.training.launch import Launch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 LOGGERS = ("tensorboard", "mlflow", "mlflow:URI", "wandb", "wandb:PROJECT")
 """What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
+
+
+LAUNCH = "launch"
+"""In ``run.json``: the mark of the launch and the call that began a run."""
 
 
 def check_logs(names: Sequence[str]) -> None:
@@ -52,6 +58,31 @@ def check_new_run(folder: Path) -> None:
             f"expected a folder without a run, got {folder}; "
             f"go on with it by --resume --out {folder}, or choose another"
         )
+
+
+def launch_mark(launch: Launch, call: Mapping[str, object]) -> str | None:
+    """What tells a call of a launch from any other, also when its processes are started again.
+
+    Args:
+        launch: How they were started.
+        call: The options that decide what a new run is.
+
+    Returns:
+        A digest; None where ``torchrun`` did not start them.
+    """
+    if launch.name is None:
+        return None
+    words = json.dumps([launch.name, {name: str(value) for name, value in call.items()}])
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def was_begun_by(mark: str | None, folder: Path) -> bool:
+    """Whether the run in a folder was begun by the launch and the call of this mark."""
+    try:
+        description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return mark is not None and isinstance(description, dict) and description.get(LAUNCH) == mark
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:

@@ -30,6 +30,7 @@ from refineseg.files.writing import written_beside
 from refineseg.networks.building import encoder_of, preprocessing_of
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, load, load_spec
+from refineseg.training import ranks
 from refineseg.training.budget import fit_to_budget
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
@@ -41,7 +42,7 @@ from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
-from refineseg.training.request import Budget, check_logs, check_new_run, fitted, read_run, resumed_data
+from refineseg.training.request import LAUNCH, Budget, check_logs, check_new_run, fitted, read_run, resumed_data
 from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
 from refineseg.training.state import METRICS_FILE
 
@@ -63,6 +64,8 @@ class RunRequest:
         budget: Time to fit the schedule into; None: the configuration's lengths.
         same_data_as: Folder of a run whose data these must be; None: any.
         callbacks: What is called after each epoch, and may end the run.
+        launch: Mark of the call and of the launch that makes it, by which restarted processes know their run; None:
+            ``torchrun`` did not start them.
     """
 
     config: TrainingConfig
@@ -77,6 +80,7 @@ class RunRequest:
     budget: Budget | None = None
     same_data_as: Path | None = None
     callbacks: Callbacks | None = None
+    launch: str | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -90,7 +94,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     """
     begun = time.monotonic()
     check_logs(request.log)
-    check_new_run(folder)
+    if ranks.is_first():  # which writes into it while others may not have come so far
+        check_new_run(folder)
     sources = parse_sources(request.data)
     check_apart("--out", folder, request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
@@ -100,6 +105,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         check_record(request.same_data_as, record, progress)
     class_info = data.phases[0].dataset.class_info
     segmenter, config = _make_model(request, config, class_info, _licence(sources, config, class_info), progress)
+    config = ranks.agreed(config)  # pretrained weights may be had in one place alone; those of the first count
     if request.budget is not None:
         config = fit_to_budget(
             segmenter,
@@ -118,12 +124,14 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "started_from": segmenter.spec.provenance["started_from"],
         "earlier": segmenter.spec.provenance.get("earlier"),
         "log": list(request.log),
+        **({} if request.launch is None else {LAUNCH: request.launch}),
         "config": to_json(config),
     }
     is_new = not folder.exists()
-    record.write(folder)
-    with written_beside(folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    if ranks.is_first():
+        record.write(folder)
+        with written_beside(folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
     _note_protocol(segmenter, config, tuple(sources), data)
     try:
         return train(
@@ -139,7 +147,9 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
             callbacks=request.callbacks,
         )
     except (DatasetError, ImageError, ConfigError, MissingExtraError):
-        if not (folder / CHECKPOINT).exists():  # nothing was learned: the same call must work once the cause is mended
+        if (
+            ranks.is_first() and not (folder / CHECKPOINT).exists()
+        ):  # nothing was learned: the same call must work once the cause is mended
             _undo(folder, is_new=is_new)
         raise
 

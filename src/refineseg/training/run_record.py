@@ -17,6 +17,7 @@ from refineseg.data.samples.record import DataRecord, class_differences
 from refineseg.errors import CheckpointError, ModelFileError
 from refineseg.files.writing import written_beside
 from refineseg.segmenter import load_spec
+from refineseg.training import ranks
 from refineseg.training.config import CHECKPOINT
 from refineseg.training.progress import Progress
 
@@ -126,7 +127,8 @@ def check_record(folder: Path, now: RunRecord, progress: Progress) -> None:
             f"refineseg train --data NAME:ROOT --init {last} --out ANOTHER_FOLDER",
         )
     try:
-        now.write(folder)
+        if ranks.is_first():
+            now.write(folder)
     except OSError as error:
         raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
 

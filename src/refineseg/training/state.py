@@ -2,7 +2,8 @@
 
 In: a model, a configuration. Out: :class:`RunState`, which knows how to be saved and restored. A kill at any moment
 leaves files from which a run goes on: models are written before the checkpoint that knows of them, and lines of
-``metrics.jsonl`` that are newer than the checkpoint are cut off when the run is resumed.
+``metrics.jsonl`` that are newer than the checkpoint are cut off when the run is resumed. Of several processes the first
+one writes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from refineseg.errors import CheckpointError, OutputError
 from refineseg.files.writing import storing, written_beside
 from refineseg.segmenter import Segmenter
+from refineseg.training import ranks
 from refineseg.training.checkpoint import save_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.optim import WeightAverage, make_optimiser
@@ -94,12 +96,15 @@ class RunState:
         self.history.append(entry)
         measured = self.measured
         measured.spec = replace(measured.spec, provenance=provenance)
-        if entry.get("mean_iou", -1.0) > best:
+        if ranks.is_first() and entry.get("mean_iou", -1.0) > best:
             self._best = copy.deepcopy(measured)
 
     def is_due(self, every_s: float) -> bool:
-        """Whether so many seconds have passed since the last checkpoint (or the beginning)."""
-        return time.monotonic() - self._saved_at >= every_s
+        """Whether so many seconds have passed since the last checkpoint (or the beginning).
+
+        Several processes save after every epoch: the more there are, the sooner one is killed.
+        """
+        return ranks.size() > 1 or time.monotonic() - self._saved_at >= every_s
 
     def save(self, config: TrainingConfig, folder: Path) -> None:
         """Write models and checkpoint of the last complete epoch.
@@ -107,6 +112,11 @@ class RunState:
         Raises:
             CheckpointError: There is no room; the checkpoint before is intact.
         """
+        if ranks.is_first():
+            self._write(config, folder)
+        self.saved_epoch, self._saved_at = self.epoch, time.monotonic()
+
+    def _write(self, config: TrainingConfig, folder: Path) -> None:
         try:
             if self._best is not None:
                 self._best.save(folder / "best.safetensors")
@@ -124,7 +134,6 @@ class RunState:
             "average": None if self.average is None else self.average.state_dict(),
         }
         save_checkpoint(folder, content)
-        self.saved_epoch, self._saved_at = self.epoch, time.monotonic()
 
 
 def no_room(folder: Path, saved_epoch: int, error: Exception) -> str:
@@ -144,6 +153,8 @@ def rewrite_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         CheckpointError: It cannot be written.
     """
+    if not ranks.is_first():
+        return
     try:
         with written_beside(folder / METRICS_FILE) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history), encoding="utf-8")
@@ -157,6 +168,8 @@ def append_metrics(folder: Path, entry: Mapping[str, Any], *, saved_epoch: int) 
     Raises:
         CheckpointError: There is no room; the checkpoint of ``saved_epoch`` is intact.
     """
+    if not ranks.is_first():
+        return
     path = folder / METRICS_FILE
     try:
         with storing(path), path.open("a", encoding="utf-8") as file:

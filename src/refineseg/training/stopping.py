@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from refineseg.training import ranks
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FINISH_S = 3.0  # the last checkpoint and the report
 _REMEMBERED = 20  # epochs; among them are some with a measurement, and the one that compiled is forgotten
@@ -64,13 +66,13 @@ class StopSignals:
         self._restore()
 
     def check(self) -> None:
-        """Raise what came.
+        """Raise what came to this process, or to another one of the run.
 
         Raises:
             StoppedBySignal: A signal came.
         """
-        if self._received is not None:
-            raise StoppedBySignal(self._received)
+        if number := ranks.most(self._received or 0):
+            raise StoppedBySignal(number)
 
 
 def is_no_longer_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:

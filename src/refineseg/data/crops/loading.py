@@ -180,6 +180,30 @@ def epoch_order(
     return batches[start : start + (steps or in_a_pass)]
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes reads; together they read each sample once.
+
+    Args:
+        rank: Number of the process, from 0.
+        size: Number of processes, which divides every batch.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, batches: list[list[int]]) -> list[list[int]]:
+        """This part of each batch: neighbours, so that the parts in order are the batch.
+
+        Example:
+            >>> Share(1, 2).of([[5, 0, 3, 8]])
+            [[3, 8]]
+        """
+        return [
+            batch[len(batch) * self.rank // self.size : len(batch) * (self.rank + 1) // self.size] for batch in batches
+        ]
+
+
 def _collate(items: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
     images, masks, names = zip(*items, strict=True)
     return Batch(torch.stack(images), torch.stack(masks), tuple(names))
@@ -200,7 +224,8 @@ class _Order:
 
 
 def _leave_signals_to_the_run(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the run ends its own in order
+    for number in (signal.SIGINT, signal.SIGTERM):  # which may reach every process; the run ends its own in order
+        signal.signal(number, signal.SIG_IGN)
 
 
 class HostBatches:
@@ -216,6 +241,7 @@ class HostBatches:
         counts: Pixels of each class in each image, where the augmentation asks for classes; None: they are counted,
             which reads every mask.
         steps: Batches of an epoch; None: one pass.
+        share: The part of each batch that is read here.
     """
 
     def __init__(
@@ -229,12 +255,14 @@ class HostBatches:
         pinned: bool = False,
         counts: Int64[np.ndarray, "n k"] | None = None,
         steps: int | None = None,
+        share: Share = Share(),
     ) -> None:
         if counts is None and (augmentation.copy_paste or augmentation.class_balance):
             counts = image_counts(dataset)
         donors = Donors(counts) if augmentation.copy_paste and counts is not None else None
         self._num_samples, self._augmentation, self._counts = len(dataset), augmentation, counts
         self._batch_size, self._seed, self._steps, self._order = batch_size, seed, steps, _Order()
+        self._share = share
         self._loader: DataLoader[Batch] = DataLoader(
             _CropSamples(dataset, augmentation, seed, donors),  # type: ignore[arg-type]
             batch_sampler=self._order,
@@ -248,7 +276,7 @@ class HostBatches:
     def epoch(self, epoch: int) -> DataLoader[Batch]:
         """The batches of one epoch; they must be read before those of another are asked for."""
         self._order.epoch = epoch
-        self._order.batches = epoch_order(
+        whole = epoch_order(
             self._num_samples,
             batch_size=self._batch_size,
             seed=self._seed,
@@ -257,4 +285,5 @@ class HostBatches:
             counts=self._counts,
             class_balance=self._augmentation.class_balance,
         )
+        self._order.batches = self._share.of(whole)
         return self._loader

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from refineseg.data.crops.augment import padding_pixel, recoloured
 from refineseg.data.crops.balance import Donors, count_classes
-from refineseg.data.crops.loading import Batch, epoch_order, mix_seeds, read_samples
+from refineseg.data.crops.loading import Batch, Share, epoch_order, mix_seeds, read_samples
 from refineseg.data.crops.placement import Augmentation, Colours, Placed, corners, turned_sources
 from refineseg.data.samples.sample import Dataset
 from refineseg.errors import DatasetError
@@ -56,9 +56,16 @@ class ResidentData:
     counts: NDArray[np.int64]
 
     def batches(
-        self, augmentation: Augmentation, *, batch_size: int, seed: int, epoch: int, steps: int | None = None
+        self,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        steps: int | None = None,
+        share: Share = Share(),  # noqa: B008 - frozen
     ) -> ResidentBatches:
-        """The batches of one epoch, in the order that loading from files has."""
+        """The batches of one epoch, or a share of each, in the order that loading from files has."""
         order = epoch_order(
             len(self.names),
             batch_size=batch_size,
@@ -68,7 +75,7 @@ class ResidentData:
             counts=self.counts,
             class_balance=augmentation.class_balance,
         )
-        return ResidentBatches(self, augmentation, order, seed, epoch)
+        return ResidentBatches(self, augmentation, share.of(order), seed, epoch)
 
     def crops(self, indices: Sequence[int], augmentation: Augmentation, *, seed: int, epoch: int) -> Batch:
         """The crops of some samples."""
