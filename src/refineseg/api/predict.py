@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from refineseg.api.words import Words, as_path, as_words, named_options
 from refineseg.errors import NoInputError
 from refineseg.files.writing import write_json
-from refineseg.terminal.applicability import check_options
+from refineseg.terminal.applicability import check_options, is_batch
 from refineseg.terminal.arguments import check_not_input, check_outputs
 
 if TYPE_CHECKING:
+    from refineseg.batch.report import AuditReport, BatchReport
     from refineseg.predict.folder.file_run import FilesResult
     from refineseg.predict.folder.follower import Follower
 
-_SCORING = ("precision", "scales", "protocol", "backend", "device", "flip", "enlargement")
+SCORING = ("precision", "scales", "protocol", "backend", "device", "flip", "enlargement")
+"""Options of scoring."""
 
 
 def predict(
@@ -55,6 +57,12 @@ def predict(
     resume: bool | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    part: str | None = None,
+    threads: int | None = None,
+    retry_failed: bool = False,
+    audit: bool = False,
     bands: Words | None = None,
     percentiles: Words = "auto",
     value_range: Words | None = None,
@@ -66,7 +74,7 @@ def predict(
     live: str = "auto",
     asked: frozenset[str] | None = None,
     follower: Follower | None = None,
-) -> FilesResult:
+) -> FilesResult | BatchReport | AuditReport:
     """Predict files into a folder; ``refineseg predict --help`` describes each option, which has the same name here.
 
     For predictions as values, without files, there is :class:`refineseg.Predictor`. ``follower`` is told of results,
@@ -74,7 +82,8 @@ def predict(
     though they have their usual values.
 
     Returns:
-        What became of the inputs: how many are done, areas of the classes, a message for each failure.
+        What became of the inputs: how many are done, areas of the classes, a message for each failure. With an engine,
+        a part or a bucket the report of a batch, and with ``audit`` what was found.
 
     Raises:
         NoInputError: None of the inputs can be predicted.
@@ -85,15 +94,24 @@ def predict(
         given["asked"] = asked = named_options(predict, given) - {"inputs", "out", "asked", "follower"}
         names = {name: f"--{name.replace('_', '-')}" for name in asked}
         check_options("predict", names, {name: as_words(value) for name, value in given.items()})
+    if is_batch(given):
+        from refineseg.api.batch import predict_batch
+
+        return predict_batch(given)
     return _predicted(given)
+
+
+def words_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that may be words or values, as words."""
+    names = ("model", "save", "classes", "scales", "tile", "memory", "bands", "percentiles", "value_range", "nodata")
+    return {name: as_words(given[name]) for name in names}
 
 
 def _predicted(given: Mapping[str, Any]) -> FilesResult:
     from refineseg.predict.views.scoring_views import check_scoring
 
-    words = {name: as_words(given[name]) for name in ("model", "save", "classes", "scales", "tile", "memory")}
-    words |= {name: as_words(given[name]) for name in ("bands", "percentiles", "value_range", "nodata")}
-    scoring: Any = {**{name: given[name] for name in _SCORING}, "scales": words["scales"]}
+    words = words_of(given)
+    scoring: Any = {**{name: given[name] for name in SCORING}, "scales": words["scales"]}
     check_scoring(words["model"], **scoring)
     out, areas, json_file = Path(given["out"]), as_path(given["areas"]), as_path(given["json_file"])
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
@@ -102,7 +120,7 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     from refineseg.predict.folder.plan import plan_files
     from refineseg.predict.views.tiling import TilingOptions
 
-    files = _file_options(given, words, areas)
+    files = file_options(given, words, areas)
     inputs = [given["inputs"]] if isinstance(given["inputs"], str | Path) else given["inputs"]
     tile = {"tile": words["tile"], "memory": words["memory"], "overlap": given["overlap"]}
     tiling = TilingOptions.parse(mode=given["tile_mode"], **tile)
@@ -126,7 +144,7 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     return result
 
 
-def _file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Path | None) -> Any:  # noqa: ANN401
+def file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Path | None) -> Any:  # noqa: ANN401
     """What to write of every file, as far as it can be checked before PyTorch is there."""
     from refineseg.networks.model_names import classes_in, model_file
     from refineseg.predict.folder.file_options import FileOptions
