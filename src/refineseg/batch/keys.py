@@ -17,9 +17,9 @@ _ESCAPED = re.compile(r"[%\x00-\x1f\x7f\\:]")
 
 
 def output_key(key: str) -> str:
-    """What the keys of an input's results begin with; different inputs give different ones.
+    r"""What the keys of an input's results begin with; different inputs give different ones.
 
-    The input's own ending stays, so that ``a.jpg`` and ``a.png`` are told apart. ``%``, control characters, ``\\`` and
+    The input's own ending stays, so that ``a.jpg`` and ``a.png`` are told apart. ``%``, control characters, ``\`` and
     ``:`` become ``%XX``, parts that are no file names (empty, ``.``, ``..``) become ``%``, ``%2E`` and ``%2E%2E``, and
     of a part with more than 200 bytes a hash stands for the end.
 

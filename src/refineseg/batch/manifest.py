@@ -185,7 +185,9 @@ class Manifest:
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:
-            table = pq.read_table(pa.BufferReader(self._store.read(name)), columns=None if columns is None else list(columns))
+            table = pq.read_table(
+                pa.BufferReader(self._store.read(name)), columns=None if columns is None else list(columns)
+            )
             return table.cast(SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns]))
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise DatasetError(

@@ -17,11 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -62,11 +64,13 @@ class Setting:
         workers: Number of actors.
         cpus: Number of CPUs of an actor.
         gpus: Number of GPUs of an actor.
+        tasks: Number of tasks that load, and as many that keep, at a time.
     """
 
     workers: int
     cpus: int
     gpus: int
+    tasks: int
 
 
 def check_address(address: str) -> None:
@@ -96,6 +100,19 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Ray's C++ code writes to the terminal while it starts; its errors are exceptions as well."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def cluster(address: str | None, *, workers: int | None, threads: int) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; at the end it is left, or ended.
 
@@ -117,21 +134,20 @@ def cluster(address: str | None, *, workers: int | None, threads: int) -> Iterat
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.getsignal(number) for number in numbers]
+    warnings.filterwarnings("ignore", module="ray|refineseg.batch.ray_engine")  # of its own options, and of small jobs
     try:
         if address is None:
             # logical CPUs: those of the actors, and some for tasks, which mostly wait for the disk or the network
-            quiet["num_cpus"] = (workers or 1) * threads + max(2, (os.cpu_count() or 2) // 2)
+            quiet["num_cpus"] = (workers or 1) * threads + max(2, (os.cpu_count() or 2) // 4)
             quiet["object_store_memory"] = max(128 * 2**20, min(_MOST_STORE, free_memory() // 8))
-            ray.init(include_dashboard=False, **quiet)
-        else:
+            quiet["include_dashboard"] = False
+        with _silent():
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"expected Ray to start, but {told(error)}") from error
     try:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)  # Ray has put its own there
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         yield
     finally:
         ray.shutdown()
@@ -154,9 +170,7 @@ def setting_of(*, workers: int | None, threads: int, on_gpu: bool) -> Setting:
 
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
-    largest = max(
-        (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0
-    )
+    largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
     each = 1 if on_gpu else threads
     most = int(cpus - max(1.0, _TASK_SHARE * cpus)) // each if each <= largest else 0
     most = min(most, gpus) if on_gpu else most
@@ -166,15 +180,18 @@ def setting_of(*, workers: int | None, threads: int, on_gpu: bool) -> Setting:
             f"and write have CPUs, too, got {workers or 1}; the cluster has {cpus} CPUs (at most {largest} on a "
             f"machine) and {gpus} GPUs: give fewer --workers or --threads"
         )
-    return Setting(workers or most, each, int(on_gpu))
+    chosen = workers or most
+    tasks = max(1, int((cpus - chosen * each) / (2 * _TASK_CPUS) - _LISTING_CPUS))
+    return Setting(chosen, each, int(on_gpu), tasks)
 
 
 def _packed(items: Iterable[Any]) -> pa.Table:
-    return pa.table({_COLUMN: pa.array([pickle.dumps(item, 5) for item in items], pa.large_binary())})
+    """A chunk as one row: Ray may split and join tables, but no row."""
+    return pa.table({_COLUMN: pa.array([pickle.dumps(list(items), 5)], pa.large_binary())})
 
 
 def _items(table: pa.Table) -> list[Any]:
-    return [pickle.loads(item.as_buffer()) for item in table[_COLUMN]]
+    return [item for chunk in table[_COLUMN] for item in pickle.loads(chunk.as_buffer())]
 
 
 @lru_cache(maxsize=1)
@@ -226,29 +243,36 @@ def streamed(job: BatchJob, setting: Setting, *, num_channels: int) -> Iterator[
     from ray.data.block import BlockMetadata
 
     context = ray.data.DataContext.get_current()
+    for name in ("ray", "ray.data"):  # which set their levels when they are imported
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
-    context.target_max_block_size = None  # a chunk stays a block
-    context.target_min_block_size = 0
+    context.target_max_block_size = 1  # byte: every chunk is a block and may go another way
 
     class Listing(ray.data.Datasource):  # type: ignore[misc]  # Ray has no types
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
-        def get_read_tasks(self, parallelism: int, *_: Any) -> list[Any]:  # noqa: ANN401
+        def get_read_tasks(
+            self,
+            parallelism: int,
+            per_task_row_limit: int | None = None,
+            data_context: Any = None,  # noqa: ANN401
+        ) -> list[Any]:
             known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
             return [ray.data.ReadTask(lambda: map(_packed, chunks(job)), known)]
 
-    task: Any = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-    common = {**task, "num_cpus": _TASK_CPUS, "fn_kwargs": {"job": job, "num_channels": num_channels}}
+    task: Any = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
+    pool = ray.data.TaskPoolStrategy(size=setting.tasks)
+    common = {**task, "compute": pool, "num_cpus": _TASK_CPUS, "fn_kwargs": {"job": job, "num_channels": num_channels}}
     rows = (
-        ray.data.read_datasource(Listing(), override_num_blocks=1, ray_remote_args={"num_cpus": _LISTING_CPUS})
+        ray.data.read_datasource(Listing(), override_num_blocks=1, num_cpus=_LISTING_CPUS)
         .map_batches(_load, **common)
         .map_batches(
             _Actor,
             **task,
             fn_constructor_args=(job, __version__),
-            concurrency=setting.workers,
+            compute=ray.data.ActorPoolStrategy(size=setting.workers),
             num_cpus=setting.cpus,
             num_gpus=setting.gpus,
             max_task_retries=_RETRIES,

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from refineseg.data.storage.remote_access import remote_call, version_of
@@ -34,7 +35,9 @@ class Mark:
 
 
 def _mark(info: Mapping[str, Any]) -> Mark:
-    size, version = info.get("size"), version_of(info).strip('"')
+    # one file system may tell one time as a number in a listing, and as a date of a file
+    plain = {name: value.timestamp() if isinstance(value, datetime) else value for name, value in info.items()}
+    size, version = info.get("size"), version_of(plain).strip('"')
     md5 = version if _MD5.fullmatch(version) else None
     if md5 is None and isinstance(info.get("md5Hash"), str):  # Google's
         md5 = base64.b64decode(info["md5Hash"]).hex()
