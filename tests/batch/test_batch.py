@@ -17,9 +17,9 @@ from refineseg.batch.engine import in_this_process
 from refineseg.batch.job import BatchJob
 from refineseg.batch.keys import Part, output_key
 from refineseg.batch.listing import chunks
-from refineseg.batch.manifest import Manifest, Row
+from refineseg.batch.manifest import Manifest, ManifestRow
 from refineseg.batch.stores import LocalStore
-from refineseg.batch.work import Network
+from refineseg.batch.work import BatchModel
 from refineseg.class_info import ClassInfo
 from refineseg.data.storage import remote_access
 from refineseg.images.reading import USUAL
@@ -153,8 +153,8 @@ def job_of(source, out, model, **changes):
 
 def rows_made(job, found=None):
     """What a job records, without its manifest."""
-    made = in_this_process(job, Network(job), found or chunks(job))
-    return [item for items in made for item in items if isinstance(item, Row)]
+    made = in_this_process(job, BatchModel(job), found or chunks(job))
+    return [item for items in made for item in items if isinstance(item, ManifestRow)]
 
 
 def test_inputs_that_change_or_vanish_after_they_were_listed_fail(tmp_path, model):
@@ -175,7 +175,10 @@ def test_a_raster_and_a_huge_file_are_left_to_calls_of_their_own(tmp_path, model
     monkeypatch.setattr("refineseg.batch.listing.MOST_BYTES", 20_000)
     job = job_of(source, tmp_path / "out", model)
     rows = [
-        item for items in in_this_process(job, Network(job), chunks(job)) for item in items if isinstance(item, Row)
+        item
+        for items in in_this_process(job, BatchModel(job), chunks(job))
+        for item in items
+        if isinstance(item, ManifestRow)
     ]
     reasons = {row.key: row.reason for row in rows}
     assert reasons["a.png"] == ""

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refineseg.batch.keys import Part, key_hash
-from refineseg.batch.manifest import Manifest, Recorder, Row
+from refineseg.batch.manifest import Manifest, ManifestRow, Recorder
 from refineseg.batch.stores import LocalStore
 from refineseg.errors import DatasetError
 
 ROWS = st.builds(
-    lambda key, generation, cause: Row(key, 10, "e", 2**63 + generation, "m", generation, cause=cause, reason=cause),
+    lambda key, generation, cause: ManifestRow(
+        key, 10, "e", 2**63 + generation, "m", generation, cause=cause, reason=cause
+    ),
     st.sampled_from(["a.png", "b.png", "ü/c d.png", "d.png"]),
     st.integers(1, 4),
     st.sampled_from(["", "input", "storage"]),
@@ -59,7 +61,7 @@ def test_the_row_of_the_latest_generation_holds(tmp_path_factory, files):
 
 def test_a_part_knows_its_own_inputs_only(tmp_path):
     store = LocalStore(str(tmp_path))
-    rows = [Row(f"{i}.png", i, "", i, "m", 1) for i in range(100)]
+    rows = [ManifestRow(f"{i}.png", i, "", i, "m", 1) for i in range(100)]
     Manifest(store).write(rows)
     parts = [Manifest(store, Part(index, 3)).state() for index in (1, 2, 3)]
     assert sum(len(state.hashes) for state in parts) == 100
@@ -73,7 +75,7 @@ def test_rows_are_written_now_and_then_and_at_the_end(tmp_path):
     manifest = Manifest(LocalStore(str(tmp_path)))
     recorder = Recorder(manifest, rows=3, seconds=100)
     for i in range(7):
-        recorder.add([Row(f"{i}.png", i, "", i, "m", 1)])
+        recorder.add([ManifestRow(f"{i}.png", i, "", i, "m", 1)])
     assert sum(len(table) for table in manifest.tables()) == 6
     recorder.flush()
     recorder.flush()
@@ -83,7 +85,7 @@ def test_rows_are_written_now_and_then_and_at_the_end(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"\0" * 100])
 def test_a_file_that_is_none_is_named(tmp_path, content):
     manifest = Manifest(LocalStore(str(tmp_path)))
-    manifest.write([Row("a.png", 1, "", 1, "m", 1)])
+    manifest.write([ManifestRow("a.png", 1, "", 1, "m", 1)])
     (tmp_path / ".refineseg" / "manifest" / "part-x.parquet").write_bytes(content)
     with pytest.raises(DatasetError, match=r"manifest/part-x.parquet, got another one"):
         manifest.state()
@@ -96,7 +98,7 @@ from fsspec.spec import AbstractFileSystem
 from dataclasses import replace
 from refineseg.batch.job import BatchJob
 from refineseg.batch.listing import Listed, chunks
-from refineseg.batch.manifest import Manifest, Row
+from refineseg.batch.manifest import Manifest, ManifestRow
 from refineseg.batch.stores import LocalStore, open_store
 from refineseg.batch.keys import Part
 from refineseg.devices import resident_memory

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from refineseg.errors import ConfigError
+from refineseg.images.files import IMAGE_SUFFIXES
 
 _LONGEST_PART = 200  # bytes of a name between two slashes; file systems take 255, with the ending of the result
 _ESCAPED = re.compile(r"[%\x00-\x1f\x7f\\:]")
@@ -111,3 +112,34 @@ def is_nested(one: str, other: str) -> bool:
 
 def _real(text: str) -> str:
     return text.rstrip("/") if "://" in text else os.path.realpath(text).rstrip("/")
+
+
+@dataclass
+class Listed:
+    """What was found.
+
+    Args:
+        inputs: Number of images of this part.
+        kept: Number of images whose row holds.
+        failed: Number of those whose row is a failure.
+        others: Number of names that are no images.
+    """
+
+    inputs: int = 0
+    kept: int = 0
+    failed: int = 0
+    others: int = 0
+
+
+def is_image(key: str) -> bool:
+    """Whether a key is taken for an image."""
+    return key.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(key)
+
+
+def is_text(key: str) -> bool:
+    """Whether a name can be written as UTF-8; some of a Linux disk cannot."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from refineseg.batch.keys import Part, key_hash
 from refineseg.batch.stores import Store
+from refineseg.data.storage.objects import Mark
 from refineseg.errors import DatasetError, told
 
 FOLDER = ".refineseg"
@@ -59,7 +60,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """What became of one input.
 
     Args:
@@ -94,7 +95,7 @@ class Row:
     areas: tuple[int, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def failed(self, cause: str, reason: str) -> Row:
+    def failed(self, cause: str, reason: str) -> ManifestRow:
         """The row of the same input, which has failed."""
         return replace(self, cause=cause, reason=reason, outputs=(), areas=())
 
@@ -103,6 +104,19 @@ class Row:
         values = {name: value for name, value in asdict(self).items() if name != "seconds"}
         status = _FAILED if self.cause else _DONE
         return {**values, **self.seconds, "key_hash": key_hash(self.key), "status": status}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An input that is to be predicted.
+
+    Args:
+        row: ManifestRow as far as it is known.
+        listed: Mark of the input when it was listed.
+    """
+
+    row: ManifestRow
+    listed: Mark
 
 
 class State:
@@ -152,7 +166,7 @@ class Manifest:
         self._prefix = f"{_FOLDER}/part-{self._part.index}-of-{self._part.count}-"
         self.run = uuid.uuid4().hex[:12]
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ManifestRow]) -> None:
         """Add a file with rows.
 
         Raises:
@@ -267,10 +281,10 @@ class Recorder:
 
     def __init__(self, manifest: Manifest, *, rows: int = 2000, seconds: float = 5.0) -> None:
         self._manifest, self._most, self._seconds = manifest, rows, seconds
-        self._rows: list[Row] = []
+        self._rows: list[ManifestRow] = []
         self._last = time.monotonic()
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[ManifestRow]) -> None:
         """Take rows, and write where it is time."""
         self._rows.extend(rows)
         if len(self._rows) >= self._most or time.monotonic() - self._last > self._seconds:

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from typing import Any
 import pyarrow as pa
 
 from refineseg._version import __version__
-from refineseg.batch.engine import keep_all, load_all
 from refineseg.batch.job import BatchJob
 from refineseg.batch.listing import chunks
-from refineseg.batch.work import Entry, Network, Predicted, Worker
+from refineseg.batch.manifest import Entry
+from refineseg.batch.work import BatchModel, Predicted, Started, Worker, keep_all, load_all
 from refineseg.devices import free_memory
-from refineseg.errors import ConfigError, MissingExtraError, told
+from refineseg.errors import ConfigError, told
 
 _WAIT_S = 20  # for a cluster to answer
 _TASK_CPUS, _LISTING_CPUS = 0.5, 0.25  # they mostly wait; different numbers also keep Ray from joining two steps in one
@@ -42,18 +42,6 @@ _TASK_SHARE = 0.1  # of a cluster's CPUs, at least one, that actors leave to tas
 _MOST_STORE = 2 * 2**30  # bytes of Ray's own store on this machine
 _RETRIES = 2
 _COLUMN = "items"
-
-
-def require_ray() -> None:
-    """Whether Ray is there; nothing of it is loaded yet.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("ray") is None:
-        raise MissingExtraError("ray", extra="ray", purpose="predict with --engine ray")
 
 
 @dataclass(frozen=True)
@@ -216,7 +204,7 @@ class _Actor:
     def __init__(self, job: BatchJob, version: str) -> None:
         if version != __version__:
             raise ConfigError(f"expected refineseg {version} on every machine, got {__version__}; install the same")
-        self._network = Network(job)
+        self._network = BatchModel(job)
         self._worker = Worker(job, num_channels=self._network.num_channels)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -337,3 +325,36 @@ def _started(actor_class: Any, job: BatchJob) -> Any:  # noqa: ANN401 - Ray has 
         cause = getattr(error, "cause", None) or error
         raise ConfigError(f"expected a worker with the model {job.model} to start, but {told(cause)}") from error
     return actor
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Runs a job on a cluster.
+
+    Args:
+        address: Address of a cluster; None: this machine.
+        workers: Number of actors; None: chosen.
+        device: Device as the call names it; auto: a GPU where the cluster has one.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    device: str = "auto"
+
+    @contextmanager
+    def started(self, job: BatchJob, model: BatchModel) -> Iterator[Started]:
+        """See :class:`~refineseg.batch.work.BatchEngine`.
+
+        Raises:
+            ConfigError: A cluster that does not answer or has no room.
+        """
+        with cluster(self.address, workers=self.workers, threads=job.threads):
+            on_gpu = self.device.startswith("cuda") or (self.device == "auto" and has_gpu())
+            device = "cuda" if on_gpu else "cpu" if self.device == "auto" else self.device
+            placed = replace(job, options=replace(job.options, device=device))
+            setting = setting_of(workers=self.workers, threads=job.threads, on_gpu=on_gpu)
+            yield Started(
+                lambda: streamed(placed, setting, num_channels=model.num_channels),
+                lambda: one_by_one(placed, setting, chunks(replace(placed, retry_failed=False))),
+                {"engine": "ray", "workers": setting.workers, "gpus": setting.gpus, "device": device},
+            )

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.batch.keys import Part, key_hash, short_hash
-from refineseg.batch.listing import Listed, is_image, is_text
+from refineseg.batch.keys import Listed, Part, is_image, is_text, key_hash, short_hash
 from refineseg.batch.manifest import FOLDER, Manifest, State
 from refineseg.batch.stores import LocalStore, Store
 from refineseg.class_info import ClassInfo

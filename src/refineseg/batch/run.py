@@ -9,38 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
-from refineseg.batch import ray_engine
-from refineseg.batch.engine import in_this_process
 from refineseg.batch.job import BatchJob, begin, check_begun, check_places
-from refineseg.batch.listing import Listed, chunks
-from refineseg.batch.manifest import FOLDER, Manifest, Recorder, Row
+from refineseg.batch.keys import Listed
+from refineseg.batch.manifest import FOLDER, Manifest, ManifestRow, Recorder
 from refineseg.batch.report import AuditReport, BatchReport, audit, report_of
 from refineseg.batch.stores import open_store
-from refineseg.batch.work import Network
+from refineseg.batch.work import BatchEngine, BatchModel, Started
 from refineseg.errors import DatasetError
 from refineseg.predict.folder.follower import Follower
 
 _MOST_TOLD = 20  # failures; the manifest has all
 _TOLD_S = 10.0  # between two lines
 _STORAGE_FAILURES = 50  # in a row, after which it is the storage that fails and not an image
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """Where Ray runs.
-
-    Args:
-        address: Address of a cluster; None: this machine.
-        workers: Number of actors; None: chosen.
-        device: Device as the call names it; auto: a GPU where the cluster has one.
-    """
-
-    address: str | None = None
-    workers: int | None = None
-    device: str = "auto"
 
 
 def check_before(job: BatchJob) -> None:
@@ -58,14 +40,14 @@ def check_before(job: BatchJob) -> None:
     begin(out, job.source, job.outputs)
 
 
-def run_batch(job: BatchJob, network: Network, *, follower: Follower, ray: RayOptions | None = None) -> BatchReport:
+def run_batch(job: BatchJob, model: BatchModel, engine: BatchEngine, *, follower: Follower) -> BatchReport:
     """Predict what has no row that holds.
 
     Args:
         job: What to do; :func:`check_before` has been called.
-        network: The model of this process.
+        model: The model of this process.
+        engine: Where it is done.
         follower: Whom to tell failures and progress.
-        ray: Where Ray runs; None: this process does it all.
 
     Raises:
         ConfigError: A cluster that does not answer or has no room.
@@ -74,10 +56,8 @@ def run_batch(job: BatchJob, network: Network, *, follower: Follower, ray: RayOp
     """
     run = _Run(job, follower)
     try:
-        if ray is None:
-            run.take(in_this_process(job, network, chunks(job)))
-        else:
-            run.with_ray(ray, network.num_channels)
+        with engine.started(job, model) as started:
+            run.all_of(started)
     except KeyboardInterrupt as stop:
         stop.add_note(f"{run.done} images are done and recorded")
         raise
@@ -86,7 +66,7 @@ def run_batch(job: BatchJob, network: Network, *, follower: Follower, ray: RayOp
         follower.ended()
     seconds, listed = run.seconds, run.listed or Listed()
     run.manifest.put_together()
-    report = report_of(run.manifest, network.class_info, part=job.part, listed=listed, done=run.done, seconds=seconds)
+    report = report_of(run.manifest, model.class_info, part=job.part, listed=listed, done=run.done, seconds=seconds)
     report.failed, report.setting = run.failed + listed.failed, run.setting
     name = f"{FOLDER}/report-{job.part.index}-of-{job.part.count}.json"
     open_store(job.out).write(name, json.dumps(report.to_json(), indent=1).encode())
@@ -103,45 +83,34 @@ class _Run:
         self.listed: Listed | None = None
         self.done = self.failed = self._in_a_row = 0
         self._start = self._told = time.monotonic()
-        self.setting: dict[str, Any] = {
-            "engine": "none",
-            "workers": 1,
-            "threads": job.threads,
-            "batch_size": job.batch_size,
-            "device": job.options.device,
-            "backend": job.options.backend,
-        }
+        self.setting: dict[str, Any] = {"threads": job.threads, "batch_size": job.batch_size}
+        self.setting["backend"] = job.options.backend
 
     @property
     def seconds(self) -> float:
         """Since the beginning."""
         return time.monotonic() - self._start
 
-    def with_ray(self, options: RayOptions, num_channels: int) -> None:
-        """All of it on a cluster."""
-        job = self._job
-        with ray_engine.cluster(options.address, workers=options.workers, threads=job.threads):
-            on_gpu = options.device == "cuda" or (options.device == "auto" and ray_engine.has_gpu())
-            device = "cuda" if on_gpu else "cpu" if options.device == "auto" else options.device
-            job = replace(job, options=replace(job.options, device=device))
-            setting = ray_engine.setting_of(workers=options.workers, threads=job.threads, on_gpu=on_gpu)
-            self.setting |= {"engine": "ray", "workers": setting.workers, "device": device}
-            self._follower.said(
-                f"Ray: {setting.workers} workers, {job.threads} threads and {setting.gpus} GPUs each, {device}"
-            )
-            self._start = time.monotonic()
-            self.take(ray_engine.streamed(job, setting, num_channels=num_channels))
-            self.recorder.flush()
-            listed = self.listed
-            if listed is None or self.done + self.failed + listed.kept != listed.inputs:
-                left = chunks(replace(job, retry_failed=False))
-                self.take(ray_engine.one_by_one(job, setting, left))
-                self.listed = listed or self.listed
+    def all_of(self, started: Started) -> None:
+        """All that is left, and then what was left out."""
+        self.setting |= started.setting
+        workers, gpus = started.setting["workers"], started.setting["gpus"]
+        self._follower.said(
+            f"{workers} worker{'s' * (workers > 1)} on {started.setting['device']}, {self._job.threads} threads each"
+            f"{', with a GPU each' * bool(gpus)}"
+        )
+        self._start = time.monotonic()
+        self.take(started.first())
+        self.recorder.flush()
+        listed = self.listed
+        if started.again and (listed is None or self.done + self.failed + listed.kept != listed.inputs):
+            self.take(started.again())
+            self.listed = listed or self.listed
 
     def take(self, results: Iterable[list[Any]]) -> None:
         """Record rows as they come."""
         for items in results:
-            rows = [item for item in items if isinstance(item, Row)]
+            rows = [item for item in items if isinstance(item, ManifestRow)]
             for item in items:
                 if isinstance(item, Listed):
                     self.listed = item
@@ -153,7 +122,7 @@ class _Run:
                 failed = f", {self.failed} failed" * bool(self.failed)
                 self._follower.said(f"{self.done} images done{failed}, {self.done / self.seconds:.3g} per s")
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: ManifestRow) -> None:
         self._in_a_row = self._in_a_row + 1 if row.cause == "storage" else 0
         if not row.cause:
             self.done += 1

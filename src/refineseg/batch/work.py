@@ -1,24 +1,26 @@
 """What is done with an image, in three steps that any engine can run where it likes: load, predict, keep.
 
-In: :class:`Entry`, an input as it was listed. Out: :class:`~refineseg.batch.manifest.Row`, after the results were
-written and read back. A step that fails gives the row of the failure; steps pass on what they have no use for.
+In: :class:`~refineseg.batch.manifest.Entry`, an input as it was listed. Out: the
+:class:`~refineseg.batch.manifest.ManifestRow` of it, after the results were written and read back. A step that fails
+gives the row of the failure; steps pass on what they have no use for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from refineseg.batch.job import BatchJob
 from refineseg.batch.keys import output_key
-from refineseg.batch.manifest import Row
+from refineseg.batch.manifest import Entry, ManifestRow
 from refineseg.batch.stores import is_as_listed, open_store
-from refineseg.data.storage.objects import Mark
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import DatasetError, OutputError, RefinesegError
 from refineseg.images.files import Picture, read_picture
@@ -29,33 +31,17 @@ from refineseg.prediction import Prediction
 if TYPE_CHECKING:
     from refineseg.predict.array_predictor import AnyPredictor
 
-MOST_BYTES = 512 * 2**20
-"""Of an image file; a larger one is a failure before it is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An input that is to be predicted.
-
-    Args:
-        row: Row as far as it is known.
-        listed: Mark of the input when it was listed.
-    """
-
-    row: Row
-    listed: Mark
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """Pixels of an input.
 
     Args:
-        row: Row as far as it is known.
+        row: ManifestRow as far as it is known.
         picture: Pixels.
     """
 
-    row: Row
+    row: ManifestRow
     picture: Picture
 
 
@@ -64,11 +50,11 @@ class Predicted:
     """A prediction of an input.
 
     Args:
-        row: Row as far as it is known.
+        row: ManifestRow as far as it is known.
         prediction: Prediction.
     """
 
-    row: Row
+    row: ManifestRow
     prediction: Prediction
 
 
@@ -84,7 +70,7 @@ class Worker:
         self._job, self._num_channels = job, num_channels
         self._source, self._out = open_store(job.source), open_store(job.out)
 
-    def load(self, entry: Entry) -> Loaded | Row:
+    def load(self, entry: Entry) -> Loaded | ManifestRow:
         """Read and decode."""
         row, key = entry.row, entry.row.key
         start = time.perf_counter()
@@ -115,7 +101,7 @@ class Worker:
         height, width = picture.image.shape[:2]
         return Loaded(replace(row, seconds=seconds, height=height, width=width), picture)
 
-    def keep(self, predicted: Predicted) -> Row:
+    def keep(self, predicted: Predicted) -> ManifestRow:
         """Encode, write, and read back; then the row is right."""
         row, outputs = predicted.row, self._job.outputs
         prediction = outputs.finished(predicted.prediction)
@@ -139,7 +125,7 @@ class Worker:
         return replace(row, outputs=tuple(written), areas=areas, seconds=seconds)
 
 
-class Network:
+class BatchModel:
     """The middle step, with the model.
 
     Args:
@@ -183,7 +169,7 @@ class Network:
             for start in range(0, len(group), size):
                 yield from self._batch(group[start : start + size], size)
 
-    def _batch(self, some: Sequence[Loaded], size: int) -> Iterator[Predicted | Row]:
+    def _batch(self, some: Sequence[Loaded], size: int) -> Iterator[Predicted | ManifestRow]:
         start, outputs = time.perf_counter(), self._job.outputs
         images = [item.picture.image for item in some]
         images += images[-1:] * (size - len(images))
@@ -207,3 +193,41 @@ class Network:
         for item, prediction in zip(some, predictions, strict=False):  # without the copies
             row = replace(item.row, seconds={**item.row.seconds, "model_s": took})
             yield Predicted(row, prediction.without(item.picture.valid))
+
+
+def load_all(worker: Worker, items: Sequence[Any], pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """Load what is an input, in threads."""
+    return [pool.submit(worker.load, item) if isinstance(item, Entry) else _there(item) for item in items]
+
+
+def keep_all(worker: Worker, items: Iterable[Any], pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """Keep what is a prediction, in threads."""
+    return [pool.submit(worker.keep, item) if isinstance(item, Predicted) else _there(item) for item in items]
+
+
+def _there(item: object) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(item)
+    return future
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine that has started.
+
+    Args:
+        first: Function that does what is left, and gives rows and what else the listing told.
+        again: Function that does what :attr:`first` left out; None: it leaves nothing out.
+        setting: How it computes, for the report.
+    """
+
+    first: Callable[[], Iterator[list[Any]]]
+    again: Callable[[], Iterator[list[Any]]] | None
+    setting: dict[str, Any]
+
+
+class BatchEngine(Protocol):
+    """What runs a job."""
+
+    def started(self, job: BatchJob, model: BatchModel) -> AbstractContextManager[Started]:
+        """The engine, ready to work; at the end of the block it is stopped."""

@@ -264,7 +264,7 @@ def predict(
     """
     given: Any = dict(locals())
     from refineseg.api.predict import predict as predict_files
-    from refineseg.predict.folder.file_run import shares_line
+    from refineseg.predict.folder.file_run import FilesResult, shares_line
     from refineseg.terminal.following import TerminalFollower
 
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
@@ -277,7 +277,7 @@ def predict(
     except NoInputError as error:
         messages().say(*error.args, style="red")
         raise typer.Exit(1) from error
-    if batch:
+    if not isinstance(result, FilesResult):
         messages().say(f"results: {out}" if not audit else f"audited: {out}")
         raise typer.Exit(0 if result.is_clean else 1)
     if result.total is not None:
