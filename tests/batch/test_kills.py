@@ -141,7 +141,7 @@ def test_a_ray_cluster_whose_processes_are_killed_makes_each_result_once(tmp_pat
     with s3_server():
         fs = fsspec.filesystem("s3", skip_instance_cache=True)
         fs.mkdir("bucket")
-        fs.pipe({f"bucket/in/{name}": content for name, content in images.items()})
+        fs.pipe({f"bucket/in/{name}": content for name, content in images.items()}, batch_size=8)
         common = ("s3://bucket/in", "--model", "camvid_nano", "--save", "mask", "--device", "cpu", "--threads", "1")
         words = (*common, "--out", "s3://bucket/out", "--engine", "ray", "--workers", "2")
         begun = time.monotonic()
