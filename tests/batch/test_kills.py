@@ -85,6 +85,7 @@ def check(source, out, single, images):
     """Against a run of one process that nobody killed, and by the audit."""
     broken = {name for i, name in enumerate(images) if i % 100 == 50}
     rows = rows_by_key(out)
+    assert sorted(images.keys() - rows.keys()) == []
     assert rows.keys() == images.keys()
     assert {name for name, row in rows.items() if row["status"] == "failed"} == broken
     made, expected = results(out), results(single)
@@ -179,3 +180,40 @@ def test_writers_of_a_local_folder_that_are_killed_leave_no_torn_file(tmp_path):
     assert start(*words, log=log).wait(LIMIT_S) == 1
     check(str(tmp_path / "in"), str(out), str(tmp_path / "single"), images)
     assert not list(out.rglob(".refineseg-*")), "what killed writers left is removed"
+
+
+POISON = """
+import os, signal
+import PIL.Image
+before = PIL.Image.open
+def opened(file, *arguments, **options):
+    if not isinstance(file, (str, os.PathLike)):
+        place = file.tell()
+        poison = b"ends its process" in file.read()
+        file.seek(place)
+        if poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return before(file, *arguments, **options)
+PIL.Image.open = opened
+"""
+
+
+@pytest.mark.slow
+def test_an_image_that_ends_every_process_fails_alone(tmp_path, monkeypatch):
+    """As the system does with a process that needs too much memory."""
+    pytest.importorskip("ray")
+    images, log = photographs(40), tmp_path / "log.txt"
+    (tmp_path / "in").mkdir()
+    for i, content in enumerate(images.values()):
+        poison = b"ends its process" * (i == 7)
+        (tmp_path / "in" / f"{i:02d}.jpg").write_bytes(content + poison)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(POISON)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    words = (tmp_path / "in", "--out", tmp_path / "out", "--model", "camvid_nano", "--save", "mask", "--device", "cpu")
+    ray = ("--engine", "ray", "--workers", "1", "--threads", "1")
+    assert start(*words, *ray, log=log).wait(LIMIT_S) == 1, log.read_text()[-2000:]
+    failed = {name: row["reason"] for name, row in rows_by_key(str(tmp_path / "out")).items() if row["cause"]}
+    assert list(failed) == ["07.jpg"]
+    assert "the process that worked on it ended" in failed["07.jpg"]
+    assert len(results(str(tmp_path / "out"))) == len(images) - 1

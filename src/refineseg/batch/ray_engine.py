@@ -5,7 +5,8 @@ while what follows is full. Chunks travel as bytes of our own making from proces
 
 An actor that takes the last CPU of a cluster leaves none to the tasks that feed it, and Ray Data waits for ever. So
 actors get what is left when tasks have theirs, and more of them are refused. Ray tries a chunk three times; a chunk
-whose process ended each time is left out, and :func:`one_by_one` finds the image that did it.
+whose process ended each time is left out, as is everything behind a listing that ended. So Ray's word that all is done
+counts for nothing: what is left is found by listing again, and :func:`one_by_one` finds the image that ends a process.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _WAIT_S = 20  # for a cluster to answer
 _TASK_CPUS, _LISTING_CPUS = 0.5, 0.25  # they mostly wait; different numbers also keep Ray from joining two steps in one
 _TASK_SHARE = 0.1  # of a cluster's CPUs, at least one, that actors leave to tasks
 _MOST_STORE = 2 * 2**30  # bytes of Ray's own store on this machine
-_RETRIES = 2
+_RETRIES = 2  # by default Ray repeats for ever what ends its process
 _COLUMN = "items"
 
 
@@ -252,9 +253,11 @@ def streamed(job: BatchJob, setting: Setting, *, num_channels: int) -> Iterator[
 
     task: Any = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
     pool = ray.data.TaskPoolStrategy(size=setting.tasks)
-    common = {**task, "compute": pool, "num_cpus": _TASK_CPUS, "fn_kwargs": {"job": job, "num_channels": num_channels}}
+    common = {**task, "compute": pool, "num_cpus": _TASK_CPUS, "max_retries": _RETRIES}
+    common["fn_kwargs"] = {"job": job, "num_channels": num_channels}
+    once: Any = {"max_retries": 0}  # the manifest has grown: listed again, other chunks would have the same numbers
     rows = (
-        ray.data.read_datasource(Listing(), override_num_blocks=1, num_cpus=_LISTING_CPUS)
+        ray.data.read_datasource(Listing(), override_num_blocks=1, num_cpus=_LISTING_CPUS, **once)
         .map_batches(_load, **common)
         .map_batches(
             _Actor,

@@ -22,6 +22,7 @@ from refineseg.predict.folder.follower import Follower
 
 _MOST_TOLD = 20  # failures; the manifest has all
 _TOLD_S = 10.0  # between two lines
+_PASSES = 3
 _STORAGE_FAILURES = 50  # in a row, after which it is the storage that fails and not an image
 
 
@@ -100,12 +101,19 @@ class _Run:
             f"{', with a GPU each' * bool(gpus)}"
         )
         self._start = time.monotonic()
-        self.take(started.first())
-        self.recorder.flush()
+        before = 0, 0
+        for _ in range(_PASSES):
+            before = self.done, self.failed
+            self.take(started.first())
+            self.recorder.flush()
+            if self.listed is not None:  # else the process that listed has ended
+                break
         listed = self.listed
-        if started.again and (listed is None or self.done + self.failed + listed.kept != listed.inputs):
+        if started.again is not None:
             self.take(started.again())
-            self.listed = listed or self.listed
+        if listed is not None:
+            self.listed = listed
+            listed.kept, listed.failed = listed.kept - sum(before), listed.failed - before[1]
 
     def take(self, results: Iterable[list[Any]]) -> None:
         """Record rows as they come."""

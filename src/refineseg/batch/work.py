@@ -217,7 +217,7 @@ class Started:
 
     Args:
         first: Function that does what is left, and gives rows and what else the listing told.
-        again: Function that does what :attr:`first` left out; None: it leaves nothing out.
+        again: Function that lists once more and does what :attr:`first` left out; None: it leaves nothing out.
         setting: How it computes, for the report.
     """
 
