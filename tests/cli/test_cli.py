@@ -117,6 +117,7 @@ def test_the_help_of_predict_groups_its_options(refineseg):
         "What is written",
         "Large images",
         "Many files",
+        "Beyond one machine",
         "Pixels of images and rasters",
         "Rasters",
         "Videos",

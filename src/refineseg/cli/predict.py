@@ -24,15 +24,17 @@ from refineseg.cli.app import (
 from refineseg.cli.interruption import goes_on_with, this_call_with
 from refineseg.devices import keep_freed_memory
 from refineseg.errors import NoInputError
+from refineseg.terminal.applicability import is_batch
 
 _WRITTEN, _LARGE, _MANY = "What is written", "Large images", "Many files"
+_BEYOND = "Beyond one machine"
 _PIXELS, _RASTERS, _VIDEOS = "Pixels of images and rasters", "Rasters", "Videos"
 
 Inputs = Annotated[
     list[str],
     typer.Argument(help="Images, folders, rasters, videos, addresses, or camera numbers.", metavar="INPUT..."),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the results; the folder structure of the inputs is kept.")]
+Out = Annotated[str, typer.Option(help="Folder for the results; the folder structure of the inputs is kept.")]
 Save = Annotated[
     str,
     typer.Option(
@@ -119,7 +121,36 @@ BatchSize = Annotated[
     int | None, typer.Option(help="Number of images of one size in a batch; by default chosen.", rich_help_panel=_MANY)
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Number of threads that read and write files.", rich_help_panel=_MANY)
+    int | None,
+    typer.Option(
+        help="Number of threads that read and write files; with Ray, of processes with the model.",
+        rich_help_panel=_MANY,
+    ),
+]
+Engine = Annotated[
+    str | None, typer.Option(help="Engine for many processes and machines: ray.", rich_help_panel=_BEYOND)
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of a Ray cluster, host:port; by default this machine.", rich_help_panel=_BEYOND),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        help="Part I/N of the images, or of one raster, I from 1 to N; N calls, at any time and place, take each once.",
+        rich_help_panel=_BEYOND,
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Number of threads that each process computes with.", rich_help_panel=_BEYOND)
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Predict images again that failed before.", rich_help_panel=_BEYOND)
+]
+Audit = Annotated[
+    bool,
+    typer.Option("--audit", help="Compare images, manifest and results, and predict nothing.", rich_help_panel=_BEYOND),
 ]
 Bands = Annotated[
     str | None, typer.Option(help="Bands that the model sees, counted from 1: 4,3,2.", rich_help_panel=_PIXELS)
@@ -175,6 +206,7 @@ Live = Annotated[
     "refineseg predict pictures --out masks --backend auto",
     "refineseg predict scene.tif --out masks --save mask,polygons --memory 4GB",
     "refineseg predict drive.mp4 --out masks --smooth 0.5",
+    "refineseg predict s3://bucket/images --out s3://bucket/masks --engine ray",
 )
 def predict(
     inputs: Inputs,
@@ -207,6 +239,12 @@ def predict(
     resume: Resume = None,
     batch_size: BatchSize = None,
     workers: Workers = None,
+    engine: Engine = None,
+    address: Address = None,
+    part: PartOption = None,
+    threads: Threads = None,
+    retry_failed: RetryFailed = False,
+    audit: Audit = False,
     bands: Bands = None,
     percentiles: Percentiles = "auto",
     value_range: ValueRange = None,
@@ -224,18 +262,22 @@ def predict(
     """
     given: Any = dict(locals())
     from refineseg.api.predict import predict as predict_files
-    from refineseg.predict.folder.file_run import shares_line
+    from refineseg.predict.folder.file_run import FilesResult, shares_line
     from refineseg.terminal.following import TerminalFollower
 
     if memory is None:  # a bound that somebody gives is kept, rather than made use of
         keep_freed_memory()
     follower = TerminalFollower(messages())
     try:
-        with goes_on_with(lambda: this_call_with("--resume", instead_of="--no-resume")):
+        batch = is_batch(given)
+        with goes_on_with(lambda: "" if batch else this_call_with("--resume", instead_of="--no-resume")):
             result = predict_files(**given, asked=given_options(), follower=follower)
     except NoInputError as error:
         messages().say(*error.args, style="red")
         raise typer.Exit(1) from error
+    if not isinstance(result, FilesResult):
+        messages().say(f"results: {out}" if not audit else f"audited: {out}")
+        raise typer.Exit(0 if result.is_clean else 1)
     if result.total is not None:
         follower.summary(shares_line(result.total, result.class_info))
     if result.done or result.others or result.resumed:

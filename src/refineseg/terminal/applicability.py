@@ -5,8 +5,10 @@ In: the options that a call names, and all values. Out: nothing, or the error th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refineseg.errors import ConfigError
@@ -43,6 +45,14 @@ def _may_cut(call: Call) -> bool:
     return call["tile"] == "off" or (call["backend"] in (None, "torch", "auto") and not exported)
 
 
+def is_batch(call: Call) -> bool:
+    """Whether a call of ``predict`` keeps a manifest: it names an engine, an audit, a bucket, or a part of a folder."""
+    inputs = call["inputs"] if isinstance(call["inputs"], list | tuple) else [call["inputs"]]
+    places = ",".join(map(str, (*inputs, call["out"])))
+    part = call["part"] and not (len(inputs) == 1 and Path(str(inputs[0])).is_file())  # a raster has parts, too
+    return bool(call["engine"] or part or call["audit"]) or bool(re.search(r"(^|,)(s3a?|gs|gcs)://", places))
+
+
 def _bench(*modes: str) -> Callable[[Call], bool]:
     def measured(call: Call) -> str:
         named = (name for name in ("folder", "training", "counts", "papers") if call[name])
@@ -74,6 +84,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
             ("tile", "memory", "tile_mode", "overlap"),
             "with --backend torch or auto and a model file: other runtimes see the whole image",
             _may_cut,
+        ),
+        Rule(("address",), "with --engine ray", lambda call: call["engine"] == "ray"),
+        Rule(("threads", "retry_failed"), "with --engine, --part or a bucket", is_batch),
+        Rule(
+            ("areas", "resume", "prove", "overviews", "smooth", "frame_rate", "seconds", "live"),
+            "without --engine, --part, --audit and buckets, where images alone are predicted, always go on, and areas "
+            "are in the manifest",
+            lambda call: not is_batch(call),
         ),
         Rule(("percentiles",), "without --value-range, which says the same", lambda call: call["value_range"] is None),
     ),

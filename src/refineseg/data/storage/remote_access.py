@@ -154,10 +154,11 @@ def remote_facts(url: str) -> RemoteFile:
         info = remote_call("read", url, lambda fs, address: fs.info(address))
     except FileNotFoundError:  # fsspec says so of web servers that do not answer, too; the download will tell
         return RemoteFile(None, "")
-    return RemoteFile(None if info.get("size") is None else int(info["size"]), _version(info))
+    return RemoteFile(None if info.get("size") is None else int(info["size"]), version_of(info))
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def version_of(info: Mapping[str, Any]) -> str:
+    """What changes when a file does, of what its file system tells; often an ETag."""
     return next((str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None), "")
 
 
@@ -196,7 +197,7 @@ def list_remote(url: str) -> dict[str, RemoteFile]:
         name = address.rstrip("/") if address.rstrip("/") == base else address[len(base) + 1 :]
         if not address.endswith("/"):  # some tools mark folders by empty objects
             size = info.get("size")
-            files["" if name == base else name] = RemoteFile(None if size is None else int(size), _version(info))
+            files["" if name == base else name] = RemoteFile(None if size is None else int(size), version_of(info))
     if not files:
         raise DatasetError(f"expected files below {url}, got none; check the bucket's and the folder's name")
     check_names(files, url)

@@ -9,6 +9,7 @@ PNG's IHDR, JPEG's SOF markers, JPEG 2000's ihdr box and the GeoJP2 box.
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _GEOJP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
 _START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
-def is_raster(path: Path) -> bool:
+def is_raster(path: Path, *, content: bytes | None = None) -> bool:
     """Whether a file is predicted as a raster, in windows.
 
     These are TIFF files with georeferencing or a nodata value, BigTIFF, TIFF of floating-point, signed or more than
@@ -41,15 +42,20 @@ def is_raster(path: Path) -> bool:
     colours of more than 8 bits, ``.vrt`` and ``.img``, and images of any kind with more pixels than are read at once. A
     file that cannot be read is none.
 
+    Args:
+        path: The file.
+        content: Its bytes where they do not lie there.
+
     Example:
         >>> is_raster(Path("there is no such file.tif"))
         False
     """
     if path.suffix.lower() in RASTER_ONLY_SUFFIXES:
-        return path.is_file()
+        return content is not None or path.is_file()
     try:
-        refuse_special(path)
-        with path.open("rb") as file:
+        if content is None:
+            refuse_special(path)
+        with path.open("rb") if content is None else io.BytesIO(content) as file:
             start = file.read(4)
             if start in (b"II*\0", b"MM\0*"):
                 return _tiff_is_raster(file, "<" if start[:2] == b"II" else ">", path)

@@ -1,0 +1,1 @@
+"""Batch prediction of folders and buckets, on one machine or many: every image exactly once."""

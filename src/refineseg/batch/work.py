@@ -1,0 +1,233 @@
+"""What is done with an image, in three steps that any engine can run where it likes: load, predict, keep.
+
+In: :class:`~refineseg.batch.manifest.Entry`, an input as it was listed. Out: the
+:class:`~refineseg.batch.manifest.ManifestRow` of it, after the results were written and read back. A step that fails
+gives the row of the failure; steps pass on what they have no use for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from refineseg.batch.job import BatchJob
+from refineseg.batch.keys import output_key
+from refineseg.batch.manifest import Entry, ManifestRow
+from refineseg.batch.stores import is_as_listed, open_store
+from refineseg.devices import is_out_of_memory
+from refineseg.errors import DatasetError, OutputError, RefinesegError
+from refineseg.images.files import Picture, read_picture
+from refineseg.predict.outputs.kinds import encode
+from refineseg.predict.raster.headers import is_raster
+from refineseg.prediction import Prediction
+
+if TYPE_CHECKING:
+    from refineseg.predict.array_predictor import AnyPredictor
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Pixels of an input.
+
+    Args:
+        row: ManifestRow as far as it is known.
+        picture: Pixels.
+    """
+
+    row: ManifestRow
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A prediction of an input.
+
+    Args:
+        row: ManifestRow as far as it is known.
+        prediction: Prediction.
+    """
+
+    row: ManifestRow
+    prediction: Prediction
+
+
+class Worker:
+    """The steps of one process.
+
+    Args:
+        job: What to do.
+        num_channels: Channels of the model.
+    """
+
+    def __init__(self, job: BatchJob, *, num_channels: int) -> None:
+        self._job, self._num_channels = job, num_channels
+        self._source, self._out = open_store(job.source), open_store(job.out)
+
+    def load(self, entry: Entry) -> Loaded | ManifestRow:
+        """Read and decode."""
+        row, key = entry.row, entry.row.key
+        start = time.perf_counter()
+        try:
+            content = self._source.read(key)
+            if not is_as_listed(content, entry.listed, self._source, key):
+                return row.failed("input", "it changed between listing and reading; the next call predicts it")
+        except FileNotFoundError:
+            return row.failed("input", "it vanished between listing and reading")
+        except (DatasetError, OSError) as error:
+            return row.failed("storage", str(error))
+        except RefinesegError as error:  # no ordinary file
+            return row.failed("input", str(error))
+        read = time.perf_counter()
+        row = replace(row, sha256=hashlib.sha256(content).hexdigest())
+        try:
+            if is_raster(Path(key), content=content):
+                text = "a raster, or an image with more pixels than are read at once; predict it by itself: "
+                return row.failed("input", f"{text}refineseg predict FILE --out OUT")
+            picture = read_picture(
+                Path(key), content=content, reading=self._job.reading, num_channels=self._num_channels
+            )
+        except RefinesegError as error:
+            return row.failed("input", str(error))
+        except MemoryError:
+            return row.failed("worker", "not enough memory to decode it")
+        seconds = {"read_s": read - start, "decode_s": time.perf_counter() - read}
+        height, width = picture.image.shape[:2]
+        return Loaded(replace(row, seconds=seconds, height=height, width=width), picture)
+
+    def keep(self, predicted: Predicted) -> ManifestRow:
+        """Encode, write, and read back; then the row is right."""
+        row, outputs = predicted.row, self._job.outputs
+        prediction = outputs.finished(predicted.prediction)
+        seconds, written = {**row.seconds, "encode_s": 0.0, "write_s": 0.0}, []
+        for kind, ending in outputs.endings.items():
+            start = time.perf_counter()
+            name = output_key(row.key) + ending
+            try:
+                content = encode(prediction, kind, outputs, name=row.key)
+                encoded = time.perf_counter()
+                mark = self._out.write(name, content)
+            except OutputError as error:
+                return row.failed("storage", str(error))
+            except (RefinesegError, MemoryError) as error:
+                return row.failed("worker", f"{kind}: {error}")
+            seconds["encode_s"] += encoded - start
+            seconds["write_s"] += time.perf_counter() - encoded
+            digest = hashlib.sha256(content).hexdigest()
+            written.append({"kind": kind, "key": name, "size": mark.size, "sha256": digest, "etag": mark.version})
+        areas = tuple(int(area) for area in prediction.areas)
+        return replace(row, outputs=tuple(written), areas=areas, seconds=seconds)
+
+
+class BatchModel:
+    """The middle step, with the model.
+
+    Args:
+        job: What to do.
+    """
+
+    def __init__(self, job: BatchJob) -> None:
+        import torch
+
+        if torch.get_num_threads() != job.threads:
+            torch.set_num_threads(job.threads)  # other runtimes take as many
+        self._job = job
+        self._opened = job.options.opened_for_images(job.model)
+        job.outputs.check(self._opened.spec.class_info)
+        self.class_info = self._opened.spec.class_info
+
+    @cached_property
+    def _predictor(self) -> AnyPredictor:
+        return self._job.options.image_predictor(self._opened)
+
+    @property
+    def backend(self) -> str:
+        """Name of the runtime."""
+        return self._opened.backend
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self._predictor.num_channels
+
+    def predict(self, items: Sequence[Any]) -> Iterator[Any]:
+        """Predict what is loaded, in batches of one size; the rest is passed on."""
+        by_shape: dict[tuple[int, ...], list[Loaded]] = {}
+        for item in items:
+            if isinstance(item, Loaded):
+                by_shape.setdefault(item.picture.image.shape, []).append(item)
+            else:
+                yield item
+        for group in by_shape.values():
+            size = self._job.batch_size
+            for start in range(0, len(group), size):
+                yield from self._batch(group[start : start + size], size)
+
+    def _batch(self, some: Sequence[Loaded], size: int) -> Iterator[Predicted | ManifestRow]:
+        start, outputs = time.perf_counter(), self._job.outputs
+        images = [item.picture.image for item in some]
+        images += images[-1:] * (size - len(images))
+        try:
+            predictions = self._predictor.batch(
+                images, probabilities=outputs.needs_probabilities, confidence=outputs.needs_confidence
+            )
+        except RefinesegError as error:
+            yield from (item.row.failed("input", str(error)) for item in some)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size > 1:
+                for item in some:
+                    yield from self._batch([item], 1)
+            else:
+                yield some[0].row.failed("worker", "not enough memory to predict it")
+            return
+        took = (time.perf_counter() - start) / len(some)
+        for item, prediction in zip(some, predictions, strict=False):  # without the copies
+            row = replace(item.row, seconds={**item.row.seconds, "model_s": took})
+            yield Predicted(row, prediction.without(item.picture.valid))
+
+
+def load_all(worker: Worker, items: Sequence[Any], pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """Load what is an input, in threads."""
+    return [pool.submit(worker.load, item) if isinstance(item, Entry) else _there(item) for item in items]
+
+
+def keep_all(worker: Worker, items: Iterable[Any], pool: ThreadPoolExecutor) -> list[Future[Any]]:
+    """Keep what is a prediction, in threads."""
+    return [pool.submit(worker.keep, item) if isinstance(item, Predicted) else _there(item) for item in items]
+
+
+def _there(item: object) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(item)
+    return future
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine that has started.
+
+    Args:
+        first: Function that does what is left, and gives rows and what else the listing told.
+        again: Function that lists once more and does what :attr:`first` left out; None: it leaves nothing out.
+        setting: How it computes, for the report.
+    """
+
+    first: Callable[[], Iterator[list[Any]]]
+    again: Callable[[], Iterator[list[Any]]] | None
+    setting: dict[str, Any]
+
+
+class BatchEngine(Protocol):
+    """What runs a job."""
+
+    def started(self, job: BatchJob, model: BatchModel) -> AbstractContextManager[Started]:
+        """The engine, ready to work; at the end of the block it is stopped."""
