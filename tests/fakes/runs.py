@@ -34,6 +34,9 @@ class Silent:
     def stop(self):
         pass
 
+    def ended(self, message):
+        self.said.append(message)
+
 
 def tiny(epochs=2, **changes):
     phase = Phase(

@@ -52,14 +52,15 @@ def test_lines_say_how_much_time_is_left(told):
     assert lines()[-1].endswith(", 60 s"), "nothing is left"
 
 
-def test_a_quiet_run_tells_nothing(told):
+def test_a_quiet_run_tells_only_how_to_go_on(told):
     make, _, lines = told
     set_loudness("quiet")
     progress = make()
     progress.start(tiny(1), [10], done=0)
     progress.say("12 training images")
     progress.epoch_done(entry(1))
-    assert lines() == []
+    progress.ended("stopped; go on with: refineseg train --resume")
+    assert lines() == ["stopped; go on with: refineseg train --resume"]
 
 
 def test_measurements_count_and_epochs_between_them_do_not():

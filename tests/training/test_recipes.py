@@ -62,6 +62,8 @@ class Messages:
 
     def stop(self): ...
 
+    def ended(self, message): ...
+
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):

@@ -61,3 +61,7 @@ class QuietProgress:
 
     def stop(self) -> None:
         """Nothing."""
+
+    def ended(self, message: str) -> None:
+        """Keep it."""
+        self.notes.append(message)

@@ -106,7 +106,7 @@ def train(
             matrix = run.all_epochs()
     except StoppedBySignal as stopped:
         saved = f"the checkpoint is of epoch {state.saved_epoch}" if state.saved_epoch else "no epoch had been saved"
-        progress.say(
+        progress.ended(
             f"{stopped.name}: stopped in epoch {state.epoch + 1}; {saved}; go on with: {how_to_resume(folder)}"
         )
         stopped.exit_like_it()
@@ -117,9 +117,9 @@ def train(
     if ranks.is_first():
         _write_report(folder, state, matrix)
     if no_better:
-        progress.say(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
+        progress.ended(f"stopped after epoch {state.epoch}: {config.patience} measurements in a row were not better")
     elif state.epoch < config.num_epochs:
-        progress.say(_unfinished(state.epoch, config, folder, asked=run.ended))
+        progress.ended(_unfinished(state.epoch, config, folder, asked=run.ended))
     if "epochs" not in state.measured.spec.provenance:  # the run was complete before; its file says where it comes from
         state.measured.with_provenance(load_spec(folder / "last.safetensors").provenance)
     return state.measured

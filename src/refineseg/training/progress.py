@@ -35,6 +35,9 @@ class Progress(Protocol):
     def stop(self) -> None:
         """The run ends."""
 
+    def ended(self, message: str, /) -> None:
+        """The run ended before its last epoch: why, and how to go on. A result, not a line of progress."""
+
 
 def say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
     """What the readers say of the files, and which objects cover no pixel: once every mask has been read."""
@@ -128,3 +131,7 @@ class TerminalProgress:
     def stop(self) -> None:
         """The run ends."""
         self._bar.stop()
+
+    def ended(self, message: str) -> None:
+        """The run ended before its last epoch."""
+        self._console.say(message)
