@@ -1,0 +1,121 @@
+"""Which small changes of a module its tests do not notice: mutation testing with the operators of cosmic-ray.
+
+    ./dev pip install cosmic-ray
+    ./dev python benchmarks/mutants.py refineseg.evaluate.metrics tests/evaluate/test_metrics.py --sample 50
+
+cosmic-ray itself starts an interpreter for each mutant, which imports PyTorch for five seconds. Here each mutant is
+tested in a fork of one process that has imported it. Prints each mutant that all tests let pass, as a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import importlib.abc
+import importlib.util
+import io
+import itertools
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import numpy  # noqa: F401 - imported once, for all forks
+import PIL.Image  # noqa: F401
+import pytest
+import torch
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+SECONDS = 120
+"""An endless loop is noticed, too."""
+
+
+class MutatedModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module another source."""
+
+    def __init__(self, name: str, path: Path, source: str) -> None:
+        self.name, self.path, self.source = name, path, source
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        """This module's; of others nothing."""
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Runs the other source."""
+        exec(compile(self.source, str(self.path), "exec"), module.__dict__)
+
+
+def mutants(source: str) -> Iterator[str]:
+    """Every changed source, but for changes of annotations, which nothing runs."""
+    meaning = _without_annotations(source)
+    for name in operator_names():
+        operator = get_operator(name)
+        if operator.arguments():
+            continue
+        for occurrence in itertools.count():
+            changed = mutate_code(source, operator(), occurrence)
+            if changed is None:
+                break
+            with contextlib.suppress(SyntaxError):
+                if _without_annotations(changed) != meaning:
+                    yield changed
+
+
+def _without_annotations(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, ast.Constant(None))
+    return ast.dump(tree)
+
+
+def survives(name: str, path: Path, source: str, tests: Sequence[str]) -> bool:
+    """Whether all tests pass with this source."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(SECONDS)
+        sys.meta_path.insert(0, MutatedModule(name, path, source))
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])
+        os._exit(int(code))
+    return os.waitpid(child, 0)[1] == 0
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("module")
+    parser.add_argument("tests", nargs="+")
+    parser.add_argument("--sample", type=int, help="mutants drawn by a fixed seed; all without it")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    path = Path("src", *given.module.split(".")).with_suffix(".py")
+    source = path.read_text(encoding="utf-8")
+    if not survives(given.module, path, source, given.tests):
+        sys.exit("the tests fail without a change")
+    found = list(mutants(source))
+    drawn = random.Random(0).sample(found, min(given.sample or len(found), len(found)))
+    left = 0
+    for number, changed in enumerate(drawn, start=1):
+        if survives(given.module, path, changed, given.tests):
+            left += 1
+            print(
+                *difflib.unified_diff(source.splitlines(), changed.splitlines(), n=0, lineterm=""), sep="\n", flush=True
+            )
+        print(f"{number} of {len(drawn)}, {left} passed", file=sys.stderr, flush=True)
+    print(f"{given.module}: {len(drawn)} of {len(found)} mutants, {left} passed all tests")
+
+
+if __name__ == "__main__":
+    main()
