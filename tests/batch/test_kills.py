@@ -217,3 +217,28 @@ def test_an_image_that_ends_every_process_fails_alone(tmp_path, monkeypatch):
     assert list(failed) == ["07.jpg"]
     assert "the process that worked on it ended" in failed["07.jpg"]
     assert len(results(str(tmp_path / "out"))) == len(images) - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [("--part", "1/1"), ("--engine", "ray", "--workers", "1")], ids=["part", "ray"])
+def test_sigterm_records_what_is_done_and_the_same_call_goes_on(tmp_path, engine):
+    images, log = photographs(300), tmp_path / "log.txt"
+    (tmp_path / "in").mkdir()
+    for i, content in enumerate(images.values()):
+        (tmp_path / "in" / f"{i:03d}.jpg").write_bytes(content)
+    out = tmp_path / "out"
+    words = (tmp_path / "in", "--out", out, "--model", "camvid_nano", "--save", "mask", "--device", "cpu")
+    process = start(*words, "--threads", "1", *engine, log=log)
+    while process.poll() is None and len(list(out.glob("*.png"))) < 40:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM, log.read_text()[-2000:]
+    assert "images are done and recorded" in log.read_text()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == [], "nothing of it runs on"
+    recorded = len(rows_by_key(str(out)))
+    assert recorded >= 20
+    assert start(*words, "--threads", "1", *engine, log=log).wait(LIMIT_S) == 1, log.read_text()[-2000:]
+    assert len(rows_by_key(str(out))) == len(images)
+    assert f"{recorded} recorded before" in log.read_text()
