@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 EXPECTED_SKIPS = {  # beginning of a skip's reason -> where that is so; a run of CI with any other skip fails
     "no CUDA device here": "on every machine without a graphics card",
+    "no network namespaces here": "where they are not permitted, or there is no `ip`",
     "no Chromium here": "where none is installed and none can be; .ci/run tries",
     "the superuser reads every file": "where the tests run as root",
     "an administrator may write everywhere": "where the tests run as root",

@@ -7,6 +7,8 @@ from torch import nn
 from fakes.launched import in_processes
 from fakes.runs import tiny
 from refineseg.data.crops.loading import Share, epoch_order
+from refineseg.data.datasets import open_dataset
+from refineseg.data.samples.sample import Part
 from refineseg.errors import ConfigError
 from refineseg.training import ranks
 
@@ -118,3 +120,14 @@ def test_settings_that_need_one_process_or_gpus_are_refused(changes, message):
     ranks.check_config(config, processes=1, device="cpu")
     with pytest.raises(ConfigError, match=message):
         ranks.check_config(config, processes=3, device="cpu")
+
+
+def test_a_part_of_a_data_set_has_its_samples_and_no_other(folder_root):
+    whole = open_dataset("folder", folder_root, split="train")
+    part = Part(whole, range(2, 4))
+    assert [sample.name for sample in part] == [part.name(0), part.name(1)] == [whole.name(2), whole.name(3)]
+    assert (part.read_mask(1) == whole.read_mask(3)).all()
+    assert (part.class_info, part.notes) == (whole.class_info, whole.notes)
+    with pytest.raises(IndexError):
+        part[2]
+    assert list(Part(whole, range(6, 6))) == []

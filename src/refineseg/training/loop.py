@@ -107,7 +107,7 @@ def train(
     except StoppedBySignal as stopped:
         saved = f"the checkpoint is of epoch {state.saved_epoch}" if state.saved_epoch else "no epoch had been saved"
         progress.ended(
-            f"{stopped.name}: stopped in epoch {state.epoch + 1}; {saved}; go on with: {how_to_resume(folder)}"
+            f"{stopped.name}: stopped in epoch {len(state.history) + 1}; {saved}; go on with: {how_to_resume(folder)}"
         )
         stopped.exit_like_it()
     finally:
