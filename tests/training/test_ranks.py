@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import refineseg
 from fakes.launched import in_processes
 from fakes.runs import tiny
 from refineseg.data.crops.loading import Share, epoch_order
@@ -11,6 +12,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample import Part
 from refineseg.errors import ConfigError
 from refineseg.training import ranks
+from refineseg.training.optim import freeze_statistics
 
 
 def test_alone_everything_gives_back_what_it_gets():
@@ -120,6 +122,18 @@ def test_settings_that_need_one_process_or_gpus_are_refused(changes, message):
     ranks.check_config(config, processes=1, device="cpu")
     with pytest.raises(ConfigError, match=message):
         ranks.check_config(config, processes=3, device="cpu")
+
+
+def test_synchronised_normalisation_keeps_the_names_and_can_be_frozen():
+    segmenter = refineseg.build("refineseg_nano", num_classes=3)
+    names = segmenter.state_dict().keys()
+    nn.SyncBatchNorm.convert_sync_batchnorm(segmenter)
+    assert segmenter.state_dict().keys() == names
+    segmenter.train()
+    freeze_statistics(segmenter)
+    norms = [part for part in segmenter.modules() if isinstance(part, nn.SyncBatchNorm)]
+    assert norms
+    assert not any(part.training for part in norms)
 
 
 def test_a_part_of_a_data_set_has_its_samples_and_no_other(folder_root):

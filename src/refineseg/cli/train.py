@@ -73,7 +73,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the training images.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the decoder.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of crops in a step, of all processes.")] = None,
     patience: Patience = None,
     pretrained: Pretrained = None,
     encoder_weights: EncoderWeights = None,

@@ -94,7 +94,8 @@ class Engine:
             setup = {"devices": here, "num_nodes": ranks.size() // here, "plugins": [TorchElasticEnvironment()]}
             setup["strategy"] = DDPStrategy()
         self._fabric = Fabric(accelerator=place.type, precision="bf16-mixed" if bf16 else "32-true", **setup)
-        self._fabric.launch()
+        if ranks.size() > 1:
+            self._fabric.launch()
         self._spread: Any = None  # several processes: the module whose gradients they add up
         self.device: torch.device = self._fabric.device
 
