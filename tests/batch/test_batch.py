@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -297,10 +298,7 @@ def test_results_of_other_options_are_not_mixed(predict, folder, tmp_path):
 
 
 def test_without_ray_the_error_names_the_command(predict, folder, tmp_path, monkeypatch):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    monkeypatch.setattr("refineseg.api.predict.find_spec", lambda name: None if name == "ray" else find_spec(name))
     status, _, err = predict(folder, tmp_path / "out", "--engine", "ray")
     assert (status, "expected the package ray" in err, "refineseg[ray]" in err) == (2, True, True)
 
