@@ -72,7 +72,7 @@ def rates(image: Image, nodes: int, options: argparse.Namespace) -> dict[str, fl
     free = options.node_cores - options.node_workers * options.worker_cores
     bits = 8 * max(image.bytes_in, image.bytes_out)
     return {
-        "network": nodes * options.node_workers / (options.model_ms / 1000 or image.model_s),
+        "model": nodes * options.node_workers / (options.model_ms / 1000 or image.model_s),
         "decoding and encoding": nodes * max(1, free) / image.cpu_s,
         "lines": nodes * options.node_gbit * 1e9 / bits,
         "GET requests": options.gets_per_s * options.prefixes,

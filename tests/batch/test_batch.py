@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import socket
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -12,6 +14,7 @@ from PIL import Image
 
 import refineseg as package
 from conftest import untrained
+from refineseg.batch import ray_engine
 from refineseg.batch import run as batch_run
 from refineseg.batch.engine import in_this_process
 from refineseg.batch.job import BatchJob
@@ -22,6 +25,7 @@ from refineseg.batch.stores import LocalStore
 from refineseg.batch.work import BatchModel
 from refineseg.class_info import ClassInfo
 from refineseg.data.storage import remote_access
+from refineseg.errors import ConfigError
 from refineseg.images.reading import USUAL
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
@@ -273,6 +277,17 @@ def test_wrong_calls_are_refused_before_anything_is_written(
     assert not contents(tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_what_listens_at_the_address_and_is_no_cluster_is_not_waited_for(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_engine, "_WAIT_S", 6)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        begun = time.monotonic()
+        with pytest.raises(ConfigError, match="what listens there is none"):
+            ray_engine.check_address(f"127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - begun < 20
+
+
 def test_results_of_other_options_are_not_mixed(predict, folder, tmp_path):
     assert predict(folder, tmp_path / "out", "--part", "1/1", "--save", "mask")[0] == 1
     status, _, err = predict(folder, tmp_path / "out", "--part", "1/1", "--save", "mask,overlay")
@@ -283,10 +298,7 @@ def test_results_of_other_options_are_not_mixed(predict, folder, tmp_path):
 
 
 def test_without_ray_the_error_names_the_command(predict, folder, tmp_path, monkeypatch):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    monkeypatch.setattr("refineseg.api.predict.find_spec", lambda name: None if name == "ray" else find_spec(name))
     status, _, err = predict(folder, tmp_path / "out", "--engine", "ray")
     assert (status, "expected the package ray" in err, "refineseg[ray]" in err) == (2, True, True)
 

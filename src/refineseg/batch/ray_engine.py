@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,16 +128,18 @@ def cluster(address: str | None, *, workers: int | None, threads: int) -> Iterat
     try:
         if address is None:
             # logical CPUs: those of the actors, and some for tasks, which mostly wait for the disk or the network
-            quiet["num_cpus"] = (workers or 1) * threads + max(2, (os.cpu_count() or 2) // 4)
+            cores = os.cpu_count() or 2
+            quiet["num_cpus"] = (workers or max(1, cores // threads)) * threads + max(2, cores // 4)
             quiet["object_store_memory"] = max(128 * 2**20, min(_MOST_STORE, free_memory() // 8))
             quiet["include_dashboard"] = False
         with _silent():
-            ray.init(address=address, **quiet)
+            ray.init(address=address or "local", **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"expected Ray to start, but {told(error)}") from error
     try:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)  # Ray has put its own there
+        if threading.current_thread() is threading.main_thread():  # else Ray has put none of its own there
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
         yield
     finally:
         ray.shutdown()
