@@ -34,8 +34,8 @@ from fakes.matconvnet_files import (
     write_v73,
 )
 from refineseg.errors import MissingExtraError, ModelFileError
-from refineseg.original.mat_files import open_mat
 from refineseg.files.mat_nodes import MatCell, MatNumbers, MatStruct, MatText
+from refineseg.original.mat_files import open_mat
 from refineseg.original.matconvnet import NORM_EPSILON, encoder_state, read_matconvnet
 
 WRITERS = {"v5": write_v5, "v7.3": write_v73}
