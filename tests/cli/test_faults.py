@@ -30,7 +30,7 @@ VERBS = {  # bytes a file may have, words, what is complete at the end
         "out/result.json",
     ),
     "export": (10_000, "export --model {model} --format onnx --out out/net.onnx", "out/net.onnx"),
-    "doctor": (100, "doctor folder:in --fix --out out/repaired", "out/repaired/classes.json"),
+    "doctor": (100, "doctor folder:in --fix --out out/repaired", "out/repaired/classes.txt"),
 }
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def test_a_verb_that_is_ended_early_can_be_called_again(verb, number, place, mod
     _, told = whole.communicate(timeout=300)
     assert whole.returncode in (0, 1), told  # 1: the doctor has findings
     seconds, size = time.monotonic() - begin, (place / VERBS[verb][2]).stat().st_size
-    for share in (0.5, 0.8, 0.95):
+    for share in (0.6, 0.9):
         shutil.rmtree(place / "out")
         (place / "out").mkdir()
         process = started(place, command(verb, model))
