@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refineseg.bench.timing import class_map, describe_machine, example_images, time_in_turns
 from refineseg.class_info import ClassInfo
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_sources, parse_sources
 from refineseg.errors import ConfigError
@@ -421,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for name in plan.networks if is_installed(name)]
     missing = []
     if "train" in steps:
-        phases = (PhaseData(fitted, check_labels(fitted)),) * len(plan.config.phases)
+        phases = (PhaseData(fitted, check_data(fitted).pixel_counts),) * len(plan.config.phases)
         data = TrainingData(phases, None, "camvid:fit")
         runs = [(name, seed) for seed in plan.seeds for name in names]
         missing = [f"{name} seed {seed}" for name, seed in runs if not run_one(plan, name, seed, data, console)]

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from refineseg.data.crops.augment import Augmentation
-from refineseg.data.crops.loading import Batch, DecodedCache, training_batches
+from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches
 from refineseg.data.crops.resident import hold
 from refineseg.data.datasets import open_dataset
 
@@ -76,12 +76,12 @@ def main() -> None:
         assert held is not None
         common = {"batch_size": BATCH_SIZE, "seed": 0}
         ways: dict[str, Callable[[int], Iterable[Batch]]] = {
-            f"JPEG files, {arguments.workers} workers": lambda epoch: training_batches(
-                dataset, augmentation, num_workers=arguments.workers, epoch=epoch, **common
-            ),
-            f"decoded cache, {arguments.workers} workers": lambda epoch: training_batches(
-                cache, augmentation, num_workers=arguments.workers, epoch=epoch, **common
-            ),
+            f"JPEG files, {arguments.workers} workers": lambda epoch: HostBatches(
+                dataset, augmentation, num_workers=arguments.workers, **common
+            ).epoch(epoch),
+            f"decoded cache, {arguments.workers} workers": lambda epoch: HostBatches(
+                cache, augmentation, num_workers=arguments.workers, **common
+            ).epoch(epoch),
             f"held on {arguments.device}": lambda epoch: held.batches(augmentation, epoch=epoch, **common),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}

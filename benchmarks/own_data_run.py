@@ -23,7 +23,7 @@ from peer_networks import build_model
 from torch import nn
 
 import refineseg
-from refineseg.data.checks.label_check import check_labels
+from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_sources
 from refineseg.data.samples.sample import Dataset
 from refineseg.evaluate.predicting import evaluate
@@ -57,7 +57,7 @@ def in_our_loop(network: str, data: str, minutes: float, seed: int, begun: float
     train_set, val = open_sources(data, split="train"), open_sources(data, split="val")
     config = replace(find_recipe("folder_refineseg_lite0"), variant=network, seed=seed)
     segmenter = build_model(network, train_set.class_info, seed=seed, imagenet=True)
-    loaded = TrainingData((PhaseData(train_set, check_labels(train_set)),) * len(config.phases), val, data)
+    loaded = TrainingData((PhaseData(train_set, check_data(train_set).pixel_counts),) * len(config.phases), val, data)
     progress = TerminalProgress(Terminal(stderr=True))
     config = fit_to_budget(segmenter, config, loaded, now, device="cpu", num_workers=None, progress=progress)
     with tempfile.TemporaryDirectory() as folder:

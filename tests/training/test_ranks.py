@@ -9,7 +9,7 @@ from fakes.launched import in_processes
 from fakes.runs import tiny
 from refineseg.data.crops.loading import Share, epoch_order
 from refineseg.data.datasets import open_dataset
-from refineseg.data.samples.sample import Part
+from refineseg.data.samples.sample import Subset
 from refineseg.errors import ConfigError
 from refineseg.training import ranks
 from refineseg.training.optim import freeze_statistics
@@ -138,10 +138,10 @@ def test_synchronised_normalisation_keeps_the_names_and_can_be_frozen():
 
 def test_a_part_of_a_data_set_has_its_samples_and_no_other(folder_root):
     whole = open_dataset("folder", folder_root, split="train")
-    part = Part(whole, range(2, 4))
+    part = Subset(whole, range(2, 4))
     assert [sample.name for sample in part] == [part.name(0), part.name(1)] == [whole.name(2), whole.name(3)]
     assert (part.read_mask(1) == whole.read_mask(3)).all()
     assert (part.class_info, part.notes) == (whole.class_info, whole.notes)
     with pytest.raises(IndexError):
         part[2]
-    assert list(Part(whole, range(6, 6))) == []
+    assert list(Subset(whole, range(6, 6))) == []

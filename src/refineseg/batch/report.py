@@ -39,7 +39,7 @@ class BatchReport:
         outputs: Files of all images that are done, also of earlier calls.
         causes: Number of failures by their cause, also of images that are gone.
         failures: The first failures, a message each.
-        seconds: From the first image to the last row.
+        seconds: Duration from the first image to the last row.
         total: Areas of the classes in all images that are done.
         means: Mean seconds of an image by what took them.
         setting: How it was computed: engine, workers, threads, batch size.

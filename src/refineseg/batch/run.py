@@ -55,7 +55,7 @@ def run_batch(job: BatchJob, model: BatchModel, engine: BatchEngine, *, follower
         DatasetError: The images cannot be listed, or the storage fails again and again.
         OutputError: The manifest cannot be written.
     """
-    run = _Run(job, follower)
+    run = _BatchRun(job, follower)
     try:
         with engine.started(job, model) as started:
             run.all_of(started)
@@ -74,7 +74,7 @@ def run_batch(job: BatchJob, model: BatchModel, engine: BatchEngine, *, follower
     return report
 
 
-class _Run:
+class _BatchRun:
     """What a run counts and tells."""
 
     def __init__(self, job: BatchJob, follower: Follower) -> None:

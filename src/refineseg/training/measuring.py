@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
-from refineseg.data.samples.sample import Dataset, Part, Sample
+from refineseg.data.samples.sample import Dataset, Sample, Subset
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
@@ -61,7 +61,7 @@ class Measure:
         self, dataset: Dataset, device: torch.device, *, max_bytes: int, batch_pixels: int | None = None
     ) -> None:
         part = ranks.share_of(len(dataset))
-        self._dataset = dataset if len(part) == len(dataset) else Part(dataset, part)
+        self._dataset = dataset if len(part) == len(dataset) else Subset(dataset, part)
         self._device = device
         chosen = _BATCH_PIXELS if device.type == "cuda" else 1
         self._batch_pixels = chosen if batch_pixels is None else batch_pixels

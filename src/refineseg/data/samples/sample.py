@@ -347,7 +347,7 @@ class Without:
         return self._kept[index]
 
 
-class Part:
+class Subset:
     """Some samples of a data set, by number.
 
     Args:
