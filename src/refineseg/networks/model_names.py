@@ -18,7 +18,7 @@ from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
 SHIPPED: dict[str, str] = {
-    "camvid": "f5f95b7c3658ef267b8fe2175e3951198d13ea0170f47594f5e5cc7b733ddda7",
+    "camvid": "bf1600db7beb8cd9b8b4b9ad64aa6748e1d854e1819c371b7421856d20798571",
     "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
     "nyud": "5db6a24868255724dcbcd3ea300b2956e3ed98910cb25a6a1acb80817092e3c7",
 }
