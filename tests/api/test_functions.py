@@ -214,6 +214,7 @@ def test_prediction_of_files_takes_values_and_gives_them_back(model, tmp_path, c
         refineseg.predict(tmp_path, tmp_path / "out", tile=512, scales=(0.5, 1))
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_returned_with_its_comparison(trained, tmp_path):
     pytest.importorskip("onnxruntime")
     root, run, _ = trained

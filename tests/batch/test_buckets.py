@@ -61,6 +61,7 @@ def test_odd_keys_each_have_a_mask_of_their_own(s3, model, tmp_path):
     assert len(found.faults) == 1
 
 
+@pytest.mark.slow
 def test_a_bucket_is_listed_a_page_after_the_other(s3):
     s3.pipe({f"bucket/many/{i:04d}.png": b"x" for i in range(1003)}, batch_size=16)
     pages = [[name for name, _ in page] for page in list_pages("s3://bucket/many")]

@@ -110,6 +110,13 @@ def test_without_the_weights_every_call_that_needs_them_names_the_command_that_i
     assert list(tmp_path.iterdir()) == [folder_root]
 
 
+@pytest.fixture
+def not_imported(monkeypatch):
+    """An import by another test does not say where the package is."""
+    monkeypatch.delitem(sys.modules, "refineseg_weights", raising=False)
+
+
+@pytest.mark.usefixtures("not_imported")
 def test_without_the_weights_the_networks_are_listed_and_the_missing_package_is_named(refineseg, monkeypatch):
     monkeypatch.setattr(sys, "path", [place for place in sys.path if not (Path(place) / "refineseg_weights").is_dir()])
     shown = refineseg("models")
@@ -118,6 +125,7 @@ def test_without_the_weights_the_networks_are_listed_and_the_missing_package_is_
     assert "expected the package refineseg-weights" in shown.err
 
 
+@pytest.mark.usefixtures("not_imported")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_file_that_was_changed_is_refused_by_name(name, tmp_path, monkeypatch):
     package = tmp_path / "refineseg_weights"

@@ -122,6 +122,7 @@ def test_the_first_mask_of_an_exported_file_needs_no_pytorch(exported, tmp_path)
     assert not found & {"torch", "timm", "torchvision", "onnx", "scipy", "matplotlib", "jaxtyping"}
 
 
+@pytest.mark.slow
 def test_a_file_of_one_size_refuses_others(scenes, tmp_path, monkeypatch, capsys):
     """Exported by the command line, accepted by it, and then damaged."""
     segmenter, data = tiny(), f"camvid:{scenes}"

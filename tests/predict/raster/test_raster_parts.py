@@ -87,6 +87,7 @@ def test_parts_at_once_share_a_journal_and_one_writes(raster_and_truth, tmp_path
     assert any("0 left, 5 files" in words for words in said)
 
 
+@pytest.mark.slow
 def test_the_same_part_twice_and_the_whole_beside_a_part_are_refused(raster_and_truth, tmp_path, model, monkeypatch):
     src, truth = raster_and_truth
     dst = tmp_path / "parts" / "in.tif"
