@@ -63,6 +63,7 @@ from refineseg.training.provenance import run_protocol
 from refineseg.training.recipes.table import find_recipe
 from refineseg.training.request import parse_seeds
 
+_MULTIPLE = 32
 WAYS = ("PyTorch", "OpenVINO", "ONNX Runtime")
 STEPS = ("train", "export", "time")
 
@@ -209,8 +210,9 @@ def export(plan: Plan, name: str, class_info: ClassInfo) -> None:
 def count(name: str, class_info: ClassInfo, size_hw: tuple[int, int]) -> dict[str, int]:
     """Parameters, and multiply-adds of convolutions."""
     network = copy.deepcopy(build_model(name, class_info).network).to("meta").eval()
+    padded_hw = tuple(-(-side // _MULTIPLE) * _MULTIPLE for side in size_hw)  # as the segmenter pads
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, *size_hw, device="meta"))
+        network(torch.zeros(1, 3, *padded_hw, device="meta"))
     return {"parameters": count_parameters(network), "multiply_adds": int(counter.get_total_flops()) // 2}
 
 
