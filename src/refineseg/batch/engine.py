@@ -50,5 +50,9 @@ def in_this_process(job: BatchJob, model: BatchModel, found: Iterable[list[Any]]
                 keeping.append(keep_all(worker, model.predict(results(loading.popleft())), pool))
             if len(keeping) > _AHEAD or not loading:
                 yield results(keeping.popleft())
+    except KeyboardInterrupt:
+        while keeping:  # what is predicted is written and recorded
+            yield results(keeping.popleft())
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
