@@ -75,6 +75,7 @@ def test_the_static_page_gives_the_mask_of_the_command_line(monkeypatch, capsys,
             assert complaints == []
             page.close()
             server.shutdown()
+            server.server_close()
         browser.close()
 
 
