@@ -248,7 +248,7 @@ def test_any_address_that_fsspec_knows_can_hold_images_and_results(predict, fold
     [
         ("in", "in/out", ("--part", "1/1"), "expected --out apart from the images"),
         ("in", "out", ("--part", "3/2"), "expected a part I/N with I from 1 to N, got 3/2"),
-        ("in", "out", ("--engine", "spark"), "expected a engine of ray, got 'spark'"),
+        ("in", "out", ("--engine", "spark"), "expected an engine of ray, got 'spark'"),
         ("in", "out", ("--engine", "ray", "--address", "nowhere"), "address of a Ray cluster as host:port"),
         ("in", "out", ("--engine", "ray", "--address", "127.0.0.1:1"), "Ray cluster at 127.0.0.1:1, but Connection"),
         ("in", "out", ("--address", "127.0.0.1:1"), "expected --address only with --engine ray"),

@@ -52,6 +52,8 @@ def start(*words, log):
 
 def end(process):
     """Kill a process, and what it has started and does not end by itself."""
+    if process.poll() is not None:  # it was faster
+        return
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait(30)

@@ -14,6 +14,7 @@ from typing import Any
 from refineseg.batch.job import BatchJob
 from refineseg.batch.listing import chunks
 from refineseg.batch.work import BatchModel, Started, Worker, keep_all, load_all
+from refineseg.devices import find_device
 
 _AHEAD = 3
 
@@ -24,7 +25,7 @@ class OneProcess:
     @contextmanager
     def started(self, job: BatchJob, model: BatchModel) -> Iterator[Started]:
         """See :class:`~refineseg.batch.work.BatchEngine`."""
-        setting = {"engine": "none", "workers": 1, "gpus": 0, "device": job.options.device}
+        setting = {"engine": "none", "workers": 1, "gpus": 0, "device": str(find_device(job.options.device))}
         yield Started(lambda: in_this_process(job, model, chunks(job)), None, setting)
 
 

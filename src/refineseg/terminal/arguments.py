@@ -77,7 +77,8 @@ def check_word(what: str, word: str, known: Sequence[str]) -> str:
     if word not in known:
         near = nearest(word, known)
         advice = f"; near: {', '.join(near)}" if near else ""
-        raise ConfigError(f"expected a {what} of {', '.join(known)}, got {word!r}{advice}")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise ConfigError(f"expected {article} {what} of {', '.join(known)}, got {word!r}{advice}")
     return word
 
 

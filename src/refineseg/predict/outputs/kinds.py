@@ -37,6 +37,7 @@ from refineseg.images.encoding import encode_image, encode_mask, encoded
 from refineseg.images.render import overlay_picture
 from refineseg.predict.polygons.class_regions import VectorOptions, geometry_tools
 from refineseg.prediction import Prediction
+from refineseg.terminal.arguments import check_word
 
 ProbabilityFormat = Literal["npz", "tiff"]
 ConfidenceFormat = Literal["png8", "png16", "tiff8", "tiff16"]
@@ -45,11 +46,6 @@ PolygonFormat = Literal["geojson", "coco"]
 _TIFF_DESCRIPTION = 270
 _TIFF_PAGE_NAME = 285  # Source: TIFF 6.0, section 12
 _LARGEST_TIFF = 4 * 10**9  # offsets have 32 bits
-
-
-def _check_word(what: str, word: str, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise ConfigError(f"expected a {what} of {', '.join(known)}, got {word!r}")
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,9 @@ class Outputs:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ConfigError(f"expected --save with some of {', '.join(KINDS)}, got {', '.join(unknown) or 'none'}")
-        _check_word("probability format", self.probability_format, get_args(ProbabilityFormat))
-        _check_word("confidence format", self.confidence_format, get_args(ConfidenceFormat))
-        _check_word("polygon format", self.polygon_format, get_args(PolygonFormat))
+        check_word("probability format", self.probability_format, get_args(ProbabilityFormat))
+        check_word("confidence format", self.confidence_format, get_args(ConfidenceFormat))
+        check_word("polygon format", self.polygon_format, get_args(PolygonFormat))
         if self.unknown_below is not None and not 0 <= self.unknown_below <= 1:
             raise ConfigError(
                 f"expected a probability 0..1 below which pixels are unknown, got {self.unknown_below}; "
@@ -115,9 +111,9 @@ class Outputs:
         Raises:
             ConfigError: Words that mean nothing here.
         """
-        _check_word("probability format", probability_format, get_args(ProbabilityFormat))
-        _check_word("confidence format", confidence_format, get_args(ConfidenceFormat))
-        _check_word("polygon format", polygon_format, get_args(PolygonFormat))
+        check_word("probability format", probability_format, get_args(ProbabilityFormat))
+        check_word("confidence format", confidence_format, get_args(ConfidenceFormat))
+        check_word("polygon format", polygon_format, get_args(PolygonFormat))
         kinds = tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip()))
         chosen = None if classes is None else tuple(name.strip() for name in classes.split(",") if name.strip())
         return cls(
