@@ -124,6 +124,15 @@ def test_statistics_of_pixels_belong_to_the_weights():
     assert refineseg.build("refineseg_lite0", num_classes=3).spec.preprocessing == Preprocessing.tensorflow()
 
 
+@pytest.mark.parametrize("family", ["refinenet", "refinenet_lw", "refinenet_single"])
+def test_both_papers_decoders_stand_on_it_by_name(family):
+    named = refineseg.build(f"{family}:lite0", num_classes=3, pretrained=True)
+    ours = refineseg.build("refineseg_lite0", num_classes=3, pretrained=True)
+    assert named.spec.preprocessing == Preprocessing.tensorflow()
+    theirs = ours.network.encoder.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in named.network.encoder.state_dict().items())
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A segmenter with the encoder's weights and a narrow decoder, and its files for any size."""

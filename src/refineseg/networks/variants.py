@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from refineseg.errors import ConfigError
+from refineseg.networks.encoder_table import ENCODERS
 from refineseg.networks.families import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
@@ -173,11 +174,16 @@ VARIANTS: dict[str, Variant] = {
         encoder_options={"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8},  # 3x3s, not one 7x7
     ),
 }
-"""Every named variant; ``refinenet:<timm name>`` and ``refinenet_lw:<timm name>`` take any timm backbone besides."""
+"""Every named variant; ``refinenet:NAME`` and ``refinenet_lw:NAME`` take any encoder of ours or of timm besides."""
+
+
+def _check_backbone(name: str) -> None:
+    if name not in ENCODERS:
+        check_timm_name(name)
 
 
 def find_variant(name: str) -> Variant:
-    """The variant of a name, ``refinenet:<timm name>`` and ``refinenet_lw:<timm name>`` included.
+    """The variant of a name, ``refinenet:NAME`` and ``refinenet_lw:NAME`` with an encoder of ours or of timm included.
 
     Raises:
         ConfigError: No such variant; the message names the near ones.
@@ -187,12 +193,12 @@ def find_variant(name: str) -> Variant:
     family, colon, backbone = name.partition(":")
     suffix = family.removeprefix("refinenet")
     if colon and backbone and family == "refinenet_lw":
-        check_timm_name(backbone)
-        return Variant(backbone, LIGHT_WEIGHT, FOUR_CASCADED, f"{_LW}, encoder by timm")
+        _check_backbone(backbone)
+        return Variant(backbone, LIGHT_WEIGHT, FOUR_CASCADED, f"{_LW}, encoder by name")
     if colon and backbone and family != suffix and suffix in _FULL:
-        check_timm_name(backbone)
+        _check_backbone(backbone)
         options, groups, source = _FULL[suffix]
-        return Variant(backbone, options, groups, f"{source}, encoder by timm", two_scale=suffix.startswith("_2scale"))
+        return Variant(backbone, options, groups, f"{source}, encoder by name", two_scale=suffix.startswith("_2scale"))
     raise ConfigError(
         f"expected a variant, got {name!r}; {hint(name, VARIANTS, listed='`refineseg models` lists them')}; or any "
         "timm backbone: refinenet_lw:NAME, refinenet:NAME"

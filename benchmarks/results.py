@@ -1,0 +1,292 @@
+"""Measured results, kept as JSON in ``benchmarks/results``, and the pages of the docs that show them.
+
+    python benchmarks/results.py record camvid_test --hide CAMVID=/data/camvid -- \
+        refineseg evaluate --model camvid --data camvid:/data/camvid --split test
+    python benchmarks/results.py pages
+
+``record`` runs a command and keeps its numbers, with the command, the day and the machine. A command of ``refineseg``
+writes them by ``--json``; another program prints them, or writes the file ``--from``. ``--hide`` writes a NAME in place
+of a path. ``pages`` writes ``docs/accuracy.md``, ``docs/timings.md`` and ``docs/shipped_models.png``; a test holds that
+the pages show what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from refineseg.bench.timing import describe_machine
+from refineseg.files.writing import written_beside
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCS = HERE.parent / "docs"
+_LEFT_OUT = frozenset({"config", "per_class", "published", "model", "training_seconds"})
+"""Keys of a command's JSON that no page shows and that make files long, or name paths."""
+
+
+def record(name: str, command: Sequence[str], hidden: dict[str, str], source: Path | None) -> Path:
+    """Run a command and keep its numbers as ``benchmarks/results/NAME.json``."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = source or Path(folder) / "result.json"
+        if command[0] == "refineseg":
+            pictures = ["--out", folder] if command[1] == "evaluate" else []
+            run = [sys.executable, "-m", *command, "--json", str(out), *pictures]
+        else:
+            run = [sys.executable if part == "python" else part for part in command]
+        printed = subprocess.run(run, check=True, stdout=None if command[0] == "refineseg" else subprocess.PIPE).stdout
+        text = out.read_text(encoding="utf-8") if out.is_file() else printed.decode("utf-8")
+    shown = shlex.join(command)
+    for short, path in hidden.items():
+        shown, text = shown.replace(path, short), text.replace(path, short)
+    found = json.loads(text)
+    found = {key: value for key, value in found.items() if key not in _LEFT_OUT or isinstance(value, str)}
+    machine = found.pop("machine", None) or describe_machine(torch.device("cpu"))
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = RESULTS / f"{name}.json"
+    kept = {"command": shown, "date": today, "machine": machine, "result": found}
+    with written_beside(path) as temporary:
+        temporary.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    return path
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """All that was recorded, by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def kind_of(kept: dict[str, Any]) -> str:
+    """What was measured: ``accuracy``, ``transfer``, ``model``, ``folder`` or ``networks``."""
+    words = shlex.split(kept["command"])
+    if words[:2] == ["refineseg", "evaluate"]:
+        return "accuracy"
+    if words[:2] == ["refineseg", "bench"]:
+        return "folder" if "--folder" in words else "model"
+    return {"benchmarks/street_transfer.py": "transfer", "benchmarks/camvid_peers.py": "networks"}[words[1]]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    aligned = ["---" if i < 2 else "---:" for i in range(len(heads))]
+    return [f"| {' | '.join(row)} |" for row in (heads, aligned, *rows)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _option(kept: dict[str, Any], name: str, default: str = "") -> str:
+    words = shlex.split(kept["command"])
+    return words[words.index(name) + 1] if name in words else default
+
+
+def _measured(kept: dict[str, Any]) -> str:
+    machine = kept["machine"]
+    return (
+        f"{kept['date']}, {machine['cpu']} ({machine['cpu_instructions']}), {machine['threads']} threads, "
+        f"torch {machine['torch']}, load {machine['load_1_minute']:.1f}"
+    )
+
+
+def _commands(found: Iterable[dict[str, Any]]) -> list[str]:
+    lines = ["", "## Commands", ""]
+    for kept in found:
+        lines += [f"* `{kept['command']}`", f"  {_measured(kept)}"]
+    return lines
+
+
+def accuracy_page(results: dict[str, dict[str, Any]]) -> str:
+    """Every ``evaluate`` as a row."""
+    found = [kept for kept in results.values() if kind_of(kept) == "accuracy"]
+    rows = []
+    for kept in found:
+        result = kept["result"]
+        rows.append(
+            (
+                f"`{_option(kept, '--model', 'camvid')}`",
+                f"`{result['data']}`, {result['split']}",
+                f"{result['num_images']}",
+                f"{result['backend']}, {result['precision']}",
+                *(_percent(result[key]) for key in ("mean_iou", "pixel_accuracy", "mean_accuracy")),
+            )
+        )
+    others = [kept for kept in results.values() if kind_of(kept) == "transfer"]
+    for kept in others:
+        for model, result in kept["result"].items():
+            if isinstance(result, dict):
+                where, images = f"IDD-Lite, {kept['result']['split']}, unions of classes", "204"
+                scores = (_percent(result[key]) for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"))
+                rows.append((f"`{model}`", where, images, "torch, float32", *scores))
+    heads = ("model", "data, split", "images", "runtime", "mIoU %", "pixel accuracy %", "mean accuracy %")
+    lines = [
+        "# Accuracy, as measured",
+        "",
+        "`python benchmarks/results.py pages` writes this page from the files in `benchmarks/results`. Each file has",
+        "the confusion matrix, the command, the day and the machine. Single scale, not mirrored, one matrix over the",
+        "split. Capital letters stand for a folder. `camvid8.xml` and `camvid_nano8.xml` are 8-bit files of both,",
+        "exported as on the page [Speed](speed.md). The cards on [Models](models.md) say what was trained on what.",
+        "",
+        *_table(heads, rows),
+        *_commands([*found, *others]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model_section(kept: dict[str, Any]) -> list[str]:
+    first = kept["result"]["rows"][0]
+    rows = [
+        (
+            row["backend"] + (", plain network" if row["plain"] else f", {row['note']}" if row["note"] else ""),
+            row["precision"],
+            f"{row['p50_ms']:.1f}",
+            f"{row['p99_ms']:.1f}",
+            f"{row['speedup']:.1f}",
+            "-" if row["of_limit"] is None else f"{row['of_limit']:.2f}",
+        )
+        for row in kept["result"]["rows"]
+    ]
+    heads = ("runtime", "precision", "p50 ms", "p99 ms", "times as fast", "of the limit")
+    return [f"### `{first['model']}`, {first['size']}", "", *_table(heads, rows), ""]
+
+
+def _folder_section(found: Sequence[dict[str, Any]]) -> list[str]:
+    rows = [
+        (
+            f"`{row['model']}`",
+            f"{row['backend']}, {row['precision']}",
+            f"{row['network_per_s']:.1f}",
+            f"{row['predict_per_s']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['bound']:.2f}",
+        )
+        for kept in found
+        for row in kept["result"]["rows"]
+    ]
+    heads = ("model", "runtime", "network, images/s", "`predict FOLDER`, images/s", "ratio", "bound")
+    return ["## Folders end to end", "", *_table(heads, rows), ""]
+
+
+def _networks_section(kept: dict[str, Any]) -> list[str]:
+    rows = [
+        (
+            f"`{row['network']}`" if row["ours"] else row["network"],
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['multiply_adds'] / 1e9:.2f} G",
+            ", ".join(_percent(value) for value in row["mean_iou"].values()) or "-",
+            *(f"{row['median_ms'][way]:.1f}" if way in row["median_ms"] else "-" for way in _WAYS),
+        )
+        for row in kept["result"]["rows"]
+    ]
+    heads = ("network", "parameters", "multiply-adds", "mIoU % on a held-out drive", *_WAYS)
+    return ["## Networks on the same encoder, trained alike", "", _NETWORKS, "", *_table(heads, rows), ""]
+
+
+_WAYS = ("OpenVINO, rewritten", "OpenVINO, plain", "ONNX Runtime, rewritten", "ONNX Runtime, plain")
+_NETWORKS = (
+    "Milliseconds of one image in float32; *rewritten* is how refineseg runs its own networks. The networks saw the\n"
+    "same crops in the same order, for the same few epochs, from the same ImageNet weights. [Speed](speed.md) has the\n"
+    "picture."
+)
+
+
+def timings_page(results: dict[str, dict[str, Any]]) -> str:
+    """Every ``bench``, folder and comparison as a table."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for kept in results.values():
+        by_kind.setdefault(kind_of(kept), []).append(kept)
+    lines = [
+        "# Timings, as measured",
+        "",
+        "`python benchmarks/results.py pages` writes this page from the files in `benchmarks/results`. Times are from",
+        "`uint8` pixels in main memory to the class map, in turns in one process. [Speed](speed.md) explains the",
+        "columns.",
+        "",
+        "![Shipped models: mIoU on CamVid's test images over milliseconds](shipped_models.png)",
+        "",
+        "*Shipped models on CamVid's test images at 480x360, in OpenVINO: one point for each precision.*",
+        "",
+        "## Models",
+        "",
+    ]
+    for kept in by_kind.get("model", []):
+        lines += _model_section(kept)
+    if "folder" in by_kind:
+        lines += _folder_section(by_kind["folder"])
+    for kept in by_kind.get("networks", []):
+        lines += _networks_section(kept)
+    timed = [kept for kind in ("model", "folder", "networks") for kept in by_kind.get(kind, [])]
+    return "\n".join([*lines[:-1], *_commands(timed)]) + "\n"
+
+
+def points(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, float, float]]:
+    """Model, precision, milliseconds and mIoU in percent of what was both evaluated and timed on CamVid's size."""
+    times = {
+        (row["model"], row["precision"]): row["p50_ms"]
+        for kept in results.values()
+        if kind_of(kept) == "model"
+        for row in kept["result"]["rows"]
+        if row["backend"] == "openvino" and row["fused"] and row["size"] == "360x480"
+    }
+    found = []
+    for name, kept in results.items():
+        if kind_of(kept) == "accuracy" and kept["result"]["data"] == "camvid:CAMVID":
+            model, precision = name.removesuffix("_test"), kept["result"]["precision"]
+            for suffix in ("_bfloat16", "_int8"):
+                model = model.removesuffix(suffix)
+            if (model, precision) in times:
+                found.append((model, precision, times[model, precision], 100 * kept["result"]["mean_iou"]))
+    return found
+
+
+def draw(path: Path, found: Sequence[tuple[str, str, float, float]]) -> None:
+    """The points as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for model in dict.fromkeys(point[0] for point in found):
+        own = sorted(point[1:] for point in found if point[0] == model)
+        axes.plot([p[1] for p in own], [p[2] for p in own], "o", label=model)
+        for precision, milliseconds, mean_iou in own:
+            axes.annotate(precision, (milliseconds, mean_iou), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="ms of one 480x360 image, OpenVINO", ylabel="mIoU on CamVid's test images, %", xlim=(0, None))
+    axes.margins(x=0.15, y=0.2)
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    recording = verbs.add_parser("record", help="run a command and keep its numbers")
+    recording.add_argument("name", help="of the file in benchmarks/results")
+    recording.add_argument("--hide", action="append", default=[], metavar="NAME=PATH", help="NAME in place of PATH")
+    recording.add_argument("--from", type=Path, dest="source", help="JSON file that the command writes")
+    recording.add_argument("command", nargs="+", help="after --")
+    verbs.add_parser("pages", help="write the pages of the docs")
+    arguments = parser.parse_args(argv)
+    if arguments.verb == "record":
+        hidden = dict(text.split("=", 1) for text in arguments.hide)
+        print(record(arguments.name, arguments.command, hidden, arguments.source))
+        return
+    results = read_results()
+    for page, text in (("accuracy.md", accuracy_page(results)), ("timings.md", timings_page(results))):
+        with written_beside(DOCS / page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    draw(DOCS / "shipped_models.png", points(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
