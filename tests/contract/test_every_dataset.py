@@ -42,6 +42,7 @@ TREES = {  # data set -> what writes a tree with the split train
     "ade20k": scenes.fake_ade20k,
     "cityscapes": scenes.fake_cityscapes,
     "camvid": scenes.fake_camvid,
+    "idd_lite": scenes.fake_idd_lite,
     "folder": folder,
     **{name: own.FAKES[name] for name in FORMATS if name != "masks"},
     "shards": shards,

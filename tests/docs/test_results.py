@@ -34,7 +34,8 @@ def test_every_result_says_where_it_comes_from_and_names_no_path(path):
     text = path.read_text(encoding="utf-8")
     kept = json.loads(text)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", kept["date"])
-    assert kept["machine"]["cpu"] and kept["machine"]["torch"]
+    assert kept["machine"]["cpu"]
+    assert kept["machine"]["torch"]
     assert not re.findall(r"(?<![\w.])/(?:work|home|root|tmp|data|mnt|Users)\b[^\"\s]*", text)
 
 

@@ -235,6 +235,18 @@ def fake_cityscapes(root: Path, *, seed: int = 0) -> Path:
     return root
 
 
+def fake_idd_lite(root: Path, *, seed: int = 0) -> Path:
+    """IDD-Lite: ``leftImg8bit/SPLIT/DRIVE/FRAME_image.jpg``, ``gtFine/.../FRAME_label.png``; returns ``root``."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "val", "test"):
+        for drive, frame in (("0", "024541"), ("0", "024703"), ("12", "024541")):
+            image, mask = _scene(rng, "idd_lite")
+            _save(root / "leftImg8bit" / split / drive / f"{frame}_image.jpg", image)
+            if split != "test":
+                _save(root / "gtFine" / split / drive / f"{frame}_label.png", mask.astype(np.uint8))
+    return root
+
+
 def fake_camvid(root: Path, *, seed: int = 0) -> Path:
     """CamVid in SegNet's layout: ``SPLIT``, ``SPLITannot`` and ``SPLIT.txt``, labels 0..11; returns ``root``."""
     rng = np.random.default_rng(seed)

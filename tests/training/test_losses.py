@@ -42,6 +42,35 @@ def test_class_weights_weigh_the_true_classes():
     assert float(SegmentationLoss(255, weights)(logits, masks)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 4.0])])
+def test_pixels_of_a_union_lose_the_logarithm_of_their_classes_probabilities(weights):
+    logits, masks = _pixels()
+    unions = ((0, 2), (1, 2, 3))
+    masks[0, 1:3], masks[1, 4] = 4, 5
+    p = np.exp(logits.numpy().astype(np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    by_class = np.ones(4) if weights is None else weights.numpy()
+    total = weight = 0.0
+    for n, y, x in np.ndindex(*masks.shape):
+        value = int(masks[n, y, x])
+        if value != 255:
+            members = list(unions[value - 4]) if value >= 4 else [value]
+            total -= by_class[members].mean() * np.log(p[n, members, y, x].sum())
+            weight += by_class[members].mean()
+    loss = SegmentationLoss(255, weights, unions=unions)
+    assert float(loss(logits, masks)) == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_regions_and_hard_pixels_are_those_of_classes_alone():
+    logits, masks = _pixels()
+    options = LossOptions(lovasz=0.5, dice=0.5, ohem_threshold=0.7)
+    as_void = SegmentationLoss(255, options=options).sums(logits, masks.masked_fill(masks == 3, 255))
+    in_union = SegmentationLoss(255, options=options, unions=((1, 3),)).sums(logits, masks.masked_fill(masks == 3, 4))
+    alone = SegmentationLoss(255, unions=((1, 3),)).sums(logits, torch.where(masks == 3, 4, 255))
+    assert float(in_union.total) == pytest.approx(float(as_void.total + alone.total), rel=1e-5)
+    assert float(in_union.weight) == pytest.approx(float(as_void.weight + alone.weight), rel=1e-6)
+
+
 def test_void_pixels_get_no_gradient():
     logits, masks = _pixels()
     logits.requires_grad_()

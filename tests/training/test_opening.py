@@ -6,11 +6,13 @@ import pytest
 
 from conftest import write_folder
 from fakes.runs import Silent, tiny
+from fakes.scenes import fake_camvid, fake_idd_lite
 from refineseg.data.datasets import parse_sources
 from refineseg.errors import ConfigError
 from refineseg.training.config import HELD_OUT
 from refineseg.training.opening import open_data
 from refineseg.training.request import fitted
+from refineseg.training.run import RunRequest, start_run
 
 
 def names(dataset):
@@ -49,3 +51,17 @@ def test_nothing_is_held_out_where_that_is_not_wanted_or_leaves_nothing(root, tm
     assert opened(root, val_split=None)[1].val is None, "a recipe that trains on everything on purpose"
     with pytest.raises(ConfigError, match="expected validation images for --patience 3, got none"):
         opened(root, val_split=None, patience=3)
+
+
+def test_a_second_data_set_of_wider_classes_is_learned_from_in_unions(tmp_path):
+    data = f"camvid:{fake_camvid(tmp_path / 'camvid')}+idd_lite:{fake_idd_lite(tmp_path / 'idd')}"
+    progress = Silent()
+    sources = parse_sources(data)
+    config = fitted(tiny(train_split="train", val_split=None), sources, skip_missing=False, say=progress.say)
+    phase = open_data(sources, config, progress)[0].phases[0]
+    assert len(phase.unions) == 4
+    assert len(phase.pixel_counts) == 11
+    assert any("idd_lite in the classes of camvid" in line for line in progress.said)
+    run = start_run(RunRequest(config, data, device="cpu"), tmp_path / "run", progress=progress)
+    trained_on = run.spec.provenance["protocol"]["trained_on"]
+    assert trained_on == ["camvid:train", "idd_lite:train"]

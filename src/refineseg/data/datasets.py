@@ -13,6 +13,7 @@ from refineseg.data.readers.ade20k import open_ade20k
 from refineseg.data.readers.camvid import drive_of, open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.coco_voc import open_coco_voc
+from refineseg.data.readers.idd_lite import open_idd_lite
 from refineseg.data.readers.nyud import open_nyud
 from refineseg.data.readers.pascal_context import open_pascal_context
 from refineseg.data.readers.person_part import open_person_part
@@ -145,6 +146,12 @@ DATASETS: dict[str, DatasetEntry] = {
         part_of=drive_of,
         required_splits=("train", "val", "test"),
         optional_splits=(),
+    ),
+    "idd_lite": DatasetEntry(
+        open_idd_lite,
+        "IDD-Lite, 7 classes, 320x227: leftImg8bit with gtFine",
+        licence="IDD's terms of use: research and education only",
+        ids="idd",
     ),
     "folder": DatasetEntry(
         open_own,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from refineseg.errors import ConfigError
-from refineseg.networks.encoder_table import ENCODERS
 from refineseg.networks.families import (
     LIGHT_WEIGHT,
     LIGHT_WEIGHT_MOBILE,
@@ -178,7 +177,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def _check_backbone(name: str) -> None:
-    if name not in ENCODERS:
+    if all(name != variant.encoder for variant in VARIANTS.values()):
         check_timm_name(name)
 
 

@@ -136,7 +136,7 @@ def _step_s(
     phase, learned = config.phases[index], data.phases[index]
     feed = Feed(learned, phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
-    objective = Objective(model, config, learned.pixel_counts, teacher=learned.teacher)
+    objective = Objective(model, config, learned.pixel_counts, teacher=learned.teacher, unions=learned.unions)
     stepper = engine.stepper(state, objective, "off", equal_crops=phase.crops.pad)
     batches: Iterator[Batch] = chain.from_iterable(feed.epoch(epoch) for epoch in count())
     model.train()

@@ -17,6 +17,7 @@ from refineseg.data.crops.balance import image_counts
 from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches, Share
 from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.samples.sample import Dataset
+from refineseg.data.samples.unions import Unions
 from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
@@ -39,6 +40,7 @@ class PhaseData:
         resident: The same samples in the device's memory; None: they are read and cut by the host.
         counts: (N, K) labelled pixels of each class in each image, where the host needs them to draw by classes.
         teacher: The model on the device that is learned from beside the masks; None: none.
+        unions: Class indices of each union that the masks hold.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class PhaseData:
     resident: ResidentData | None = None
     counts: Any = None
     teacher: Segmenter | None = None
+    unions: Unions = ()
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,9 @@ class _PhaseSteps:
     ) -> None:
         self._engine, self._state, self.phase = engine, state, phase
         self.feed = Feed(learned, phase, config, workers=workers, device=engine.device)
-        self._objective = Objective(state.segmenter, config, learned.pixel_counts, teacher=learned.teacher)
+        self._objective = Objective(
+            state.segmenter, config, learned.pixel_counts, teacher=learned.teacher, unions=learned.unions
+        )
         self._mode, self._epochs_s = engine.mode(phase, rest_s=None), list[float]()
         self._stepper = engine.stepper(state, self._objective, self._mode, equal_crops=phase.crops.pad)
 

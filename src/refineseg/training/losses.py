@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refineseg.data.samples.unions import Unions
 from refineseg.scoring import probabilities_of
 from refineseg.training.config import LossOptions
 
@@ -74,6 +75,8 @@ class SegmentationLoss:
         ignore_index: Value of void pixels, which count nothing.
         class_weights: (K,) weight of each true class; None: all 1.
         options: Everything else; weights of classes are computed from it before (:func:`class_weights`).
+        unions: Class indices of each union; a pixel of union ``u`` holds ``K + u``. Its loss is minus the logarithm of
+            the sum of its classes' probabilities, its weight their mean; the options do not apply to it.
 
     Source: OHEM as in Shrivastava et al., CVPR 2016, per pixel; at output resolution: the RefineNet authors' code; at
         the masks' resolution: Light-Weight RefineNet's.
@@ -82,6 +85,7 @@ class SegmentationLoss:
     ignore_index: int
     class_weights: Tensor | None = None
     options: LossOptions = field(default_factory=LossOptions)
+    unions: Unions = ()
 
     def __call__(self, logits: Float[Tensor, "n k h w"], masks: Int64[Tensor, "n h2 w2"]) -> Float[Tensor, ""]:
         """Loss of a batch; 0 where nothing is labelled."""
@@ -108,6 +112,25 @@ class SegmentationLoss:
                 masks = masks_at(masks, (logits.shape[2], logits.shape[3]))
             else:
                 logits = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
+        if not self.unions:
+            return self._of_classes(logits, masks, beside)
+        of_unions, in_union = self._of_unions(logits, masks)
+        of_classes = self._of_classes(logits, masks.masked_fill(in_union, self.ignore_index), beside)
+        return LossSum(of_classes.total + of_unions.total, of_classes.weight + of_unions.weight)
+
+    def _of_unions(self, logits: Tensor, masks: Tensor) -> tuple[LossSum, Tensor]:
+        """The loss of all pixels that are one of several classes, and where they are."""
+        total = weight = logits.new_zeros(())
+        in_union, every = torch.zeros_like(masks, dtype=torch.bool), logits.logsumexp(1)
+        for number, members in enumerate(self.unions):
+            here = masks == logits.shape[1] + number
+            losses = every - logits[:, list(members)].logsumexp(1)
+            share = 1.0 if self.class_weights is None else self.class_weights[list(members)].mean().to(logits)
+            total, weight = total + share * losses.masked_fill(~here, 0.0).sum(), weight + share * here.sum()
+            in_union = in_union | here
+        return LossSum(total, weight), in_union
+
+    def _of_classes(self, logits: Tensor, masks: Tensor, beside: Tensor | None) -> LossSum:
         regions = self._regions(logits, masks, beside)
         plain = self.options.ohem_threshold is None and not self.options.border_weight and regions is None
         losses = F.cross_entropy(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refineseg.data.samples.unions import Unions
 from refineseg.segmenter import Segmenter
 from refineseg.training.config import TrainingConfig
 from refineseg.training.distillation import teacher_logits
@@ -33,6 +34,7 @@ class Objective:
         config: Which loss, and where.
         pixel_counts: (K,) labelled training pixels of each class.
         teacher: The frozen model that is learned from beside the masks, on the same device; None: none.
+        unions: Class indices of each union that masks hold.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Objective:
         pixel_counts: NDArray[np.int64],
         *,
         teacher: Segmenter | None = None,
+        unions: Unions = (),
     ) -> None:
         self._segmenter, self._teacher = segmenter, teacher
         self._device = next(segmenter.parameters()).device
@@ -50,7 +53,7 @@ class Objective:
         power, style = config.loss.class_weight_power, config.loss.class_weight_style
         weights = class_weights(pixel_counts, power=power, style=style)
         weights = None if weights is None else weights.to(self._device)
-        self._loss = SegmentationLoss(segmenter.class_info.ignore_index, weights, config.loss)
+        self._loss = SegmentationLoss(segmenter.class_info.ignore_index, weights, config.loss, unions)
 
     def __call__(self, images: UInt8[Tensor, "n c h w"], masks: Int64[Tensor, "n h w"]) -> LossSum:
         """The loss of a batch, or of a piece of one."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from refineseg.data.checks.label_check import CheckedData, check_data, check_learnable
 from refineseg.data.datasets import Root, ids_of, open_dataset
+from refineseg.data.readers.transfer import joined_for_training
 from refineseg.data.samples.record import DataRecord, shared_marks
-from refineseg.data.samples.sample import Concatenation, Dataset, Without
+from refineseg.data.samples.sample import Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.terminal.printing import warn
 from refineseg.training import ranks
@@ -96,15 +97,15 @@ def _open_phase(
             progress.say(f"{kept.dropped} images of {val} are left out of {part}")
         opened.append(kept if kept.dropped else dataset)
         given.append(dataset)
-    joined = opened[0] if len(opened) == 1 else Concatenation(opened)
+    joined, unions = joined_for_training(opened)
     if not len(joined):
         raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); looking at every image and mask")
     checked = _checked(joined, check_learnable)
-    say_notes(given, progress)
+    say_notes([*given, joined], progress)
     for note in checked.notes:
         progress.say(f"note: {note}")
-    return PhaseData(joined, checked.pixel_counts), checked.record
+    return PhaseData(joined, checked.pixel_counts, unions=unions), checked.record
 
 
 def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> CheckedData:

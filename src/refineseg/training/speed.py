@@ -21,7 +21,7 @@ from rich.text import Text
 from refineseg.bench.benchmark import BenchReport
 from refineseg.bench.timing import describe_machine
 from refineseg.data.datasets import open_dataset, parse_sources
-from refineseg.data.samples.sample import Concatenation
+from refineseg.data.readers.transfer import joined_for_training
 from refineseg.errors import ConfigError
 from refineseg.networks.building import preprocessing_of
 from refineseg.networks.model_spec import ModelSpec
@@ -116,8 +116,8 @@ def bench_training(
     workers = default_workers(engine.device) if num_workers is None else num_workers
     sources = parse_sources(data)
     parts = [open_dataset(name, root, split=config.train_split) for name, root in sources.items()]
-    dataset = parts[0] if len(parts) == 1 else Concatenation(parts)
-    learned = PhaseData(dataset, np.ones(dataset.class_info.num_classes, np.int64))
+    dataset, unions = joined_for_training(parts)
+    learned = PhaseData(dataset, np.ones(dataset.class_info.num_classes, np.int64), unions=unions)
     whole = TrainingData((learned,) * len(config.phases), None, data)
     whole = held(taught(whole, config, engine.device, progress), config, engine.device, progress)
     if workers == 0:
@@ -134,7 +134,7 @@ def bench_training(
             seen.add((phase.crops.crop_hw, phase.batch_size))
             feed = Feed(learned, phase, config, workers=workers, device=engine.device)
             counts = np.ones(dataset.class_info.num_classes, np.int64)  # weights of classes take no time
-            objective = Objective(state.segmenter, config, counts, teacher=learned.teacher)
+            objective = Objective(state.segmenter, config, counts, teacher=learned.teacher, unions=learned.unions)
             mode = engine.mode(phase, rest_s=None)
             stepper = engine.stepper(state, objective, mode, equal_crops=phase.crops.pad)
             state.segmenter.train()

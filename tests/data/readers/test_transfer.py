@@ -8,13 +8,16 @@ import pytest
 from PIL import Image
 
 from conftest import SHARED
-from fakes.scenes import fake_camvid, fake_cityscapes
+from fakes.scenes import fake_camvid, fake_cityscapes, fake_idd_lite
 from refineseg.class_info import ClassInfo
+from refineseg.data.readers.camvid import open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes
-from refineseg.data.readers.transfer import find_transfer, transferred
+from refineseg.data.readers.idd_lite import open_idd_lite
+from refineseg.data.readers.transfer import find_transfer, joined_for_training, transferred
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
+from refineseg.errors import DatasetError
 from refineseg.evaluate.predicting import predictions
 
 CAMVID = catalog_classes("camvid")
@@ -122,3 +125,27 @@ def test_classes_that_fit_no_table_are_refused_as_before(refineseg, tmp_path):
                 open_cityscapes(tmp_path, "val"),
             )
         )
+
+
+def test_wider_classes_become_classes_and_unions_for_training(tmp_path):
+    wide = open_idd_lite(fake_idd_lite(tmp_path / "idd"), "train")
+    camvid = open_camvid(fake_camvid(tmp_path / "camvid"), "train")
+    city = open_cityscapes(fake_cityscapes(tmp_path / "city"), "train")
+    joined, unions = joined_for_training([camvid, wide, city, wide])
+    assert joined.class_info == CAMVID
+    assert [{CAMVID.names[i] for i in union} for union in unions] == [
+        {"pedestrian", "bicyclist"},
+        {"car", "bicyclist"},
+        {"pole", "sign_symbol", "fence"},
+        {"building", "tree"},
+    ]
+    # by hand: drivable, non-drivable, living things, vehicles, road side, far objects, sky
+    wanted = np.array([3, 4, 11, 12, 13, 14, 0, *[255] * 249], np.uint8)
+    for first in (len(camvid), len(camvid) + len(wide) + len(city)):
+        for i in range(len(wide)):
+            expected = wanted[wide[i].mask]
+            np.testing.assert_array_equal(joined[first + i].mask, expected)
+            np.testing.assert_array_equal(joined.read_mask(first + i), np.where(expected < 11, expected, 255))
+    assert any("far objects: building or tree" in note for note in joined.notes)
+    with pytest.raises(DatasetError, match="expected data sets of the same classes"):
+        joined_for_training([wide, camvid])

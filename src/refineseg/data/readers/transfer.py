@@ -1,12 +1,14 @@
 """A data set in the classes of another one, for models that learned those, where it is known what became what.
 
-In: a data set and the classes of a model. Out: the same samples in these classes, void where they have none.
+In: a data set and the classes of a model. Out: the same samples in these classes, void where they have none. Training
+also takes data sets whose classes are unions of a model's.
 
 Sources: the tables ``class_tables/FROM_to_TO.json``, each of which names its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +17,21 @@ import numpy as np
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.remap import Remapped
-from refineseg.data.samples.sample import Dataset, PairDataset
+from refineseg.data.samples.sample import Concatenation, Dataset, PairDataset
+from refineseg.data.samples.unions import InUnions, Unions
 from refineseg.data.storage.file_lists import packaged_table
 
 TRANSFERS = (("cityscapes", "camvid"),)
 """Pairs of data sets with a table: from, to."""
+UNIONS = (("idd_lite", "camvid"),)
+"""Pairs with a table that names several classes for some labels."""
 
 
-def find_transfer(own: ClassInfo, wanted: ClassInfo) -> tuple[str, str] | None:
+def find_transfer(
+    own: ClassInfo, wanted: ClassInfo, pairs: Sequence[tuple[str, str]] = TRANSFERS
+) -> tuple[str, str] | None:
     """The pair of data sets whose classes these are, by name and order; None where there is no table."""
-    for pair in TRANSFERS:
+    for pair in pairs:
         if tuple(catalog_classes(name).names for name in pair) == (own.names, wanted.names):
             return pair
     return None
@@ -60,6 +67,59 @@ def transferred(dataset: Dataset, wanted: ClassInfo) -> tuple[Dataset, str] | No
     note = _described(pair, mapped, [name for name in own if name not in labels])
     kept: Any = np.array([*indices, wanted.ignore_index], np.uint8)
     return Remapped(dataset, wanted, kept, note), note
+
+
+def in_unions(dataset: Dataset, wanted: ClassInfo, known: Unions = ()) -> tuple[InUnions, Unions] | None:
+    """A data set in other classes, with unions of them where its own are wider.
+
+    Args:
+        dataset: Where samples come from.
+        wanted: The classes of a model.
+        known: Unions that have numbers already.
+
+    Returns:
+        The data set and all unions, known ones first; None where there is no table for these classes.
+    """
+    pair = find_transfer(dataset.class_info, wanted, UNIONS)
+    if pair is None:
+        return None
+    labels = packaged_table("class_tables", "_to_".join(pair))["labels"]
+    unions, values, told = list(known), [], []
+    for name in dataset.class_info.names:
+        to = labels[name][1]
+        members = (to,) if isinstance(to, str) else tuple(to)
+        told.append(f"{name}: {' or '.join(members)}")
+        indices = tuple(wanted.names.index(member) for member in members)
+        if len(indices) > 1 and indices not in unions:
+            unions.append(indices)
+        values.append(indices[0] if len(indices) == 1 else wanted.num_classes + unions.index(indices))
+    note = f"{pair[0]} in the classes of {pair[1]} ({'; '.join(told)})"
+    table: Any = np.array([*values, wanted.ignore_index], wanted.mask_dtype)
+    return InUnions(dataset, wanted, table, note), tuple(unions)
+
+
+def joined_for_training(parts: Sequence[Dataset]) -> tuple[Dataset, Unions]:
+    """Data sets one after the other, all in the classes of the first, where tables say how.
+
+    Args:
+        parts: Data sets, at least one.
+
+    Returns:
+        All samples, and the unions of classes that their masks hold.
+
+    Raises:
+        DatasetError: Classes that differ, and no table.
+    """
+    wanted, opened = parts[0].class_info, [parts[0]]
+    unions: Unions = ()
+    for part in parts[1:]:
+        alike = part.class_info == wanted
+        plain = None if alike else transferred(part, wanted)
+        wider = None if alike or plain is not None else in_unions(part, wanted, unions)
+        if wider is not None:
+            part, unions = wider
+        opened.append(part if plain is None else plain[0])
+    return (opened[0] if len(opened) == 1 else Concatenation(opened)), unions
 
 
 def _described(pair: tuple[str, str], mapped: dict[str, tuple[int, str]], void: list[str]) -> str:

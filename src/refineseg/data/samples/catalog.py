@@ -9,7 +9,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import hint
 
-CATALOG = ("voc", "person_part", "nyud", "sunrgbd", "pascal_context", "ade20k", "cityscapes", "camvid")
+CATALOG = ("voc", "person_part", "nyud", "sunrgbd", "pascal_context", "ade20k", "cityscapes", "camvid", "idd_lite")
 """Data sets whose classes are known."""
 
 

@@ -289,6 +289,7 @@ _OWN_DATA = ("folder", "coco", "labelme", "cvat", "label_studio", "yolo", "pairs
 DEFAULT_RECIPE = {
     **dict.fromkeys(_OWN_DATA, "folder_refineseg_lite0"),
     "camvid": "camvid_refineseg_lite0",
+    "idd_lite": "folder_refineseg_lite0",
     "person_part": "person_part_refinenet_lw_resnet50",
     "nyud": "nyud_refinenet_lw_resnet50",
     "voc": "voc_refinenet_lw_resnet50",
