@@ -66,13 +66,13 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 def kind_of(kept: dict[str, Any]) -> str:
-    """What was measured: ``accuracy``, ``transfer``, ``model``, ``folder`` or ``networks``."""
+    """What was measured: ``accuracy``, ``model``, ``folder`` or ``networks``."""
     words = shlex.split(kept["command"])
     if words[:2] == ["refineseg", "evaluate"]:
         return "accuracy"
     if words[:2] == ["refineseg", "bench"]:
         return "folder" if "--folder" in words else "model"
-    return {"benchmarks/street_transfer.py": "transfer", "benchmarks/camvid_peers.py": "networks"}[words[1]]
+    return {"benchmarks/camvid_peers.py": "networks"}[words[1]]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -119,13 +119,6 @@ def accuracy_page(results: dict[str, dict[str, Any]]) -> str:
                 *(_percent(result[key]) for key in ("mean_iou", "pixel_accuracy", "mean_accuracy")),
             )
         )
-    others = [kept for kept in results.values() if kind_of(kept) == "transfer"]
-    for kept in others:
-        for model, result in kept["result"].items():
-            if isinstance(result, dict):
-                where, images = f"IDD-Lite, {kept['result']['split']}, unions of classes", "204"
-                scores = (_percent(result[key]) for key in ("mean_iou", "pixel_accuracy", "mean_accuracy"))
-                rows.append((f"`{model}`", where, images, "torch, float32", *scores))
     heads = ("model", "data, split", "images", "runtime", "mIoU %", "pixel accuracy %", "mean accuracy %")
     lines = [
         "# Accuracy, as measured",
@@ -136,7 +129,7 @@ def accuracy_page(results: dict[str, dict[str, Any]]) -> str:
         "exported as on the page [Speed](speed.md). The cards on [Models](models.md) say what was trained on what.",
         "",
         *_table(heads, rows),
-        *_commands([*found, *others]),
+        *_commands(found),
     ]
     return "\n".join(lines) + "\n"
 

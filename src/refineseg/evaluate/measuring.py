@@ -15,7 +15,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import DATASETS, ids_of, open_dataset, open_sources, parse_sources
-from refineseg.data.readers.transfer import transferred
+from refineseg.data.readers.transfer import grouped, transferred
 from refineseg.data.samples.given import GIVEN, GivenData
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.sample_facts import SampleFacts
@@ -196,7 +196,8 @@ def _in_classes_of(
         if submission or dataset.class_info.names == predictor_classes.names
         else transferred(dataset, predictor_classes)
     )
-    return (dataset, "", part_of) if found is None else (*found, part_of)
+    wider = grouped(predictor_classes, dataset.class_info)
+    return (dataset, "" if wider is None else wider[1], part_of) if found is None else (*found, part_of)
 
 
 def _num_seen(learned: Learned, data: str | GivenData, dataset: Dataset) -> int:
@@ -291,7 +292,7 @@ def evaluate_to_files(
     names, spec = tuple(parse_sources(data)), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
     dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
-    class_table(spec.class_info.names, dataset.class_info)  # before hours are spent on the files
+    class_table(spec.class_info, dataset.class_info)  # before hours are spent on the files
     named, labelled = str(data), _is_labelled(dataset, str(data), split)
     if not labelled:
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)

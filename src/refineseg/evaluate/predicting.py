@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo, index_dtype
+from refineseg.data.readers.transfer import grouped
 from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.errors import DatasetError
 from refineseg.evaluate.metrics import ConfusionMatrix
@@ -26,12 +27,13 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
     """Predict every image of a data set at its own size, in the data set's classes.
 
     Where the model has one class more, named "void", its pixels get the data set's ``ignore_index``: on a labelled
-    pixel they count as errors, but as no class's prediction.
+    pixel they count as errors, but as no class's prediction. Where the data set's classes are known to group the
+    model's, predictions are grouped.
 
     Raises:
         DatasetError: The classes differ from the model's.
     """
-    table = class_table(predictor.class_info.names, dataset.class_info)
+    table = class_table(predictor.class_info, dataset.class_info)
     for index in range(len(dataset)):
         sample = dataset[index]
         prediction = predictor(sample.image)
@@ -40,10 +42,14 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
         yield index, sample, prediction
 
 
-def class_table(own: tuple[str, ...], classes: ClassInfo) -> NDArray[Any] | None:
+def class_table(model_classes: ClassInfo, classes: ClassInfo) -> NDArray[Any] | None:
     """The data's value of each class of the model; None: they are the same."""
+    own = model_classes.names
     if own == classes.names:
         return None
+    wider = grouped(model_classes, classes)
+    if wider is not None:
+        return np.array(wider[0], classes.mask_dtype)
     if VOID_CLASS in classes.names or tuple(name for name in own if name != VOID_CLASS) != classes.names:
         raise DatasetError(
             f"expected the model's classes {_short(own)}, got a data set of {_short(classes.names)}; evaluate on "

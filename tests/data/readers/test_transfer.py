@@ -18,7 +18,7 @@ from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
 from refineseg.errors import DatasetError
-from refineseg.evaluate.predicting import predictions
+from refineseg.evaluate.predicting import class_table, predictions
 
 CAMVID = catalog_classes("camvid")
 REAL = SHARED / "samples" / "cityscapes"
@@ -149,3 +149,16 @@ def test_wider_classes_become_classes_and_unions_for_training(tmp_path):
     assert any("far objects: building or tree" in note for note in joined.notes)
     with pytest.raises(DatasetError, match="expected data sets of the same classes"):
         joined_for_training([wide, camvid])
+
+
+def test_a_models_classes_are_grouped_where_the_data_have_wider_ones(tmp_path):
+    wide = open_idd_lite(fake_idd_lite(tmp_path), "val")
+    table = class_table(CAMVID, wide.class_info)
+    by_hand = {
+        **{"road": "drivable", "pavement": "non-drivable", "pedestrian": "living things", "bicyclist": "living things"},
+        **{"car": "vehicles", "pole": "road side objects", "sign_symbol": "road side objects"},
+        **{"fence": "road side objects", "building": "far objects", "tree": "far objects", "sky": "sky"},
+    }
+    assert {own: wide.class_info.names[table[i]] for i, own in enumerate(CAMVID.names)} == by_hand
+    with pytest.raises(DatasetError, match="expected the model's classes"):
+        class_table(wide.class_info, CAMVID)

@@ -1,7 +1,7 @@
 """A data set in the classes of another one, for models that learned those, where it is known what became what.
 
-In: a data set and the classes of a model. Out: the same samples in these classes, void where they have none. Training
-also takes data sets whose classes are unions of a model's.
+In: a data set and the classes of a model. Out: the same samples in these classes, void where they have none. Where the
+data set's classes are unions of the model's, training learns from them, and evaluation groups the model's classes.
 
 Sources: the tables ``class_tables/FROM_to_TO.json``, each of which names its own.
 """
@@ -96,6 +96,31 @@ def in_unions(dataset: Dataset, wanted: ClassInfo, known: Unions = ()) -> tuple[
     note = f"{pair[0]} in the classes of {pair[1]} ({'; '.join(told)})"
     table: Any = np.array([*values, wanted.ignore_index], wanted.mask_dtype)
     return InUnions(dataset, wanted, table, note), tuple(unions)
+
+
+def grouped(own: ClassInfo, wider: ClassInfo) -> tuple[list[int], str] | None:
+    """A model's classes in those of a data set that groups them.
+
+    Args:
+        own: Classes of the model.
+        wider: Classes of the data set.
+
+    Returns:
+        The first class of the data set that holds each class of the model, and in one line what became what; None
+        where there is no table for these classes.
+    """
+    pair = find_transfer(wider, own, UNIONS)
+    if pair is None:
+        return None
+    labels = packaged_table("class_tables", "_to_".join(pair))["labels"]
+    held = {name: [labels[name][1]] if isinstance(labels[name][1], str) else labels[name][1] for name in wider.names}
+    indices = [next(i for i, members in enumerate(held.values()) if name in members) for name in own.names]
+    groups = {
+        name: [own.names[i] for i, index in enumerate(indices) if index == number]
+        for number, name in enumerate(wider.names)
+    }
+    told = "; ".join(f"{name}: {', '.join(members)}" for name, members in groups.items())
+    return indices, f"classes of {pair[1]} in those of {pair[0]} ({told})"
 
 
 def joined_for_training(parts: Sequence[Dataset]) -> tuple[Dataset, Unions]:
