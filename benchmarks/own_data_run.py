@@ -32,6 +32,7 @@ from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
 from refineseg.training.budget import fit_to_budget
+from refineseg.training.crop_size import fit_crops
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.loop import train
 from refineseg.training.progress import TerminalProgress
@@ -56,9 +57,10 @@ def in_our_loop(network: str, data: str, minutes: float, seed: int, begun: float
     now = Budget(60 * minutes, time.monotonic() - (time.time() - begun))
     train_set, val = open_sources(data, split="train"), open_sources(data, split="val")
     config = replace(find_recipe("folder_refineseg_lite0"), variant=network, seed=seed)
+    progress = TerminalProgress(Terminal(stderr=True))
+    config = fit_crops(config, train_set, progress)
     segmenter = build_model(network, train_set.class_info, seed=seed, imagenet=True)
     loaded = TrainingData((PhaseData(train_set, check_data(train_set).pixel_counts),) * len(config.phases), val, data)
-    progress = TerminalProgress(Terminal(stderr=True))
     config = fit_to_budget(segmenter, config, loaded, now, device="cpu", num_workers=None, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
         return train(segmenter, config, loaded, Path(folder), device="cpu", progress=progress)

@@ -35,6 +35,7 @@ from refineseg.training.budget import fit_to_budget
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
+from refineseg.training.crop_size import fit_crops
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
 from refineseg.training.loop import train
@@ -100,6 +101,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     check_apart("--out", folder, request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
     data, records = open_data(sources, config, progress)
+    config = fit_crops(config, data.phases[0].dataset, progress)
     record = RunRecord(records, model_marks(config.teacher, request.init, request.encoder_weights))
     if request.same_data_as is not None:
         check_record(request.same_data_as, record, progress)

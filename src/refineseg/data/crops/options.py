@@ -22,6 +22,7 @@ class CropOptions:
             middle of the crop, as far as the image reaches.
         pad: Pad images smaller than the crop; False: the crop shrinks to the image's shorter side, rounded to even
             (batches of one).
+        at_most_images: Crops become no larger than the images are when training begins, rounded up to multiples of 32.
         rotation: Turn crops around their middle by up to so many degrees either way; what lies outside of the image is
             void.
         copy_paste: Share of crops that get the pixels of a rare class, and their labels, from another crop, 0..1.
@@ -36,6 +37,7 @@ class CropOptions:
     smallest_side: int = 0
     crop_centre: Literal["uniform", "class"] = "uniform"
     pad: bool = True
+    at_most_images: bool = False
     rotation: float = 0.0
     copy_paste: float = 0.0
     class_balance: float = 0.0

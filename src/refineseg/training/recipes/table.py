@@ -256,7 +256,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
         phases=(
             Phase(
                 epochs=60,
-                crops=CropOptions((320, 320), (0.5, 1.5)),
+                crops=CropOptions((320, 320), (0.5, 1.5), at_most_images=True),
                 batch_size=8,
                 encoder_lr=1e-3,
                 decoder_lr=1e-3,
