@@ -3,8 +3,9 @@
     python benchmarks/camvid_recipes.py --data camvid:ROOT --out runs/recipes --minutes 9
 
 Every run is trained on two of the three labelled drives (split ``fit``) and measured on the third (``held_out``), which
-shares no drive with them; the test split is never opened. All changes of one seed come first, then the next seed, so
-that a table of every choice is there early. Called again it goes on where it stopped, also after a kill.
+shares no drive with them; the test split is never opened. ``folder:ROOT`` with splits of these names can be given, too.
+All changes of one seed come first, then the next seed, so that a table of every choice is there early. Called again it
+goes on where it stopped, also after a kill.
 
 A change is a list of settings as ``refineseg train --set`` takes them; ``key=*2`` multiplies what the base has.
 ``--change 'name: key=value; key=value'`` adds one; one that this version does not know is said and left out.
@@ -261,7 +262,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], plan: Plan, missing: Sequence[st
 
     order = sorted(rows, key=lambda row: (row["change"] != BASE, -(row["mean_iou"]["mean"] or 0)))
     lines = [
-        f"# Changes of {plan.base.recipe} on CamVid, trained on `fit`, measured on `held_out`",
+        f"# Changes of {plan.base.recipe} on {plan.data.partition(':')[0]}, trained on `fit`, measured on `held_out`",
         "",
         f"{plan.base.num_epochs} epochs each unless the row says otherwise, images at {plan.image_scale:g} of their "
         "size, single scale, no flip. ± is the standard deviation over seeds; the difference is taken seed by seed. "
@@ -335,7 +336,7 @@ def check_teacher(path: str) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="camvid:ROOT")
+    parser.add_argument("--data", required=True, help="camvid:ROOT, or a data set with the splits fit and held_out")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="camvid_refinenet_lw_mobilenetv2_long", help="recipe")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the base", metavar="KEY=VALUE")
