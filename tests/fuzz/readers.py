@@ -215,7 +215,8 @@ def trained(name: str) -> Reader:
         description = {"data": "folder:x", "started_from": "scratch", "init": None, "config": to_json(tiny(1))}
         (place / "run.json").write_text(json.dumps(description))
         RunRecord({"folder:train": DataRecord(classes, {}, (("a", "1", "2"),))}, {"init": "camvid"}).write(place)
-        (place / "metrics.jsonl").write_text('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4, "mean_iou": 0.1}\n')
+        lines = {"epoch": 1, "loss": 0.5, "decoder_lr": 0.1}, {"epoch": 2, "loss": 0.4, "mean_iou": 0.1}
+        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         state = {"config": {}, "epoch": 1, "history": [], "network": {"w": torch.zeros(3)}, "optimiser": {}}
         save_checkpoint(place, state)
         return place / name
@@ -230,6 +231,59 @@ def trained(name: str) -> Reader:
         history = _history(str(run_folder / "best.safetensors"), None) if name.endswith("l") else None
         read_any = load_checkpoint(run_folder) if name.endswith(".pt") else None
         return read_run(run_folder), RunRecord.read(run_folder), history, read_any
+
+    return Reader(write, read, is_json=name.endswith(".json"))
+
+
+def tracker() -> Reader:
+    """``mlflow.json`` and ``wandb.json``."""
+
+    def write(folder: Path) -> Path:
+        (folder / "mlflow.json").write_text('{"tracking_uri": "file:///mlruns", "run_id": "0a1b2c3d"}')
+        return folder / "mlflow.json"
+
+    def read(folder: Path) -> object:
+        from refineseg.training.loggers import known_run
+
+        return known_run(folder / "mlflow.json")
+
+    return Reader(write, read, is_json=True)
+
+
+def seed_of_a_reproduction(name: str) -> Reader:
+    """What a reproduction reads of a seed: how far it came, and its result."""
+
+    def write(folder: Path) -> Path:
+        from fakes.runs import tiny
+        from refineseg.evaluate.comparison import KEY
+        from refineseg.evaluate.metrics import ConfusionMatrix
+        from refineseg.evaluate.protocol import MeasurementProtocol
+        from refineseg.networks.model_spec import ModelSpec
+        from refineseg.preprocessing import Preprocessing
+        from refineseg.segmenter import Segmenter
+
+        place, classes = folder / "seed0", ClassInfo(("a", "b"))
+        place.mkdir()
+        network = Segmenter(ModelSpec(tiny(1).variant, classes, Preprocessing.imagenet()))
+        network.with_provenance({"epochs": 2}).save(place / "last.safetensors")
+        lines = ({"epoch": i, "loss": 0.5, "decoder_lr": 0.1, "seconds": 30.0} for i in (1, 2))
+        (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        measured = {
+            **ConfusionMatrix(classes).to_json(),
+            "boundary": {"mean_iou": 0.5},
+            KEY: MeasurementProtocol("camvid", "test").to_json(),
+        }
+        described = {"variant": "refineseg_nano", "model": "last.safetensors", "model_sha256": "0", "training": {}}
+        (place / "test.json").write_text(json.dumps({**measured, **described}))
+        return place / name
+
+    def read(folder: Path) -> object:
+        from fakes.runs import tiny
+        from refineseg.training.reproduction import _done, _state
+        from refineseg.training.request import ReproductionRequest
+
+        request = ReproductionRequest("camvid", tiny(4), f"camvid:{folder}", folder, seeds=(0,))
+        return (_state if name.endswith("l") else _done)(request, 0)
 
     return Reader(write, read, is_json=name.endswith(".json"))
 
@@ -327,6 +381,9 @@ READERS: dict[str, Reader] = {
     "data.json": trained("data.json"),
     "metrics.jsonl": trained("metrics.jsonl"),
     "checkpoint": trained("checkpoint.pt"),
+    "run of a tracker": tracker(),
+    "epochs of a seed": seed_of_a_reproduction("metrics.jsonl"),
+    "result of a seed": seed_of_a_reproduction("test.json"),
     "result": result(),
     "record of results": results_record(),
     "journal of a raster": raster_journal(),

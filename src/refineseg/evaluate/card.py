@@ -6,7 +6,6 @@ In: an evaluation of a model file, the history of its training where it lies bes
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import Any
 from refineseg.errors import ConfigError
 from refineseg.evaluate.comparison import FROM_MEMORY
 from refineseg.evaluate.measuring import EvaluationResult
-from refineseg.evaluate.reports import draw_curves
-from refineseg.files.special import refuse_special
+from refineseg.evaluate.reports import draw_curves, read_history
+from refineseg.files.archives import read_text
 from refineseg.files.writing import written_beside
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.refinenet import count_parameters
@@ -67,6 +66,7 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
 
     Raises:
         ConfigError: The evaluation has no labels, the history cannot be read, or the card that is there has no blocks.
+        DatasetError: The card that is there is no text.
     """
     if result.matrix is None:
         raise ConfigError(f"expected a labelled split for a card, got {result.split} of {result.data}")
@@ -81,7 +81,7 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
         "failures": _failures(result, shown=files.pictures_beside),
     }
     if files.path.is_file():
-        text = files.path.read_text(encoding="utf-8")
+        text = read_text(files.path)
     else:
         template = resources.files("refineseg.evaluate") / "card_template.md"
         text = template.read_text(encoding="utf-8").replace("{name}", Path(result.model).stem)
@@ -123,11 +123,7 @@ def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
     path = given or Path(model).parent / "metrics.jsonl"
     if given is None and not path.is_file():
         return []
-    try:
-        refuse_special(path)
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"expected the metrics.jsonl of a run, got {path}: {error}") from error
+    return read_history(path)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

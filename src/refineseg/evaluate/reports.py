@@ -15,12 +15,36 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.metrics import MEANS, PROTOCOL, ConfusionMatrix
+from refineseg.files.archives import decoded, read_bytes
+from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
 from refineseg.terminal.printable import short
 
 _LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The epochs in the ``metrics.jsonl`` of a run.
+
+    Raises:
+        ConfigError: It cannot be read, or a line is no epoch: a run that was killed may end within a line.
+    """
+    try:
+        history = [parse_json(line) for line in decoded(read_bytes(path)).splitlines() if line.strip()]
+        for entry in history:
+            if not isinstance(entry, dict) or type(entry.get("epoch")) is not int:
+                raise ValueError(f"no epoch in {entry!r:.40}")
+            names = ("loss", "mean_iou" if "mean_iou" in entry else "decoder_lr")
+            if wrong := [name for name in names if type(entry.get(name)) not in (int, float)]:
+                raise ValueError(f"no number as {wrong[0]} of epoch {entry['epoch']}")
+    except (OSError, ValueError, DatasetError) as error:
+        raise ConfigError(
+            f"expected the metrics.jsonl of a run, got {path}: {error}; remove that line, or go on with the run"
+        ) from error
+    return history
 
 
 def write_report(

@@ -19,6 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from refineseg.errors import CheckpointError, DatasetError
+from refineseg.files.archives import decoded, read_bytes
+from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
 from refineseg.training.pictures import validation_pictures
 from refineseg.training.record import Measured
@@ -27,6 +30,7 @@ from refineseg.training.request import check_logs
 EXPERIMENT = "refineseg"
 RETRY_AFTER_S = 60.0
 _VALIDATION = ("mean_iou", "pixel_accuracy")
+_RUN_ID = r"[a-zA-Z0-9][\w\-]{0,255}"  # what MLflow takes, and wandb gives
 _PARAMS, _METRICS = 100, 1000  # in one call; MLflow's limits
 
 
@@ -99,6 +103,25 @@ class TensorBoardLogger:
         self._writer.close()
 
 
+def known_run(path: Path) -> str | None:
+    """The run of a tracker that a file in a run's folder names; None: there is no file yet.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        identity = parse_json(decoded(read_bytes(path)))["run_id"]
+        if not re.fullmatch(_RUN_ID, identity):
+            raise ValueError(f"no name of a run in {identity!r:.80}")
+    except (OSError, ValueError, LookupError, TypeError, DatasetError) as error:
+        raise CheckpointError(
+            f"expected the run of a tracker in {path}, which is damaged ({error!r:.200}); remove it to begin anew"
+        ) from error
+    return str(identity)
+
+
 class MlflowLogger:
     """A run of an MLflow tracking server, or of a folder; ``mlflow.json`` says which, so that a resumed run goes on.
 
@@ -122,15 +145,15 @@ class MlflowLogger:
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         known = folder / "mlflow.json"
         self._logged = 0
-        if known.exists():
-            self._run = str(json.loads(known.read_text(encoding="utf-8"))["run_id"])
+        if (identity := known_run(known)) is not None:
+            self._run = identity
             history = self._client.get_metric_history(self._run, "train/loss")
             self._logged = max((metric.step for metric in history), default=0)
             self._client.update_run(self._run, status="RUNNING")
             return
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        identity = self._client.create_experiment(EXPERIMENT) if experiment is None else experiment.experiment_id
-        self._run = self._client.create_run(identity, run_name=folder.resolve().name).info.run_id
+        place = self._client.create_experiment(EXPERIMENT) if experiment is None else experiment.experiment_id
+        self._run = self._client.create_run(place, run_name=folder.resolve().name).info.run_id
         params = [Param(key, value) for key, value in _flat(config)]
         for first in range(0, len(params), _PARAMS):
             self._client.log_batch(self._run, params=params[first : first + _PARAMS])
@@ -168,14 +191,12 @@ class WandbLogger:
     def __init__(self, folder: Path, config: Mapping[str, Any], *, project: str | None) -> None:
         import wandb
 
-        known, identity = folder / "wandb.json", None
-        if known.exists():
-            identity = str(json.loads(known.read_text(encoding="utf-8"))["run_id"])
+        known = folder / "wandb.json"
         self._image = wandb.Image
         self._run = wandb.init(
             project=project or os.environ.get("WANDB_PROJECT") or EXPERIMENT,
             name=folder.resolve().name,
-            id=identity,
+            id=known_run(known),
             resume="allow",
             dir=str(folder),
             config=dict(config),

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refineseg.errors import CheckpointError, ConfigError, ModelFileError
+from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
 from refineseg.evaluate.card import CardFiles, write_card
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
+from refineseg.evaluate.reports import read_history
+from refineseg.files.archives import decoded, read_bytes
+from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
 from refineseg.predict.options import PredictorOptions
 from refineseg.segmenter import load_spec
@@ -189,10 +192,14 @@ def _state(request: ReproductionRequest, seed: int) -> str:
     if epochs >= total:
         return "trained, not measured"
     path = _seed_folder(request, seed) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    seconds = [float(json.loads(line)["seconds"]) for line in lines[-20:]]
-    if not epochs or not seconds:
+    if not epochs or not path.is_file():
         return f"not begun, {total} epochs"
+    try:
+        seconds = [float(entry["seconds"]) for entry in read_history(path)[-20:]]
+    except (ConfigError, KeyError, TypeError, ValueError):  # training writes the file anew from its checkpoint
+        seconds = []
+    if not seconds:
+        return f"{epochs} of {total} epochs"
     rest = (total - epochs) * sum(seconds) / len(seconds) / 60
     return f"{epochs} of {total} epochs, the rest takes about {rest:.1f} minutes"
 
@@ -240,9 +247,13 @@ def _done(request: ReproductionRequest, seed: int) -> SeedResult | None:
     if not path.is_file():
         return None
     try:
-        return SeedResult(seed, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"expected a result in {path}, which is damaged ({error}); remove it") from error
+        found = SeedResult(seed, parse_json(decoded(read_bytes(path))))
+        summary([found], request.config, left=())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RefinesegError) as error:
+        raise CheckpointError(
+            f"expected a result in {path}, which is damaged ({error!r:.200}); remove it, and it is measured anew"
+        ) from error
+    return found
 
 
 def _write(request: ReproductionRequest, state: ReproductionState) -> None:
