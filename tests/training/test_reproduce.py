@@ -12,6 +12,7 @@ import time
 import pytest
 
 from fakes.scenes import fake_camvid
+from fuzz.readers import READERS
 from refineseg.errors import ConfigError
 from refineseg.training.reproduction_table import spread
 from refineseg.training.request import parse_seeds
@@ -115,6 +116,15 @@ def test_a_call_that_trained_nothing_does_not_keep_another_recipe_out(refineseg,
         status, _, err = refineseg("reproduce", *options, "--out", tmp_path / "o")
         assert status == 2
         assert "absent" in err
+
+
+def test_a_line_that_a_kill_cut_off_does_not_stop_a_reproduction(tmp_path):
+    """Two of four epochs at half a minute each; training cuts the line off when it goes on."""
+    epochs = READERS["epochs of a seed"].write(tmp_path)
+    assert READERS["epochs of a seed"].read(tmp_path) == "2 of 4 epochs, the rest takes about 1.0 minutes"
+    with epochs.open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    assert READERS["epochs of a seed"].read(tmp_path) == "2 of 4 epochs"
 
 
 def test_wrong_calls_are_named(refineseg, root, tmp_path):
