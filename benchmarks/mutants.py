@@ -4,7 +4,8 @@
     ./dev python benchmarks/mutants.py refineseg.evaluate.metrics tests/evaluate/test_metrics.py --sample 50
 
 cosmic-ray itself starts an interpreter for each mutant, which imports PyTorch for five seconds. Here each mutant is
-tested in a fork of one process that has imported it. Prints each mutant that all tests let pass, as a difference.
+tested in a fork of one process that has imported it, and all else that the tests import from other packages. Prints
+each mutant that all tests let pass, as a difference.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import importlib
 import importlib.abc
 import importlib.util
 import io
@@ -21,6 +23,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -55,7 +58,7 @@ class MutatedModule(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def mutants(source: str) -> Iterator[str]:
     """Every changed source, but for changes of annotations, which nothing runs."""
     meaning = _without_annotations(source)
-    for name in operator_names():
+    for name in sorted(operator_names()):
         operator = get_operator(name)
         if operator.arguments():
             continue
@@ -77,8 +80,16 @@ def _without_annotations(source: str) -> str:
     return ast.dump(tree)
 
 
-def survives(name: str, path: Path, source: str, tests: Sequence[str]) -> bool:
-    """Whether all tests pass with this source."""
+def survives(name: str, path: Path, source: str, tests: Sequence[str], *, imported: Path | None = None) -> bool:
+    """Whether all tests pass with this source.
+
+    Args:
+        name: Name of the module.
+        path: Its file.
+        source: Its source.
+        tests: What pytest is given.
+        imported: File that gets the names of all modules that were imported; None: none does.
+    """
     child = os.fork()
     if child == 0:
         signal.alarm(SECONDS)
@@ -87,7 +98,10 @@ def survives(name: str, path: Path, source: str, tests: Sequence[str]) -> bool:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         with contextlib.redirect_stdout(io.StringIO()):
-            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests])
+            quietly = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins are imported before
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *quietly, *tests])
+        if imported is not None:
+            imported.write_text("\n".join(sys.modules), encoding="utf-8")
         os._exit(int(code))
     return os.waitpid(child, 0)[1] == 0
 
@@ -102,8 +116,15 @@ def main() -> None:
     torch.set_num_threads(1)
     path = Path("src", *given.module.split(".")).with_suffix(".py")
     source = path.read_text(encoding="utf-8")
-    if not survives(given.module, path, source, given.tests):
-        sys.exit("the tests fail without a change")
+    with tempfile.TemporaryDirectory() as folder:
+        imported = Path(folder, "imported")
+        if not survives(given.module, path, source, given.tests, imported=imported):
+            sys.exit("the tests fail without a change")
+        for name in imported.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(Exception):  # some can be imported by their own package only
+                found = importlib.util.find_spec(name.partition(".")[0])
+                if found is not None and "site-packages" in str(found.origin):
+                    importlib.import_module(name)
     found = list(mutants(source))
     drawn = random.Random(0).sample(found, min(given.sample or len(found), len(found)))
     left = 0
