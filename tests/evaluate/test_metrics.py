@@ -52,9 +52,10 @@ def test_a_class_only_in_the_prediction_costs_its_victims_but_is_not_averaged():
     assert matrix.mean_iou == 0.5
 
 
-def test_predicting_void_on_a_labelled_pixel_is_an_error_of_no_class():
+@pytest.mark.parametrize("void", [255, 3, -1])
+def test_predicting_void_on_a_labelled_pixel_is_an_error_of_no_class(void):
     matrix = ConfusionMatrix(INFO)
-    matrix.update(np.array([[255, 0]]), np.array([[0, 0]]))
+    matrix.update(np.array([[void, 0]]), np.array([[0, 0]]))
     assert matrix.pixel_accuracy == 0.5
     assert matrix.mean_iou == 0.5
 
