@@ -125,6 +125,8 @@ def main() -> None:
                 found = importlib.util.find_spec(name.partition(".")[0])
                 if found is not None and "site-packages" in str(found.origin):
                     importlib.import_module(name)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "refineseg"]:
+            del sys.modules[name]  # some package has imported it: a fork must import the changed source
     found = list(mutants(source))
     drawn = random.Random(0).sample(found, min(given.sample or len(found), len(found)))
     left = 0
