@@ -119,3 +119,9 @@ def test_a_plain_table_maps_classes_to_themselves_and_void_to_the_ignore_index()
     assert table.values == {0: 0, 1: 1, 11: 255, 255: 255}
     assert table.colours == {(1, 2, 3): 0, (4, 5, 6): 1}
     assert LabelTable.identity(classes).values == {0: 0, 1: 1, 255: 255}
+
+
+@pytest.mark.parametrize("count", [65536, 65537, 100_000])
+def test_more_classes_than_sixteen_bits_hold_beside_void_are_refused(count):
+    with pytest.raises(ConfigError, match=f"expected at most 65535 classes, as many as masks can hold, got {count}"):
+        ClassInfo.generic(count)
