@@ -54,30 +54,14 @@ VERBS = {
         ("scene_areas.json",),
         journal=".scene.tif.parts/",
     ),
-    "predict, a batch": Verb(f"predict in/images {MODEL} --out out --save mask --part 1/1"),
+    "predict, a batch": Verb(
+        f"predict in/images {MODEL} --out out --save mask --part 1/1", faults=("full disk", "SIGTERM")
+    ),
     "evaluate": Verb(f"evaluate {MODEL} --data folder:in --json out/a.json --out out/worst --pictures 2"),
     "card": Verb(f"card {MODEL} --data folder:in --split val --out out/card"),
     "doctor": Verb("doctor folder:in --fix --out out/repaired --json out/found.json --html out/found.html"),
     "shard": Verb("shard --data folder:in --split train --out out/shards", journal="shards/train/unfinished.json"),
     "export": Verb(f"export {MODEL} --format torch --size 48x64 --out out/net.pt2"),
-    "export, accepted": Verb(
-        f"export {MODEL} --format openvino --size 48x64 --out out/net.xml --accept folder:in --drift 1",
-        ("*.json",),
-        ("permission lost", "SIGTERM", "SIGKILL"),
-    ),
-    "export for ONNX": Verb(
-        f"export {MODEL} --format onnx --size 48x64 --out out/net.onnx", faults=("full disk", "SIGTERM")
-    ),
-    "bench": Verb(
-        f"bench {MODEL} --size 32x32 --repeats 1 --precision float32 --backend torch --json out/speed.json",
-        ("speed.json",),
-    ),
-    "demo": Verb("demo out/page --model camvid_nano", faults=("permission lost", "SIGTERM")),
-    "train": Verb(
-        "train --data folder:in --out out/run --variant refineseg_nano --epochs 2 --no-pretrained --batch-size 2",
-        ("*",),  # its exact resumption is tested in tests/training
-        ("permission lost", "folder gone"),
-    ),
 }
 STATUS = {"SIGTERM": 128 + signal.SIGTERM, "SIGKILL": -signal.SIGKILL, "killed in a file": -signal.SIGXFSZ}
 IN_A_FILE = ("full disk", "killed in a file")  # felt where a file is begun, not where it is renamed
@@ -110,7 +94,7 @@ def whole(caller, tmp_path_factory, model):
 
 
 def words_of(verb):
-    has_device = verb.split(",")[0] in ("predict", "evaluate", "card", "bench", "train")
+    has_device = verb.split(",")[0] in ("predict", "evaluate", "card")
     return [*VERBS[verb].words.split(), *["--device", "cpu"] * has_device]
 
 

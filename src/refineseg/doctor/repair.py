@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         raise write_error(out, error) from error
     finally:
         if not was_there and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
+            with suppress(OSError):  # what went wrong with it before is said
+                out.rmdir()
     return repaired
 
 
