@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Row:
     def name(self) -> str:
         """Key in the file, and argument of the command."""
         return "-".join(filter(None, (self.python, self.packages, self.extra)))
+
+    @property
+    def backend(self) -> tuple[str, ...]:
+        """Option of uv that names PyTorch's index of wheels for processors."""
+        return ("--torch-backend", "cpu") if self.packages == "cpu" else ()
 
 
 ROWS = (
@@ -209,23 +214,15 @@ def megabytes(folder: Path) -> int:
     return sum(path.lstat().st_blocks for path in folder.rglob("*")) * 512 // 10**6
 
 
-def requirements(row: Row, uv: Path, python: Path, cpu_wheels: Path | None) -> Iterator[str]:
+def requirements(row: Row, uv: Path, python: Path) -> str:
     """Lines name==version of everything that the row installs."""
-    more: list[str | Path] = ["--extra", row.extra] if row.extra else []
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraint:
-        if row.packages == "cpu" and cpu_wheels is None:
-            more += ["--torch-backend", "cpu"]
-        elif row.packages == "cpu" and cpu_wheels is not None:
-            version = max(path.name.split("-")[1] for path in cpu_wheels.glob("torch-*+cpu-*.whl"))
-            constraint.write(f"torch=={version}\n")
-            constraint.flush()
-            more += ["--find-links", cpu_wheels, "-c", constraint.name]
-        resolution = ("--resolution", _RESOLUTION[row.packages], "--only-binary", ":all:")
-        command = (uv, "pip", "compile", "-q", ROOT / "pyproject.toml", *resolution, "--python", python, *more)
-        yield from run(*command, "--no-annotate", "--no-header", "--no-emit-index-url").splitlines()
+    resolution = ("--resolution", _RESOLUTION[row.packages], "--only-binary", ":all:", *row.backend)
+    extra = ("--extra", row.extra) if row.extra else ()
+    command = (uv, "pip", "compile", "-q", ROOT / "pyproject.toml", *resolution, "--python", python, *extra)
+    return run(*command, "--no-annotate", "--no-header", "--no-emit-index-url")
 
 
-def try_row(row: Row, place: Path, wheels: list[Path], uv: Path, cpu_wheels: Path | None) -> dict[str, Any]:
+def try_row(row: Row, place: Path, wheels: list[Path], uv: Path) -> dict[str, Any]:
     """What came of a row, as the file has it."""
     maker = find_python(row.python)
     if maker is None:
@@ -237,10 +234,15 @@ def try_row(row: Row, place: Path, wheels: list[Path], uv: Path, cpu_wheels: Pat
     try:
         run(uv, "venv", "-q", "--python", maker, env)
         pinned = place / "versions.txt"
-        pinned.write_text("\n".join(requirements(row, uv, python, cpu_wheels)), encoding="utf-8")
-        links = ["--find-links", cpu_wheels] if cpu_wheels else []
+        try:
+            pinned.write_text(requirements(row, uv, python), encoding="utf-8")
+        except ReleaseError as error:
+            if not row.backend:
+                raise
+            print(error, file=sys.stderr)
+            return {"result": "not run", "reason": "PyTorch's index of wheels for processors did not answer"}
         needed = wheels if row.extra else [path for path in wheels if not path.name.startswith("refineseg_weights")]
-        run(uv, "pip", "install", "-q", "--python", python, "-r", pinned, *links, *needed)
+        run(uv, "pip", "install", "-q", "--python", python, *row.backend, "-r", pinned, *needed)
         listed = json.loads(run(uv, "pip", "list", "-q", "--python", python, "--format", "json"))
         versions = {entry["name"]: entry["version"] for entry in listed}
         found |= {
@@ -293,7 +295,7 @@ def machine() -> str:
     return f"{os.cpu_count()} processors ({platform.machine()}), {platform.system()}, no GPU used"
 
 
-def try_rows(rows: list[Row], cpu_wheels: Path | None, tell: Callable[[str], None]) -> bool:
+def try_rows(rows: list[Row], tell: Callable[[str], None]) -> bool:
     """Try rows, and write the file after each; whether none failed."""
     kept = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="compatibility") as temporary:
@@ -302,7 +304,7 @@ def try_rows(rows: list[Row], cpu_wheels: Path | None, tell: Callable[[str], Non
         tools = environment(place / "tools", "build", "hatchling", "uv")
         wheels = [path for path in build(place / "source", tools, place / "dist") if path.suffix == ".whl"]
         for row in rows:
-            kept[row.name] = try_row(row, place, wheels, tools.parent / "uv", cpu_wheels)
+            kept[row.name] = try_row(row, place, wheels, tools.parent / "uv")
             tell(f"{row.name}: {kept[row.name]['result']}")
             command = "./dev python packages/compatibility.py"
             ordered = {each.name: kept[each.name] for each in ROWS if each.name in kept}
@@ -318,9 +320,6 @@ def main() -> int:
     parser.add_argument(
         "--table", action="store_true", help="write the table of docs/compatibility.md, and try nothing"
     )
-    parser.add_argument(
-        "--cpu-wheels", type=Path, help="folder with PyTorch's wheel for processors; by default uv's choice"
-    )
     given = parser.parse_args()
     by_name = {row.name: row for row in ROWS}
     unknown = [name for name in given.rows if name not in by_name]
@@ -329,7 +328,7 @@ def main() -> int:
     passed = True
     if not given.table:
         wanted = [by_name[name] for name in given.rows or by_name]
-        passed = try_rows(wanted, given.cpu_wheels, lambda text: print(text, flush=True))
+        passed = try_rows(wanted, lambda text: print(text, flush=True))
     results = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
     return 0 if passed else 1

@@ -58,5 +58,5 @@ def test_a_python_that_only_seems_to_be_there_is_not_tried(tmp_path, monkeypatch
     shim.write_text("#!/bin/sh\necho 'no such version' >&2\nexit 127\n")
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = compatibility.try_row(compatibility.Row("3.14", "newest"), tmp_path, [], tmp_path / "uv", None)
+    found = compatibility.try_row(compatibility.Row("3.14", "newest"), tmp_path, [], tmp_path / "uv")
     assert found == {"result": "not run", "reason": "no Python 3.14 here"}
