@@ -57,7 +57,7 @@ WRONG = [
     ("segment", 2, "No such command 'segment'"),
     ("evaluat", 2, "No such command 'evaluat'. Did you mean 'evaluate'"),
     ("datasets x", 2, "unexpected extra argument"),
-    ("models --jsn x", 2, "No such option: --jsn.*--json"),
+    ("models --jsn x", 2, "No such option:? '?--jsn.*--json"),
     # predict
     ("predict", 2, "Missing argument 'INPUT...'"),
     ("predict a.png", 2, "Missing option '--out'"),

