@@ -20,7 +20,7 @@ from refineseg.terminal.arguments import hint, near_files, nearest
 SHIPPED: dict[str, str] = {
     "camvid": "bf1600db7beb8cd9b8b4b9ad64aa6748e1d854e1819c371b7421856d20798571",
     "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
-    "nyud": "5db6a24868255724dcbcd3ea300b2956e3ed98910cb25a6a1acb80817092e3c7",
+    "nyud": "2ca130b10b2b68dc0d10a0832f779051df08afac4ec5fcb9defb4ae3b71b9582",
 }
 """Models of the package refineseg-weights, which has terms of its own: name -> SHA-256 of the file."""
 
