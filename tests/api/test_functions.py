@@ -1,5 +1,6 @@
 """The verbs as functions: the options of the command line, values in return, and names that always work."""
 
+import dataclasses
 import inspect
 import json
 import subprocess
@@ -120,6 +121,14 @@ def test_training_on_objects_is_training_on_their_files(trained, tmp_path):
     )
     for name, tensor in files.segmenter.state_dict().items():
         assert tensor.equal(run.segmenter.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"confusion_matrix": [[1]]}', "[" * 10**5, "\x80"])
+def test_damaged_counts_of_a_run_are_an_error(trained, tmp_path, text):
+    _, run, _ = trained
+    (tmp_path / "metrics.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"expected the counts of this run in .*metrics\.json, which is damaged"):
+        assert dataclasses.replace(run, folder=tmp_path).matrix
 
 
 def test_a_run_on_objects_goes_on_with_them_alone(trained, tmp_path):

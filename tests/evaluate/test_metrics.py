@@ -78,6 +78,14 @@ def test_json_gives_the_matrix_back():
     assert matrix.to_json()["per_class"]["c"]["accuracy"] is None
 
 
+@pytest.mark.parametrize(
+    "counts", [[[0] * 3] * 3, [[0] * 4] * 2, [[0, 0, 0, -1]] * 3, [[0.5] * 4] * 3, [[2**64] * 4] * 3, [[0]], "0", None]
+)
+def test_json_without_counts_of_these_classes_is_refused(counts):
+    with pytest.raises(ValueError, match=r"expected \(3, 4\) counts, got"):
+        ConfusionMatrix.from_json({"confusion_matrix": counts}, INFO)
+
+
 def test_truth_outside_the_classes_is_refused_by_value():
     with pytest.raises(LabelError, match=r"expected true classes 0..2 or void 255, got \[7\]"):
         ConfusionMatrix(INFO).update(np.zeros((1, 2), int), np.array([[7, 0]]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refineseg.api.words import as_path
-from refineseg.errors import ConfigError
+from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.training.launch import find_launch
 from refineseg.training.request import launch_mark, was_begun_by
@@ -52,13 +52,24 @@ class TrainedRun:
 
     @property
     def matrix(self) -> ConfusionMatrix | None:
-        """The last model's counts on the validation split; None without one."""
+        """The last model's counts on the validation split; None without one.
+
+        Raises:
+            CheckpointError: Its file ``metrics.json`` is damaged.
+        """
+        from refineseg.data.samples.json_files import read_json
         from refineseg.evaluate.metrics import ConfusionMatrix
 
-        metrics = self.folder / "metrics.json"
-        if not metrics.is_file():
+        path = self.folder / "metrics.json"
+        if not path.exists():
             return None
-        return ConfusionMatrix.from_json(json.loads(metrics.read_text(encoding="utf-8")), self.segmenter.class_info)
+        try:
+            return ConfusionMatrix.from_json(read_json(path), self.segmenter.class_info)
+        except (DatasetError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"expected the counts of this run in {path}, which is damaged ({error!r:.300}); measure "
+                f"{self.best.name} with `refineseg evaluate`"
+            ) from error
 
     @property
     def mean_iou(self) -> float | None:

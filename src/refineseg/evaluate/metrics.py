@@ -146,9 +146,17 @@ class ConfusionMatrix:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], class_info: ClassInfo) -> ConfusionMatrix:
-        """The matrix whose :meth:`to_json` this is."""
+        """The matrix whose :meth:`to_json` this is.
+
+        Raises:
+            KeyError: There is none.
+            ValueError: It holds something else than counts of these classes.
+        """
         matrix = cls(class_info)
-        matrix.counts = np.asarray(value["confusion_matrix"], np.int64)
+        counts = np.asarray(value["confusion_matrix"])
+        if counts.shape != matrix.counts.shape or counts.dtype.kind != "i" or counts.min() < 0:
+            raise ValueError(f"expected {matrix.counts.shape} counts, got {counts.shape} of type {counts.dtype}")
+        matrix.counts = counts.astype(np.int64)
         return matrix
 
     def to_json(self) -> dict[str, Any]:
