@@ -98,8 +98,8 @@ def survives(name: str, path: Path, source: str, tests: Sequence[str], *, import
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         with contextlib.redirect_stdout(io.StringIO()):
-            quietly = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # plugins are imported before
-            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *quietly, *tests])
+            # with rewritten asserts, a module whose doctests run would be read from its file
+            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *tests])
         if imported is not None:
             imported.write_text("\n".join(sys.modules), encoding="utf-8")
         os._exit(int(code))
@@ -127,6 +127,8 @@ def main() -> None:
                     importlib.import_module(name)
         for name in [name for name in sys.modules if name.partition(".")[0] == "refineseg"]:
             del sys.modules[name]  # some package has imported it: a fork must import the changed source
+    if survives(given.module, path, "raise ImportError", given.tests):
+        sys.exit("the tests pass without the module: they do not see a changed source")
     found = list(mutants(source))
     drawn = random.Random(0).sample(found, min(given.sample or len(found), len(found)))
     left = 0
