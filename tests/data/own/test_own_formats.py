@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from fakes.own import FAKES, LABELS, coco_json, fake_coco, fake_labelme, fake_yolo, scenes, zipped
+from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import DATASETS, open_dataset, parse_data
 from refineseg.data.own.formats import FORMATS, own_splits, recognise
-from refineseg.data.samples.sample import Dataset
+from refineseg.data.samples.remap import remapped
+from refineseg.data.samples.sample import Dataset, Sample
 from refineseg.errors import ConfigError, DatasetError
 
 FORM = {"roboflow": "coco", "label_studio_png": "label_studio"}
@@ -162,6 +164,28 @@ def test_classes_are_merged_and_made_void_by_a_table(tmp_path, form, kind):
         expected = np.array([0, 255, 1, 1], np.uint8)[scene.mask()]
         np.testing.assert_array_equal(dataset[index].mask, expected)
         np.testing.assert_array_equal(dataset.read_mask(index), expected)
+
+
+def test_void_stays_void_when_classes_are_merged():
+    class OneSample:
+        class_info = ClassInfo(("car", "tree", "truck"))
+        notes = ()
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return Sample(np.zeros((1, 4, 3), np.uint8), self.read_mask(index), "a")
+
+        def name(self, index):
+            return "a"
+
+        def read_mask(self, index):
+            return np.array([[0, 1, 2, 255]], np.uint8)
+
+    dataset = remapped(OneSample(), {"truck": "car"}, declared_in="remap.json")
+    np.testing.assert_array_equal(dataset[0].mask, [[0, 1, 0, 255]])
+    np.testing.assert_array_equal(dataset.read_mask(0), [[0, 1, 0, 255]])
 
 
 def test_a_class_that_others_join_keeps_its_colour_and_first_place(tmp_path):

@@ -131,6 +131,7 @@ def test_wider_classes_become_classes_and_unions_for_training(tmp_path):
     wide = open_idd_lite(fake_idd_lite(tmp_path / "idd"), "train")
     camvid = open_camvid(fake_camvid(tmp_path / "camvid"), "train")
     city = open_cityscapes(fake_cityscapes(tmp_path / "city"), "train")
+    assert joined_for_training([camvid]) == (camvid, ())
     joined, unions = joined_for_training([camvid, wide, city, wide])
     assert joined.class_info == CAMVID
     assert [{CAMVID.names[i] for i in union} for union in unions] == [

@@ -148,6 +148,53 @@ def test_a_pixel_is_blended_alike_in_every_tile():
     assert steps < 64 / 24 + 0.5  # the marks are blended away over the overlap, without a seam
 
 
+@pytest.mark.parametrize("height", [36, 40, 57])
+def test_windows_weigh_less_towards_their_sides_inside_the_image_alone(height):
+    """By hand: windows of 32 rows that overlap by 8; in the middle ninths from 1 to 8 of the whole weight."""
+
+    def score(source, region):  # tells how much of a pixel is of which window
+        return (torch.tensor([0, 4, 8, 24, 25]) == region.top).double()[:, None, None].expand(-1, *region.size_hw)
+
+    blending = Blending(score, (height, 32), options=TilingOptions(32, None, "blend", 8))
+    found = blending.logits(ArraySource(image_of((height, 32))), Region.whole((height, 32)))[:, :, 0]
+    starts = {36: (0, 4), 40: (0, 8), 57: (0, 24, 25)}[height]
+    weights = torch.zeros(5, height, dtype=torch.float64)
+    for start in starts:
+        for row in range(start, start + 32):
+            above = (row - start + 1) / 9 if start > 0 else 1
+            below = (start + 32 - row) / 9 if start + 32 < height else 1
+            weights[[0, 4, 8, 24, 25].index(start), row] = min(1, above, below)
+    torch.testing.assert_close(found, weights / weights.sum(dim=0))
+
+
+@pytest.mark.parametrize(("memory", "side"), [(None, 1024), (10**9, 480), (2 * 10**8, 192), (10**6, 64)])
+def test_windows_are_as_large_as_memory_allows(memory, side):
+    """By hand: 2000 bytes for each pixel of a window in half of the memory, in steps of 32 pixels, 64 at least."""
+    heights = set()
+
+    def score(source, region):
+        heights.add(region.height)
+        return torch.ones(1, *region.size_hw)
+
+    blending = Blending(score, (1100, 40), options=TilingOptions("auto", memory, "blend"))
+    tile = blending.plan.tiles[0]
+    torch.testing.assert_close(blending.logits(ArraySource(image_of((1100, 40))), tile), torch.ones(1, *tile.size_hw))
+    assert heights == {side}
+
+
+@pytest.mark.parametrize(("memory", "side"), [(None, 384), (10**8, 192), (10**7, 48), (10**6, 48)])
+def test_blended_tiles_are_as_large_as_memory_allows(memory, side):
+    """By hand: steps of 48 pixels, 8 at most; 150 classes of 4 bytes in a quarter of the memory."""
+    blending = Blending(
+        lambda source, region: torch.zeros(1), (400, 400), options=TilingOptions(64, memory, "blend", 16)
+    )
+    assert max(tile.size_hw for tile in blending.plan.tiles) == (side, side)
+    covered = np.zeros((400, 400), np.int64)
+    for tile in blending.plan.tiles:
+        covered[tile.slices] += 1
+    assert (covered == 1).all()
+
+
 def test_any_network_can_be_blended():
     segmenter = refineseg.build("refinenet_lw:efficientnet_b0", num_classes=3)
     options = TilingOptions(64, mode="blend", overlap=16)
