@@ -288,6 +288,7 @@ class TestSavingFails:
     def test_nothing_is_left_behind_and_the_old_file_stays(self, segmenter, tmp_path, monkeypatch, error):
         def half_a_file(tensors, path, metadata):
             Path(path).write_bytes(b"half")
+            Path(path).with_name(".tmp012345").write_bytes(b"half")  # as safetensors does, where it is killed
             raise error
 
         path = tmp_path / "model.safetensors"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from refineseg.errors import ModelFileError, WeightsUnavailableError, how_to_install
 from refineseg.files.special import refuse_special
-from refineseg.files.writing import write_error, written_beside
+from refineseg.files.writing import folder_beside, write_error
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _INTEGERS = ("I64", "I32")
@@ -84,11 +84,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     Raises:
         OutputError: It cannot be written; nothing is left behind, and an existing file stays as it was.
     """
-    with written_beside(path) as temporary:
+    with folder_beside(path) as folder:  # safetensors has a temporary file of its own beside the one it is given
+        temporary = folder / "tensors.safetensors"
         try:
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             raise write_error(path, error) from error
+        temporary.chmod(0o644)
+        temporary.replace(path)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
