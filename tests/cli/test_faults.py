@@ -8,6 +8,7 @@ a fault gives. Further tests of faults: kills and signals at random times in tra
 """
 
 import fnmatch
+import functools
 import hashlib
 import shutil
 import signal
@@ -16,9 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
+import refineseg
 from conftest import write_folder
 from fakes.faults import FAULTS, Caller
+from fakes.ports import port_names
+from refineseg.errors import ConfigError
+from refineseg.serve import web_runtime
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,12 +40,14 @@ class Verb(NamedTuple):
         varying: Patterns of files that differ between calls: they hold times.
         faults: Those it is tried with: some calls take long.
         journal: Beginning of files that are there until all is done.
+        resumed: Arguments of the call that goes on where the first one wrote ``run.json``; empty: the same call does.
     """
 
     words: str
     varying: tuple[str, ...] = ()
     faults: tuple[str, ...] = tuple(FAULTS)
     journal: str = ""
+    resumed: str = ""
 
 
 MODEL = "--model model.safetensors"
@@ -62,6 +70,21 @@ VERBS = {
     "doctor": Verb("doctor folder:in --fix --out out/repaired --json out/found.json --html out/found.html"),
     "shard": Verb("shard --data folder:in --split train --out out/shards", journal="shards/train/unfinished.json"),
     "export": Verb(f"export {MODEL} --format torch --size 48x64 --out out/net.pt2"),
+    "export, for ONNX": Verb(
+        f"export {MODEL} --format onnx --size 48x64 --out out/net.onnx", faults=("full disk", "SIGTERM", "SIGKILL")
+    ),
+    "convert": Verb("convert lw.pth --variant refinenet_lw_mobilenetv2 --classes voc --out out/lw.safetensors"),
+    "demo": Verb(f"demo out/page {MODEL} --runtime node_modules", faults=("permission lost", "SIGTERM")),
+    "bench": Verb(
+        f"bench {MODEL} --size 32x32 --repeats 1 --precision float32 --backend torch --json out/speed.json",
+        ("speed.json",),
+    ),
+    "train": Verb(
+        "train --data folder:in --out out/run --variant refineseg_nano --epochs 2 --no-pretrained --batch-size 2",
+        ("*",),  # its exact resumption is tested in tests/training
+        ("permission lost", "folder gone"),
+        resumed="train --resume --out out/run",
+    ),
 }
 STATUS = {"SIGTERM": 128 + signal.SIGTERM, "SIGKILL": -signal.SIGKILL, "killed in a file": -signal.SIGXFSZ}
 IN_A_FILE = ("full disk", "killed in a file")  # felt where a file is begun, not where it is renamed
@@ -93,9 +116,18 @@ def whole(caller, tmp_path_factory, model):
     return call
 
 
-def words_of(verb):
-    has_device = verb.split(",")[0] in ("predict", "evaluate", "card")
-    return [*VERBS[verb].words.split(), *["--device", "cpu"] * has_device]
+def words_of(verb, *, resumed=False):
+    has_device = verb.split(",")[0] in ("predict", "evaluate", "card", "bench", "train")
+    words = VERBS[verb].resumed if resumed else VERBS[verb].words
+    return [*words.split(), *["--device", "cpu"] * has_device]
+
+
+@functools.cache
+def browser_runtime():
+    try:
+        return web_runtime.runtime_files(None)
+    except ConfigError as error:
+        pytest.skip(f"no npm here, or no network: {error}")
 
 
 def inputs_of(verb, place, model):
@@ -104,6 +136,14 @@ def inputs_of(verb, place, model):
     write_folder(place / "in", splits={"train": 3, "val": 2})
     (place / "in" / "classes.txt").write_text("ground\nsky\nsquare\n")
     shutil.copy(model, place / "model.safetensors")
+    if "lw.pth" in VERBS[verb].words:
+        torch.manual_seed(0)
+        network = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21).network
+        torch.save(port_names(network.state_dict()), place / "lw.pth")
+    if "node_modules" in VERBS[verb].words:
+        (place / "node_modules").mkdir()
+        for name, content in browser_runtime().items():
+            (place / "node_modules" / name).write_bytes(content)
     values = np.random.default_rng(0).integers(0, 255, (4, 3, 64, 96), dtype=np.uint8)
     if "scene.tif" in VERBS[verb].words:
         pytest.importorskip("rasterio")
@@ -182,7 +222,8 @@ def test_a_fault_leaves_nothing_half_written_and_the_same_call_ends_well(verb, f
         assert temporary == [] or fault in LEAVING, told
         assert inputs(place) == before, told
     out.mkdir(exist_ok=True)
-    again = caller.call(place, words)
+    begun = any(out.rglob("run.json")) and VERBS[verb].resumed != ""
+    again = caller.call(place, words_of(verb, resumed=begun))
     assert again.status == 0, again.said
     assert results(place, verb) == (expected, []), again.said
     assert not VERBS[verb].journal or not (out / VERBS[verb].journal).exists(), again.said

@@ -12,6 +12,7 @@ from conftest import call
 from fakes import oracles
 from fakes.matconvnet_files import Dag, add_decoder, add_resnet, classifier, net_config, write_v73
 from fakes.oracles import needs_oracles
+from fakes.ports import port_names
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.refinenet import Cascade
@@ -110,6 +111,10 @@ class TestMatConvNet:
     def test_void_is_dropped_or_kept_by_choice(self, single):
         path, names = single, tuple(f"thing {i}" for i in range(20))
         whole = load_original(path, variant="refinenet_resnet50_single").network.decoder.classifier
+        all_outputs = ClassInfo((*names, "void, too"))  # as many as there are outputs: none is dropped
+        named = load_original(path, variant="refinenet_resnet50_single", class_info=all_outputs)
+        assert named.class_info == all_outputs
+        assert torch.equal(named.network.decoder.classifier.weight, whole.weight)
         info = ClassInfo(names)
         dropped = load_original(path, variant="refinenet_resnet50_single", class_info=info)
         assert torch.equal(dropped.network.decoder.classifier.weight, whole.weight[:20])
@@ -207,7 +212,7 @@ class TestCommand:
 
     def test_a_port_becomes_a_model_file_with_the_named_classes(self, run, tmp_path):
         segmenter = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21)
-        checkpoint = {"state_dict": {f"module.{n}": t for n, t in _port_names(segmenter.network.state_dict()).items()}}
+        checkpoint = {"state_dict": {f"module.{n}": t for n, t in port_names(segmenter.network.state_dict()).items()}}
         torch.save(checkpoint, tmp_path / "lw.pth.tar")
         out = tmp_path / "lw.safetensors"
         said = run(tmp_path / "lw.pth.tar", "--variant", "refinenet_lw_mobilenetv2", "--classes", "voc", "--out", out)
@@ -234,28 +239,3 @@ class TestCommand:
         assert status == 2
         assert re.search(message, err)
         assert not [*tmp_path.iterdir()]
-
-
-def _port_names(state):
-    """Our MobileNet-v2 names -> the port's, written apart from the package's rules."""
-    parts = {"conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2.0", "bn3": "2.1"}
-    fusions = {(0, 0): 8, (0, 1): 7, (1, 1): 6, (1, 2): 5, (2, 1): 4, (3, 1): 3}
-    named = {}
-    for name, tensor in state.items():
-        words = name.split(".")
-        if words[:2] == ["encoder", "conv_stem"]:
-            key = f"layer1.0.{words[2]}"
-        elif words[:2] == ["encoder", "bn1"]:
-            key = f"layer1.1.{words[2]}"
-        elif words[0] == "encoder":
-            key = f"layer{int(words[2]) + 2}.{words[3]}.output.{parts[words[4]]}.{words[5]}"
-        elif words[1] == "classifier":
-            key = f"segm.{words[2]}"
-        elif words[3] == "pooling":
-            key = f"crp{4 - int(words[2])}.0.{int(words[5]) + 1}_outvar_dimred.{words[6]}"
-        else:
-            block, index = int(words[2]), int(words[5])
-            layer = f"conv_adapt{5 - block}" if block and not index else f"conv{fusions[block, index]}"
-            key = f"{layer}.{words[6]}"
-        named[key] = tensor
-    return named
