@@ -13,7 +13,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.idd_lite import open_idd_lite
-from refineseg.data.readers.transfer import find_transfer, joined_for_training, transferred
+from refineseg.data.readers.transfer import find_transfer, grouped, joined_for_training, transferred
 from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.sample import Without
 from refineseg.data.storage.file_lists import packaged_table
@@ -47,6 +47,7 @@ def test_every_label_id_becomes_its_camvid_class_or_void(tmp_path):
         assert mask[label_id // 16, label_id % 16] == wanted, label_id
     assert dataset.class_info == CAMVID
     assert note in dataset.notes
+    assert note.startswith("cityscapes in the classes of camvid (")
     assert "sign_symbol: traffic light, traffic sign" in note
     assert "void: unlabeled" in note
     assert "terrain" in note.partition("void:")[2]
@@ -161,5 +162,6 @@ def test_a_models_classes_are_grouped_where_the_data_have_wider_ones(tmp_path):
         **{"fence": "road side objects", "building": "far objects", "tree": "far objects", "sky": "sky"},
     }
     assert {own: wide.class_info.names[table[i]] for i, own in enumerate(CAMVID.names)} == by_hand
+    assert grouped(CAMVID, wide.class_info)[1].startswith("classes of camvid in those of idd_lite (drivable: road; ")
     with pytest.raises(DatasetError, match="expected the model's classes"):
         class_table(wide.class_info, CAMVID)

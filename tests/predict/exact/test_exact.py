@@ -23,7 +23,7 @@ from refineseg.networks.model_spec import ModelSpec
 from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.exact.exact_plan import extra_arithmetic
 from refineseg.predict.exact.proof import prove
-from refineseg.predict.exact.streaming import needed_spans
+from refineseg.predict.exact.streaming import Schedule, needed_spans
 from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context
 from refineseg.predict.exact.tracing import trace
 from refineseg.predict.views.tiling import ArraySource, Region, TilingOptions
@@ -278,6 +278,16 @@ def test_memory_that_is_not_enough_is_said():
         assert said is not None
     enough = TilingOptions(4096, int(said[1]) * 10**6)
     assert TiledScorer(segmenter, (9000, 9000), options=enough, device=META).tiles
+
+
+def test_no_map_grows_by_more_than_its_share_of_a_step():
+    with META:
+        graph = trace(segmenter_of("refinenet_lw:resnet10t", width=0.125), (192, 64))
+    schedule = Schedule(graph, (0, 192), (0, 64), step=16)
+    for work in schedule.works():
+        index = 0 if work.node < 0 else graph.nodes[work.node].output
+        share = 16 * graph.maps[index].size_hw[0] / 192
+        assert work.rows[1] - work.rows[0] <= share + 2, work
 
 
 def test_wrong_sources_and_tiles():
