@@ -8,7 +8,6 @@ a fault gives. Further tests of faults: kills and signals at random times in tra
 """
 
 import fnmatch
-import functools
 import hashlib
 import shutil
 import signal
@@ -23,8 +22,6 @@ import refineseg
 from conftest import write_folder
 from fakes.faults import FAULTS, Caller
 from fakes.ports import port_names
-from refineseg.errors import ConfigError
-from refineseg.serve import web_runtime
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,7 +71,6 @@ VERBS = {
         f"export {MODEL} --format onnx --size 48x64 --out out/net.onnx", faults=("full disk", "SIGTERM", "SIGKILL")
     ),
     "convert": Verb("convert lw.pth --variant refinenet_lw_mobilenetv2 --classes voc --out out/lw.safetensors"),
-    "demo": Verb(f"demo out/page {MODEL} --runtime node_modules", faults=("permission lost", "SIGTERM")),
     "bench": Verb(
         f"bench {MODEL} --size 32x32 --repeats 1 --precision float32 --backend torch --json out/speed.json",
         ("speed.json",),
@@ -122,14 +118,6 @@ def words_of(verb, *, resumed=False):
     return [*words.split(), *["--device", "cpu"] * has_device]
 
 
-@functools.cache
-def browser_runtime():
-    try:
-        return web_runtime.runtime_files(None)
-    except ConfigError as error:
-        pytest.skip(f"no npm here, or no network: {error}")
-
-
 def inputs_of(verb, place, model):
     """Write what a verb reads, and an empty folder OUT."""
     (place / "out").mkdir()
@@ -140,10 +128,6 @@ def inputs_of(verb, place, model):
         torch.manual_seed(0)
         network = refineseg.build("refinenet_lw_mobilenetv2", num_classes=21).network
         torch.save(port_names(network.state_dict()), place / "lw.pth")
-    if "node_modules" in VERBS[verb].words:
-        (place / "node_modules").mkdir()
-        for name, content in browser_runtime().items():
-            (place / "node_modules" / name).write_bytes(content)
     values = np.random.default_rng(0).integers(0, 255, (4, 3, 64, 96), dtype=np.uint8)
     if "scene.tif" in VERBS[verb].words:
         pytest.importorskip("rasterio")

@@ -158,9 +158,8 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         for case, facts in zip(inventory.cases, examination.facts, strict=True)
         if case.mask is not None
     ]
-    left_out = {
-        fault.file: KINDS[fault.kind].meaning for fault in examination.faults if fault.kind.startswith("missing_")
-    }
+    missing = [fault for fault in examination.faults if fault.kind.startswith("missing_")]
+    left_out = {fault.file: KINDS[fault.kind].meaning for fault in missing}
     was_there = out.exists()
     try:
         with folder_beside(out / REPAIRS) as folder:  # inside of OUT, which may be a disk of its own
@@ -375,12 +374,11 @@ def _write_classes(examination: Examination, out: Path) -> int:
         if is_file(examination.inventory.root / name):
             _copy(examination.inventory.root / name, out / name)
             return copied + 1
-    info = examination.expected.class_info
-    if info is not None:
+    if (info := examination.expected.class_info) is not None:
         listed = [{"id": examination.expected.value_of(i), "name": name} for i, name in enumerate(info.names)]
-        text = json.dumps({"ignore_index": info.ignore_index, "classes": listed}, indent=1)
+        content = {"ignore_index": info.ignore_index, "classes": listed}
         with written_beside(out / "classes.json") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return copied
 
 

@@ -246,6 +246,8 @@ def test_tiles_depend_on_model_size_and_options_alone():
     options = TilingOptions(memory_bytes=1_150_000_000)
     plans = [TiledScorer(segmenter, (3000, 1000), options=options, device=CPU).plan for _ in range(2)]
     assert plans[0] == plans[1]
+    high = TiledScorer(segmenter, (20_000, 64), options=TilingOptions(memory_bytes=1_037_000_000), device=CPU)
+    assert [tile.size_hw for tile in high.tiles] == [(10_240, 64), (9760, 64)]  # halves, up to a multiple of 256
 
 
 @pytest.mark.slow
