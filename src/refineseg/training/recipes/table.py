@@ -204,8 +204,8 @@ def nyud_refineseg_lite0() -> TrainingConfig:
     """NYUDv2-40 on ``refineseg_lite0`` from ImageNet weights, no validation: made for one CPU core.
 
     Crops of half-size images first, then larger ones, and nearly full images with a cosine to zero. The shipped
-    ``nyud`` was trained in three runs (23, then 10 + 20 + 7, then 12 + 22 epochs; docs/experiments.md). Choices are made
-    by training on ``fit`` and measuring on ``held_out`` (``--set train_split=fit --set val_split=held_out``).
+    ``nyud`` was trained in three runs (23, then 10 + 20 + 7, then 12 + 22 epochs; docs/experiments.md). Choices are
+    made by training on ``fit`` and measuring on ``held_out`` (``--set train_split=fit --set val_split=held_out``).
     """
     first = Phase(
         epochs=33,
