@@ -4,7 +4,7 @@ A fault comes at moments that ``fakes/faults.py`` defines, so nothing here depen
 the middle moment of a verb. Then the same call is made again in the folder as it is, and must give what a call without
 a fault gives. Further tests of faults: kills and signals at random times in training
 (``tests/training/test_survival.py``), rasters (``tests/predict/raster/test_raster_jobs.py``) and batches
-(``tests/batch/test_kills.py``), and the service (``tests/serve/test_faults.py``).
+(``tests/batch/test_kills.py``), and the service (``tests/serve/test_serve_faults.py``).
 """
 
 import fnmatch

@@ -55,7 +55,7 @@ def unlistable(folder, monkeypatch):
     scandir = os.scandir
 
     def refusing(path):
-        if os.fspath(path) == str(folder):
+        if not isinstance(path, int) and os.fspath(path) == str(folder):  # a number: a folder that is open
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
 
