@@ -29,8 +29,8 @@ from refineseg.files.writing import written_beside
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 DOCS = HERE.parent / "docs"
-_LEFT_OUT = frozenset({"config", "per_class", "published", "model", "training_seconds"})
-"""Keys of a command's JSON that no page shows and that make files long, or name paths."""
+_LEFT_OUT = ("config", "per_class", "published")
+"""Keys of a command's JSON that no page shows and that make files long."""
 
 
 def record(name: str, command: Sequence[str], hidden: dict[str, str], source: Path | None) -> Path:
@@ -50,7 +50,7 @@ def record(name: str, command: Sequence[str], hidden: dict[str, str], source: Pa
     for short, path in hidden.items():
         shown, text = shown.replace(path, short), text.replace(path, short)
     found = json.loads(text)
-    found = {key: value for key, value in found.items() if key not in _LEFT_OUT or isinstance(value, str)}
+    found = {key: value for key, value in found.items() if key not in _LEFT_OUT}
     machine = found.pop("machine", None) or describe_machine(torch.device("cpu"))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     path = RESULTS / f"{name}.json"

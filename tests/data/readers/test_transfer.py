@@ -149,8 +149,11 @@ def test_wider_classes_become_classes_and_unions_for_training(tmp_path):
             np.testing.assert_array_equal(joined[first + i].mask, expected)
             np.testing.assert_array_equal(joined.read_mask(first + i), np.where(expected < 11, expected, 255))
     assert any("far objects: building or tree" in note for note in joined.notes)
+    for first in (wide, city):
+        with pytest.raises(DatasetError, match="expected the data set of the finest classes first.*name it first"):
+            joined_for_training([first, camvid])
     with pytest.raises(DatasetError, match="expected data sets of the same classes"):
-        joined_for_training([wide, camvid])
+        joined_for_training([wide, city])
 
 
 def test_a_models_classes_are_grouped_where_the_data_have_wider_ones(tmp_path):

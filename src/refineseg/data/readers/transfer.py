@@ -20,6 +20,7 @@ from refineseg.data.samples.remap import Remapped
 from refineseg.data.samples.sample import Concatenation, Dataset, PairDataset
 from refineseg.data.samples.unions import InUnions, Unions
 from refineseg.data.storage.file_lists import packaged_table
+from refineseg.errors import DatasetError
 
 TRANSFERS = (("cityscapes", "camvid"),)
 """Pairs of data sets with a table: from, to."""
@@ -69,6 +70,13 @@ def transferred(dataset: Dataset, wanted: ClassInfo) -> tuple[Dataset, str] | No
     return Remapped(dataset, wanted, kept, note), note
 
 
+def _members(pair: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    """Each class of the wider data set, in its order -> the classes that it may be."""
+    labels = packaged_table("class_tables", "_to_".join(pair))["labels"]
+    found = ((name, labels[name][1]) for name in catalog_classes(pair[0]).names)
+    return {name: (to,) if isinstance(to, str) else tuple(to) for name, to in found}
+
+
 def in_unions(dataset: Dataset, wanted: ClassInfo, known: Unions = ()) -> tuple[InUnions, Unions] | None:
     """A data set in other classes, with unions of them where its own are wider.
 
@@ -83,11 +91,8 @@ def in_unions(dataset: Dataset, wanted: ClassInfo, known: Unions = ()) -> tuple[
     pair = find_transfer(dataset.class_info, wanted, UNIONS)
     if pair is None:
         return None
-    labels = packaged_table("class_tables", "_to_".join(pair))["labels"]
     unions, values, told = list(known), [], []
-    for name in dataset.class_info.names:
-        to = labels[name][1]
-        members = (to,) if isinstance(to, str) else tuple(to)
+    for name, members in _members(pair).items():
         told.append(f"{name}: {' or '.join(members)}")
         indices = tuple(wanted.names.index(member) for member in members)
         if len(indices) > 1 and indices not in unions:
@@ -112,8 +117,7 @@ def grouped(own: ClassInfo, wider: ClassInfo) -> tuple[list[int], str] | None:
     pair = find_transfer(wider, own, UNIONS)
     if pair is None:
         return None
-    labels = packaged_table("class_tables", "_to_".join(pair))["labels"]
-    held = {name: [labels[name][1]] if isinstance(labels[name][1], str) else labels[name][1] for name in wider.names}
+    held = _members(pair)
     indices = [next(i for i, members in enumerate(held.values()) if name in members) for name in own.names]
     groups = {
         name: [own.names[i] for i, index in enumerate(indices) if index == number]
@@ -121,6 +125,11 @@ def grouped(own: ClassInfo, wider: ClassInfo) -> tuple[list[int], str] | None:
     }
     told = "; ".join(f"{name}: {', '.join(members)}" for name, members in groups.items())
     return indices, f"classes of {pair[1]} in those of {pair[0]} ({told})"
+
+
+def _is_finer(own: ClassInfo, than: ClassInfo) -> bool:
+    """Whether a table maps the other classes to these."""
+    return find_transfer(than, own, (*TRANSFERS, *UNIONS)) is not None
 
 
 def joined_for_training(parts: Sequence[Dataset]) -> tuple[Dataset, Unions]:
@@ -143,6 +152,11 @@ def joined_for_training(parts: Sequence[Dataset]) -> tuple[Dataset, Unions]:
         wider = None if alike or plain is not None else in_unions(part, wanted, unions)
         if wider is not None:
             part, unions = wider
+        elif not alike and plain is None and _is_finer(part.class_info, wanted):
+            raise DatasetError(
+                f"expected the data set of the finest classes first, got {wanted.num_classes} classes and then "
+                f"{part.class_info.num_classes} that they group; name it first in --data"
+            )
         opened.append(part if plain is None else plain[0])
     return (opened[0] if len(opened) == 1 else Concatenation(opened)), unions
 

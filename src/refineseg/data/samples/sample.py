@@ -215,9 +215,12 @@ class Concatenation:
             raise DatasetError("expected at least one data set to join, got none")
         for part in parts[1:]:
             if part.class_info != parts[0].class_info:
+                own, other = (
+                    f"{', '.join(p.class_info.names[:5])} ({p.class_info.num_classes})" for p in (parts[0], part)
+                )
                 raise DatasetError(
-                    f"expected data sets of the same classes, got {parts[0].class_info.names} and "
-                    f"{part.class_info.names}; join only splits of one data set"
+                    f"expected data sets of the same classes, got {own} and {other}; join splits of one data set, or, "
+                    "for training, data sets that a table maps to each other (docs/data.md)"
                 )
         self._parts = tuple(parts)
         self._ends = list(accumulate(len(part) for part in parts))
