@@ -4,7 +4,9 @@ import asyncio
 import http.client
 import io
 import json
+import re
 import threading
+import time
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -70,6 +72,15 @@ class Running(NamedTuple):
 
     def segment(self, content, query="", **headers):
         return self.call("POST", f"/v1/segment?{query}", content, **headers)
+
+    def logged(self, pattern, seconds=10):
+        """Whether a line of the log has the pattern: the line is written after the answer is sent."""
+        deadline = time.monotonic() + seconds
+        while not any(re.search(pattern, line) for line in self.lines):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
 
 def opened(model, backend=None):

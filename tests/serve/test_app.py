@@ -134,7 +134,7 @@ def test_transparent_pixels_hold_no_data(service, photo):
 def test_every_answer_has_an_id_that_the_log_has_too(service, photo):
     reply = service.segment(png(photo), x_request_id="my-own.id_7")
     assert reply.headers["x-request-id"] == "my-own.id_7"
-    assert any(re.fullmatch(r"my-own\.id_7 POST /v1/segment 200 \d+ ms", line) for line in service.lines)
+    assert service.logged(r"^my-own\.id_7 POST /v1/segment 200 \d+ ms$")
     wrong = service.segment(b"nothing", x_request_id="a b")
     assert wrong.headers["x-request-id"] == wrong.json["request_id"] != "a b"
 
