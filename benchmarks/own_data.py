@@ -7,7 +7,7 @@ whole process. At every time our default recipe meets Unet and FPN of segmentati
 segmentation-models-pytorch``) twice: in a plain loop like its documented one, and in our loop; the middle time has more
 networks. Called again it goes on where it stopped. Val is measured once per run; nothing is chosen by it.
 
-Out: ``OUT/SET/MINUTES/CONTENDER_seedN.json``, ``OUT/table.md`` and ``OUT/curves.png``.
+Out: ``OUT/SET/MINUTES/CONTENDER_seedN.json``, ``OUT/result.json``, ``OUT/table.md`` and ``OUT/curves.png``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from refineseg.files.writing import written_beside
 
@@ -41,37 +42,57 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int,
                     yield name, time_given, contender, seed, options.out / name / f"{time_given:g}" / file
 
 
-def table(options: argparse.Namespace) -> tuple[str, dict[tuple[str, float, str], list[float]]]:
-    """Mean and spread of every cell, in percent."""
-    found: dict[tuple[str, float, str], list[float]] = {}
-    for name, minutes, contender, _, path in planned(options):
+def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per set, minutes and contender: mIoU in percent and seconds of every seed."""
+    rows: dict[tuple[str, float, str], dict[str, Any]] = {}
+    for name, minutes, contender, seed, path in planned(options):
         if path.is_file():
-            value = json.loads(path.read_text(encoding="utf-8"))["mean_iou"]
-            found.setdefault((name, minutes, contender), []).append(100 * value)
-    contenders = [c for c in (*ALWAYS, *ONCE) if any(key[2] == c for key in found)]
+            result = json.loads(path.read_text(encoding="utf-8"))
+            row = {"set": name, "minutes": minutes, "contender": contender, "mean_iou": {}, "seconds": {}}
+            row = rows.setdefault((name, minutes, contender), row)
+            row["mean_iou"][str(seed)] = 100 * result["mean_iou"]
+            row["seconds"][str(seed)] = result["seconds"]
+    return list(rows.values())
+
+
+def _mean(row: dict[str, Any]) -> float:
+    return statistics.mean(row["mean_iou"].values())
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Mean and spread of every cell in percent, the best of a line in bold, as lines of Markdown."""
+    contenders = [c for c in (*ALWAYS, *ONCE) if any(row["contender"] == c for row in rows)]
     lines = [
         f"| set | minutes | {' | '.join(contenders)} |",
         f"| --- | ---: | {' | '.join(['---:'] * len(contenders))} |",
     ]
-    for name, minutes in dict.fromkeys(key[:2] for key in found):
+    for name, minutes in dict.fromkeys((row["set"], row["minutes"]) for row in rows):
+        of_cell = {row["contender"]: row for row in rows if (row["set"], row["minutes"]) == (name, minutes)}
+        best = max(_mean(row) for row in of_cell.values())
         cells = []
         for contender in contenders:
-            values = found.get((name, minutes, contender), [])
+            if contender not in of_cell:
+                cells.append("-")
+                continue
+            values = list(of_cell[contender]["mean_iou"].values())
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+            text = f"{statistics.mean(values):.1f}{spread}"
+            cells.append(f"**{text}**" if _mean(of_cell[contender]) == best else text)
         lines.append(f"| `{name}` | {minutes:g} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n", found
+    return lines
 
 
-def draw(path: Path, found: dict[tuple[str, float, str], list[float]]) -> None:
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """MIoU over minutes, one picture per set."""
     from matplotlib.figure import Figure
 
-    sets = list(dict.fromkeys(key[0] for key in found))
+    sets = list(dict.fromkeys(row["set"] for row in rows))
     figure = Figure(figsize=(4 * len(sets), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         for contender in (*ALWAYS, *ONCE):
-            points = sorted((key[1], statistics.mean(v)) for key, v in found.items() if key[::2] == (name, contender))
+            points = sorted(
+                (row["minutes"], _mean(row)) for row in rows if (row["set"], row["contender"]) == (name, contender)
+            )
             if points:
                 style = {"linewidth": 2.5, "marker": "o"} if contender.startswith("refineseg") else {"marker": "s"}
                 axes.plot(*zip(*points, strict=True), label=contender, **style)
@@ -105,12 +126,15 @@ def main() -> None:
         command = [sys.executable, str(RUN), contender, "--data", data, "--minutes", str(minutes), "--seed", str(seed)]
         command += ["--threads", str(options.threads), "--begun", str(time.time()), "--out", str(path)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    text, found = table(options)
+    rows = measured(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    with written_beside(options.out / "table.md") as temporary:
-        temporary.write_text(text)
-    if found:
-        draw(options.out / "curves.png", found)
+    text = "\n".join(table(rows)) + "\n"
+    kept = {"threads": options.threads, "rows": rows}
+    for name, content in (("result.json", json.dumps(kept)), ("table.md", text)):
+        with written_beside(options.out / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    if rows:
+        draw(options.out / "curves.png", rows)
     print(text)
 
 

@@ -31,8 +31,8 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Tell the C library to keep what this process frees; once is enough, and nothing undoes it.
 
-    The commands ``train``, ``reproduce``, ``evaluate`` and, without ``--memory``, ``predict`` do so. Importing
-    ``refineseg`` does not: it is a setting of the whole process.
+    Training on a CPU does so, from Python, too; of the commands also ``evaluate``, ``serve`` and, without ``--memory``,
+    ``predict``. Importing ``refineseg`` does not: it is a setting of the whole process.
 
     Returns:
         Whether the C library has this setting (glibc); elsewhere nothing happens.

@@ -54,8 +54,10 @@ def extension(errors, truth):
     return max(totals)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_lovasz_is_the_largest_sum_over_all_orders_of_the_pixels(seed):
+def test_lovasz_is_the_largest_sum_over_all_orders_of_the_pixels(seed, on_cpu, monkeypatch):
+    monkeypatch.setattr("refineseg.training.losses._is_cpu", lambda _: on_cpu)
     logits, masks = pixels((1, 2, 3), classes=3, seed=seed)
     masks = masks % 2 if seed == 0 else masks
     masks[0, 0, :3] = torch.tensor([0, VOID, 1])

@@ -26,7 +26,7 @@ from refineseg.terminal.applicability import check_options
 from refineseg.terminal.printing import messages, print_lines, set_loudness, tables
 from refineseg.training.launch import refuse_several
 
-__all__ = ["app", "messages", "prepare_training", "tables", "verb", "write_json"]
+__all__ = ["app", "messages", "tables", "verb", "write_json"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default=MappingProxyType({}))
@@ -221,18 +221,6 @@ def _given(ctx: Any) -> dict[str, str]:  # noqa: ANN401 - click's
             negated = parameter.secondary_opts and ctx.params.get(parameter.name) is False
             found[parameter.name] = (parameter.secondary_opts if negated else parameter.opts)[0]
     return found
-
-
-def prepare_training(device: str) -> None:
-    """Refuse a device that is not there, and let the process keep the memory that it frees.
-
-    Raises:
-        ConfigError: No such device.
-    """
-    from refineseg.devices import find_device, keep_freed_memory
-
-    find_device(device)
-    keep_freed_memory()
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - JSON

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refineseg.cli.app import Data, Device, messages, prepare_training, verb
+from refineseg.cli.app import Data, Device, messages, verb
 from refineseg.cli.completion import recipes
 from refineseg.terminal.arguments import check_device_name, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
@@ -67,10 +67,11 @@ def reproduce(
     check_outputs({}, {"--out": out})
 
     # from here on PyTorch is there
+    from refineseg.devices import find_device
     from refineseg.training import reproduction
     from refineseg.training.progress import TerminalProgress
 
-    prepare_training(device)
+    find_device(device)
     console = messages()
     state = reproduction.reproduce(request, progress=TerminalProgress(console), console=console)
     if (out / "table.md").is_file():

@@ -242,20 +242,32 @@ def lovasz_loss(
 
     Source: Berman et al., CVPR 2018, equation 9 and algorithm 1; classes "present" as in its section 3.
     """
-    labelled = (masks != ignore_index)[:, None]  # (N, 1, P)
-    classes = torch.arange(probabilities.shape[1], device=masks.device)[None, :, None]
-    is_class = masks[:, None] == classes  # (N, K, P)
-    errors = torch.where(is_class, 1 - probabilities, probabilities).masked_fill(~labelled, -1.0)  # void comes last
-    sorted_errors, order = errors.sort(dim=2, descending=True)
-    is_class = is_class.gather(2, order)
-    of_class = is_class.cumsum(2, dtype=torch.int32)  # whole numbers stay exact in large batches
-    size = of_class[:, :, -1:]
+    num_images, num_classes = probabilities.shape[:2]
+    labelled = masks != ignore_index  # (N, P)
+    present = torch.zeros(num_images, num_classes + 1, dtype=torch.bool, device=masks.device)
+    present = present.scatter_(1, masks.where(labelled, num_classes), value=True)[:, :num_classes]
+    if _is_cpu(present):  # sorting is most of the work, and most classes are absent
+        image, of = present.nonzero(as_tuple=True)  # (R,)
+    else:  # a GPU is not asked which ones
+        image = torch.arange(num_images, device=masks.device).repeat_interleave(num_classes)
+        of = torch.arange(num_classes, device=masks.device).repeat(num_images)
+    is_class = masks[image] == of[:, None]  # (R, P)
+    chance = probabilities.flatten(0, 1).index_select(0, image * num_classes + of)
+    errors = torch.where(is_class, 1 - chance, chance).masked_fill(~labelled[image], -1.0)  # void comes last
+    sorted_errors, order = errors.sort(dim=1, descending=True)
+    is_class = is_class.gather(1, order)
+    of_class = is_class.cumsum(1, dtype=torch.int32)  # whole numbers stay exact in large batches
+    size = of_class[:, -1:]
     intersection = (size - of_class).to(errors.dtype)
     union = (size + torch.arange(1, masks.shape[1] + 1, device=masks.device) - of_class).to(errors.dtype)
     growth = torch.where(is_class, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
-    per_class = (sorted_errors.clamp(min=0) * growth).sum(2)  # (N, K)
-    present = size[:, :, 0] > 0
-    return (per_class * present).sum(1) / present.sum(1).clamp(min=1)
+    per_class = (sorted_errors.clamp(min=0) * growth).sum(1) * present[image, of]
+    total = per_class.new_zeros(num_images).index_add(0, image, per_class)
+    return total / present.sum(1).clamp(min=1)
+
+
+def _is_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def dice_loss(
