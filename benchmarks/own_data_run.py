@@ -49,7 +49,7 @@ def with_verb(recipe: str, data: str, minutes: float, seed: int, begun: float) -
         run = refineseg.train(
             data, Path(folder) / "run", recipe=recipe, budget=f"{left:.1f}s", device="cpu", settings={"seed": seed}
         )
-        return refineseg.load(str(run.best))
+        return run.segmenter  # the last one: the best one is chosen by val
 
 
 def in_our_loop(network: str, data: str, minutes: float, seed: int, begun: float) -> Segmenter:
