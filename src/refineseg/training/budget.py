@@ -14,6 +14,7 @@ from itertools import chain, count, islice
 
 from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
+from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import Segmenter
 from refineseg.training import ranks
@@ -28,8 +29,10 @@ from refineseg.training.state import RunState
 
 _VALIDATION_SHARE = 0.1
 _MOST_EPOCHS = 10  # each with a measurement, a line of metrics and perhaps a checkpoint
-_CLOSING_S, _CLOSING_SHARE = 5.0, 0.02  # the last files, and what a step may take longer than measured
-_MEASURED_SHARE, _FEWEST_STEPS, _MOST_STEPS = 0.02, 3, 20
+_CLOSING_S, _CLOSING_SHARE = 2.0, 0.02  # the last files, and what a step may take longer than measured
+_PARAMETERS_PER_S = 30e6  # which are written with their optimiser's state at the end
+_FIRST_STEPS = 3  # kernels are chosen and memory is taken: up to a tenth slower than the rest
+_MEASURED_SHARE, _FEWEST_STEPS, _MOST_STEPS = 0.03, 3, 20
 _MEASURED_IMAGES = 3
 _AVERAGED_SHARE = 0.1  # of all steps, over which the average of the weights reaches at most
 
@@ -69,8 +72,8 @@ def fit_to_budget(
     most_s = max(1.0, _MEASURED_SHARE * budget.seconds)
     step_s = [_step_s(model, config, data, index, engine, workers, most_s) for index in range(len(config.phases))]
     validation_s = _validation_s(model, data, engine)
+    closing_s = _CLOSING_S + count_parameters(model) / _PARAMETERS_PER_S + _CLOSING_SHARE * budget.seconds
     del model
-    closing_s = _CLOSING_S + _CLOSING_SHARE * budget.seconds
     available_s = budget.left_s - closing_s
     num_epochs = _MOST_EPOCHS
     if validation_s:
@@ -109,7 +112,9 @@ def _fitted(
         wanted = int(steps * factor)
         if wanted < 1:
             return None
-        epochs = max(1, min(wanted, round(num_epochs * seconds / sum(planned_s))))
+        most = max(1, min(wanted, round(num_epochs * seconds / sum(planned_s))))
+        # of equal epochs, as many steps as possible
+        epochs = max(range((most + 1) // 2, most + 1), key=lambda number: (wanted // number * number, number))
         warmup = phase.warmup_epochs / phase.epochs * epochs
         phases.append(replace(phase, epochs=epochs, epoch_steps=wanted // epochs, warmup_epochs=warmup))
     total = sum(phase.epochs * (phase.epoch_steps or 0) for phase in phases)
@@ -132,16 +137,21 @@ def _step_s(
     workers: int,
     most_s: float,
 ) -> float:
-    """Seconds of a step of a phase, reading included; the first one, in which kernels are chosen, does not count."""
+    """Seconds of a step of a phase, reading included; the first ones do not count, unless one takes all the time."""
     phase, learned = config.phases[index], data.phases[index]
-    feed = Feed(learned, phase, config, workers=workers, device=engine.device)
+    feed_phase = replace(phase, epoch_steps=_FIRST_STEPS + _MOST_STEPS)  # an epoch begins once, as in the run
+    feed = Feed(learned, feed_phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
     objective = Objective(model, config, learned.pixel_counts, teacher=learned.teacher, unions=learned.unions)
     stepper = engine.stepper(state, objective, "off", equal_crops=phase.crops.pad)
     batches: Iterator[Batch] = chain.from_iterable(feed.epoch(epoch) for epoch in count())
     model.train()
     set_rates(state.optimiser, phase, 0.0)
-    float(stepper.step(next(batches))[0])
+    begun = time.monotonic()
+    for batch in islice(batches, _FIRST_STEPS):
+        float(stepper.step(batch)[0])
+        if ranks.most(time.monotonic() - begun > most_s):
+            break
     begun, steps = time.monotonic(), 0
     for batch in islice(batches, _MOST_STEPS):
         float(stepper.step(batch)[0])  # a GPU is waited for
