@@ -59,6 +59,14 @@ def _mean(row: dict[str, Any]) -> float:
     return statistics.mean(row["mean_iou"].values())
 
 
+def cells(rows: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
+    """Set and minutes -> contender -> mean IoU in percent."""
+    found: dict[tuple[str, float], dict[str, float]] = {}
+    for row in rows:
+        found.setdefault((row["set"], row["minutes"]), {})[row["contender"]] = _mean(row)
+    return found
+
+
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Mean and spread of every cell in percent, the best of a line in bold, as lines of Markdown."""
     contenders = [c for c in (*ALWAYS, *ONCE) if any(row["contender"] == c for row in rows)]
@@ -66,19 +74,15 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         f"| set | minutes | {' | '.join(contenders)} |",
         f"| --- | ---: | {' | '.join(['---:'] * len(contenders))} |",
     ]
-    for name, minutes in dict.fromkeys((row["set"], row["minutes"]) for row in rows):
-        of_cell = {row["contender"]: row for row in rows if (row["set"], row["minutes"]) == (name, minutes)}
-        best = max(_mean(row) for row in of_cell.values())
-        cells = []
+    seeds = {(row["set"], row["minutes"], row["contender"]): list(row["mean_iou"].values()) for row in rows}
+    for (name, minutes), means in cells(rows).items():
+        texts = []
         for contender in contenders:
-            if contender not in of_cell:
-                cells.append("-")
-                continue
-            values = list(of_cell[contender]["mean_iou"].values())
+            values = seeds.get((name, minutes, contender), [])
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            text = f"{statistics.mean(values):.1f}{spread}"
-            cells.append(f"**{text}**" if _mean(of_cell[contender]) == best else text)
-        lines.append(f"| `{name}` | {minutes:g} | {' | '.join(cells)} |")
+            text = f"{means[contender]:.1f}{spread}" if values else "-"
+            texts.append(f"**{text}**" if means.get(contender) == max(means.values()) else text)
+        lines.append(f"| `{name}` | {minutes:g} | {' | '.join(texts)} |")
     return lines
 
 
@@ -97,6 +101,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
                 style = {"linewidth": 2.5, "marker": "o"} if contender.startswith("refineseg") else {"marker": "s"}
                 axes.plot(*zip(*points, strict=True), label=contender, **style)
         axes.set(title=name, xlabel="minutes of the whole process", ylabel="mIoU on val, %")
+        axes.set_xlim(0, 1.1 * max(row["minutes"] for row in rows))
         axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     with written_beside(path) as temporary:

@@ -79,7 +79,13 @@ class DiceLoss(nn.Module):
         return ((1 - 2 * both / all_of_them.clamp_min(1e-7)) * occurs).sum() / logits.shape[1]
 
 
-def augmented(image: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def crop_side(samples: Dataset) -> int:
+    """320; for smaller images the next multiple of 32, which is what the other library's networks need."""
+    longest = max(max(samples.read_mask(i).shape) for i in range(len(samples)))
+    return min(CROP, -(-longest // 32) * 32)
+
+
+def augmented(image: np.ndarray[Any, Any], mask: np.ndarray[Any, Any], side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What the other library's example does: mirrored, shifted and scaled, padded, cut, with other colours."""
     from torchvision import tv_tensors
     from torchvision.transforms import v2
@@ -89,7 +95,7 @@ def augmented(image: np.ndarray[Any, Any], mask: np.ndarray[Any, Any]) -> tuple[
         [
             v2.RandomHorizontalFlip(),
             v2.RandomAffine(0, translate=(0.1, 0.1), scale=(0.5, 1.5), fill={tv_tensors.Mask: 255, "others": 0}),
-            v2.RandomCrop(CROP, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
+            v2.RandomCrop(side, pad_if_needed=True, fill={tv_tensors.Mask: 255, "others": 0}),
             v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
         ]
     )
@@ -103,6 +109,7 @@ def documented_loop(network: str, data: str, minutes: float, seed: int, begun: f
     torch.manual_seed(seed)
     samples: Dataset = open_sources(data, split="train")
     pairs = [samples[i] for i in range(len(samples))]
+    side = crop_side(samples)
     segmenter = build_model(network, samples.class_info, seed=seed, imagenet=True).train()
     optimiser, loss_of = torch.optim.Adam(segmenter.parameters(), lr=2e-4), DiceLoss()
     order: list[int] = []
@@ -111,7 +118,7 @@ def documented_loop(network: str, data: str, minutes: float, seed: int, begun: f
         while len(order) < BATCH:
             order += torch.randperm(len(pairs)).tolist()
         batch, order = order[:BATCH], order[BATCH:]
-        made = [augmented(pairs[i].image, pairs[i].mask) for i in batch]  # type: ignore[arg-type]
+        made = [augmented(pairs[i].image, pairs[i].mask, side) for i in batch]  # type: ignore[arg-type]
         images, masks = torch.stack([m[0] for m in made]), torch.stack([m[1] for m in made])
         for group in optimiser.param_groups:
             group["lr"] = 1e-5 + (2e-4 - 1e-5) * (1 + math.cos(math.pi * min(1.0, (now - first) / (end - first)))) / 2

@@ -16,7 +16,6 @@ import argparse
 import datetime
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -226,27 +225,19 @@ def timings_page(results: dict[str, dict[str, Any]]) -> str:
 def own_data_page(results: dict[str, dict[str, Any]]) -> str:
     """Cells of set and minutes, and how often the default recipe is first."""
     kept = results["own_data"]
-    rows, first, behind = kept["result"]["rows"], 0, [0.0]
-    cells = list(dict.fromkeys((row["set"], row["minutes"]) for row in rows))
-    for cell in cells:
-        means = {
-            row["contender"]: statistics.mean(row["mean_iou"].values())
-            for row in rows
-            if (row["set"], row["minutes"]) == cell
-        }
-        ours = means["refineseg"]
-        best = max(value for contender, value in means.items() if not contender.startswith("refineseg"))
-        first += ours >= best
-        behind.append(best - ours)
+    rows = kept["result"]["rows"]
+    cells = own_data.cells(rows)
+    behind = [max(means.values()) - means["refineseg"] for means in cells.values()]
     seeds = sorted({seed for row in rows for seed in row["mean_iou"]})
     lines = [
         "# Own data, as measured",
         "",
         _OWN_DATA,
         "",
-        f"`refineseg train --budget` is first in {first} of {len(cells)} cells; where it is not, it is at most",
-        f"{max(behind):.1f} points behind. Seeds: {', '.join(seeds)}; with more than one, a cell has their mean and",
-        "standard deviation. mIoU on `val` in percent:",
+        f"`refineseg train --budget` is first in {behind.count(0.0)} of {len(cells)} cells, and at most",
+        f"{max(behind):.1f} points behind in the others. Seeds: {', '.join(seeds)}; with more than one, a cell has",
+        "their mean and standard deviation.",
+        "Cells that are missing were not run. mIoU on `val` in percent:",
         "",
         *own_data.table(rows),
         "",
@@ -261,8 +252,9 @@ How good a model of one's own gets in the minutes one has. Every run is a proces
 Its time counts from the start of Python to the end of training: imports, reading and checks of the data are in it.
 *refineseg* is the default recipe with `--budget`. The peers are networks of segmentation-models-pytorch on the same
 EfficientNet-Lite0 with the same ImageNet weights: once in a plain loop like its documented one (Adam at 2e-4, Dice
-loss, float32), once in our loop with our recipe, where only the network differs. `val` is measured once per run, and
-nothing was chosen by it: the recipe was chosen on folds of `train` ([Experiments](experiments.md))."""
+loss, float32, glibc's memory as it is), once in our loop with our recipe, where only the network differs. `val` is
+measured once per run, and nothing was chosen by it: the recipe was chosen on folds of `train`
+([Experiments](experiments.md))."""
 
 
 def points(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, float, float]]:

@@ -67,6 +67,15 @@ def test_the_time_is_filled_and_shared_out_as_the_phases_were():
     assert 1 / (1 - found.ema_decay) == pytest.approx(0.1 * sum(steps), rel=0.05)
 
 
+def test_no_step_is_lost_to_equal_epochs():
+    """Ten epochs of 21 would leave out nine of 219 steps; seven of 31 leave out two."""
+    config = TrainingConfig("r", "refineseg_nano", (Phase(4, CropOptions((64, 64), (1.0, 1.0)), 8, 1e-3, 1e-3),))
+    for seconds, fewest in ((219.5, 217), (211.5, 210), (200.5, 200), (3.5, 3), (1.5, 1)):
+        phase = _fitted(config, [80], [1.0], seconds, 10).phases[0]
+        assert fewest <= phase.epochs * phase.epoch_steps <= int(seconds)
+        assert phase.epochs <= 10
+
+
 def test_a_budget_without_a_step_is_refused():
     config = TrainingConfig("r", "refineseg_nano", (Phase(4, CropOptions((64, 64), (1.0, 1.0)), 8, 1e-3, 1e-3),))
     assert _fitted(config, [80], [10.0], 9.0, 10) is None

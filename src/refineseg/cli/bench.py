@@ -104,7 +104,7 @@ def bench(
     if stages is not None and papers:
         raise ConfigError("expected --stages without --papers, which has no model of its own, got both")
     console = messages()
-    if folder is not None or training is not None:  # what `predict` and `train` do, too
+    if folder is not None:  # what `predict` does, too
         from refineseg.devices import keep_freed_memory
 
         keep_freed_memory()

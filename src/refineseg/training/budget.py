@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import islice
 
 from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
@@ -30,8 +30,7 @@ from refineseg.training.state import RunState
 _VALIDATION_SHARE = 0.1
 _MOST_EPOCHS = 10  # each with a measurement, a line of metrics and perhaps a checkpoint
 _CLOSING_S, _CLOSING_SHARE = 2.0, 0.02  # the last files, and what a step may take longer than measured
-_PARAMETERS_PER_S = 30e6  # which are written with their optimiser's state at the end
-_FIRST_STEPS = 3  # kernels are chosen and memory is taken: up to a tenth slower than the rest
+_PARAMETERS_PER_S = 20e6  # written at the end, as two models and a checkpoint; 21 million on a local disk
 _MEASURED_SHARE, _FEWEST_STEPS, _MOST_STEPS = 0.03, 3, 20
 _MEASURED_IMAGES = 3
 _AVERAGED_SHARE = 0.1  # of all steps, over which the average of the weights reaches at most
@@ -137,21 +136,17 @@ def _step_s(
     workers: int,
     most_s: float,
 ) -> float:
-    """Seconds of a step of a phase, reading included; the first ones do not count, unless one takes all the time."""
+    """Seconds of a step of a phase, reading included; the first one, in which kernels are chosen, does not count."""
     phase, learned = config.phases[index], data.phases[index]
-    feed_phase = replace(phase, epoch_steps=_FIRST_STEPS + _MOST_STEPS)  # an epoch begins once, as in the run
+    feed_phase = replace(phase, epoch_steps=1 + _MOST_STEPS)  # one epoch: beginning another would count
     feed = Feed(learned, feed_phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
     objective = Objective(model, config, learned.pixel_counts, teacher=learned.teacher, unions=learned.unions)
     stepper = engine.stepper(state, objective, "off", equal_crops=phase.crops.pad)
-    batches: Iterator[Batch] = chain.from_iterable(feed.epoch(epoch) for epoch in count())
+    batches: Iterator[Batch] = iter(feed.epoch(0))
     model.train()
     set_rates(state.optimiser, phase, 0.0)
-    begun = time.monotonic()
-    for batch in islice(batches, _FIRST_STEPS):
-        float(stepper.step(batch)[0])
-        if ranks.most(time.monotonic() - begun > most_s):
-            break
+    float(stepper.step(next(batches))[0])
     begun, steps = time.monotonic(), 0
     for batch in islice(batches, _MOST_STEPS):
         float(stepper.step(batch)[0])  # a GPU is waited for

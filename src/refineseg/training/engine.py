@@ -73,7 +73,8 @@ class _Spread(nn.Module):
 class Engine:
     """A device with a precision, and the steps computed on it.
 
-    On a CPU, the process keeps the memory that it frees from then on: a step takes 0.6 times as long.
+    On a CPU, the process keeps the memory that it frees from then on: a step takes two thirds of the time
+    (``docs/speed.md``).
 
     Args:
         config: Configuration of the run.

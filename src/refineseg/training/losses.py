@@ -247,12 +247,12 @@ def lovasz_loss(
     present = torch.zeros(num_images, num_classes + 1, dtype=torch.bool, device=masks.device)
     present = present.scatter_(1, masks.where(labelled, num_classes), value=True)[:, :num_classes]
     if _is_cpu(present):  # sorting is most of the work, and most classes are absent
-        image, of = present.nonzero(as_tuple=True)  # (R,)
+        image, index = present.nonzero(as_tuple=True)  # (R,)
     else:  # a GPU is not asked which ones
         image = torch.arange(num_images, device=masks.device).repeat_interleave(num_classes)
-        of = torch.arange(num_classes, device=masks.device).repeat(num_images)
-    is_class = masks[image] == of[:, None]  # (R, P)
-    chance = probabilities.flatten(0, 1).index_select(0, image * num_classes + of)
+        index = torch.arange(num_classes, device=masks.device).repeat(num_images)
+    is_class = masks[image] == index[:, None]  # (R, P)
+    chance = probabilities.flatten(0, 1).index_select(0, image * num_classes + index)
     errors = torch.where(is_class, 1 - chance, chance).masked_fill(~labelled[image], -1.0)  # void comes last
     sorted_errors, order = errors.sort(dim=1, descending=True)
     is_class = is_class.gather(1, order)
@@ -261,7 +261,7 @@ def lovasz_loss(
     intersection = (size - of_class).to(errors.dtype)
     union = (size + torch.arange(1, masks.shape[1] + 1, device=masks.device) - of_class).to(errors.dtype)
     growth = torch.where(is_class, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
-    per_class = (sorted_errors.clamp(min=0) * growth).sum(1) * present[image, of]
+    per_class = (sorted_errors.clamp(min=0) * growth).sum(1) * present[image, index]
     total = per_class.new_zeros(num_images).index_add(0, image, per_class)
     return total / present.sum(1).clamp(min=1)
 
