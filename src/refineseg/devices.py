@@ -34,14 +34,21 @@ def keep_freed_memory() -> bool:
     Training on a CPU does so, from Python, too; of the commands also ``evaluate``, ``serve`` and, without ``--memory``,
     ``predict``. Importing ``refineseg`` does not: it is a setting of the whole process.
 
+    Where the address space has a limit (``ulimit -v``), nothing happens: kept memory has holes, and what needs a block
+    of its own, such as oneDNN's code, would fail although there is room.
+
     Returns:
-        Whether the C library has this setting (glibc); elsewhere nothing happens.
+        Whether freed memory is kept: the C library has this setting (glibc), and no limit stands against it.
 
     Source: mallopt(3): without blocks of their own (M_MMAP_MAX = 0), and the heap's end is kept (M_TRIM_THRESHOLD).
     """
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library; TypeError: Windows has no default one
+        return False
+    import resource  # which Windows does not have
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         return False
     return all([set_option(_MMAP_MAX, 0), set_option(_TRIM_THRESHOLD, _LARGEST)])
 

@@ -185,6 +185,7 @@ class Tight(TerminalProgress):
         print(address_space("VmPeak") - self.before)
         super().epoch_done(entry)
 
+resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))  # a limit: freed memory is not kept
 config = from_json(json.loads(Path(sys.argv[1]).read_text()))
 progress = Tight(Terminal(stderr=True, width=1000))
 start_run(RunRequest(config, "folder:" + sys.argv[2], device="cpu"), Path(sys.argv[3]), progress=progress)
@@ -205,6 +206,7 @@ def test_too_little_memory_lowers_the_micro_batch_and_gives_the_weights_of_a_run
         arguments = [str(tmp_path / "config.json"), str(root), str(out), str(limit)]
         return subprocess.run(
             [sys.executable, "-c", SHORT_OF_MEMORY, *arguments],
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # others take 64 MB of addresses each, whenever threads meet
             capture_output=True,
             text=True,
             timeout=240,

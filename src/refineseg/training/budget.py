@@ -84,8 +84,9 @@ def fit_to_budget(
     if fitted is None:
         raise ranks.told_once(
             ConfigError(
-                f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which {available_s:.0f} s are "
-                f"left for training and a step takes {max(step_s):.1f} s; give more time, or choose smaller crops"
+                f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which "
+                f"{max(available_s, 0.0):.0f} s are left for training and a step takes {max(step_s):.1f} s; give more "
+                "time, or choose smaller crops"
             )
         )
     steps = sum(phase.epochs * (phase.epoch_steps or 0) for phase in fitted.phases)
