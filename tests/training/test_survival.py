@@ -1,6 +1,7 @@
 """Training that survives: kills, signals, time limits, full disks, too little memory, losses that are no numbers."""
 
 import json
+import os
 import random
 import resource
 import signal
