@@ -72,6 +72,32 @@ def test_lovasz_is_the_largest_sum_over_all_orders_of_the_pixels(seed, on_cpu, m
     assert float(value[0]) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
+def test_lovasz_orders_errors_to_a_step_and_is_hardly_less_than_the_sorted_one():
+    logits, masks = pixels((2, 40, 50), classes=3, seed=5)
+    p, truth = probabilities(logits).flatten(2).requires_grad_(), masks.flatten(1)
+    value = lovasz_loss(p, truth, ignore_index=VOID)
+    value.sum().backward()
+    expected, gradient = [], np.zeros((2, 3, 2000))
+    for image in range(2):
+        losses = []
+        for c in range(3):
+            labelled = np.flatnonzero(truth[image] != VOID)
+            is_class = truth[image].numpy()[labelled] == c
+            errors = np.abs(is_class - p[image, c].detach().numpy()[labelled])
+            order = np.argsort(-errors)
+            wrong_own, wrong_others = np.cumsum(is_class[order]), np.cumsum(~is_class[order])
+            jaccard = 1 - (is_class.sum() - wrong_own) / (is_class.sum() + wrong_others)
+            growth = np.diff(jaccard, prepend=0.0)
+            losses.append(errors[order] @ growth)
+            gradient[image, c, labelled[order]] = np.where(is_class[order], -growth, growth) / 3
+        expected.append(np.mean(losses))
+    short = np.array(expected) - value.detach().numpy()
+    assert (short > -1e-6).all()
+    assert (short < 1e-5).all()
+    difference = p.grad.numpy() - gradient
+    assert np.linalg.norm(difference) < 2e-3 * np.linalg.norm(gradient)
+
+
 def test_lovasz_of_hard_predictions_is_one_minus_the_iou():
     truth = torch.tensor([[0, 0, 0, 1, 1, 2, VOID]])
     predicted = torch.tensor([[0, 0, 1, 1, 2, 2, 0]])

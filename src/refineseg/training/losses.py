@@ -24,6 +24,9 @@ from refineseg.data.samples.unions import Unions
 from refineseg.scoring import probabilities_of
 from refineseg.training.config import LossOptions
 
+ERROR_STEPS = 4096
+"""Errors of the Lovasz loss are put in order to this many steps between 0 and 1."""
+
 
 def masks_at(masks: Int64[Tensor, "n h w"], size_hw: tuple[int, int]) -> Int64[Tensor, "n h2 w2"]:
     """Masks at another resolution: of each new pixel the mask's value at its centre.
@@ -228,9 +231,13 @@ def lovasz_loss(
 ) -> Float[Tensor, " n"]:
     """The Lovasz extension of 1 - IoU, averaged over the classes that are present.
 
-    Pixels are sorted by their error; each costs its error times what the Jaccard loss grows by when that pixel is added
-    to the wrong ones: ``1 / union`` for a pixel of the class, ``intersection / (union * (union - 1))`` for any other.
-    Written so, it needs no difference of nearly equal numbers.
+    Pixels are put in the order of their errors; each costs its error times what the Jaccard loss grows by when that
+    pixel is added to the wrong ones: ``1 / union`` for a pixel of the class, ``intersection / (union * (union - 1))``
+    for any other. Written so, it needs no difference of nearly equal numbers.
+
+    The order is that of errors rounded to ``1 / ERROR_STEPS``: pixels are counted, not sorted, which takes a sixth of
+    the time (``benchmarks/lovasz.py``). Of equal ones, those of the class come first, then the others share their sum
+    equally. The loss is at most ``2 / ERROR_STEPS`` too small, and far less in a picture.
 
     Args:
         probabilities: Probability of each class.
@@ -246,24 +253,44 @@ def lovasz_loss(
     labelled = masks != ignore_index  # (N, P)
     present = torch.zeros(num_images, num_classes + 1, dtype=torch.bool, device=masks.device)
     present = present.scatter_(1, masks.where(labelled, num_classes), value=True)[:, :num_classes]
-    if _is_cpu(present):  # sorting is most of the work, and most classes are absent
+    if _is_cpu(present):  # most classes are absent
         image, index = present.nonzero(as_tuple=True)  # (R,)
     else:  # a GPU is not asked which ones
         image = torch.arange(num_images, device=masks.device).repeat_interleave(num_classes)
         index = torch.arange(num_classes, device=masks.device).repeat(num_images)
     is_class = masks[image] == index[:, None]  # (R, P)
     chance = probabilities.flatten(0, 1).index_select(0, image * num_classes + index)
-    errors = torch.where(is_class, 1 - chance, chance).masked_fill(~labelled[image], -1.0)  # void comes last
-    sorted_errors, order = errors.sort(dim=1, descending=True)
-    is_class = is_class.gather(1, order)
-    of_class = is_class.cumsum(1, dtype=torch.int32)  # whole numbers stay exact in large batches
-    size = of_class[:, -1:]
-    intersection = (size - of_class).to(errors.dtype)
-    union = (size + torch.arange(1, masks.shape[1] + 1, device=masks.device) - of_class).to(errors.dtype)
-    growth = torch.where(is_class, 1 / union, intersection / (union * (union - 1).clamp(min=1)))
-    per_class = (sorted_errors.clamp(min=0) * growth).sum(1) * present[image, index]
+    errors = torch.where(is_class, 1 - chance, chance)
+    growth = _jaccard_growth(errors.detach(), is_class, labelled[image])
+    per_class = (errors * growth).sum(1) * present[image, index]
     total = per_class.new_zeros(num_images).index_add(0, image, per_class)
     return total / present.sum(1).clamp(min=1)
+
+
+def _jaccard_growth(errors: Tensor, is_class: Tensor, labelled: Tensor) -> Tensor:
+    """What each pixel adds to the Jaccard loss in the order of rounded errors, all (R, P); 0 for void.
+
+    Void goes to the last step, where every pixel of the class has been counted: the intersection is 0 there.
+    """
+    steps = ERROR_STEPS + 1
+    rows = torch.arange(len(errors), dtype=torch.int32, device=errors.device)[:, None]
+    slots = ((1 - errors).nan_to_num_() * ERROR_STEPS).to(torch.int32)  # NaN stays in the errors themselves
+    slots = slots.masked_fill_(~labelled, ERROR_STEPS).add_(is_class, alpha=steps).add_(rows * (2 * steps))
+    others, own = _counts(slots, len(errors) * 2 * steps).view(-1, 2, steps).unbind(1)
+    size = own.sum(1, keepdim=True)
+    intersection = (size - own.cumsum(1)).to(errors.dtype)
+    union = size + others.cumsum(1)
+    union_before = (union - others).clamp(min=1).to(errors.dtype)
+    growth = torch.stack((intersection / (union_before * union.clamp(min=1)), 1 / union_before), 1)
+    return growth.flatten()[slots]
+
+
+def _counts(slots: Tensor, num_slots: int) -> Tensor:
+    """How often each index occurs."""
+    if _is_cpu(slots):
+        return torch.bincount(slots.flatten(), minlength=num_slots)
+    slots = slots.flatten().long()  # bincount would wait for a GPU
+    return torch.zeros(num_slots, dtype=torch.int64, device=slots.device).scatter_add_(0, slots, torch.ones_like(slots))
 
 
 def _is_cpu(tensor: Tensor) -> bool:

@@ -248,8 +248,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
 
     ImageNet weights in the encoder if they can be had, so it gets a lower rate than the decoder; one phase with a
     cosine to zero. Made for tens to thousands of photographs on a laptop; change it with ``--epochs --lr --batch-size
-    --set``. The Lovasz loss was worth 0.6 to 2 points of mean IoU on held-out parts of three sets; its time grows with
-    the classes in a crop (``--set lovasz_stride=2``: a quarter of it).
+    --set``. The Lovasz loss was worth 0.6 to 2 points of mean IoU on held-out parts of three sets.
     """
     return TrainingConfig(
         recipe="folder_refinenet_lw_mobilenetv2",
