@@ -7,7 +7,7 @@ from PIL import Image
 
 from fakes.oracles import needs_oracles, stored
 from refineseg.errors import ConfigError
-from refineseg.resize import matlab_resize
+from refineseg.resize import matlab_resize, matlab_resize_images
 
 CASES = ["cpu_13x21", "gpu_13x21", "cpu_14x22", "gpu_14x22", "cpu_7x12", "gpu_7x12", "cpu_4x6", "cpu_5x5"]
 
@@ -81,3 +81,17 @@ def test_autocast_and_half_precision_lose_only_the_last_rounding():
 def test_sizes_without_pixels_are_refused():
     with pytest.raises(ConfigError, match="expected sizes of at least 1x1, got 3x4 to resize to 0x5"):
         matlab_resize(torch.zeros(1, 1, 3, 4), (0, 5), style="cpu")
+
+
+@pytest.mark.parametrize("size_hw", [(97, 131), (40, 300), (400, 515)])
+def test_pixels_of_many_blocks_are_those_of_whole_matrices_rounded_after_each_axis(size_hw):
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 3, 333, 410), dtype=np.uint8))
+    by_axis = sorted((0, 1), key=lambda axis: size_hw[axis] / images.shape[2 + axis])
+    expected = images.double()
+    for axis in by_axis:
+        between = [expected.shape[2], expected.shape[3]]
+        between[axis] = size_hw[axis]
+        expected = (matlab_resize(expected, tuple(between), style="cpu") + 0.5 + 1e-9).floor().clamp(0, 255)
+    resized = matlab_resize_images(images, size_hw)
+    assert resized.dtype == torch.uint8
+    assert torch.equal(resized, expected.to(torch.uint8))

@@ -27,6 +27,8 @@ ResizeStyle = Literal["cpu", "gpu"]
 """``cpu``: each axis by its own scale; ``gpu``: both axes by the larger one, then cut at bottom and right."""
 
 
+_BLOCK = 32  # new rows or columns at a time: 12 megapixels shrink to 0.8 in a tenth of the time of whole matrices
+
 HALF = 0.5 + 1e-9
 """Added before whole values are cut off: a half is rounded upwards, in whatever order its sum was computed."""
 
@@ -67,6 +69,17 @@ def _weights(size: int, new_size: int, scale: float) -> NDArray[np.float64]:
     weights = np.zeros((new_size, size))
     np.add.at(weights, (np.arange(new_size)[:, None], indices), shares)
     return weights
+
+
+@lru_cache(maxsize=256)
+def _weights_of(size: int, new_size: int, scale: float, begin: int, end: int) -> tuple[int, NDArray[np.float64]]:
+    """The same for some new pixels: the first old one that they need, and their shares of it and those behind it."""
+    indices, shares = cubic_taps(size, new_size, scale)
+    indices, shares = indices[begin:end], shares[begin:end]
+    first = int(indices.min())
+    weights = np.zeros((end - begin, int(indices.max()) + 1 - first))
+    np.add.at(weights, (np.arange(end - begin)[:, None], indices - first), shares)
+    return first, weights
 
 
 def _check_sizes(old_hw: tuple[int, int], new_hw: tuple[int, int]) -> None:
@@ -143,14 +156,26 @@ def matlab_resize_images(
     sides = (images.shape[2], images.shape[3])
     _check_sizes(sides, size_hw)
     scales = tuple(new / old for new, old in zip(size_hw, sides, strict=True)) if scale is None else (scale, scale)
-    pixels = images.to(torch.float32 if images.device.type == "mps" else torch.float64)  # MATLAB rounds double results
     with torch.autocast(images.device.type, enabled=False):
         for axis in sorted((0, 1), key=lambda axis: scales[axis]):
             if scales[axis] != 1:
-                weights = torch.from_numpy(_weights(sides[axis], size_hw[axis], scales[axis])).to(pixels)
-                pixels = weights @ pixels if axis == 0 else pixels @ weights.T
-                pixels = (pixels + HALF).floor().clamp(0, 255)
-    return pixels.to(torch.uint8)
+                images = _resize_axis(images, axis, size_hw[axis], scales[axis])
+    return images
+
+
+def _resize_axis(images: Tensor, axis: int, new_size: int, scale: float) -> Tensor:
+    """Rows (0) or columns (1), rounded. A new pixel depends on few old ones, so blocks of it need a part of them."""
+    size = images.shape[2 + axis]
+    double = torch.float32 if images.device.type == "mps" else torch.float64  # MATLAB rounds double results
+    step = new_size if torch.compiler.is_compiling() else _BLOCK  # a program holds one matrix
+    blocks = []
+    for begin in range(0, new_size, step):
+        first, weights = _weights_of(size, new_size, scale, begin, min(new_size, begin + step))
+        old = images.narrow(2 + axis, first, weights.shape[1]).to(double)
+        shares = torch.from_numpy(weights).to(old)
+        new = shares @ old if axis == 0 else old @ shares.T
+        blocks.append((new + HALF).floor_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(blocks, 2 + axis)
 
 
 def resize_twice(
@@ -173,6 +198,17 @@ def resize_twice(
     return x
 
 
+def scaled_hw(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width in front of a network whose images are resized by a factor; at least 1.
+
+    Example:
+        >>> scaled_hw((3000, 4001), 0.25)
+        (750, 1000)
+    """
+    height, width = (max(1, math.floor(side * scale + 0.5)) for side in size_hw)
+    return height, width
+
+
 def normalise(
     images: UInt8[Tensor, "n c h w"],
     mean: tuple[float, ...],
@@ -191,8 +227,7 @@ def normalise(
         dtype: Type of the result.
     """
     if input_scale != 1:
-        height, width = (max(1, math.floor(side * input_scale + 0.5)) for side in images.shape[2:])
-        images = matlab_resize_images(images, (height, width))
+        images = matlab_resize_images(images, scaled_hw((images.shape[2], images.shape[3]), input_scale))
     means, deviations = (_of_channels(values, dtype=dtype, device=images.device) for values in (mean, std))
     return (images.to(dtype) - means) / deviations
 

@@ -73,16 +73,17 @@ class Segmenter(nn.Module):
         """The classes of the logits."""
         return self.spec.class_info
 
-    def forward(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
+    def forward(self, images: UInt8[Tensor, "n c h w"], *, resized_already: bool = False) -> Float[Tensor, "n k h w"]:
         """Logits at image size.
 
         Args:
             images: ``uint8`` pixels 0..255, any height and width from 1 up, channels as the model was built (RGB).
+            resized_already: Leave out the resizing of the images that the model's preprocessing may have.
 
         Raises:
             ConfigError: Not ``uint8``, not four-dimensional, or other channels.
         """
-        logits, inner_hw, padded_hw = self._scores(images, self.spec.preprocessing)
+        logits, inner_hw, padded_hw = self._scores(images, self._preprocessing(resized_already=resized_already))
         return resize_twice(logits, padded_hw, inner_hw, (images.shape[2], images.shape[3]))
 
     def class_map(self, images: UInt8[Tensor, "n c h w"]) -> Integer[Tensor, "n h w"]:
@@ -94,7 +95,7 @@ class Segmenter(nn.Module):
         return enlarged_classes(logits, padded_hw, inner_hw, (images.shape[2], images.shape[3]))
 
     def output_logits(
-        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
+        self, images: UInt8[Tensor, "n c h w"], *, resized_already: bool = False
     ) -> Float[Tensor, "n k h2 w2"]:
         """What the network gives, at its own resolution, a quarter of its input in the papers.
 
@@ -102,16 +103,17 @@ class Segmenter(nn.Module):
 
         Args:
             images: Pixels 0..255.
-            enlarged_already: Leave out the enlargement of the images that the model's preprocessing may have.
+            resized_already: Leave out the resizing of the images that the model's preprocessing may have.
         """
-        preprocessing = self.spec.preprocessing
-        if enlarged_already:
-            preprocessing = replace(preprocessing, input_scale=1.0)
-        logits, inner_hw, padded_hw = self._scores(images, preprocessing)
+        logits, inner_hw, padded_hw = self._scores(images, self._preprocessing(resized_already=resized_already))
         rows, columns = (  # without what only padding was seen by
             math.ceil(logits.shape[2 + axis] * inner_hw[axis] / padded_hw[axis]) for axis in (0, 1)
         )
         return logits[:, :, :rows, :columns]
+
+    def _preprocessing(self, *, resized_already: bool) -> Preprocessing:
+        preprocessing = self.spec.preprocessing
+        return replace(preprocessing, input_scale=1.0) if resized_already else preprocessing
 
     def _scores(self, images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """The network's output, and the size of its input without and with padding."""

@@ -1,14 +1,26 @@
-"""Small pictures of one's own get small crops; nobody's choice is changed."""
+"""Small pictures of one's own get small crops, large photographs are reduced; nobody's choice is changed."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from test_survival import same_weights
 
 from conftest import write_folder
 from fakes.runs import Silent
+from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
-from refineseg.training.crop_size import fit_crops
+from refineseg.data.samples.reduced import Reduced
+from refineseg.errors import ConfigError
+from refineseg.predict.predictor import Predictor
+from refineseg.segmenter import build, load
+from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.crop_size import fit_crops, fit_input
+from refineseg.training.distillation import check_teacher
 from refineseg.training.recipes.table import find_recipe
+from refineseg.training.run import RunRequest, resume_run, start_run
 
 
 @pytest.fixture
@@ -42,3 +54,120 @@ def test_phases_that_do_not_ask_for_it_stay(dataset):
     assert crops(config, small) == ([(320, 320)], [])
     papers = find_recipe("voc_refinenet_lw_resnet50")
     assert crops(papers, small) == ([phase.crops.crop_hw for phase in papers.phases], [])
+
+
+# ---------------------------------------------------------------------------------------------------- large photographs
+def photographs(root, *, size_hw, suffix=".jpg", splits=None):
+    """A red square of a third of each side on a green ground, somewhere."""
+    rng = np.random.default_rng(3)
+    (height, width), side = size_hw, min(size_hw) // 3
+    for split, count in (splits or {"train": 3, "val": 1}).items():
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.zeros(size_hw, np.uint8)
+            top, left = rng.integers(0, height - side), rng.integers(0, width - side)
+            mask[top : top + side, left : left + side] = 1
+            pixels = np.array([(40, 120, 40), (200, 30, 30)], np.uint8)[mask]
+            Image.fromarray(pixels).save(root / "images" / split / f"{i}{suffix}")
+            Image.fromarray(mask).save(root / "masks" / split / f"{i}.png")
+    (root / "classes.txt").write_text("ground\nsquare\n")
+    return root
+
+
+def seen_at(dataset, **changes):
+    progress = Silent()
+    config = replace(find_recipe("folder_refineseg_lite0"), **changes)
+    return fit_input(config, dataset, progress).input_scale, progress.said
+
+
+def test_photographs_of_many_megapixels_are_reduced_and_told(tmp_path):
+    large = open_dataset("folder", photographs(tmp_path, size_hw=(1536, 2048), splits={"train": 1}), split="train")
+    scale, said = seen_at(large)
+    assert scale == 0.5
+    assert "1536x2048 (height x width): the network sees them at 0.5" in said[0]
+    assert "--set input_scale=1" in said[0]
+    assert seen_at(large, input_scale=1.0) == (1.0, [])
+    assert seen_at(large, input_scale=0.3) == (0.3, [])
+
+
+@pytest.mark.parametrize(("size_hw", "suffix"), [((1200, 2048), ".jpg"), ((1536, 2048), ".png")])
+def test_smaller_ones_and_other_kinds_of_files_are_not(tmp_path, size_hw, suffix):
+    assert seen_at(
+        open_dataset(
+            "folder", photographs(tmp_path, size_hw=size_hw, suffix=suffix, splits={"train": 1}), split="train"
+        )
+    ) == (
+        1.0,
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "source", "expected"),
+    [(None, 0.25, 0.25), (None, 1.2, 1.2), (1.0, 1.2, 1.2), (1.0, 0.25, 1.0), (0.5, 1.2, 0.5)],
+)
+def test_the_model_that_training_starts_from_keeps_its_scale_unless_told_otherwise(dataset, asked, source, expected):
+    config = replace(find_recipe("folder_refineseg_lite0"), input_scale=asked)
+    assert fit_input(config, dataset((60, 90)), Silent(), source=source).input_scale == expected
+
+
+def test_reduced_samples_are_what_the_network_sees(tmp_path):
+    whole = open_dataset("folder", photographs(tmp_path, size_hw=(300, 421)), split="train")
+    reduced = Reduced(whole, 0.3)
+    sample = reduced[1]
+    assert (len(reduced), reduced.name(1), reduced.class_info) == (len(whole), whole.name(1), whole.class_info)
+    assert sample.image.shape == (90, 126, 3)
+    spec = build("refineseg_nano", num_classes=2).spec
+    seen = replace(spec.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3, input_scale=0.3)
+    pixels = torch.from_numpy(whole[1].image).permute(2, 0, 1)[None]
+    assert np.array_equal(seen(pixels, dtype=torch.float32)[0].permute(1, 2, 0).numpy(), sample.image)
+    centres = [
+        (int((row + 0.5) / 90 * 300), int((column + 0.5) / 126 * 421)) for row in range(90) for column in range(126)
+    ]
+    mask = whole[1].mask
+    expected = np.array([mask[at] for at in centres]).reshape(90, 126)
+    assert np.array_equal(sample.mask, expected)
+    assert np.array_equal(reduced.read_mask(1), expected)
+
+
+def test_a_run_on_photographs_learns_and_predicts_at_the_same_scale_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("refineseg.training.crop_size._LARGE", 200)
+    monkeypatch.setattr("refineseg.training.crop_size._SEEN", 120)
+    root = photographs(tmp_path / "photos", size_hw=(200, 250), splits={"train": 4, "val": 1})
+    phase = Phase(
+        epochs=2, crops=CropOptions((96, 128), (0.8, 1.2)), batch_size=2, encoder_lr=1e-3, decoder_lr=2e-3,
+        warmup_epochs=0.0,
+    )  # fmt: skip
+    config = TrainingConfig(
+        recipe="test", variant="refineseg_nano", phases=(phase,), pretrained="no", precision="fp32", ema_decay=None,
+        val_every=2, input_scale=None, checkpoint_every_s=0.0,
+    )  # fmt: skip
+    request = RunRequest(config, f"folder:{root}", device="cpu", num_workers=0)
+    whole = start_run(request, tmp_path / "whole", progress=Silent())
+    assert whole.spec.preprocessing.input_scale == 0.6
+    start_run(replace(request, stop_after_s=0.01), tmp_path / "parts", progress=Silent())
+    resume_run(tmp_path / "parts", data=None, device="cpu", num_workers=0, progress=Silent())
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    photo = np.asarray(Image.open(root / "images/val/0.jpg"))
+    mask = Predictor(load(tmp_path / "whole" / "last.safetensors"))(photo).mask
+    assert mask.shape == photo.shape[:2]
+    by_hand = Predictor(replace_scale(whole, 1.0), scales=(0.6,))(photo).mask
+    assert (mask == by_hand).mean() > 0.99
+
+
+def replace_scale(segmenter, scale):
+    preprocessing = replace(segmenter.spec.preprocessing, input_scale=scale)
+    segmenter.spec = replace(segmenter.spec, preprocessing=preprocessing)
+    return segmenter
+
+
+def test_a_teacher_of_another_scale_is_refused(tmp_path):
+    teacher = build("refineseg_nano", num_classes=2)
+    path = tmp_path / "teacher.safetensors"
+    teacher.save(path)
+    assert check_teacher(str(path), teacher.class_info, input_scale=1.0)
+    with pytest.raises(ConfigError, match="at 0.5 of their size, as the student does, got .* with 1"):
+        check_teacher(str(path), teacher.class_info, input_scale=0.5)
+    replace_scale(teacher, 0.5).save(path)
+    assert check_teacher(str(path), teacher.class_info, input_scale=0.5)

@@ -199,7 +199,7 @@ class Predictor:
         images = images.to(scorer.device)
         if self._view.is_authors:
             return authors_scores(
-                lambda resized: scorer.output_logits(resized, enlarged_already=True),
+                lambda resized: scorer.output_logits(resized, resized_already=True),
                 images,
                 scales=self._scales,
                 view=self._view,

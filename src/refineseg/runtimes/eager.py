@@ -45,11 +45,11 @@ class TorchScorer(Scorer):
 
     @torch.inference_mode()
     def output_logits(
-        self, images: UInt8[Tensor, "n c h w"], *, enlarged_already: bool = False
+        self, images: UInt8[Tensor, "n c h w"], *, resized_already: bool = False
     ) -> Float[Tensor, "n k h2 w2"]:
         """Logits at the network's own resolution, on the device; see :mod:`refineseg.predict.views.authors`."""
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            return self._segmenter.output_logits(images.to(self._device), enlarged_already=enlarged_already)
+            return self._segmenter.output_logits(images.to(self._device), resized_already=resized_already)
 
     def cubic_logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size, enlarged bicubically (a = -0.75, border repeated: as OpenCV does it), on the device."""

@@ -111,7 +111,7 @@ def traceable() -> Iterator[None]:
 
 
 def takes_any_size(segmenter: Segmenter) -> bool:
-    """Whether one program can serve every size: images that are enlarged in front of the network need fixed sizes."""
+    """Whether one program can serve every size: images that are resized in front of the network need fixed sizes."""
     return segmenter.spec.preprocessing.input_scale == 1 and segmenter.spec.options.resize == "bilinear"
 
 
@@ -137,8 +137,8 @@ def export_program(
     """
     if size_hw is None and not takes_any_size(segmenter):
         raise ConfigError(
-            "expected a fixed size for a model that resizes images or features as the RefineNet authors' code does; "
-            "add --size HEIGHTxWIDTH"
+            "expected a fixed size for a model that resizes images in front of the network, or features as the "
+            "RefineNet authors' code does; add --size HEIGHTxWIDTH"
         )
     channels = segmenter.spec.preprocessing.in_channels
     graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten, two_passes=two_passes).eval()

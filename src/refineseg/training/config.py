@@ -142,7 +142,9 @@ class TrainingConfig:
             over those of each; one process has them all.
         init_std: Draw the decoder's filters from a normal distribution of this deviation, biases 0; None: PyTorch's
             defaults.
-        input_scale: Enlarge images by this factor in front of the network (the RefineNet authors': 1.2).
+        input_scale: Resize images by this factor in front of the network (the RefineNet authors': 1.2); the model does
+            so in every prediction. Below 1, crops are cut from the reduced images. None: 1, or less for photographs of
+            many megapixels.
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
         augment_on: Where crops are cut: ``host``; ``device``, from images held there (experimental on a GPU); ``auto``:
             on a GPU where they fit. Crops of the two differ by a few grey levels.
@@ -183,7 +185,7 @@ class TrainingConfig:
     freeze_norm: bool = False
     sync_norm: bool = False
     init_std: float | None = None
-    input_scale: float = 1.0
+    input_scale: float | None = 1.0
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augment_on: Literal["auto", "host", "device"] = "auto"
     cache_mib: int = 2048
@@ -201,6 +203,7 @@ class TrainingConfig:
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)
         require(self.teacher_weight >= 0, "teacher_weight of at least 0", self.teacher_weight)
         require(self.teacher_temperature > 0, "teacher_temperature above 0", self.teacher_temperature)
+        require(self.input_scale is None or 0 < self.input_scale <= 8, "input_scale above 0, up to 8", self.input_scale)
         require(self.init_std is None or self.init_std > 0, "init_std above 0", self.init_std)
         require(self.cache_mib >= 0, "cache_mib of at least 0", self.cache_mib)
         require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch of at least 1", self.micro_batch)

@@ -19,15 +19,17 @@ from refineseg.networks.model_spec import ModelSpec
 from refineseg.segmenter import Segmenter, load, load_spec
 
 
-def check_teacher(name: str, class_info: ClassInfo) -> ModelSpec:
+def check_teacher(name: str, class_info: ClassInfo, *, input_scale: float | None = None) -> ModelSpec:
     """What a teacher's file says of itself, without building the model.
 
     Args:
         name: A shipped name or a model file.
         class_info: The classes of the masks.
+        input_scale: Factor by which the student resizes images; below 1 it must be the teacher's, too, because both
+            see images that are reduced already.
 
     Raises:
-        ConfigError: The teacher's classes are others, or in another order.
+        ConfigError: The teacher's classes are others, or in another order, or it sees images at another scale.
         ModelFileError: There is no such model, or its file is damaged.
     """
     spec = load_spec(name)
@@ -38,6 +40,12 @@ def check_teacher(name: str, class_info: ClassInfo) -> ModelSpec:
         raise ConfigError(
             f"expected a teacher of the classes {', '.join(wanted)}, got {name} with {told}; "
             "train the teacher on the same data set, or leave teacher out"
+        )
+    own_scale = spec.preprocessing.input_scale
+    if input_scale is not None and input_scale < 1 and own_scale != input_scale:
+        raise ConfigError(
+            f"expected a teacher that sees images at {input_scale:g} of their size, as the student does, got {name} "
+            f"with {own_scale:g}; say --set input_scale={own_scale:g}, or leave teacher out"
         )
     return spec
 
@@ -60,10 +68,10 @@ def teacher_facts(spec: ModelSpec, name: str) -> Mapping[str, Any]:
 
 
 def teacher_logits(
-    teacher: Segmenter, images: UInt8[Tensor, "n c h w"], *, at_output_resolution: bool
+    teacher: Segmenter, images: UInt8[Tensor, "n c h w"], *, at_output_resolution: bool, resized_already: bool = False
 ) -> Float[Tensor, "n k h2 w2"]:
     """What a teacher says of the student's own pixels; nothing is kept for a gradient."""
     with torch.no_grad():
         score = teacher.output_logits if at_output_resolution else teacher
-        logits: Tensor = score(images)
+        logits: Tensor = score(images, resized_already=resized_already)
         return logits

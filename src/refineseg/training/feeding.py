@@ -16,6 +16,7 @@ from refineseg.data.crops.augment import Augmentation
 from refineseg.data.crops.balance import image_counts
 from refineseg.data.crops.loading import Batch, DecodedCache, HostBatches, Share
 from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
+from refineseg.data.samples.reduced import Reduced
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.unions import Unions
 from refineseg.devices import free_memory
@@ -64,6 +65,13 @@ class TrainingData:
     phases: tuple[PhaseData, ...]
     val: Dataset | None
     description: str
+
+    def reduced(self, input_scale: float | None) -> TrainingData:
+        """With training images as large as the network sees them, where it sees them reduced."""
+        if input_scale is None or input_scale >= 1:
+            return self
+        different = {id(phase.dataset): Reduced(phase.dataset, input_scale) for phase in self.phases}
+        return replace(self, phases=tuple(replace(p, dataset=different[id(p.dataset)]) for p in self.phases))
 
     def cached(self, max_bytes: int) -> TrainingData:
         """With decoded samples kept in memory, up to a number of bytes; phases of the same data share them."""

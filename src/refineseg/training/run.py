@@ -35,7 +35,7 @@ from refineseg.training.budget import fit_to_budget
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
-from refineseg.training.crop_size import fit_crops
+from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
 from refineseg.training.loop import train
@@ -101,6 +101,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     check_apart("--out", folder, request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
     data, records = open_data(sources, config, progress)
+    source = 1.0 if request.init is None else load_spec(request.init).preprocessing.input_scale
+    config = fit_input(config, data.phases[0].dataset, progress, source=source)
     config = fit_crops(config, data.phases[0].dataset, progress)
     record = RunRecord(records, model_marks(config.teacher, request.init, request.encoder_weights))
     if request.same_data_as is not None:
@@ -112,7 +114,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         config = fit_to_budget(
             segmenter,
             config,
-            data,
+            data.reduced(config.input_scale),
             request.budget,
             device=request.device,
             num_workers=request.num_workers,
@@ -139,7 +141,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         return train(
             segmenter,
             config,
-            data,
+            data.reduced(config.input_scale),
             folder,
             device=request.device,
             num_workers=request.num_workers,
@@ -223,7 +225,7 @@ def resume_run(
     return train(
         segmenter,
         config,
-        opened,
+        opened.reduced(config.input_scale),
         folder,
         device=device,
         num_workers=num_workers,
@@ -270,7 +272,7 @@ def _licence(sources: Mapping[str, Root], config: TrainingConfig, class_info: Cl
     """
     licences = [licence_of(name) for name in sources]
     if config.teacher is not None:
-        licences.append(check_teacher(config.teacher, class_info).licence)
+        licences.append(check_teacher(config.teacher, class_info, input_scale=config.input_scale).licence)
     return "; ".join(dict.fromkeys(part for part in licences if part))
 
 
@@ -280,7 +282,7 @@ def _new_model(
     spec = ModelSpec(
         config.variant,
         class_info,
-        replace(preprocessing_of(config.variant), input_scale=config.input_scale),
+        replace(preprocessing_of(config.variant), input_scale=config.input_scale or 1.0),
         config.network,
         licence=licence,
     )
@@ -299,7 +301,8 @@ def _make_model(
         earlier = Learned.from_provenance(source.spec.provenance).to_json()
         segmenter = fine_tune(source, class_info, progress)
         licence = "; ".join(dict.fromkeys(part for part in (segmenter.spec.licence, licence) if part))
-        segmenter.spec = replace(segmenter.spec, licence=licence)
+        preprocessing = replace(segmenter.spec.preprocessing, input_scale=config.input_scale or 1.0)
+        segmenter.spec = replace(segmenter.spec, licence=licence, preprocessing=preprocessing)
         segmenter.with_provenance({"started_from": f"model {request.init}", "earlier": earlier})
         return segmenter, replace(config, variant=segmenter.spec.variant, pretrained="no")
     torch.manual_seed(config.seed)

@@ -174,7 +174,7 @@ class TestAuthors:
         enlarging = Segmenter(spec)
         images = _pixels(40, 60)
         with torch.inference_mode():
-            assert enlarging.output_logits(images, enlarged_already=True).shape[2:] == (10, 15)
+            assert enlarging.output_logits(images, resized_already=True).shape[2:] == (10, 15)
         plain = Segmenter(dataclasses.replace(spec, preprocessing=Preprocessing.matconvnet(input_scale=1.0)))
         plain.load_state_dict(enlarging.state_dict())
         image = _image(40, 60)

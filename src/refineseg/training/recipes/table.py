@@ -249,6 +249,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
     ImageNet weights in the encoder if they can be had, so it gets a lower rate than the decoder; one phase with a
     cosine to zero. Made for tens to thousands of photographs on a laptop; change it with ``--epochs --lr --batch-size
     --set``. The Lovasz loss was worth 0.6 to 2 points of mean IoU on held-out parts of three sets.
+    Photographs of many megapixels are reduced (:mod:`refineseg.training.crop_size`).
     """
     return TrainingConfig(
         recipe="folder_refinenet_lw_mobilenetv2",
@@ -267,6 +268,7 @@ def folder_refinenet_lw_mobilenetv2() -> TrainingConfig:
         loss=LossOptions(lovasz=0.5),
         ema_decay=0.99,
         clip_norm=1.0,
+        input_scale=None,
     )
 
 
