@@ -37,6 +37,9 @@ class AxisRule(Protocol):
     def available(self, count: int) -> int:
         """How many outputs, from 0 on, need nothing but the inputs before ``count``."""
 
+    def extent(self, count: int) -> int:
+        """The most inputs, from the first to the last, that so many outputs beside each other need."""
+
 
 def needed(rule: AxisRule, span: Span) -> Span:
     """The inputs that an interval of outputs needs.
@@ -72,6 +75,10 @@ class Window:
     def reach(self) -> int:
         """From the first to the last tap."""
         return self.dilation * (self.kernel - 1)
+
+    def extent(self, count: int) -> int:
+        """The taps, and what lies between them."""
+        return (count - 1) * self.stride + self.reach + 1
 
     def first(self, index: int) -> int:
         """The first tap that lies on the input."""
@@ -116,6 +123,11 @@ class Taps:
 
     _lowest: NDArray[np.int64] = None  # type: ignore[assignment]
     _highest: NDArray[np.int64] = None  # type: ignore[assignment]
+
+    def extent(self, count: int) -> int:
+        """Of the outputs whose taps lie farthest apart."""
+        beside = min(count, len(self._highest)) - 1
+        return int((self._highest[beside:] - self._lowest[: len(self._lowest) - beside]).max()) + 1
 
     def first(self, index: int) -> int:
         """The lowest tap of this and all later outputs."""

@@ -88,9 +88,16 @@ class Schedule:
             and _size(graph, node.output) > sum(_size(graph, index) for index in set(node.inputs))
             for node in graph.nodes
         ]
-        # Rows of each map at a time: at the end of the image all that waited for it could be computed at once
+        # Rows of each map at a time: at the end of the image all that waited for it could be computed at once. They are
+        # enough for one row of the maps after it: what is made when it is needed has no rows from before
+        enough = [1] * len(graph.maps)
+        for node, rule, lazy in reversed(list(zip(graph.nodes, self._rules, self._lazy, strict=True))):
+            rows = rule.extent(enough[node.output] if lazy else 1)
+            for index in node.inputs:
+                enough[index] = max(enough[index], rows)
         height = graph.maps[0].size_hw[0]
-        self._most = [step * shape.size_hw[0] // height + 2 for shape in graph.maps]
+        usual = (step * shape.size_hw[0] // height + 2 for shape in graph.maps)
+        self._most = [max(pair) for pair in zip(usual, enough, strict=True)]
         output = graph.maps[graph.output]
         strip = (columns[1] - columns[0]) * output.pixel_bytes
         self._piece = max(4, _OUTPUT_PIECE_BYTES // strip // 4 * 4)
@@ -100,6 +107,8 @@ class Schedule:
         done, end, output = self._done, self._end, self.graph.output
         while done[output] < end[output]:
             targets = self._targets()
+            if targets == done:
+                raise AssertionError(f"expected a next row, got none after {done[output]} of {end[output]}")
             if targets[0] > done[0]:
                 rows = (done[0], targets[0])
                 done[0] = targets[0]
