@@ -92,9 +92,9 @@ class Schedule:
         # enough for one row of the maps after it: what is made when it is needed has no rows from before
         enough = [1] * len(graph.maps)
         for node, rule, lazy in reversed(list(zip(graph.nodes, self._rules, self._lazy, strict=True))):
-            rows = rule.extent(enough[node.output] if lazy else 1)
+            count = rule.extent(enough[node.output] if lazy else 1)
             for index in node.inputs:
-                enough[index] = max(enough[index], rows)
+                enough[index] = max(enough[index], count)
         height = graph.maps[0].size_hw[0]
         usual = (step * shape.size_hw[0] // height + 2 for shape in graph.maps)
         self._most = [max(pair) for pair in zip(usual, enough, strict=True)]
