@@ -18,9 +18,9 @@ from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
 SHIPPED: dict[str, str] = {
-    "camvid": "bf1600db7beb8cd9b8b4b9ad64aa6748e1d854e1819c371b7421856d20798571",
+    "camvid": "925e768e507e4110dd5f8dfc14ebc97daef7372149ca049db4ecc75f7298f187",
     "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
-    "nyud": "2ca130b10b2b68dc0d10a0832f779051df08afac4ec5fcb9defb4ae3b71b9582",
+    "nyud": "4b6dbd04d2b196790eeb5957de20dae134c004fb27907fa47315937485297c0f",
 }
 """Models of the package refineseg-weights, which has terms of its own: name -> SHA-256 of the file."""
 

@@ -173,8 +173,9 @@ def camvid_refineseg_lite0() -> TrainingConfig:
 
     Small crops of shrunk images first, then twice larger crops that end at full frames with a cosine to zero. The
     encoder, which has learned already, gets a quarter of the decoder's rate. White balance varies, so that the model
-    does not learn the colours of one camera by heart. The shipped ``camvid`` was trained in three runs of these phases
-    (16 + 9, then 18 + 8, then 32 + 28 epochs).
+    does not learn the colours of one camera by heart. The shipped ``camvid`` was trained in four runs
+    (16 + 9, then 18 + 8, then 32 + 28 of these phases, then 46 + 44 epochs), and is the mean of the last three
+    (docs/experiments.md).
     """
     first, last = (replace(phase, encoder_lr=5e-4, decoder_lr=2e-3) for phase in camvid_refineseg_small().phases)
     frames = replace(last, epochs=8, crops=CropOptions((352, 480), (0.8, 1.25)))
@@ -204,8 +205,9 @@ def nyud_refineseg_lite0() -> TrainingConfig:
     """NYUDv2-40 on ``refineseg_lite0`` from ImageNet weights, no validation: made for one CPU core.
 
     Crops of half-size images first, then larger ones, and nearly full images with a cosine to zero. The shipped
-    ``nyud`` was trained in three runs (23, then 10 + 20 + 7, then 12 + 22 epochs; docs/experiments.md). Choices are
-    made by training on ``fit`` and measuring on ``held_out`` (``--set train_split=fit --set val_split=held_out``).
+    ``nyud`` was trained in three runs (23, then 10 + 20 + 7, then 12 + 22 epochs), and is the mean of the last two
+    (docs/experiments.md). Choices are made by training on ``fit`` and measuring on ``held_out``
+    (``--set train_split=fit --set val_split=held_out``).
     """
     first = Phase(
         epochs=33,
