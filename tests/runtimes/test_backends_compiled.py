@@ -322,7 +322,7 @@ def test_the_command_line_evaluates_predicts_and_measures_compiled_code(tmp_path
     report = bench_model(str(model), size="40x56", device="cpu", repeats=2, backend=backend).to_json()
     rows = [row for row in report["rows"] if row["backend"] == backend]
     assert {row["precision"] for row in rows} == {"float32", "bfloat16"}
-    assert all(row["fused"] and row["agreement"] > 0.9 and row["cold_start_s"] > 0.1 for row in rows)
+    assert all(row["fused"] and row["agreement"] > 0.9 and row["cold_start_s"] > 0 for row in rows)
 
 
 @needs_compiler
