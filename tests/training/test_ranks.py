@@ -9,7 +9,7 @@ from fakes.launched import in_processes
 from fakes.runs import tiny
 from refineseg.data.crops.loading import Share, epoch_order
 from refineseg.data.datasets import open_dataset
-from refineseg.data.samples.sample import Subset
+from refineseg.data.samples.views import Subset
 from refineseg.errors import ConfigError
 from refineseg.training import ranks
 from refineseg.training.optim import freeze_statistics

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.loading import read_samples
-from refineseg.data.samples.sample import Dataset, Sample, Subset
+from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.views import Subset
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor

@@ -119,6 +119,7 @@ def bench_training(
     dataset, unions = joined_for_training(parts)
     learned = PhaseData(dataset, np.ones(dataset.class_info.num_classes, np.int64), unions=unions)
     whole = TrainingData((learned,) * len(config.phases), None, data)
+    whole = whole.reduced(config.input_scale)
     whole = held(taught(whole, config, engine.device, progress), config, engine.device, progress)
     if workers == 0:
         whole = whole.cached(config.cache_mib << 20)

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
 from refineseg.data.crops.balance import Donors, balanced_samples, image_counts
 from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.views import View
 
 _READ_AHEAD = 64
 _PASSES_APART = 1 << 20
@@ -59,7 +59,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
 
-class DecodedCache:
+class DecodedCache(View):
     """A data set that keeps decoded samples in memory, up to a number of bytes, so that files are decoded once.
 
     Samples beyond the budget are read each time.
@@ -70,25 +70,9 @@ class DecodedCache:
     """
 
     def __init__(self, dataset: Dataset, *, max_bytes: int) -> None:
-        self._dataset, self._bytes_left = dataset, max_bytes
+        super().__init__(dataset)
+        self._bytes_left = max_bytes
         self._samples: dict[int, Sample] = {}
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the masks."""
-        return self._dataset.class_info
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Facts to print beside results."""
-        return self._dataset.notes
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def name(self, index: int) -> str:
-        """Name of a sample, without reading it."""
-        return self._dataset.name(index)
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.views import View
 from refineseg.resize import matlab_resize_images, scaled_hw
 
 
-class Reduced:
+class Reduced(View):
     """Samples of a data set, reduced: images as a model's preprocessing does it, of masks the value at each centre.
 
     A training that reads large photographs so keeps them decoded in a small part of the memory, and cuts its crops
@@ -28,20 +28,8 @@ class Reduced:
     """
 
     def __init__(self, dataset: Dataset, scale: float) -> None:
-        self._dataset, self._scale = dataset, scale
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the masks."""
-        return self._dataset.class_info
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The notes of the data set."""
-        return self._dataset.notes
-
-    def __len__(self) -> int:
-        return len(self._dataset)
+        super().__init__(dataset)
+        self._scale = scale
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
@@ -50,10 +38,6 @@ class Reduced:
         image = matlab_resize_images(pixels, scaled_hw((height, width), self._scale))[0].permute(1, 2, 0)
         mask = None if sample.mask is None else self._smaller(sample.mask)
         return Sample(np.ascontiguousarray(image.numpy()), mask, sample.name)
-
-    def name(self, index: int) -> str:
-        """Name of a sample, without reading it."""
-        return self._dataset.name(index)
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""

@@ -1,7 +1,7 @@
 """What a data set is: a sequence of samples with one class table.
 
 In: nothing but the definitions. Out: :class:`Sample`, the interface :class:`Dataset`, :class:`PairDataset` for pairs of
-files, and two views: :class:`Concatenation` joins data sets, :class:`Without` leaves samples out.
+files, and views: :class:`Concatenation` joins data sets, :class:`Without` leaves samples out.
 """
 
 from __future__ import annotations
@@ -348,39 +348,3 @@ class Without:
         if not 0 <= index < len(self._kept):
             raise IndexError(index)
         return self._kept[index]
-
-
-class Subset:
-    """Some samples of a data set, by number.
-
-    Args:
-        dataset: Where samples come from.
-        numbers: Their numbers there.
-    """
-
-    def __init__(self, dataset: Dataset, numbers: range) -> None:
-        self._dataset, self._numbers = dataset, numbers
-
-    @property
-    def class_info(self) -> ClassInfo:
-        """The classes of the masks."""
-        return self._dataset.class_info
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The notes of the whole data set."""
-        return self._dataset.notes
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._dataset[self._numbers[index]]
-
-    def name(self, index: int) -> str:
-        """Name of a sample, without reading it."""
-        return self._dataset.name(self._numbers[index])
-
-    def read_mask(self, index: int) -> NDArray[Any] | None:
-        """The mask of a sample."""
-        return self._dataset.read_mask(self._numbers[index])
