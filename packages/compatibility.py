@@ -7,7 +7,7 @@
 A row is an empty environment for one Python. It gets a wheel that is built from the committed files, not the sources.
 Rows without extras run whole commands on drawn pictures, and ask for what an extra would bring. Rows with the extra
 `test` run a part of the quick tests. Pythons are looked for on PATH (python3.11, ...). uv resolves and installs; its
-own variables (UV_...) apply. Each environment takes up to 7 GB of disk until its row ends.
+own variables (UV_...) apply. Each environment takes up to 8 GB of disk until its row ends.
 """
 
 from __future__ import annotations

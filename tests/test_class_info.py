@@ -74,6 +74,8 @@ def test_classes_without_colours_get_the_default_ones():
         ({"names": ("a", "b", "a")}, r"expected different class names, got \['a'\] more than once; rename"),
         ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "expected one colour per class, got 1 colours for 2 classes"),
         ({"names": ("a",), "palette": ((0, 0, 256),)}, r"expected three numbers 0\.\.255 as the colour of 'a', got"),
+        ({"names": ("a", "b"), "ignore_index": -1}, r"expected a void value of 0 to 65535, .* got -1; use 255"),
+        ({"names": ("a", "b"), "ignore_index": 70000}, r"expected a void value of 0 to 65535, .* got 70000"),
         ({"names": ("a", "b"), "ignore_index": 1}, r"expected a void value outside the classes 0\.\.1, got 1; use 255"),
     ],
 )

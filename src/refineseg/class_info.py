@@ -19,6 +19,8 @@ from refineseg.errors import ConfigError
 Colour = tuple[int, int, int]
 MOST_CLASSES = 65535
 """Of 16-bit masks, one value being void."""
+MOST_VALUE = 65535
+"""The largest value in a 16-bit mask."""
 
 _PAINTED_AT_A_TIME = 2**18  # pixels
 
@@ -143,7 +145,12 @@ class ClassInfo:
         for name, colour in zip(self.names, self.palette, strict=True):
             if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
                 raise ConfigError(f"expected three numbers 0..255 as the colour of {name!r}, got {colour}")
-        if 0 <= self.ignore_index < len(self.names):
+        if not 0 <= self.ignore_index <= MOST_VALUE:
+            raise ConfigError(
+                f"expected a void value of 0 to {MOST_VALUE}, which masks can hold, got {self.ignore_index}; "
+                "use 255 (or 65535 with more than 255 classes)"
+            )
+        if self.ignore_index < len(self.names):
             raise ConfigError(
                 f"expected a void value outside the classes 0..{len(self.names) - 1}, got {self.ignore_index}; "
                 "use 255 (or 65535 with more than 255 classes)"
@@ -153,6 +160,10 @@ class ClassInfo:
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.names)
+
+    def means_as(self, other: ClassInfo) -> bool:
+        """Whether masks of the two mean the same; colours may differ."""
+        return (self.names, self.ignore_index) == (other.names, other.ignore_index)
 
     @property
     def mask_dtype(self) -> np.dtype[Any]:
@@ -222,11 +233,13 @@ class LabelTable:
         values: Value in an index mask -> class index or the class table's ``ignore_index``.
         colours: RGB colour in a colour mask -> class index or ``ignore_index``; empty where colours are not expected.
         declared_in: The user's file that lists the classes, named in messages; empty where they are fixed.
+        names_void: Whether that file lists 255 as an entry that is void.
     """
 
     values: Mapping[int, int]
     colours: Mapping[Colour, int] = field(default_factory=dict)
     declared_in: str = ""
+    names_void: bool = False
 
     @classmethod
     def identity(cls, class_info: ClassInfo, *, void_values: Sequence[int] = (255,)) -> LabelTable:

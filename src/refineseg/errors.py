@@ -58,6 +58,10 @@ def require(holds: bool, expected: str, got: object) -> None:
         raise ConfigError(f"expected {expected}, got {got}")
 
 
+class ImageSizeError(ConfigError):
+    """An image of a size that the model does not take; others may fit."""
+
+
 class WeightsUnavailableError(ConfigError):
     """ImageNet weights that cannot be had here; training may go on from scratch.
 

@@ -40,6 +40,11 @@ class Scorer(ABC):
         return class_map_of(self.logits(images))
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return 3
+
+    @property
     def inner(self) -> Any:  # noqa: ANN401 - a TorchScorer, which lies above this module
         """The scorer whose network can be looked into, for tiles, rasters and output before it is enlarged.
 

@@ -223,6 +223,30 @@ def test_prediction_of_files_takes_values_and_gives_them_back(model, tmp_path, c
         refineseg.predict(tmp_path, tmp_path / "out", tile=512, scales=(0.5, 1))
 
 
+def test_wrong_arguments_are_refused_in_the_words_of_the_function(trained, tmp_path):
+    root, run, _ = trained
+    image = np.zeros((8, 8, 3), np.uint8)
+    for wrong in (image, [image], Image.fromarray(image)):
+        with pytest.raises(ConfigError, match=r"expected paths or addresses as inputs, got .*refineseg\.Predictor"):
+            refineseg.predict(wrong, tmp_path / "out")
+    for option in ({"drift": 0.1}, {"split": "test"}, {"images": 3}):
+        with pytest.raises(ConfigError, match=f"expected --{next(iter(option))} only with --"):
+            refineseg.export(tmp_path / "m.onnx", model=run.segmenter, **option)
+    for option in ({"released": True}, {"skip_missing": True}, {"pretrained": False}):
+        with pytest.raises(ConfigError, match="expected --resume with --out"):
+            refineseg.train(None, run.folder, resume=True, **option)
+    with pytest.raises(ConfigError, match="nothing_known"):
+        refineseg.train(f"folder:{root}", tmp_path / "run", log="nothing_known")
+    for setting, words in {
+        "seed=-1": "seed in 0",
+        "weight_decay=-1": "weight_decay of",
+        "momentum=2": "momentum",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            refineseg.train(f"folder:{root}", tmp_path / "run", settings=setting)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_an_exported_file_is_returned_with_its_comparison(trained, tmp_path):
     pytest.importorskip("onnxruntime")

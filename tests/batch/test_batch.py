@@ -1,6 +1,7 @@
 """Batch prediction of folders: every image once, whatever was done before and whatever is wrong with some."""
 
 import json
+import os
 import shutil
 import socket
 import time
@@ -170,6 +171,19 @@ def test_inputs_that_change_or_vanish_after_they_were_listed_fail(tmp_path, mode
     causes = {row.key: (row.cause, row.reason.split(" between")[0]) for row in rows_made(job, found)}
     assert causes == {"a.png": ("input", "it vanished"), "b.png": ("input", "it changed"), "c.png": ("", "")}
     assert list(contents(tmp_path / "out")) == ["c.png.png"]
+
+
+def test_odd_entries_of_a_folder_stop_nothing(predict, tmp_path):
+    """A link to itself cannot be asked what it is; a FIFO is no fault of the storage, which would end the run."""
+    source = pictures(tmp_path / "in", ["a.png", "b.png"])
+    (source / "latest").symlink_to("latest")
+    os.mkfifo(source / "pipe.png")
+    Image.new("RGB", (70_000, 3)).save(source / "long.png")
+    done = predict(source, tmp_path / "out", "--part", "1/1")
+    rows = rows_of(tmp_path / "out")
+    assert done.status == 1, done.err
+    assert {key for key, row in rows.items() if row["status"] == "done"} == {"a.png", "b.png", "long.png"}
+    assert rows["pipe.png"]["cause"] == "input"
 
 
 def test_a_raster_and_a_huge_file_are_left_to_calls_of_their_own(tmp_path, model, monkeypatch):

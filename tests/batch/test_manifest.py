@@ -161,3 +161,16 @@ def test_a_million_keys_are_listed_and_resumed_in_bounded_memory(tmp_path):
     print(f"resumed {count} keys: {mib} MiB more, {seconds:.0f} s")
     assert (entries, inputs, kept) == (0, count, count)
     assert mib < 250
+
+
+def test_a_part_that_puts_its_files_together_meanwhile_takes_no_row_away(tmp_path):
+    reader, writer = (Manifest(LocalStore(str(tmp_path))) for _ in range(2))
+    for name in ("a.png", "b.png", "c.png"):
+        writer.write([ManifestRow(name, 10, "e", 1, "m", 1)])
+    tables = reader.tables()
+    keys = next(tables)["key"].to_pylist()
+    writer.put_together()
+    assert len(writer.files()) == 1
+    for table in tables:
+        keys += table["key"].to_pylist()
+    assert set(keys) == {"a.png", "b.png", "c.png"}

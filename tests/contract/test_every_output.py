@@ -1,6 +1,7 @@
 """What every kind of output must do."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -40,11 +41,21 @@ def test_a_kind_gives_the_bytes_of_its_file(kind, form, tmp_path):
             assert content == path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].needs])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].needs and kind != "polygons"])
 def test_a_kind_says_what_it_needs(kind):
     needed = KINDS[kind].needs
     with pytest.raises(ConfigError, match=rf"expected a prediction with {needed} for {kind}, .* {needed}=True"):
         encode(prediction(probabilities=None, confidence=None), kind)
+
+
+def test_polygons_without_a_confidence_state_none():
+    plain, sure = (
+        json.loads(bytes(encode(one, "polygons")))
+        for one in (prediction(probabilities=None, confidence=None), prediction())
+    )
+    shapes = [[feature["geometry"] for feature in found["features"]] for found in (plain, sure)]
+    assert shapes[0] == shapes[1]
+    assert ["mean_confidence" in json.dumps(one) for one in (plain, sure)] == [False, True]
 
 
 def test_a_word_that_is_no_kind_is_refused():

@@ -111,7 +111,7 @@ def test_options_of_the_command_line_exist():
     assert options
     assert options <= known
     for token in fitting("--set .+"):
-        override(find_recipe("nyud_refinenet_resnet50"), [token.removeprefix("--set ")])
+        override(find_recipe("nyud_refinenet_resnet50"), shlex.split(token)[1:])
     for token in fitting("--protocol .+"):
         assert token.removeprefix("--protocol ") in SCORING_VIEWS
 

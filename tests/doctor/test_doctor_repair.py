@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fakes.doctor_faults import CLASSES, PALETTE, pair, plant, put, save
@@ -64,7 +65,7 @@ def test_what_cannot_be_repaired_is_left_out_and_named(planted, repaired):
     for kind in LEFT_OUT:
         assert planted.kinds[kind] in repaired.left_out, kind
         assert not list(repaired.out.rglob(f"bad-{kind.replace('_', '-')}*")), kind
-    assert len(repaired.left_out) == len(LEFT_OUT)
+    assert len(repaired.left_out) == len(LEFT_OUT) + 1, "both files of one name"
 
 
 def test_healthy_pairs_are_copied_byte_by_byte_and_originals_stay(planted, repaired):
@@ -144,7 +145,9 @@ def test_sixteen_bit_images_of_a_12_bit_camera_share_one_range(tmp_path):
         wide = (image[..., 0].astype(int) * 4095 // 255 // (i + 1)).astype(np.uint16)
         put(tmp_path / "in", f"train/{'ab'[i]}", wide, mask)
     report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
-    assert {change.what for change in report.changed} == {"0..4095 became 0..255"}
+    assert {change.what for change in report.changed} == {
+        "0..4095 became 0..255; predict such images with --value-range 0,4095"
+    }
     for i in range(2):
         found = sample(tmp_path / "out", "train", "ab"[i]).image[..., 0].astype(int)
         assert np.abs(found - pair(i)[0][..., 0].astype(int) // (i + 1)).max() <= 1
@@ -312,3 +315,99 @@ def test_what_a_killed_process_left_of_a_copy_is_removed_and_a_running_one_keeps
     assert len([*out.iterdir()]) == 1
     assert repair(examination, out).copied == 5
     assert not any(path.name[0] == "." for path in out.iterdir())
+
+
+def written(root, masks, *, names=None, image=None):
+    """A data set of these masks, each beside an image."""
+    for number, mask in enumerate(masks):
+        put(
+            root,
+            f"train/{number:03d}",
+            np.full((*mask.shape[:2], 3), number, np.uint8) if image is None else image,
+            mask,
+        )
+    if names:
+        (root / "classes.txt").write_text("\n".join(names) + "\n")
+    return examine(f"folder:{root}")
+
+
+def rows(*values):
+    return np.repeat(np.array(values, np.uint8)[:, None], 8, axis=1)
+
+
+def copied(out):
+    return {path.stem: sorted(set(np.array(Image.open(path)).ravel().tolist())) for path in out.glob("masks/train/*")}
+
+
+def test_masks_of_1_to_k_are_all_shifted_however_seldom_the_last_class_is(tmp_path):
+    masks = [rows(1, 2)] * 3 + [rows(1, 1)] * 12
+    repair(written(tmp_path / "in", masks), tmp_path / "out")
+    found = copied(tmp_path / "out")
+    assert [found[f"{i:03d}"] for i in range(15)] == [[0, 1]] * 3 + [[0]] * 12
+    # with a list of classes, the few may as well be wrong: none of them is repaired, and nothing else is changed
+    report = repair(written(tmp_path / "listed", masks, names=("ground", "sky")), tmp_path / "second")
+    found = copied(tmp_path / "second")
+    assert set(map(tuple, found.values())) == {(1,)}
+    assert len(report.left_out) == 3
+
+
+def test_a_class_that_the_list_forgets_is_no_shift(tmp_path):
+    masks = [rows(0, 1, 2, 3), rows(1, 2, 3), rows(0, 1, 2), rows(1, 2)]
+    report = repair(written(tmp_path / "in", masks, names=("a", "b", "c")), tmp_path / "out")
+    assert copied(tmp_path / "out") == {"002": [0, 1, 2], "003": [1, 2]}
+    assert not report.changed
+
+
+def test_a_mask_of_255_alone_is_full_of_the_second_class_where_others_are_0_and_255(tmp_path):
+    masks = [rows(0, 255), rows(255, 255), rows(0, 0), rows(255, 0)]
+    repair(written(tmp_path / "in", masks, names=("ground", "thing")), tmp_path / "out")
+    assert copied(tmp_path / "out") == {"000": [0, 1], "001": [1], "002": [0], "003": [0, 1]}
+
+
+def test_values_below_zero_do_not_wrap_round(tmp_path):
+    image = np.linspace(-1000, 3000, 64).reshape(8, 8).astype(np.int16)
+    mask = save(tmp_path / "in" / "masks" / "train" / "a.png", rows(0, 0, 0, 0, 1, 1, 1, 1))
+    (tmp_path / "in" / "images" / "train").mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "in" / "images" / "train" / "a.tif", image)
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    found = np.array(Image.open(next((tmp_path / "out" / "images" / "train").iterdir())))[..., 0].ravel()
+    assert mask.is_file()
+    assert (np.diff(found.astype(int)) >= 0).all(), "the order of the values is another"
+
+
+def test_transparent_pixels_stay_transparent(tmp_path):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[..., :3], rgba[2:, :, 3] = 90, 255
+    path = save(tmp_path / "in" / "images" / "train" / "a.png", rgba)
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 3
+        image.save(path, exif=exif)
+    save(tmp_path / "in" / "masks" / "train" / "a.png", rows(0, 0, 0, 0, 1, 1, 1, 1))
+    before = sample(tmp_path / "in", "train", "a").mask
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    after = sample(tmp_path / "out", "train", "a").mask
+    assert (before == 255).sum() == (after == 255).sum() == 16
+
+
+def test_images_of_a_split_without_masks_are_said_to_be_absent(tmp_path):
+    put(tmp_path / "in", "train/a", *pair(1))
+    save(tmp_path / "in" / "images" / "test" / "x.png", pair(2)[0])
+    report = repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    assert "test" in report.left_out
+    assert not (tmp_path / "out" / "images" / "test").exists()
+
+
+def test_masks_whose_palettes_differ_are_read_by_colour_also_where_they_hold_one(tmp_path):
+    classes(tmp_path / "in", ())
+    listed = [{"id": i, "name": name, "color": list(colour)} for i, (name, colour) in enumerate(CLASSES)]
+    (tmp_path / "in" / "classes.json").write_text(json.dumps({"classes": listed}))
+    for name, colours in {"two": (2, 1), "one": (2,)}.items():
+        mask = Image.fromarray(rows(*range(len(colours))), mode="P")
+        mask.putpalette(PALETTE[list(colours)].ravel().tolist())
+        path = tmp_path / "in" / "masks" / "train" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(path)
+        save(tmp_path / "in" / "images" / "train" / f"{name}.png", np.zeros((len(colours), 8, 3), np.uint8))
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    assert copied(tmp_path / "out") == {"two": [1, 2], "one": [2]}

@@ -7,13 +7,16 @@ import pytest
 from PIL import Image
 
 import refineseg as package
-from conftest import REPOSITORY
+from conftest import REPOSITORY, untrained, write_folder
 from fakes.scenes import fake_camvid
 from refineseg.class_info import ClassInfo
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError
-from refineseg.evaluate.card import BLOCKS, fill
+from refineseg.evaluate.card import _facts
+from refineseg.evaluate.card_blocks import BLOCKS, fill
 from refineseg.evaluate.failures import WorstImages
+from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.evaluate.reports import draw_confusion
 from refineseg.prediction import Prediction
 
 INFO = ClassInfo(("a", "b", "c"))
@@ -118,3 +121,44 @@ def test_wrong_calls_are_named(refineseg, root, tmp_path):
     )
     assert status == 2
     assert "expected the metrics.jsonl of a run, got" in err
+
+
+def test_a_card_that_cannot_be_written_is_refused_before_anything_is_measured(refineseg, root, tmp_path):
+    (tmp_path / "mine.md").write_text("all by hand")
+    data = ("--data", f"camvid:{root}", "--out", tmp_path / "o")
+    status, _, err = refineseg("card", *data, "--card", tmp_path / "mine.md")
+    assert (status, "expected a card with blocks" in err) == (2, True)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    status, _, err = refineseg("card", *data, "--model", tmp_path / "m.onnx")
+    assert (status, "expected a shipped model or a .safetensors file" in err) == (2, True)
+    assert not (tmp_path / "o").exists()
+
+
+def test_provenance_of_another_form_is_not_stated():
+    foreign = {"protocol": "none", "config": {"phases": 3}, "training_seconds": "long", "seed": [1]}
+    spec = package.build("refineseg_nano", num_classes=3).with_provenance(foreign).spec
+    facts = _facts(spec, 5)
+    assert "| Recipe | not stated |" in facts
+    assert "| Training time | not stated |" in facts
+
+
+def test_the_picture_of_very_many_classes_stays_small(tmp_path):
+    matrix = ConfusionMatrix(ClassInfo.generic(600))
+    matrix.update(np.arange(600).reshape(20, 30), np.arange(600).reshape(20, 30))
+    draw_confusion(tmp_path / "m.png", matrix)
+    with Image.open(tmp_path / "m.png") as picture:
+        assert max(picture.size) < 6000
+
+
+def test_void_is_that_of_the_data_where_the_model_has_another(tmp_path):
+    write_folder(tmp_path / "d", splits={"val": 2})
+    for path in (tmp_path / "d" / "masks" / "val").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:9] = 255
+        Image.fromarray(mask).save(path)
+    (tmp_path / "d" / "classes.txt").write_text("ground\nsky\nsquare\n")
+    model = untrained(tmp_path / "m.safetensors", ClassInfo(("ground", "sky", "square"), ignore_index=254))
+    found = package.evaluate(f"folder:{tmp_path / 'd'}", model=model, device="cpu", pictures=2, out=tmp_path / "o")
+    height, width = np.array(Image.open(next((tmp_path / "d" / "masks" / "val").iterdir()))).shape
+    assert found.matrix.counts.sum() == 2 * (height - 9) * width
+    assert len(found.failures) == 2

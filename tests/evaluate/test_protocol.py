@@ -102,6 +102,8 @@ def test_what_weights_learned_from_adds_up_and_what_is_unknown_stays_unknown():
     assert Learned.from_provenance(old) == Learned(("coco_voc:train", "sbd:all", "voc:train"), "none")
     own = {"data": "camvid:train, 3 images", "started_from": "scratch", "pretraining": {"task": "hidden squares"}}
     assert Learned.from_provenance(own).other_data == "pretrained without labels on camvid:train"
+    for foreign in ("camvid:train", 3, [1], {"a": 1}):
+        assert Learned.from_provenance({"protocol": {"trained_on": foreign, "other_data": 4}}) == Learned(None, None)
     shipped = Learned.from_provenance(load_spec("camvid").provenance)
     assert shipped.trained_on == ("camvid:train", "camvid:val")
 

@@ -272,3 +272,13 @@ def test_no_module_writes_a_file_under_its_own_name():
                 continue
             if re.search(r"savefig\(|torch\.save\(|np\.savez?\w*\(|export\.save\(", line):
                 assert name in LIBRARIES, (name, line)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [("077", 0o600), ("022", 0o644), ("002", 0o664)])
+def test_files_have_the_rights_that_the_process_gives_to_new_files(tmp_path, mask, mode):
+    code = (
+        "from pathlib import Path; from refineseg.files.writing import written_beside\n"
+        f"with written_beside(Path({str(tmp_path / 'a.txt')!r})) as temporary: temporary.write_text('a')"
+    )
+    subprocess.run(["sh", "-c", f'umask {mask}; exec {sys.executable} -c "$0"', code], check=True, timeout=120)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin, WebPImagePlugin
 
 from conftest import SHARED
 from fakes.raw_png import GREY, RGB, write_raw_png
 from refineseg.data.checks.facts import glance_at_image
 from refineseg.errors import ImageError
 from refineseg.images.encoding import write_image
-from refineseg.images.files import find_images, read_image_size, read_rgb
+from refineseg.images.files import find_images, read_image_size, read_picture, read_rgb
 
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -74,6 +74,29 @@ def test_a_palette_with_transparency_is_looked_up(tmp_path):
     for number, transparency in enumerate((3, bytes(range(256)))):
         path = _saved(image, tmp_path / f"{number}.png", transparency=transparency)
         np.testing.assert_array_equal(read_rgb(path), palette[indices])
+
+
+def test_the_transparent_colour_of_one_bit_is_void(tmp_path):
+    bits = _random(5, 11) > 127
+    for colour in (0, 1):
+        path = tmp_path / f"{colour}.png"
+        write_raw_png(path, 11, 5, bits=1, kind=0, rows=np.packbits(bits, axis=1).tobytes(), transparent=colour)
+        valid = read_picture(path).valid
+        assert valid is not None
+        np.testing.assert_array_equal(valid, bits != bool(colour))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "gif"])
+def test_the_size_of_an_image_is_found_without_decoding_it(tmp_path, monkeypatch, ending):
+    """Pillow decodes all pixels of a PNG when it is asked for EXIF that is not in front of them."""
+    path = _saved(Image.fromarray(_random(20, 30, 3)), tmp_path / f"a.{ending}")
+
+    def load(self):
+        raise AssertionError("decoded")
+
+    for kind in (ImageFile.ImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile):
+        monkeypatch.setattr(kind, "load", load)
+    assert read_image_size(path) == read_image_size(path, content=path.read_bytes()) == (20, 30)
 
 
 def test_one_bit_is_black_and_white(tmp_path):

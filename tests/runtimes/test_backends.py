@@ -446,3 +446,53 @@ def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp
         assert status != 0
         assert message in " ".join(err.split())
     assert not list(tmp_path.iterdir())
+
+
+def resizing(scale=0.5):
+    segmenter = tiny()
+    preprocessing = replace(segmenter.spec.preprocessing, input_scale=scale)
+    segmenter.spec = replace(segmenter.spec, preprocessing=preprocessing)
+    return segmenter
+
+
+def test_auto_takes_pytorch_where_no_other_runtime_can_run_the_model():
+    """Models of large photographs reduce them in front of the network: no file of theirs takes every size."""
+    opened = PredictorOptions.parse(device="cpu", backend="auto").opened(resizing())
+    assert opened.backend == "torch"
+    authors = PredictorOptions.parse(device="cpu", backend="auto", protocol="authors")
+    assert authors.open(tiny()).class_info == tiny().class_info
+    assert PredictorOptions.parse(device="cpu", backend="auto").opened(tiny()).backend == "openvino"
+    with pytest.raises(
+        ConfigError, match="expected --backend torch or auto for a model that resizes images .* openvino"
+    ):
+        PredictorOptions.parse(device="cpu", backend="openvino").opened(resizing())
+
+
+def test_images_that_do_not_fit_a_file_cost_a_line_each(tmp_path):
+    refineseg.export(tmp_path / "m.onnx", model=tiny(), size=(40, 56))
+    for name, size_hw in {"a": (40, 56), "b": (32, 50), "c": (40, 56)}.items():
+        Image.fromarray(np.zeros((*size_hw, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    result = refineseg.predict(tmp_path, tmp_path / "out", model=tmp_path / "m.onnx", save="mask")
+    assert result.done == 2
+    assert len(result.failures) == 1
+    assert "b.png: expected images of 40x56 pixels" in result.failures[0]
+
+
+def test_a_file_of_logits_alone_gives_classes_too(tmp_path):
+    refineseg.export(tmp_path / "m.onnx", model=tiny(), outputs="logits")
+    images = example_images(1, 3, (40, 56))
+    scorer = open_exported(tmp_path / "m.onnx", backend=None, device=CPU, precision="float32")
+    assert torch.equal(scorer.class_map(images), scorer.logits(images).argmax(1))
+
+
+def test_models_of_four_channels_run_in_every_runtime(tmp_path):
+    segmenter = refineseg.build("refineseg_nano", num_classes=3, in_channels=4)
+    segmenter.save(tmp_path / "four.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (33, 50, 4), np.uint8)
+    predictors = [
+        refineseg.Predictor(tmp_path / "four.safetensors", device="cpu", backend=backend)
+        for backend in ("torch", "openvino", "onnxruntime")
+    ]
+    masks = [predictor(image).mask for predictor in predictors]
+    assert all((mask == masks[0]).mean() > 0.999 for mask in masks)
+    assert predictors[1](image).overlay(legend=False).shape == (33, 50, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakes.services import photograph, png, running
+from fakes.services import opened, photograph, png, running
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, RequestError
 from refineseg.images.files import Picture
@@ -17,7 +17,7 @@ from refineseg.predict.predictor import Predictor
 from refineseg.scoring import Scorer
 from refineseg.serve.batching import BatchRunner, WaitingImage
 from refineseg.serve.limits import MemoryBudget, RequestLimits, Reservation
-from refineseg.serve.service import settle
+from refineseg.serve.service import SegmentService, ServedModel, settle
 
 
 class Noting(Scorer):
@@ -205,3 +205,12 @@ def test_batches_give_the_masks_of_single_images(model):
     assert 'refineseg_batch_images_bucket{le="1.0"}' in numbers
     with running({"tiny": model}) as alone:
         assert batched == [alone.segment(content).body for content in images]
+
+
+def test_a_service_that_ends_while_it_warms_up_does_not_wait_for_ever(model):
+    service = SegmentService([ServedModel("tiny", opened(model))], RequestLimits())
+    service.close()
+    warming = threading.Thread(target=service.warm_up, daemon=True)
+    warming.start()
+    warming.join(30)
+    assert (warming.is_alive(), service.is_ready) == (False, False)

@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from fakes.services import photograph, png, running
+from refineseg.errors import RequestError
+from refineseg.images.damage import _segments
 from refineseg.serve import connections
+from refineseg.serve.gate import Admission
 from refineseg.serve.limits import RequestLimits, num_tiff_pages
 
 
@@ -59,6 +62,7 @@ HOSTILE = {
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "expected an image"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "expected an image"),
     "many pixels": (declared(5000, 5000, bytes(80_000)), 413, "at most 300000 pixels"),
+    "many pixels, not square": (declared(5000, 5001, bytes(80_000)), 413, "at most 300000 pixels"),
     "bomb": (declared(540, 540, zlib.compress(b"")), 422, "decompression bomb"),
     "cut off": (png(photograph())[:400], 422, "expected"),
     "many pages": (tiff_of_pages(200), 422, "expected"),
@@ -80,6 +84,25 @@ def test_a_polyglot_is_what_its_pixels_are(service):
     """An image with a program behind it: the pixels are read, the rest is never looked at."""
     content = png(photograph())
     assert service.segment(content + b"#!/bin/sh\ntouch /tmp/owned\n").body == service.segment(content).body
+
+
+def test_a_long_run_of_fill_bytes_takes_no_time():
+    """A pattern that tries every beginning of the run took hours for two megabytes."""
+    data = jpeg_of_scans(0)
+    filled = data[:-2] + b"\xff" * 40_000 + b"\0" + data[-2:]
+    start = time.monotonic()
+    found = list(_segments(filled))
+    assert time.monotonic() - start < 2
+    assert [code for code, _, _ in found] == [code for code, _, _ in _segments(data)]
+    padded = data[:-2] + b"\xff\xff" + data[-2:]  # fill bytes before a marker belong to no scan
+    assert [end for _, _, end in _segments(padded)] == [end for _, _, end in _segments(data)]
+
+
+def test_a_client_that_leaves_during_its_upload_is_no_fault(service):
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/segment HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\nabc")
+    assert service.logged(r"\b499\b"), service.lines
+    assert not any("Traceback" in line for line in service.lines)
 
 
 def test_pages_of_a_tiff_are_counted_no_further_than_needed():
@@ -224,3 +247,58 @@ def test_a_body_of_the_largest_size_is_taken_and_json_errors_are_json(service):
     assert 190_000 < len(content) < 200_000
     assert service.segment(content).status == 200
     assert json.loads(service.segment(b"x").body)["request_id"]
+
+
+def is_closed_within(connection, seconds):
+    connection.settimeout(seconds)
+    try:
+        while connection.recv(65536):
+            pass
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+QUIET = {
+    "a line break after an answer": (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"\r\n"),
+    "a body that does not come": (b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 999999\r\n\r\n", b"a"),
+    "a trailer without end": (
+        b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", QUIET)
+def test_connections_that_end_no_request_are_closed(model, monkeypatch, kind):
+    """A byte after an answer ended uvicorn's timer, and no other one ran."""
+    monkeypatch.setattr(connections, "HEADER_S", 0.5)
+    monkeypatch.setattr(connections, "_LINGER_S", 0.5)
+    request, more = QUIET[kind]
+    with running({"tiny": model}) as service, socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(request)
+        assert b"200 OK" in connection.recv(65536)
+        connection.sendall(more)
+        assert is_closed_within(connection, 10)
+
+
+def test_a_trailer_is_not_kept(model):
+    head = b"POST /v1/segment HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    with running({"tiny": model}) as service, socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(head)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(400):
+                connection.sendall(b"a: b\r\n" * 2000)
+        assert is_closed_within(connection, 10)
+        assert service.call("GET", "/healthz").status == 200
+
+
+def test_who_runs_a_service_reaches_it_by_other_names_than_strangers():
+    admission = Admission.at("0.0.0.0", token=None, allowed=("Masks.example.org:8000",))
+    for host in (b"masks.example.org", b"MASKS.example.org:8000", b"127.0.0.1:8000", b"localhost"):
+        admission.check("/v1/models", {b"host": host})
+    for path in ("/healthz", "/readyz"):
+        admission.check(path, {b"host": b"10.1.2.3:8000"})
+    with pytest.raises(RequestError, match="--allow-host"):
+        admission.check("/v1/models", {b"host": b"evil.example.com"})

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import refineseg as package
 from conftest import untrained
 from fakes.services import photograph, png, running
 from refineseg.class_info import ClassInfo
@@ -335,3 +336,98 @@ def test_a_token_is_asked_for_once(chromium, model):
 
 def test_settings_hold_nothing_but_names(service):
     assert set(json.loads(service.call("GET", "/settings.json").body)) == {"engine", "samples"}
+
+
+def test_models_of_other_classes_are_not_mixed(chromium, model, tmp_path):
+    """The list is that of the first model; a class that is chosen in it is none of the second model's."""
+    other = untrained(tmp_path / "other.safetensors", ClassInfo(("water", "field", "road", "wall")), seed=3)
+    with running({"tiny": model, "other": other}) as service, page_of(chromium, service.address) as page:
+        page.select_option("#second", "other")
+        drop(page, png(photograph((120, 160))))
+        assert "different classes. These are the classes of tiny." in page.inner_text("#absent")
+        names = page.locator("#legend button").all_inner_texts()
+        assert names
+        assert all(text.split("\n")[0] in ("ground", "sky", "square") for text in names)
+        assert not any("·" in text for text in names)
+        pictures = "() => [1, 2].map((i) => document.querySelector(`#pane-${i} canvas`).toDataURL())"
+        before = page.evaluate(pictures)
+        page.click("#legend button")
+        after = page.evaluate(pictures)
+        assert (before[0] != after[0] or len(names) == 1, before[1] == after[1]) == (True, True)
+        page.select_option("#second", "")
+        page.select_option("#model", "other")
+        until(page, "document.querySelector('#pane-1 canvas').getAttribute('aria-label').includes('other')")
+        assert page.locator("#legend button[aria-pressed=true]").count() == 0, "a class of another model is chosen"
+
+
+def test_a_model_that_is_chosen_meanwhile_gets_the_picture_that_was_opened_last(chromium, service):
+    held = []
+    with page_of(chromium, service.address) as page:
+        drop(page, png(photograph((50, 60))), "first.png")
+        page.route("**/v1/segment*", lambda route: held.append(route))
+        page.set_input_files(
+            "#file", {"name": "last.png", "mimeType": "image/png", "buffer": png(photograph((40, 70), seed=9))}
+        )
+        for _ in range(100):
+            if held:
+                break
+            page.wait_for_timeout(50)
+        page.unroute("**/v1/segment*")
+        page.select_option("#model", "second")
+        until(page, "document.querySelector('#pane-1 canvas').getAttribute('aria-label').startsWith('last, second')")
+
+
+def test_a_file_that_gives_classes_only_can_be_looked_at(chromium, model, tmp_path):
+    package.export(tmp_path / "m.onnx", model=model)
+    content = png(photograph((50, 60)))
+    with running({"file": str(tmp_path / "m.onnx")}) as service, page_of(chromium, service.address) as page:
+        drop(page, content)
+        assert saved(page, "mask") == ("photo.png", service.segment(content).body)
+        assert json.loads(saved(page, "outlines")[1])["features"]
+        box = page.locator("#pane-1 canvas").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        until(page, "!document.querySelector('#tip').hidden")
+        assert "sure" not in page.inner_text("#tip")
+
+
+def test_the_camera_is_off_when_its_dialog_is_left(chromium, service):
+    with page_of(chromium, service.address, permissions=["camera"]) as page:
+        page.evaluate(
+            """() => { const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+                navigator.mediaDevices.getUserMedia = async (o) => (window.used = await ask(o)); }"""
+        )
+        page.evaluate("() => { HTMLMediaElement.prototype.play = () => new Promise(() => {}); }")  # a slow phone
+        page.click("#empty [data-source=camera]")
+        page.wait_for_selector("#camera[open]")
+        page.click("#no-shoot")
+        until(page, "window.used.getTracks().every((track) => track.readyState === 'ended')")
+
+
+def test_a_wrong_token_is_said_and_the_dialog_can_be_left(chromium, model):
+    with running({"tiny": model}, token="a-long-enough-secret") as service:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.goto(service.address)
+        page.wait_for_selector("#token[open]")
+        page.fill("#token input", "no secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#token .wrong:not([hidden])")
+        assert page.input_value("#token input") == ""
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#error:not([hidden])")
+        assert "token" in page.inner_text("#error p")
+        page.set_input_files("#file", {"name": "b.png", "mimeType": "image/png", "buffer": png(photograph((30, 30)))})
+        page.wait_for_selector("#token[open]")  # it is asked for again
+        page.fill("#token input", "a-long-enough-secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#legend button")
+        context.close()
+
+
+def test_a_sample_that_cannot_be_fetched_is_said(chromium, service):
+    with page_of(chromium, service.address) as page:
+        page.evaluate("() => { window.fetch = async () => new Response('', { status: 502 }); }")
+        page.click("#samples button")
+        page.wait_for_selector("#error:not([hidden])")
+        assert "cannot be fetched (status 502)" in page.inner_text("#error p")

@@ -1,16 +1,22 @@
 """A schedule is fitted into a time, recorded in steps, and ends at rate zero; epochs of steps go on through passes."""
 
 import json
+import time
 
 import pytest
 
 from conftest import call, write_folder
+from fakes.runs import Silent
 from refineseg.data.crops.loading import epoch_order
 from refineseg.data.crops.options import CropOptions
+from refineseg.data.datasets import parse_sources
 from refineseg.errors import ConfigError
-from refineseg.training.budget import _fitted
+from refineseg.segmenter import build
+from refineseg.training import budget
+from refineseg.training.budget import _fitted, fit_to_budget
 from refineseg.training.config import Phase, TrainingConfig
-from refineseg.training.request import parse_duration
+from refineseg.training.opening import open_data
+from refineseg.training.request import Budget, parse_duration, recipe_options
 
 BUDGET = ["--budget", "90s"]
 SMALL = ["--variant", "refineseg_nano", "--no-pretrained", "--set", "phases.0.crop_hw=[64,64]", "--workers", "0"]
@@ -87,3 +93,38 @@ def test_a_budget_refuses_what_contradicts_it(tmp_path, monkeypatch, capsys):
     status, _, told = call(monkeypatch, capsys, *options)
     assert status == 2
     assert "expected --budget alone" in told
+
+
+def test_the_validations_of_every_phase_are_counted(tmp_path, monkeypatch):
+    """A run has an epoch for each phase at least, and measures after each."""
+    root = write_folder(tmp_path / "d", splits={"train": 4, "val": 2})
+    sources = parse_sources(f"folder:{root}")
+    crops = CropOptions((32, 32), (1.0, 1.0))
+    phase = Phase(epochs=3, crops=crops, batch_size=2, encoder_lr=1e-3, decoder_lr=1e-3)
+    config = TrainingConfig("test", "refineseg_nano", (phase,) * 3, pretrained="no", precision="fp32")
+    data = open_data(sources, config, Silent())[0]
+    segmenter = build("refineseg_nano", class_info=data.val.class_info)
+    for name, seconds in {"_step_s": 0.5, "_validation_s": 20.0}.items():
+        monkeypatch.setattr(budget, name, lambda *_, seconds=seconds: seconds)
+    how = {"device": "cpu", "num_workers": 0, "progress": Silent()}
+    found = fit_to_budget(segmenter, config, data, Budget(120.0, time.monotonic()), **how)
+    needed = 3 * 20.0 + 0.5 * sum(one.epochs * one.epoch_steps for one in found.phases)
+    assert found.num_epochs == 3
+    assert 90 < needed < 120
+    with pytest.raises(ConfigError, match=r"a validation 20\.0 s; give more time, .* val_split=null measures nothing"):
+        fit_to_budget(segmenter, config, data, Budget(40.0, time.monotonic()), **how)
+
+
+def test_plain_epochs_are_passes_although_the_configuration_had_steps():
+    phase = Phase(
+        epochs=10,
+        crops=CropOptions((32, 32), (1.0, 1.0)),
+        batch_size=2,
+        encoder_lr=1e-3,
+        decoder_lr=1e-3,
+        epoch_steps=3,
+    )
+    config = TrainingConfig("test", "refineseg_nano", (phase,))
+    options = {"lr": None, "batch_size": None}
+    assert recipe_options(config, epochs=4, **options).phases[0].epoch_steps is None
+    assert recipe_options(config, epochs=None, **options).phases[0].epoch_steps == 3

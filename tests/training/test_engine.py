@@ -28,7 +28,7 @@ from refineseg.training.config import LossOptions, override
 from refineseg.training.engine import Engine
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
-from refineseg.training.optim import freeze_statistics, hardware_has_bf16
+from refineseg.training.optim import freeze_statistics, hardware_has_bf16, sees_one_value
 from refineseg.training.run import resume_run
 from refineseg.training.state import RunState
 
@@ -319,3 +319,22 @@ def test_training_is_not_measured_without_data(refineseg):
     status, _, err = refineseg("bench", "--training", "folder_refinenet_lw_mobilenetv2")
     assert status == 2
     assert "expected --training RECIPE and --data NAME:ROOT together" in err
+
+
+def test_large_validation_images_are_not_held_whole(monkeypatch):
+    """They are predicted as the command line does, in tiles where memory is short; the numbers are the same."""
+    dataset = Pictures([(40, 56), (41, 50)])
+    segmenter = build("refineseg_nano", class_info=dataset.class_info)
+    held = Measure(dataset, torch.device("cpu"), max_bytes=1 << 30)
+    monkeypatch.setattr("refineseg.training.measuring._MOST_WHOLE_PIXELS", 2000)
+    read = Measure(dataset, torch.device("cpu"), max_bytes=1 << 30)
+    assert (held.is_held, read.is_held) == (True, False)
+    assert held(segmenter).matrix.counts.tolist() == read(segmenter).matrix.counts.tolist()
+
+
+def test_crops_of_reduced_images_are_not_reduced_again():
+    segmenter = build("refineseg_nano", num_classes=2).train()
+    segmenter.spec = replace(segmenter.spec, preprocessing=replace(segmenter.spec.preprocessing, input_scale=0.1))
+    crop = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
+    assert sees_one_value(segmenter, crop)
+    assert not sees_one_value(segmenter, crop, resized_already=True)

@@ -17,17 +17,19 @@ from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
+from refineseg.networks.variants import NetworkOptions
 from refineseg.predict.folder.files import FileOptions, predict_files
 from refineseg.predict.folder.records import INPUTS_RECORD
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
-from refineseg.segmenter import build, load, load_spec
+from refineseg.preprocessing import Preprocessing
+from refineseg.segmenter import ModelSpec, Segmenter, build, load, load_spec
 from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
 from refineseg.training.run import RunRequest, resume_run, start_run
-from refineseg.training.run_record import RECORD_NAME
+from refineseg.training.run_record import RECORD_NAME, RunRecord, model_marks
 
 PHASE = Phase(epochs=2, crops=CropOptions((48, 64), (1.0, 1.0)), batch_size=2, encoder_lr=1e-3, decoder_lr=2e-3)
 CONFIG = TrainingConfig(
@@ -204,6 +206,31 @@ def test_a_run_does_not_go_on_with_another_teacher(begun, tmp_path):
         resume_run(out, data=None, device="cpu", num_workers=0, progress=Silent())
 
 
+def test_a_run_that_started_from_a_model_goes_on_with_that_models_network(begun, tmp_path):
+    """Options of the network that change no tensor, and such that change many; pixels; and the licence."""
+    info = load_spec(begun / "run/last.safetensors").class_info
+    options = NetworkOptions(width=0.5, align_corners=True)
+    source = Segmenter(ModelSpec("refineseg_nano", info, Preprocessing.tensorflow(), options, licence="of the model"))
+    source.save(tmp_path / "source.safetensors")
+    request = {"config": CONFIG, "data": f"folder:{begun / 'd'}", "init": str(tmp_path / "source.safetensors")}
+    stopped = RunRequest(**request, device="cpu", num_workers=0, stop_after_s=0.01)
+    start_run(stopped, tmp_path / "run", progress=Silent())
+    resume_run(tmp_path / "run", data=None, device="cpu", num_workers=0, progress=Silent())
+    start_run(RunRequest(**request, device="cpu", num_workers=0), tmp_path / "whole", progress=Silent())
+    again, whole = (load_spec(tmp_path / name / "last.safetensors") for name in ("run", "whole"))
+    assert again.options == whole.options == source.spec.options
+    assert again.preprocessing == source.spec.preprocessing
+    assert again.licence == whole.licence == "of the model"
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_teacher_that_is_not_there_is_not_said_to_have_changed(begun, tmp_path):
+    known = RunRecord({}, {"teacher": "0" * 64})
+    assert known.differences(RunRecord({}, model_marks("away/teacher.safetensors", None, None))) == [
+        "there is no teacher away/teacher.safetensors (a relative path counts from the folder of the command)"
+    ]
+
+
 def test_the_seeds_of_a_reproduction_learn_from_the_same_data(place):
     _image(place / "d")
     with pytest.raises(CheckpointError, match=r"1 images have changed \(001\)"):
@@ -295,7 +322,7 @@ def test_resumed_predictions_of_a_replaced_image_are_made_anew_and_it_is_said(tm
     change(tmp_path / "in/1.bmp")
     said, *counts = predict(tmp_path / "in", tmp_path / "out")
     assert counts == [1, 2]
-    assert "in/1.bmp has changed since its result was made: it is predicted anew" in said
+    assert "in/1.bmp or its result has changed since: it is predicted anew" in said
     assert stale(tmp_path / "in", predict, tmp_path) == []
     assert predict(tmp_path / "in", tmp_path / "out")[1:] == (0, 3)
 

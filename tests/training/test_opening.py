@@ -1,14 +1,17 @@
 """Own data without a val split: some training images are held out, always the same ones, and none is trained on."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import write_folder
 from fakes.runs import Silent, tiny
 from fakes.scenes import fake_camvid, fake_idd_lite
 from refineseg.data.datasets import parse_sources
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, LabelError
 from refineseg.training.config import HELD_OUT
 from refineseg.training.opening import open_data
 from refineseg.training.request import fitted
@@ -65,3 +68,97 @@ def test_a_second_data_set_of_wider_classes_is_learned_from_in_unions(tmp_path):
     run = start_run(RunRequest(config, data, device="cpu"), tmp_path / "run", progress=progress)
     trained_on = run.spec.provenance["protocol"]["trained_on"]
     assert trained_on == ["camvid:train", "idd_lite:train"]
+
+
+def changed(path, change):
+    """A mask file with other values."""
+    Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def test_a_split_called_valid_is_measured_on(tmp_path):
+    for name in ("valid", "validation"):
+        config, data, said = opened(write_folder(tmp_path / name, splits={"train": 3, name: 2}))
+        assert config.val_split == name
+        assert len(data.val) == 2
+        assert f"2 validation images ({name})" in said
+
+
+def test_a_configuration_of_other_data_is_measured_on_the_val_split_there_is(root, tmp_path):
+    assert opened(root)[0].val_split == HELD_OUT
+    config, data, _ = opened(write_folder(tmp_path / "other", splits={"train": 3, "val": 2}), val_split=HELD_OUT)
+    assert (config.val_split, len(data.val), len(data.phases[0].dataset)) == ("val", 2, 3)
+    config, data, _ = opened(write_folder(tmp_path / "few", splits={"train": 4}), val_split=HELD_OUT)
+    assert (config.val_split, data.val) == (None, None)
+
+
+def test_a_few_validation_masks_may_hold_one_class_and_the_void_of_the_others(tmp_path):
+    """What is usual in the training masks is no fault in the only validation mask."""
+    root = write_folder(tmp_path / "d", splits={"train": 4, "val": 1})
+
+    def void(mask):
+        mask[:20] = 255
+        return mask
+
+    def background(mask):
+        mask[:] = 0
+        return void(mask)
+
+    for path in (root / "masks" / "train").iterdir():
+        changed(path, void)
+    changed(next((root / "masks" / "val").iterdir()), background)
+    assert len(opened(root)[1].val) == 1
+
+
+def test_a_void_value_that_the_classes_name_is_no_sign_of_two_classes(tmp_path):
+    root = write_folder(tmp_path / "d", splits={"train": 4})
+    changed(next((root / "masks" / "train").iterdir()), lambda mask: np.where(mask > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(LabelError, match="binary_mask"):
+        opened(root, val_split=None)
+    named = [{"id": i, "name": name} for i, name in enumerate("abc")]
+    listed = {"classes": [*named, {"id": 255, "name": "void", "ignore": True}]}
+    (root / "classes.json").write_text(json.dumps(listed))
+    assert len(opened(root, val_split=None)[1].phases[0].dataset) == 4
+
+
+def test_transparent_pixels_are_not_counted_as_classes(tmp_path):
+    """Cut-outs: the background of every image is transparent, so there is one class left and nothing to learn."""
+    root = write_folder(tmp_path / "d", splits={"train": 2})
+    for path in (root / "masks" / "train").iterdir():
+        changed(path, lambda mask: (np.arange(mask.size).reshape(mask.shape) % 64 < 30).astype(np.uint8))
+        image = root / "images" / "train" / path.name
+        cut_out = Image.open(image).convert("RGBA")
+        cut_out.putalpha(Image.fromarray(255 * np.array(Image.open(path))))
+        cut_out.save(image)
+    with pytest.raises(LabelError, match=r"expected pixels of more than one class in the 2 training masks, got only"):
+        opened(root, val_split=None)
+
+
+def test_own_data_of_the_same_classes_in_other_colours_are_joined(tmp_path):
+    progress, colours = Silent(), ([255, 0, 200], [0, 0, 255])
+    for name, colour in zip(("a", "b"), colours, strict=True):
+        listed = [{"id": i, "name": text, "color": [*colour[:2], colour[2] // (i + 1)]} for i, text in enumerate("xyz")]
+        root = write_folder(tmp_path / name, splits={"train": 3})
+        (root / "classes.json").write_text(json.dumps({"classes": listed}))
+    with (tmp_path / "list.csv").open("w") as file:
+        for image in sorted((tmp_path / "b" / "images" / "train").iterdir()):
+            file.write(f"{image},{tmp_path / 'b' / 'masks' / 'train' / image.name}\n")
+    (tmp_path / "classes.json").write_text((tmp_path / "b" / "classes.json").read_text())
+    sources = parse_sources(f"folder:{tmp_path / 'a'}+pairs:{tmp_path / 'list.csv'}")
+    config = fitted(tiny(val_split=None), sources, skip_missing=False, say=progress.say)
+    learned = open_data(sources, config, progress)[0].phases[0].dataset
+    assert len(learned) == 6
+    assert learned.class_info.palette[0] == (255, 0, 200)
+
+
+def test_a_call_that_fails_in_any_way_can_be_repeated(root, tmp_path, monkeypatch):
+    request = RunRequest(tiny(val_split=None), f"folder:{root}", device="cpu")
+
+    def broken(*_, **__):
+        raise RuntimeError("not foreseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("refineseg.training.run.train", broken)
+        with pytest.raises(RuntimeError, match="not foreseen"):
+            start_run(request, tmp_path / "run", progress=Silent())
+    start_run(request, tmp_path / "run", progress=Silent())
+    assert (tmp_path / "run" / "last.safetensors").is_file()

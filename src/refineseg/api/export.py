@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import Words, as_words
+from refineseg.api.words import Words, as_words, check_call
 from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import (
     LONGEST_NAME,
@@ -77,6 +77,8 @@ def export(
         DatasetError: Images that cannot be read.
         MissingExtraError: The format's packages are not installed.
     """
+    given = dict(locals())
+    check_call("export", export, {**given, "model": ""}, without=("out", "console"))
     if check and accept is None:
         raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
     check_word("precision", precision, ("float32", "int8"))

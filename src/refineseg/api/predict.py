@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refineseg.api.predict_words import SCORING, file_options, words_of
-from refineseg.api.words import Words, as_path, as_words, named_options
+from refineseg.api.words import Words, as_path, check_call
 from refineseg.errors import ConfigError, MissingExtraError, NoInputError
 from refineseg.files.writing import write_json
-from refineseg.terminal.applicability import check_options, is_batch
+from refineseg.terminal.applicability import is_batch
 from refineseg.terminal.arguments import check_not_input, check_outputs, check_word
 
 if TYPE_CHECKING:
@@ -95,12 +95,21 @@ def predict(
     """
     given = dict(locals())
     if asked is None:
-        given["asked"] = asked = named_options(predict, given) - {"inputs", "out", "asked", "follower"}
-        names = {name: f"--{name.replace('_', '-')}" for name in asked}
-        check_options("predict", names, {name: as_words(value) for name, value in given.items()})
+        _check_inputs(inputs)
+        given["asked"] = asked = check_call("predict", predict, given, without=("inputs", "out", "asked", "follower"))
     if is_batch(given):
         return _batch(given)
     return _predicted(given)
+
+
+def _check_inputs(inputs: object) -> None:
+    listed = inputs if isinstance(inputs, list | tuple) else [inputs]
+    wrong = next((part for part in listed if not isinstance(part, str | Path)), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"expected paths or addresses as inputs, got {type(wrong).__name__}; refineseg.Predictor predicts images "
+            "in memory"
+        )
 
 
 def _predicted(given: Mapping[str, Any]) -> FilesResult:

@@ -123,7 +123,7 @@ def train(
     begun = time.monotonic()  # before the heavy imports
     given, folder = dict(locals()), Path(out)
     source = _source(data, val)
-    logs, most_s = tuple(log or ()), None if minutes is None else 60 * minutes
+    logs, most_s = (log,) if isinstance(log, str) else tuple(log or ()), None if minutes is None else 60 * minutes
     _check_running(folder, minutes, device, workers, logs)
     time_there_is = _budget(budget, begun, others=(minutes, epochs))
     launch = find_launch()
@@ -218,7 +218,8 @@ def _check_resumed(out: Path, data: str | GivenData | None, given: Mapping[str, 
     from refineseg.training.request import check_training_data, read_run, resumed_data
 
     others = (given[name] for name in (*_OF_NEW_RUNS, "encoder_weights", "settings"))
-    if given["resume"] and any(option is not None and option != [] for option in others):
+    asked = any(option is not None and option != [] for option in others) or given["released"] or given["skip_missing"]
+    if given["resume"] and asked:
         raise ConfigError(
             "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
             "settings"
@@ -280,6 +281,8 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
         config = replace(config, pretrained="yes" if given["pretrained"] else "no")
     plain = {name: given[name] for name in ("epochs", "lr", "batch_size", "patience")}
     settings = given["settings"] or ()
+    if isinstance(settings, str):
+        settings = [settings]
     if isinstance(settings, Mapping):
         settings = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return override(recipe_options(config, **plain), settings)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from refineseg.terminal.applicability import check_options
 
 Words = str | Sequence[object]
 """Names or numbers: ``"mask,overlay"`` or ``("mask", "overlay")``, ``"0.5,1"`` or ``(0.5, 1)``."""
@@ -34,6 +36,29 @@ def as_words(value: object) -> Any:  # noqa: ANN401 - a text, a truth, or None
 def as_path(value: str | Path | None) -> Path | None:
     """A path, where there is one."""
     return None if value is None else Path(value)
+
+
+def check_call(
+    verb: str, function: Callable[..., object], values: Mapping[str, Any], *, without: Collection[str] = ()
+) -> frozenset[str]:
+    """Refuse options of a call in Python that it has no use for, as the command line does.
+
+    Args:
+        verb: Name of the verb.
+        function: Function of the call.
+        values: Its values by the names of its parameters.
+        without: Parameters that are no options.
+
+    Returns:
+        Options that are not what they are by default.
+
+    Raises:
+        ConfigError: There are options that have no effect.
+    """
+    asked = named_options(function, values) - frozenset(without)
+    names = {name: f"--{name.replace('_', '-')}" for name in asked}
+    check_options(verb, names, {name: as_words(value) for name, value in values.items()})
+    return asked
 
 
 def named_options(function: Callable[..., object], values: Mapping[str, Any]) -> frozenset[str]:

@@ -189,13 +189,25 @@ class Manifest:
         return sorted(name for name in found if name.endswith(".parquet") and "/.refineseg-" not in name)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows, a file after the other.
+        """The rows, a file after the other; some twice, where another part puts its files together meanwhile.
 
         Raises:
             DatasetError: A file that is none of the manifest.
         """
-        for name in self.files():
-            yield self._table(name, columns)
+        done, gone = set[str](), set[str]()
+        while True:
+            for name in self.files():
+                if name in done or name in gone:
+                    continue
+                try:
+                    table = self._table(name, columns)
+                except FileNotFoundError:  # what is in it is in a file that the next list has
+                    gone.add(name)
+                    break
+                done.add(name)
+                yield table
+            else:
+                return
 
     def _table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from refineseg.data.storage.objects import Mark, list_pages, object_mark, read_object, remove_object, write_object
 from refineseg.data.storage.remote import check_address, is_remote
-from refineseg.errors import ConfigError, DatasetError, OutputError
-from refineseg.files.special import refuse_special
+from refineseg.errors import ConfigError, DatasetError, ImageError, OutputError
+from refineseg.files.special import special_kind
 from refineseg.files.writing import written_beside
 
 _PAGE = 1000
@@ -103,6 +103,13 @@ class RemoteStore:
         remove_object(self._url(name))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or into a closed folder
+        return False
+
+
 class LocalStore:
     """Files below a folder.
 
@@ -129,7 +136,7 @@ class LocalStore:
             with entries:
                 for entry in entries:
                     name = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         real = os.path.realpath(entry.path) if entry.is_symlink() else ""
                         if not real or real not in seen:
                             seen |= {real} - {""}
@@ -144,8 +151,15 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         """See :class:`Store`."""
         path = self._root / name
-        refuse_special(path)
-        return path.read_bytes()
+        kind = special_kind(path)
+        if kind is not None:
+            raise ImageError(f"expected an image file, got {path}: it is {kind}, which is never opened")
+        try:
+            return path.read_bytes()
+        except PermissionError as error:
+            if os.access(path.parent, os.R_OK | os.X_OK):  # this file alone is closed
+                raise ImageError(f"expected an image file that may be read, got {path}: {error}") from error
+            raise
 
     def mark(self, name: str) -> Mark | None:
         """See :class:`Store`."""

@@ -115,7 +115,7 @@ class Worker:
                 mark = self._out.write(name, content)
             except OutputError as error:
                 return row.failed("storage", str(error))
-            except (RefinesegError, MemoryError) as error:
+            except (RefinesegError, OSError, MemoryError) as error:
                 return row.failed("worker", f"{kind}: {error}")
             seconds["encode_s"] += encoded - start
             seconds["write_s"] += time.perf_counter() - encoded

@@ -29,7 +29,7 @@ from refineseg.bench.contenders import (
     runtime_contenders,
     torch_contenders,
 )
-from refineseg.bench.counting import NetworkCounts, count, count_network
+from refineseg.bench.counting import NetworkCounts, count_network
 from refineseg.bench.timing import (
     PLAIN_EXPORT,
     Contender,
@@ -48,6 +48,7 @@ from refineseg.networks.families import LIGHT_WEIGHT, REFINENET, DecoderOptions
 from refineseg.networks.model_names import SHIPPED, check_model_or_variant
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.networks.variants import FOUR_CASCADED
+from refineseg.resize import scaled_hw
 from refineseg.runtimes import quantisation
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.table import BACKENDS, Precision
@@ -166,7 +167,10 @@ def bench_model(
     images = example_images(batch, segmenter.spec.preprocessing.in_channels, size_hw)
     counted = None
     if place.type == "cpu" and segmenter.spec.preprocessing.in_channels == 3:
-        counted = count(segmenter.spec.variant, segmenter.class_info.num_classes, size_hw).multiply_adds
+        with torch.device("meta"):
+            options = replace(segmenter.spec.options, resize="bilinear")  # resizing is not counted
+            network = build_network(segmenter.spec.variant, segmenter.class_info.num_classes, options=options).eval()
+        counted = count_network(network, scaled_hw(size_hw, segmenter.spec.preprocessing.input_scale)).multiply_adds
     rows = measure(contenders, images, repeats=repeats, console=console, multiply_adds=counted)
     title = f"{model}, {batch} image{'s' if batch > 1 else ''} of {size}, {rows[0].repeats} rounds"
     return BenchReport([asdict(row) for row in rows], describe_machine(place), _speed_table(rows, title))

@@ -217,10 +217,10 @@ def counts_table(counts: AllCounts) -> Table:
 
 _MARKDOWN = """# Parameters and multiply-adds
 
-Every network of `refineseg.VARIANTS` at 512x512. A multiply-add is one multiplication and one addition of a
-convolution; biases, norms, activations, pooling and enlargement are not counted. Fused is the network
-rewritten for inference (`refineseg.networks.fused`): linear convolutions in a row are one. Made by `refineseg bench
---counts --write`; the tests count again and compare.
+This page lists every network of `refineseg.VARIANTS` at 512x512. A multiply-add is one multiplication and one
+addition of a convolution; biases, norms, activations, pooling and enlargement are not counted. *Fused* means the
+network rewritten for inference (`refineseg.networks.fused`): several linear convolutions in a row become one.
+`refineseg bench --counts --write` makes this page; the tests count again and compare.
 
 """
 

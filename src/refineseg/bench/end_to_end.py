@@ -37,7 +37,7 @@ from refineseg.predict.predictor import stacked
 from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
-from refineseg.runtimes.open import OpenedModel, check_backend, open_model, place_of, scorer_of
+from refineseg.runtimes.open import OpenedModel, check_backend, open_model, place_of
 from refineseg.runtimes.table import BACKENDS, Precision, is_exported
 from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
@@ -187,11 +187,8 @@ def _file_work(way: _Way, paths: Sequence[Path], images: Sequence[Tensor]) -> tu
 
 def _opened(model: str, backend: str, precision: str, device: torch.device) -> OpenedModel:
     kind: Precision = "bfloat16" if precision == "bfloat16" else "float32"
-    if is_exported(model):
-        return open_model(model, backend=backend, device=str(device), precision=kind)
-    segmenter = model_or_variant(model)
-    scorer = scorer_of(segmenter, backend=backend, device=device, precision=kind)
-    return OpenedModel(scorer, backend, kind, str(device), segmenter.spec, segmenter)
+    opened = model if is_exported(model) else model_or_variant(model)
+    return open_model(opened, backend=backend, device=str(device), precision=kind)
 
 
 def _choices(model: str, backend: str | None, precision: str | None, device: torch.device) -> list[tuple[str, str]]:

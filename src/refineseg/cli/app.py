@@ -187,9 +187,9 @@ BackendName = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="Runtime: torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile (on a GPU all but torch are "
-        "experimental); auto takes the fastest one that does not compile. By default torch; for an exported file, the "
-        "runtime of its format.",
+        help="Runtime: torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile (none has run "
+        "on a GPU yet; all but torch are experimental there); auto takes the fastest one that does not compile. By "
+        "default torch; for an exported file, the runtime of its format.",
     ),
 ]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine the scores by a dense CRF.")]

@@ -30,8 +30,8 @@ Size = Annotated[
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="Runtime: torch, openvino, onnxruntime, torch_export, torch_compile; by default all that are "
-        "installed, on a CPU without torch_compile."
+        help="Runtime: torch, openvino, onnxruntime, tensorrt, torch_export, torch_compile; by default all that are "
+        "installed, on a CPU without torch_compile; with --folder also auto."
     ),
 ]
 Repeats = Annotated[int | None, typer.Option(help="Number of rounds; by default 5 to 50, as half a minute allows.")]
@@ -58,7 +58,7 @@ Settings = Annotated[
 
 @verb(
     "refineseg bench --model camvid --size 480x640",
-    "refineseg bench --folder pictures --backend auto",
+    "refineseg bench --folder pictures --backend openvino",
     "refineseg bench --training camvid_refineseg_lite0 --data camvid:CamVid",
     "refineseg bench --counts",
 )
@@ -92,7 +92,7 @@ def bench(
     """
     _check_bench(papers, counts, write, training, data, repeats)
     _check_bench_words(
-        None if papers or counts or training else model, size, device, precision, batch_size, backend, workers
+        None if papers or counts or training else model, size, device, precision, batch_size, backend, workers, folder
     )
     _check_bench_files(stages, folder, training, data, settings or [], json_file)
     if folder is not None and (
@@ -151,6 +151,7 @@ def _check_bench_words(
     batch_size: int,
     backend: str | None,
     workers: int | None,
+    folder: Path | None,
 ) -> None:
     """Refuse words and numbers that mean nothing, before PyTorch is imported; None: no model of its own."""
     from refineseg.networks.model_names import check_model_or_variant
@@ -163,7 +164,7 @@ def _check_bench_words(
     if precision is not None:
         check_word("precision", precision, (*PRECISIONS, "int8"))
     if backend is not None:
-        check_word("backend", backend, tuple(BACKENDS))
+        check_word("backend", backend, (*BACKENDS, "auto") if folder else tuple(BACKENDS))
     check_device_name(device)
     check_number("--batch-size", batch_size, least=1, most=_MOST_BATCHED)
     check_number("--workers", workers, least=0)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from refineseg.cli.app import Data, Device, ModelFile, messages, verb
+from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_input_file, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
@@ -32,13 +33,18 @@ def card(
     The card has the origin, numbers with their protocol, learning curves, and pictures of the worst failures.
     """
     from refineseg.data.datasets import open_sources
+    from refineseg.evaluate.card_blocks import check_card
     from refineseg.predict.views.scoring_views import check_scoring
+    from refineseg.runtimes.table import is_exported
 
     check_number("--pictures", pictures, least=0)
+    if is_exported(model):
+        raise ConfigError(f"expected a shipped model or a .safetensors file for a card, got {model}")
     check_scoring(model, device=device)
     open_sources(data, split=split)
     check_input_file("--history", history, what="metrics.jsonl of a run")
     check_outputs({"--card": card_file}, {"--out": out})
+    check_card(card_file or out / "card.md")
 
     # from here on PyTorch is there
     from refineseg.evaluate.card import CardFiles, write_card

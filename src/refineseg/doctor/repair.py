@@ -31,16 +31,18 @@ from refineseg.data.samples.threads import read_all
 from refineseg.data.storage.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
+from refineseg.doctor.sixteen_bits import bits_of, eight_bits, what_became
 from refineseg.errors import ConfigError, DatasetError, ImageError
-from refineseg.files.archives import is_file, openable, read_bytes
+from refineseg.files.archives import is_file, read_bytes
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.encoding import save_image, write_image
-from refineseg.images.files import read_mask, read_rgb
+from refineseg.images.files import read_mask, read_opaque, read_rgb
 
 REPAIRS = "repairs.json"  # the list of repairs in the copy
 
 _UNCHANGED = frozenset({"empty_mask", "void_mask", "several_pictures"})  # copied as they are
 _BY_VALUES = frozenset({"off_by_one", "binary_mask", "palette_mask", "rgb_mask"})
+_NOT_THERE = frozenset({"unlabelled_split", "ambiguous_name"})  # of which nothing, or one of several files, is copied
 _SEPARATION = 32  # least distance between the values of a JPEG mask, whose errors reach a quarter of it
 _STOPPING = frozenset({"bad_class_file", "missing_class_file"})
 
@@ -158,12 +160,12 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
         for case, facts in zip(inventory.cases, examination.facts, strict=True)
         if case.mask is not None
     ]
-    missing = [fault for fault in examination.faults if fault.kind.startswith("missing_")]
+    missing = [fault for fault in examination.faults if fault.kind.startswith("missing_") or fault.kind in _NOT_THERE]
     left_out = {fault.file: KINDS[fault.kind].meaning for fault in missing}
     was_there = out.exists()
     try:
         with folder_beside(out / REPAIRS) as folder:  # inside of OUT, which may be a disk of its own
-            plan = _RepairPlan(examination.expected, _bits(examination), folder, inventory.root)
+            plan = _RepairPlan(examination.expected, bits_of(examination), folder, inventory.root)
             written = read_all(lambda index: plan.write(*pairs[index]), len(pairs), report=report)
             copied = sum(result.copied for result in written) + _write_classes(examination, folder)
             for result in written:
@@ -243,37 +245,20 @@ class _RepairPlan:
             image_file = images / f"{case.name}{case.image.suffix}"
             if kinds & {"rotated_image", "sixteen_bit_image"}:
                 image_file = images / f"{case.name}.png"
-                write_image(image_file, self._image(case.image, facts))
+                write_image(image_file, eight_bits(case.image, facts, bits=self.bits), valid=read_opaque(case.image))
                 written = relative_name(image_file, self.out)
                 if turn != 1:
                     changes.append(
                         Change(case.shown_image, written, "rotated_image", f"EXIF orientation {turn} applied")
                     )
                 if "sixteen_bit_image" in kinds:
-                    text = f"0..{2**self.bits - 1} became 0..255"
+                    text = what_became(self.bits)
                     changes.append(Change(case.shown_image, written, "sixteen_bit_image", text))
             else:
                 _copy(case.image, image_file)
         except (ImageError, DatasetError) as error:
             return _Written(0, (), {case.shown_mask: str(error)})
         return _Written(2 - len({change.file for change in changes}), tuple(changes), {})
-
-    def _image(self, path: Path, facts: CaseFacts) -> NDArray[np.uint8]:
-        """Upright, of 8 bits; 16-bit grey from the range that all 16-bit images share."""
-        if facts.image is None or facts.image.largest < 0 or self.bits == 16:
-            return read_rgb(path)
-        with Image.open(openable(path)) as image:
-            values = np.asarray(image).astype(np.int64)
-        if values.ndim != 2:
-            return read_rgb(path)
-        scaled = (values * 255 + (2**self.bits - 1) // 2) // (2**self.bits - 1)
-        return np.repeat(upright(scaled, facts.image.orientation).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _bits(examination: Examination) -> int:
-    """Bits that the 16-bit images use, together: 8, 10, 12, 14 or 16; one scale keeps them comparable."""
-    largest = max((facts.image.largest for facts in examination.facts if facts.image is not None), default=-1)
-    return next((bits for bits in (8, 10, 12, 14) if largest < 2**bits), 16)
 
 
 def _mask_table(mask: MaskFacts, faults: Sequence[Fault], kinds: set[str], expected: Expected) -> LabelTable | None:
@@ -392,9 +377,12 @@ def _undecided(examination: Examination) -> list[str]:
 def _refused(folder: Path, out: Path) -> list[str]:
     """What the reader, and the check in front of training, still say of the copy, which will lie in OUT."""
     said: list[str] = []
-    for split in sorted(path.name for path in (folder / "images").glob("*") if path.is_dir()):
+    usual_void = 0.0
+    splits = sorted(path.name for path in (folder / "images").glob("*") if path.is_dir())
+    for split in sorted(splits, key=lambda name: name != "train"):
         try:
-            check_data(open_folder(folder, split))
+            checked = check_data(open_folder(folder, split), one_class=split != "train", usual_void=usual_void)
+            usual_void = max(usual_void, checked.void_share)
         except (DatasetError, ImageError, ConfigError) as error:
             said.append(f"{split} of the copy: {error}".replace(str(folder), str(out)))
     return said

@@ -6,8 +6,7 @@ In: an evaluation of a model file, the history of its training where it lies bes
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.errors import ConfigError
+from refineseg.evaluate.card_blocks import fill
 from refineseg.evaluate.comparison import FROM_MEMORY
 from refineseg.evaluate.measuring import EvaluationResult
 from refineseg.evaluate.reports import draw_curves, read_history
@@ -25,8 +25,7 @@ from refineseg.networks.refinenet import count_parameters
 from refineseg.segmenter import load, load_spec
 from refineseg.terminal.printable import printable, short
 
-BLOCKS = ("facts", "results", "published", "curves", "failures")
-_BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+_UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
@@ -90,34 +89,6 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
     return files.path
 
 
-def fill(text: str, blocks: Mapping[str, str]) -> str:
-    """A card with its blocks written anew.
-
-    Args:
-        text: The card; blocks may stand in any order, and some may be left out.
-        blocks: Name -> Markdown.
-
-    Raises:
-        ConfigError: The card has no block, or one of another name.
-
-    Example:
-        >>> print(fill("by hand <!-- made: facts -->" + chr(10) + "old<!-- end: facts --> kept", {"facts": "new"}))
-        by hand <!-- made: facts -->
-        new
-        <!-- end: facts --> kept
-    """
-    names = [match[1] for match in _BLOCK.finditer(text)]
-    unknown = [name for name in names if name not in blocks]
-    if unknown or not names:
-        raise ConfigError(
-            f"expected a card with blocks <!-- made: NAME --> ... <!-- end: NAME -->, NAME of {', '.join(blocks)}, got "
-            f"{', '.join(unknown) or 'none'}; add them, or write the card to another file"
-        )
-    return _BLOCK.sub(
-        lambda match: f"<!-- made: {match[1]} -->\n{blocks[match[1]].strip()}\n<!-- end: {match[1]} -->", text
-    )
-
-
 def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
     """The epochs of the training; none where no history lies beside the model."""
     path = given or Path(model).parent / "metrics.jsonl"
@@ -144,26 +115,43 @@ def percent(value: float | None) -> str:
 
 def _facts(spec: ModelSpec, parameters: int) -> str:
     provenance, classes = spec.provenance, spec.class_info
-    config = provenance.get("config") or {}
-    protocol = provenance.get("protocol") or {}
-    images = "; ".join(
-        f"{part['num_images']} images of {part['image_size']}, {part['compression'] or 'unknown'} files"
-        for part in protocol.get("training_images", [])
-    )
+    config, protocol = (_mapping(provenance.get(name)) for name in ("config", "protocol"))
     seconds = provenance.get("training_seconds")
+    minutes = f"{seconds / 60:.1f} minutes" if isinstance(seconds, int | float) else _UNKNOWN
+    images = _stated(lambda: _images(protocol), otherwise="")
     rows = (
         ("Network", f"`{spec.variant}`, {classes.num_classes} classes, {parameters:,} parameters"),
-        ("Data", ", ".join(part for part in (str(provenance.get("data", "not stated")), images) if part)),
-        ("Other data", protocol.get("other_data") or f"started from: {provenance.get('started_from', 'not stated')}"),
-        ("Recipe", _recipe(config) if config else str(provenance.get("recipe", "not stated"))),
-        ("Epochs", str(provenance.get("epochs", "not stated"))),
-        ("Seed", str(provenance.get("seed", "not stated"))),
-        ("Hardware", str(provenance.get("hardware", "not stated"))),
-        ("Training time", "not stated" if seconds is None else f"{float(seconds) / 60:.1f} minutes"),
+        ("Data", ", ".join(part for part in (str(provenance.get("data", _UNKNOWN)), images) if part)),
+        ("Other data", str(protocol.get("other_data") or f"started from: {provenance.get('started_from', _UNKNOWN)}")),
+        ("Recipe", _stated(lambda: _recipe(config)) if config else str(provenance.get("recipe", _UNKNOWN))),
+        ("Epochs", str(provenance.get("epochs", _UNKNOWN))),
+        ("Seed", str(provenance.get("seed", _UNKNOWN))),
+        ("Hardware", str(provenance.get("hardware", _UNKNOWN))),
+        ("Training time", minutes),
         ("Software", f"refineseg {provenance.get('version', '?')}, torch {provenance.get('torch', '?')}"),
-        ("Licence of the weights", spec.licence or "not stated"),
+        ("Licence of the weights", spec.licence or _UNKNOWN),
     )
     return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {_foreign(text)} |" for name, text in rows)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _stated(read: Callable[[], str], *, otherwise: str = _UNKNOWN) -> str:
+    """What the provenance says; anybody may have written it, in another form."""
+    try:
+        return read()
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return otherwise
+
+
+def _images(protocol: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{part['num_images']} images of {part['image_size'] or 'several sizes'}, "
+        f"{part['compression'] + ' files' if part['compression'] else 'files of unknown compression'}"
+        for part in protocol.get("training_images", [])
+    )
 
 
 def _recipe(config: Mapping[str, Any]) -> str:
@@ -216,7 +204,7 @@ def _results(result: EvaluationResult) -> str:
 
 def _published(result: EvaluationResult) -> str:
     if not result.published:
-        return "No published numbers are known for this split."
+        return "No published number of this network is stored for this split."
     rows = [
         [row.network, percent(row.mean_iou), row.verdict, row.origin.replace(FROM_MEMORY, f"**{FROM_MEMORY}**")]
         for row in result.published

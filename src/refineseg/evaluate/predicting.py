@@ -6,6 +6,7 @@ In: a predictor, a data set. Out: predictions in the data set's classes, a confu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
         prediction = predictor(sample.image)
         if table is not None:
             prediction = Prediction(sample.image, table.take(prediction.mask), dataset.class_info)
+        elif predictor.class_info.ignore_index != dataset.class_info.ignore_index:
+            info = replace(predictor.class_info, ignore_index=dataset.class_info.ignore_index)
+            prediction = Prediction(sample.image, prediction.mask, info)
         yield index, sample, prediction
 
 

@@ -198,8 +198,11 @@ class Learned:
         """From what a model file says of itself; files without a protocol are read as far as they go."""
         protocol = provenance.get("protocol")
         if isinstance(protocol, Mapping):
-            splits = protocol.get("trained_on")
-            return cls(None if splits is None else tuple(splits), protocol.get("other_data"))
+            splits, other = protocol.get("trained_on"), protocol.get("other_data")
+            known = None
+            if isinstance(splits, list | tuple) and all(isinstance(split, str) for split in splits):
+                known = tuple(splits)
+            return cls(known, other if isinstance(other, str) else None)
         described, started_from = provenance.get("data"), provenance.get("started_from")
         if not isinstance(described, str) or not isinstance(started_from, str):
             return cls(None, None)

@@ -24,6 +24,7 @@ from refineseg.files.writing import written_beside
 from refineseg.terminal.printable import short
 
 _LABEL, _USUAL_LABEL = 30, 14  # characters of a class name in a picture
+_MOST_LABELS, _LARGEST_SIDE = 100, 50.0  # names on an axis; inches, where more classes are packed closer
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -143,11 +144,13 @@ def draw_confusion(path: Path, matrix: ConfusionMatrix) -> None:
     counts = matrix.counts[:, : len(names)]
     shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     side = 2.5 + 0.45 * len(names) + 0.08 * max(0, max(map(len, names)) - _USUAL_LABEL)
+    side = min(side, _LARGEST_SIDE)  # 1000 classes would need 10 GB
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", parse_math=False)
-    axes.set_yticks(range(len(shares)), names[: len(shares)], parse_math=False)
+    if len(names) <= _MOST_LABELS:
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", parse_math=False)
+        axes.set_yticks(range(len(shares)), names[: len(shares)], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true", title="Share of each true class, %")
     if len(names) <= 40:
         for i, row in enumerate(shares):

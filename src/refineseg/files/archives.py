@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from refineseg.errors import DatasetError
-from refineseg.files.special import refuse_special, special_kind
+from refineseg.files.special import has_file, has_folder, refuse_special, special_kind
 
 MOST_BYTES = 1 << 30
 """Largest single file read, unpacked: one gibibyte, some 350 megapixels of RGB or a JSON of a million outlines."""
@@ -70,9 +70,9 @@ def locate(path: Path) -> tuple[Path, str] | None:
         True
     """
     for above in (path, *path.parents):
-        if above.is_dir():
+        if has_folder(above):
             return None
-        if above.is_file():
+        if has_file(above):
             inner = path.relative_to(above).as_posix()
             return (above, "" if inner == "." else inner) if above.suffix.lower() == ".zip" else None
     return None
@@ -84,8 +84,8 @@ def is_folder(path: Path) -> bool:
     Raises:
         DatasetError: The zip file cannot be used.
     """
-    located = None if path.is_dir() else locate(path)
-    return path.is_dir() if located is None else located[1] in _index(located[0]).folders
+    located = None if has_folder(path) else locate(path)
+    return has_folder(path) if located is None else located[1] in _index(located[0]).folders
 
 
 def is_file(path: Path) -> bool:
@@ -95,7 +95,7 @@ def is_file(path: Path) -> bool:
         DatasetError: The zip file cannot be used.
     """
     located = locate(path)
-    return path.is_file() if located is None else located[1] in _index(located[0]).members
+    return has_file(path) if located is None else located[1] in _index(located[0]).members
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def subfolders(folder: Path) -> tuple[str, ...]:
     """
     located = locate(folder)
     if located is None:
-        if not folder.is_dir():
+        if not has_folder(folder):
             return ()
         return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
     parent = PurePosixPath(located[1])

@@ -25,6 +25,27 @@ def special_kind(path: str | Path) -> str | None:
         return None
 
 
+def has_folder(path: str | Path) -> bool:
+    """Whether a folder is there and can be looked at; ``Path.is_dir`` raises where a folder above is closed.
+
+    Example:
+        >>> has_folder("/"), has_folder("x" * 300)
+        (True, False)
+    """
+    try:
+        return (Path(path) if isinstance(path, str) else path).is_dir()
+    except OSError:
+        return False
+
+
+def has_file(path: str | Path) -> bool:
+    """Whether a file is there and can be looked at; ``Path.is_file`` raises where a folder above is closed."""
+    try:
+        return (Path(path) if isinstance(path, str) else path).is_file()
+    except OSError:
+        return False
+
+
 def refuse_special(path: Path) -> None:
     """Refuse what is no file, before anything waits for it.
 

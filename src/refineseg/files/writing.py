@@ -28,6 +28,16 @@ from refineseg.files.special import special_kind
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says that takes no more of a file."""
 
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it cannot be asked for without being set
+    os.umask(mask)
+    return mask
+
+
+NEW_FILE_MODE = 0o666 & ~_umask()
+"""Rights of a file as this process makes it; those of temporary files are narrower."""
+
 _TEMPORARY = re.compile(r"\.refineseg-([0-9a-f]{8})-([0-9]{1,9})-[a-z0-9_]{8}(\.[^/]*)?", re.DOTALL)
 _LONGEST_SUFFIX = 16
 _ABANDONED_S = (
@@ -109,7 +119,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(NEW_FILE_MODE)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -97,13 +97,13 @@ def _jpeg_ended_early(image: Image.Image, path: Path, content: bytes | None) -> 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
     """The segments of a JPEG file up to the end of the image: code, content, and where it ends, its scan included."""
-    place = 2
-    while (marker := re.compile(rb"\xff+([^\x00\xff])").search(data, place)) is not None and marker[1] != _END:
+    place = 2  # a pattern with \xff+ would take quadratic time for a long run of fill bytes
+    while (marker := re.compile(rb"\xff([^\x00\xff])").search(data, place)) is not None and marker[1] != _END:
         place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
         content = data[marker.end() + 2 : place]
         if marker[1][0] == _SCAN:
-            following = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]").search(data, place)
-            place = len(data) if following is None else following.start()
+            following = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]").search(data, place)
+            place = len(data) if following is None else place + len(data[place : following.start()].rstrip(b"\xff"))
         yield marker[1][0], content, place
 
 

@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from refineseg.errors import ImageError
 from refineseg.files.archives import openable
+from refineseg.files.special import has_file, has_folder
 from refineseg.images.damage import check_ended, check_plausible
 from refineseg.images.pillow_warnings import PillowWarnings
 
@@ -142,7 +143,7 @@ def opened(path: Path, content: bytes | None = None, *, whole: bool = True) -> I
             f"{', '.join(FORMATS)} are read: convert or remove it"
         ) from error
     except _UNREADABLE as error:
-        reason = "it is a folder" if path.is_dir() else str(error) or type(error).__name__
+        reason = "it is a folder" if has_folder(path) else str(error) or type(error).__name__
         raise ImageError(f"expected a readable image, got {path}: {reason}; replace or remove it") from error
 
 
@@ -170,7 +171,7 @@ def _pillow_opened(source: Path | io.BytesIO, path: Path) -> Image.Image:
 
 
 def _what_instead(path: Path) -> str:
-    return "empty (0 bytes)" if path.is_file() and path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
+    return "empty (0 bytes)" if has_file(path) and path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
 
 
 def _kind(image: Image.Image) -> str:
@@ -189,10 +190,16 @@ def _bits_of_pixel(image: Image.Image) -> int:
     return _BITS.get(_stored_as(image), 8)
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """How to turn an image upright; an EXIF block that cannot be read says nothing."""
+def turn_of(image: Image.Image, *, loaded: bool = True) -> Image.Transpose | None:
+    """How to turn an image upright; an EXIF block that cannot be read says nothing.
+
+    Args:
+        image: Opened.
+        loaded: Its pixels are decoded; False: they stay as they are, though a PNG may say behind them how to turn it.
+    """
     try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        exif = image.getexif() if loaded else Image.Image.getexif(image)  # that of a PNG decodes all pixels
+        return _UPRIGHT.get(exif.get(_ORIENTATION, 1))
     except _UNREADABLE:
         return None
 
@@ -289,7 +296,7 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
     if values.ndim == 2:
         values = values[:, :, None]
     if key is not None and palette is None and not isinstance(key, bytes):
-        keyed = (values != np.array(key)).any(axis=2)
+        keyed = (values != np.array(bool(key) if turned.mode == "1" else key)).any(axis=2)
     return Stored(path, values.transpose(2, 0, 1), colours, num_bits, palette, keyed)
 
 

@@ -105,13 +105,20 @@ def encode_image(image: NDArray[np.uint8] | Image.Image, ending: str = ".jpg", *
     return encoded(picture, {"format": _ENDINGS[ending.lower()], "quality": quality})
 
 
-def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: int = 92) -> None:
+def write_image(
+    path: Path,
+    image: NDArray[np.uint8] | Image.Image,
+    *,
+    quality: int = 92,
+    valid: NDArray[np.bool_] | None = None,
+) -> None:
     """Write an image as :func:`encode_image` makes it, by the name's ending.
 
     Args:
         path: Path ending in ``.jpg``, ``.jpeg`` or ``.png``.
         image: Pixels ``(H, W, 3)`` RGB, or a Pillow image of them.
         quality: Quality of a JPEG, 1..95.
+        valid: ``(H, W)``, which pixels of a PNG hold data; the others are transparent. None: all.
 
     Raises:
         OutputError: The file cannot be written.
@@ -128,6 +135,8 @@ def write_image(path: Path, image: NDArray[np.uint8] | Image.Image, *, quality: 
     """
     if path.suffix.lower() not in _ENDINGS:
         raise ImageError(f"expected a file name ending in {', '.join(_ENDINGS)}, got {path}")
+    if valid is not None:
+        image = Image.fromarray(np.dstack([np.asarray(image), 255 * valid.astype(np.uint8)]))
     with written_beside(path) as temporary:
         temporary.write_bytes(encode_image(image, path.suffix, quality=quality))
 

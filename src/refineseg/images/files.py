@@ -68,7 +68,7 @@ def _size_of(path: Path, content: bytes | None, *, whole: bool) -> tuple[int, in
         width, height = image.size
         if width == height or image.format == "TIFF":  # Pillow has exchanged a TIFF's sides already
             return height, width
-        lying = turn_of(image) in LYING
+        lying = turn_of(image, loaded=False) in LYING
         return (width, height) if lying else (height, width)
 
 

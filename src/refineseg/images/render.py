@@ -83,7 +83,7 @@ def overlay_picture(
     below = [Image.fromarray(_legend(class_info, shown, width=width))] if shown else []
     picture = Image.new("RGB", (width, height + sum(strip.height for strip in below)))
     for rows in _strips(height, width):
-        pixels, classes = image[rows], mask[rows]
+        pixels, classes = _rgb(image[rows]), mask[rows]
         painted = pixels.astype(np.float32) * (1 - opacity) + class_info.colours(classes) * opacity
         blended = np.where(_inside(classes, class_info)[..., None], painted.round(), pixels).astype(np.uint8)
         picture.paste(Image.fromarray(blended), (0, rows.start))
@@ -98,7 +98,7 @@ def overlay(
     """Paint the classes over an image.
 
     Args:
-        image: ``(H, W, 3)`` uint8 RGB.
+        image: ``(H, W, C)`` uint8; the first three bands are shown, or the first one where there are fewer.
         mask: ``(H, W)`` class indices; void stays unpainted.
         class_info: Colours and names.
         opacity: 0 shows the image, 1 the colours.
@@ -108,6 +108,11 @@ def overlay(
         ``(H', W, 3)`` uint8; with a legend H' > H (tiny images are not enlarged).
     """
     return np.array(overlay_picture(image, mask, class_info, opacity=opacity, legend=legend))
+
+
+def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first three bands of an image, or the first one as grey where there are fewer."""
+    return pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
 
 
 _legend = legend  # ``overlay`` has an option of that name

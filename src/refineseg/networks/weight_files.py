@@ -23,7 +23,7 @@ from torch import Tensor
 
 from refineseg.errors import ModelFileError, WeightsUnavailableError, how_to_install
 from refineseg.files.special import refuse_special
-from refineseg.files.writing import folder_beside, write_error
+from refineseg.files.writing import NEW_FILE_MODE, folder_beside, write_error
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _INTEGERS = ("I64", "I32")
@@ -90,7 +90,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
             raise write_error(path, error) from error
-        temporary.chmod(0o644)
+        temporary.chmod(NEW_FILE_MODE)
         temporary.replace(path)
 
 

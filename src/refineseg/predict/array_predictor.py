@@ -61,7 +61,7 @@ class ArrayPredictor:
         Raises:
             ConfigError: No such arrays, of different shapes, or not of the size of the file.
         """
-        if probabilities or confidence:
+        if probabilities or confidence or "class_map" not in self._opened.program.description.outputs:
             return self._scoring.batch(images, probabilities=probabilities, confidence=confidence)
         check_images(images)
         masks = self._opened.program.run("class_map", np.stack([image.transpose(2, 0, 1) for image in images]))

@@ -20,7 +20,7 @@ from refineseg.predict.stream import StreamOptions, predictions
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.video import VideoResult, predict_video
 from refineseg.predict.views.crf_options import CrfOptions
-from refineseg.predict.views.scoring_views import DEFAULT_VIEW, ScoringView
+from refineseg.predict.views.scoring_views import DEFAULT_VIEW, ScoringView, find_view
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import open_model
@@ -71,6 +71,8 @@ class FilePredictor(Predictor):
         backend: str | None = None,
     ) -> None:
         if isinstance(model, str | Path):
+            view = find_view(protocol) if isinstance(protocol, str) else protocol
+            backend = "torch" if backend == "auto" and view.looks_inside else backend
             model = open_model(str(model), backend=backend, device=device, precision=precision)
         elif backend is not None:
             raise ConfigError(

@@ -86,7 +86,8 @@ class PredictorOptions:
         """A model in the runtime and on the device that were asked for."""
         from refineseg.runtimes.open import open_model
 
-        return open_model(model, backend=self.backend, device=self.device, precision=self.precision)
+        backend = "torch" if self.backend == "auto" and self.view.looks_inside else self.backend
+        return open_model(model, backend=backend, device=self.device, precision=self.precision)
 
     def opened_for_images(self, model: str) -> OpenedModel | OpenedFile:
         """The same; an exported file is opened without PyTorch where whole images are predicted with one view."""

@@ -89,7 +89,7 @@ class Predictor:
             else model
         )
         self._inner: TorchScorer | None = self._scorer.inner
-        if self._view.enlarged != "logits_bilinear" and self._inner is None:
+        if self._view.looks_inside and self._inner is None:
             raise ConfigError(
                 f"expected a segmenter for the protocol {self._view.name}, which needs the network's output before "
                 f"its enlargement, got {type(model).__name__}, which gives logits at image size; use the model file, "
@@ -102,7 +102,7 @@ class Predictor:
                 "expected the enlargement 1 with a two-scale network, whose encoders enlarge and shrink images "
                 f"themselves, got {self._view.enlargement}; add --enlargement 1"
             )
-        self.num_channels = 3 if spec is None else spec.preprocessing.in_channels  # of the images that it takes
+        self.num_channels = self._scorer.num_channels
         self._cutter: Cutter | None = None
         if self._inner is not None and self._is_plain and tiling is not None:
             self._cutter = Cutter(self._inner, tiling)
@@ -178,7 +178,7 @@ class Predictor:
         self, batch: UInt8[Tensor, "n c h w"], *, scored: bool
     ) -> tuple[Integer[Tensor, "n h w"], Float[Tensor, "n k h w"] | None]:
         """Class maps, and probabilities where they are wanted or come along."""
-        if self._scales != (1.0,) or self._flip or self._view.enlarged != "logits_bilinear":
+        if self._scales != (1.0,) or self._flip or self._view.looks_inside:
             scores = self._mean_scores(batch)
             classes = class_map_of(scores)
         elif scored:

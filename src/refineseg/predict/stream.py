@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refineseg.devices import is_out_of_memory
-from refineseg.errors import ConfigError, ImageError, RefinesegError
+from refineseg.errors import ConfigError, ImageError, ImageSizeError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import USUAL, Reading
 from refineseg.prediction import Prediction
@@ -193,7 +193,8 @@ def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, opt
         predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
     except ConfigError as error:
         size_hw = images[0].shape[0], images[0].shape[1]
-        if not predictor.cuts(size_hw):  # what does not fit this size need not be wrong for the others
+        of_size = isinstance(error, ImageSizeError) or predictor.cuts(size_hw)  # and need not be wrong for others
+        if not of_size:
             raise
         yield from (replace(item, error=ConfigError(f"{item.path}: {error}")) for item, _ in group)
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refineseg.errors import ConfigError, ModelFileError
+from refineseg.errors import ConfigError, ImageSizeError, ModelFileError
 from refineseg.networks.model_spec import ModelSpec, read_json
 from refineseg.runtimes.table import OUTPUTS, Output
 
@@ -112,7 +112,8 @@ class Description:
             path: Names the file in the message.
 
         Raises:
-            ConfigError: It does not give this output, takes other channels or another size, or one image at a time.
+            ConfigError: It does not give this output, takes other channels, or one image at a time.
+            ImageSizeError: It takes another size.
         """
         if wanted not in self.outputs:
             raise ConfigError(
@@ -127,7 +128,7 @@ class Description:
         size_hw = (shape[2], shape[3])
         if self.size_hw is not None and self.size_hw != size_hw:
             own, got = (f"{height}x{width}" for height, width in (self.size_hw, size_hw))
-            raise ConfigError(
+            raise ImageSizeError(
                 f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
                 "images, or export without --size"
             )

@@ -36,6 +36,11 @@ class TorchScorer(Scorer):
         """The classes of the logits."""
         return self._segmenter.class_info
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self._segmenter.spec.preprocessing.in_channels
+
     @torch.inference_mode()
     def logits(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Logits at image size, on the device."""

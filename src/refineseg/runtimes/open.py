@@ -20,7 +20,7 @@ from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
-from refineseg.runtimes.graph import export_program
+from refineseg.runtimes.graph import export_program, takes_any_size
 from refineseg.runtimes.onnx_runtime import OnnxScorer, onnx_model
 from refineseg.runtimes.opened_file import file_digest, looks_inside
 from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_model
@@ -68,6 +68,16 @@ class OpenedModel(Scorer):
         return self.scorer.class_info
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.spec.preprocessing.in_channels
+
+    @property
+    def description(self) -> Description:
+        """What it gives, for images of which size; it may be less than everything only in an exported file."""
+        return self.scorer.description if isinstance(self.scorer, DescribedScorer) else Description(self.spec)
+
+    @property
     def inner(self) -> TorchScorer | None:
         """The scorer, where PyTorch computes and the network can be looked into."""
         inner: TorchScorer | None = self.scorer.inner
@@ -106,8 +116,8 @@ def open_model(
 
     Args:
         model: A shipped name, a model file, an exported file, or a segmenter.
-        backend: Name of a backend; ``auto``: the fastest installed one of this precision; None: ``torch``, and of an
-            exported file its own.
+        backend: Name of a backend; ``auto``: the fastest installed one of this precision that can run the network;
+            None: ``torch``, and of an exported file its own.
         device: Name of a device; ``auto``: where the backend can be.
         precision: Precision; it is never lowered but by a quantised file itself.
 
@@ -125,7 +135,12 @@ def open_model(
     if isinstance(model, str):
         check_takes_models(name, model)
     segmenter = load(model) if isinstance(model, str) else model
-    scorer = scorer_of(segmenter, backend=name, device=place, precision=precision)
+    try:
+        scorer = scorer_of(segmenter, backend=name, device=place, precision=precision)
+    except ConfigError:  # the network cannot be traced, or for one size only
+        if backend != "auto" or name == "torch":
+            raise
+        name, scorer = "torch", scorer_of(segmenter, backend="torch", device=place, precision=precision)
     return OpenedModel(scorer, name, precision, device if name == "torch" else str(place), segmenter.spec, segmenter)
 
 
@@ -203,6 +218,11 @@ def scorer_of(segmenter: Segmenter, *, backend: str, device: torch.device, preci
     if backend == "torch_compile":
         return CompiledScorer(segmenter, device=device, precision=kind)
     check_takes_models(backend, segmenter.spec.variant)
+    if not takes_any_size(segmenter):
+        raise ConfigError(
+            f"expected --backend torch or auto for a model that resizes images in front of the network, got {backend}; "
+            f"or export the model with --size HEIGHTxWIDTH, for images of that size"
+        )
     description = Description(segmenter.spec)
     program = export_program(segmenter, two_passes=True)
     if backend == "openvino":

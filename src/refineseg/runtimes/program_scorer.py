@@ -29,6 +29,11 @@ class DescribedScorer(Scorer):
         """The classes of the logits."""
         return self.description.spec.class_info
 
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.description.spec.preprocessing.in_channels
+
     @abstractmethod
     def _run(self, output: Output, images: Tensor) -> Tensor:
         """Compute one of the outputs."""
@@ -45,8 +50,10 @@ class DescribedScorer(Scorer):
         """The likeliest class of every pixel.
 
         Raises:
-            ConfigError: The program takes other channels or another size, or gives logits only.
+            ConfigError: The program takes other channels or another size.
         """
+        if "class_map" not in self.description.outputs:
+            return super().class_map(images)
         return self._run("class_map", images)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from refineseg.devices import is_out_of_memory
-from refineseg.errors import ConfigError, ModelFileError, told
+from refineseg.errors import ImageSizeError, ModelFileError, told
 from refineseg.files.writing import written_beside
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.program_files import program_bytes, read_program
@@ -58,7 +58,7 @@ class TorchProgramScorer(DescribedScorer):
     def _run(self, output: Output, images: Tensor) -> Tensor:
         self.description.check(output, str(images.dtype).removeprefix("torch."), tuple(images.shape), self._path)
         if self.description.size_hw is None and min(images.shape[2:]) < SMALLEST_SIDE:
-            raise ConfigError(
+            raise ImageSizeError(
                 f"expected images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels for {self._path}, got "
                 f"{images.shape[2]}x{images.shape[3]}; use the model file, or an .onnx file"
             )

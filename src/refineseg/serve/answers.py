@@ -79,6 +79,11 @@ def needs(names: Sequence[str], what: str) -> bool:
     return any(name in KINDS and KINDS[name].needs == what for name in names)
 
 
+def needs_scores(*names: str) -> bool:
+    """Whether any output cannot be made of classes alone; outlines have a confidence only where there is one."""
+    return needs(names, "probabilities") or "confidence" in names
+
+
 def areas_json(prediction: Prediction) -> dict[str, object]:
     """Pixels and share of each class, the largest first; classes without a pixel are there too."""
     height, width = prediction.mask.shape

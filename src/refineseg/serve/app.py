@@ -7,7 +7,7 @@ In: a :class:`~refineseg.serve.service.SegmentService`. Out: an ASGI application
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -15,6 +15,8 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, RefinesegError, RequestError
@@ -28,6 +30,7 @@ from refineseg.serve.page_files import ServedFiles
 from refineseg.serve.service import Ask, ImageRequest, SegmentService
 
 _CHUNK = 1 << 18
+_SENT_S = 600.0  # in which a client must have taken a whole answer
 _DRAINED_BYTES = 256_000_000
 _DRAINED_S = 3.0
 
@@ -115,6 +118,8 @@ async def _read_body(request: Request, service: SegmentService, held: Reservatio
         raise RequestError(
             f"expected the whole upload within {limits.upload_s:g} s, got a part of it; send it faster", status=408
         ) from error
+    except ClientDisconnect as error:
+        raise RequestError("expected the whole upload, but the client went away", status=499) from error
     except RequestError:
         await _drain(request)
         raise
@@ -150,7 +155,32 @@ async def _pieces(body: bytes | memoryview) -> AsyncIterator[bytes]:
         yield bytes(view[start : start + _CHUNK])
 
 
-def _sent(found: Answer) -> Response:
+class _HeldResponse(StreamingResponse):
+    """An answer in pieces; its memory is reserved until it is sent, or given up.
+
+    Args:
+        body: All bytes.
+        held: What is reserved for them.
+        media_type: Media type.
+        headers: Further headers.
+    """
+
+    def __init__(
+        self, body: bytes | memoryview, held: Reservation, *, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(_pieces(body), media_type=media_type, headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            async with asyncio.timeout(_SENT_S):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._held.release()
+
+
+def _sent(found: Answer, held: Reservation) -> Response:
     headers = {"cache-control": "no-store"}
     if found.file_name:
         headers["content-disposition"] = f'inline; filename="{found.file_name}"'
@@ -159,7 +189,8 @@ def _sent(found: Answer) -> Response:
     if len(found.body) <= _CHUNK:
         return Response(bytes(found.body), media_type=found.content_type, headers=headers)
     headers["content-length"] = str(len(found.body))
-    return StreamingResponse(_pieces(found.body), media_type=found.content_type, headers=headers)
+    held.grow(len(found.body))
+    return _HeldResponse(found.body, held, media_type=found.content_type, headers=headers)
 
 
 def create_app(
@@ -282,13 +313,14 @@ def _add_segment(app: FastAPI, service: SegmentService) -> None:
             content = await _read_body(request, service, held)
             content_type = request.headers.get("content-type", "")
             if content_type.lower().startswith("multipart/form-data"):
-                content = image_of_form(content, content_type)
+                content = await asyncio.to_thread(image_of_form, content, content_type)
         except BaseException:
             held.release()
             raise
-        job = service.submit(content, ask, held)
+        job = await asyncio.to_thread(service.submit, content, ask, held)  # it looks through the file
         del content
-        return _sent(await _finished(request, job, service.limits.request_s))
+        found = await _finished(request, job, service.limits.request_s)
+        return _sent(found, Reservation(service.budget))
 
 
 def _add_facts(app: FastAPI, service: SegmentService) -> None:

@@ -73,10 +73,14 @@ class BatchRunner:
         self._thread.start()
 
     def put(self, image: WaitingImage) -> None:
-        """Let an image wait for its turn; how many may wait is the service's to say."""
+        """Let an image wait for its turn; how many may wait is the service's to say. After the end it is refused."""
         with self._changed:
-            self._waiting.append(image)
-            self._changed.notify()
+            closed = self._closed
+            if not closed:
+                self._waiting.append(image)
+                self._changed.notify()
+        if closed:
+            image.done(RequestError("expected a service that is ready, got one that is ending", status=503))
 
     def close(self) -> None:
         """Predict what waits, and end the thread."""

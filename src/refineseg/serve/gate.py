@@ -44,6 +44,7 @@ _SAFETY = [
 ]
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_PROBED = ("/healthz", "/readyz")  # by whoever runs the service, under the address of its machine; they tell nothing
 _SEND_S = 60.0  # in which a client must take a piece of an answer
 _ROUTES = ("/v1/segment", "/v1/models", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
@@ -70,8 +71,8 @@ class Admission:
             allowed: Further names.
         """
         local = host in ("localhost", "::1") or host.startswith("127.")
-        named = (*allowed, f"[{host}]" if ":" in host else host)
-        return cls(token, (*_LOCAL_HOSTS, *named) if local else (named if allowed else ()))
+        named = (*map(_host_name, allowed), f"[{host}]" if ":" in host else host)
+        return cls(token, (*_LOCAL_HOSTS, *named) if local or allowed else ())
 
     def check(self, path: str, headers: dict[bytes, bytes]) -> None:
         """Whether a request may go on.
@@ -79,9 +80,8 @@ class Admission:
         Raises:
             RequestError: It may not.
         """
-        host = headers.get(b"host", b"").decode("latin-1")
-        name = re.sub(r":\d*$", "", host).lower()
-        if self.hosts and name not in self.hosts:
+        name = _host_name(headers.get(b"host", b"").decode("latin-1"))
+        if self.hosts and name not in self.hosts and path not in _PROBED:
             raise RequestError(
                 f"expected a request to {', '.join(self.hosts[:3])}, got one to {name[:100]!r}; if the service is "
                 "meant to be reached so, start it with --allow-host",
@@ -99,6 +99,10 @@ class Admission:
                     f"{'another' if given else 'none'}",
                     status=401,
                 )
+
+
+def _host_name(host: str) -> str:
+    return re.sub(r":\d*$", "", host).lower()
 
 
 class Gate:

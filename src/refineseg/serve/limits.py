@@ -18,6 +18,8 @@ UPLOAD = Path("the upload")
 """The name of an uploaded image in messages; no file of a client's naming is ever opened."""
 
 _PIXEL_BYTES = 16  # of a picture while it is decoded: up to four bands of 16 bits, Pillow's copy, and RGB
+_WHOLE_PIXEL_BYTES = 600  # of an image that a network in PyTorch sees whole: 540 (LW-MobileNet-v2)
+_OTHER_PIXEL_BYTES = 300  # in another runtime: 230 (camvid, OpenVINO)
 _SCORE_BYTES = 8  # of a pixel and class: logits and probabilities
 _MOST_SCANS = 200  # of a progressive JPEG, each of which decodes all pixels again; programs write about ten
 
@@ -96,6 +98,24 @@ class RequestLimits:
                 f"expected a JPEG of at most {_MOST_SCANS} scans, got more; save it as a usual JPEG", status=413
             )
         return height, width
+
+    def check_whole(self, size_hw: tuple[int, int], *, in_torch: bool) -> None:
+        """Whether the network can see an image whole, which is not cut into tiles.
+
+        Args:
+            size_hw: Height and width, at the largest scale.
+            in_torch: PyTorch computes, and no other runtime.
+
+        Raises:
+            RequestError: It needs more memory than there is.
+        """
+        most = self.memory_bytes // (_WHOLE_PIXEL_BYTES if in_torch else _OTHER_PIXEL_BYTES)
+        if size_hw[0] * size_hw[1] > most:
+            raise RequestError(
+                f"expected an image of at most {most} pixels where it is not cut into tiles (with scales, mirror "
+                f"images or another backend than torch), got {size_hw[0]}x{size_hw[1]}; shrink or cut the image",
+                status=413,
+            )
 
 
 def num_tiff_pages(content: bytes, *, most: int) -> int:

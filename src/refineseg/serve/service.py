@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from refineseg.predict.views.scoring_views import check_scales
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.open import OpenedModel
-from refineseg.serve.answers import Answer, answer, needs
+from refineseg.serve.answers import ANSWERS, Answer, answer, needs, needs_scores
 from refineseg.serve.batching import BatchRunner, WaitingImage
 from refineseg.serve.limits import UPLOAD, MemoryBudget, RequestLimits, Reservation, memory_needed
 from refineseg.serve.metrics import ServiceMetrics
@@ -55,10 +56,25 @@ class ServedModel:
             if key not in self._predictors:
                 if len(self._predictors) >= _MOST_PREDICTORS:
                     self._predictors.clear()
-                plain = key == ((1.0,), False) and self.opened.inner is not None
-                tiling = TilingOptions() if plain else None
+                tiling = TilingOptions() if self.cuts(key[0], flip=flip) else None
                 self._predictors[key] = Predictor(self.opened, scales=key[0], flip=flip, tiling=tiling)
             return self._predictors[key]
+
+    def cuts(self, scales: Sequence[float], *, flip: bool) -> bool:
+        """Whether large images are predicted in tiles; others are seen whole."""
+        return tuple(scales) == (1.0,) and not flip and self.opened.inner is not None
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether there are probabilities; an exported file may give classes only."""
+        return "logits" in self.opened.description.outputs
+
+    def named(self, error: BaseException) -> BaseException:
+        """An error under the name that clients know, without the path of the model on this machine."""
+        path = self.opened.source
+        if not isinstance(error, ConfigError) or not isinstance(path, Path):
+            return error
+        return ConfigError(str(error).replace(str(path), self.name))
 
     def to_json(self) -> dict[str, Any]:
         """What clients may know of it."""
@@ -69,6 +85,8 @@ class ServedModel:
             "backend": self.opened.backend,
             "precision": self.opened.precision,
             "licence": spec.licence,
+            "outputs": [name for name in ANSWERS if self.gives_scores or not needs_scores(name)],
+            "size": self.opened.description.size_hw,
             "ignore_index": info.ignore_index,
             "classes": [
                 {"index": i, "name": name, "colour": list(colour)}
@@ -143,7 +161,7 @@ class SegmentService:
         self._runner = BatchRunner(batch_size, self._observe)
         self._lock = threading.Lock()
         self._pending, self._seconds_per_image = 0, 0.1
-        self.is_ready = False
+        self.is_ready = self._is_closing = False
 
     @property
     def pending(self) -> int:
@@ -183,14 +201,17 @@ class SegmentService:
     def warm_up(self) -> None:
         """Predict an empty image with every model, so that the first client does not wait for compilation."""
         for model in self.models.values():
-            predictor = model.predictor()
-            picture = Picture(np.zeros((*_WARM_UP_HW, predictor.num_channels), np.uint8), None)
-            for confidence in (False, True):
+            predictor, gives = model.predictor(), model.opened.description
+            picture = Picture(np.zeros((*(gives.size_hw or _WARM_UP_HW), predictor.num_channels), np.uint8), None)
+            for confidence in (False, True) if "logits" in gives.outputs else (False,):
                 future: Future[Prediction] = Future()
                 done = partial(settle, future)
                 self._runner.put(WaitingImage(picture, predictor, False, confidence, lambda: False, done))
-                future.result()
-        self.is_ready = True
+                try:
+                    future.result()
+                except RequestError:  # the service is ending
+                    return
+        self.is_ready = not self._is_closing
 
     def submit(self, content: bytes, ask: Ask, held: Reservation) -> ImageRequest:
         """Begin with an image whose file has arrived.
@@ -206,9 +227,12 @@ class SegmentService:
         """
         try:
             height, width = self.limits.check_image(content, ask.scales)
-            scored = needs(ask.outputs, "probabilities") or needs(ask.outputs, "confidence") or len(ask.scales) > 1
+            scored = needs(ask.outputs, "probabilities") or needs(ask.outputs, "confidence")
+            scored |= ask.flip or tuple(ask.scales) != (1.0,)
             largest = max(1.0, *ask.scales)
             size_hw = (round(height * largest), round(width * largest))
+            if not ask.model.cuts(ask.scales, flip=ask.flip):
+                self.limits.check_whole(size_hw, in_torch=ask.model.opened.inner is not None)
             num_classes = ask.model.opened.class_info.num_classes
             held.grow(memory_needed(size_hw, num_classes=num_classes, scored=scored))
             with self._lock:
@@ -245,7 +269,7 @@ class SegmentService:
 
         def done(result: Prediction | BaseException) -> None:
             if isinstance(result, BaseException):
-                request.future.set_exception(result)
+                request.future.set_exception(ask.model.named(result))
             else:
                 self._pool.submit(self._encode, request, result, tuple(notes))
 
@@ -254,7 +278,7 @@ class SegmentService:
                 picture,
                 predictor,
                 needs(ask.outputs, "probabilities"),
-                needs(ask.outputs, "confidence"),
+                needs(ask.outputs, "confidence") and (ask.model.gives_scores or needs_scores(*ask.outputs)),
                 lambda: request.dropped,
                 done,
             )
@@ -278,7 +302,7 @@ class SegmentService:
 
     def close(self) -> None:
         """Finish what was accepted, and end the threads."""
-        self.is_ready = False
+        self.is_ready, self._is_closing = False, True
         while self._pending:
             time.sleep(0.02)
         self._runner.close()

@@ -13,6 +13,7 @@ from refineseg.errors import ConfigError
 from refineseg.export.files import export_file
 from refineseg.export.options import ExportOptions
 from refineseg.files.writing import written_beside
+from refineseg.runtimes.graph import takes_any_size
 from refineseg.segmenter import Segmenter
 from refineseg.serve.page_files import SAMPLES, package_files, settings_file
 from refineseg.serve.samples import STREETS, sample_picture
@@ -41,6 +42,11 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
     for name, segmenter in models.items():
         if segmenter.spec.preprocessing.in_channels != 3:
             raise ConfigError(f"expected models of RGB images for a page, got {name}, which takes other channels")
+        if not takes_any_size(segmenter):
+            raise ConfigError(
+                f"expected models of images of any size for a page, got {name}, which resizes images in front of the "
+                "network; use `refineseg serve`"
+            )
         file = f"models/{name}.onnx"
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from refineseg.data.crops.loading import Batch
 from refineseg.errors import ConfigError
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.segmenter import Segmenter
 from refineseg.training import ranks
 from refineseg.training.config import Phase, TrainingConfig
@@ -76,17 +77,21 @@ def fit_to_budget(
     available_s = budget.left_s - closing_s
     num_epochs = _MOST_EPOCHS
     if validation_s:
-        num_epochs = max(1, min(_MOST_EPOCHS, int(_VALIDATION_SHARE * available_s / validation_s)))
-        available_s -= num_epochs * validation_s
-    fitted = ranks.agreed(
-        _fitted(config, [len(phase.dataset) for phase in data.phases], step_s, available_s, num_epochs)
-    )
+        num_epochs = min(_MOST_EPOCHS, int(_VALIDATION_SHARE * available_s / validation_s))
+    num_epochs = max(len(config.phases), num_epochs)
+    samples = [len(phase.dataset) for phase in data.phases]
+    fitted = _fitted(config, samples, step_s, available_s - num_epochs * validation_s, num_epochs)
+    if fitted is not None and fitted.num_epochs > num_epochs:  # rounded up in several phases
+        fitted = _fitted(config, samples, step_s, available_s - fitted.num_epochs * validation_s, num_epochs)
+    fitted = ranks.agreed(fitted)
     if fitted is None:
+        measured = f", a validation {validation_s:.1f} s" if validation_s else ""
+        advice = ", or fewer validation images (--set val_split=null measures nothing)" if validation_s else ""
         raise ranks.told_once(
             ConfigError(
                 f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which "
-                f"{max(available_s, 0.0):.0f} s are left for training and a step takes {max(step_s):.1f} s; give more "
-                "time, or choose smaller crops"
+                f"{max(available_s, 0.0):.0f} s are left for training and validation; a step takes {max(step_s):.1f} s"
+                f"{measured}; give more time, or choose smaller crops{advice}"
             )
         )
     steps = sum(phase.epochs * (phase.epoch_steps or 0) for phase in fitted.phases)
@@ -161,7 +166,7 @@ def _validation_s(model: Segmenter, data: TrainingData, engine: Engine) -> float
     """Seconds of a measurement of all validation images, which processes share; 0: there are none."""
     if data.val is None:
         return 0.0
-    predictor = Predictor(model.eval(), device=str(engine.device))
+    predictor = Predictor(model.eval(), device=str(engine.device), tiling=TilingOptions())
     images = [data.val[index].image for index in range(min(_MEASURED_IMAGES, len(data.val)))]
     predictor(images[0])
     begun = time.monotonic()

@@ -191,7 +191,8 @@ class Stepper:
         try:
             return self._added_up(images, masks, num_pieces=-(-len(images) // size))
         except ValueError as error:
-            if sees_one_value(self._state.segmenter, images[:1]):  # memory was short, or a crop shrank
+            one, reduced = images[:1], self._objective.takes_reduced
+            if sees_one_value(self._state.segmenter, one, resized_already=reduced):  # memory short, or a crop shrank
                 raise one_value(images.shape[2:]) from error
             raise
         except (RuntimeError, MemoryError) as error:

@@ -93,9 +93,10 @@ def held(data: TrainingData, config: TrainingConfig, device: torch.device, progr
         return _counted(data, config)
     free = ranks.least(free_memory(device) if device.type == "cuda" else 2 * config.cache_mib << 20)
     found: dict[int, ResidentData | None] = {}
+    each = free // (2 * len({id(phase.dataset) for phase in data.phases}))
     for phase in data.phases:
         if id(phase.dataset) not in found:
-            found[id(phase.dataset)] = hold(phase.dataset, device=device, max_bytes=free // (2 * len(data.phases)))
+            found[id(phase.dataset)] = hold(phase.dataset, device=device, max_bytes=each)
     if config.augment_on == "device" and None in found.values():
         raise ConfigError(
             f"expected training data that fit into half of the {free >> 20} MiB free on {device} (augment_on device), "

@@ -23,6 +23,7 @@ from refineseg.data.samples.views import Subset
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import evaluate
 from refineseg.predict.predictor import Predictor
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.prediction import Prediction
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.scoring import class_dtype
@@ -34,6 +35,8 @@ PICTURES = 3
 """Of how many samples, the first ones, the predictions are kept for pictures."""
 _BATCH_PIXELS = 1 << 22
 """Pixels of a batch on a GPU: 24 images of 480x360, 2 of 2048x1024."""
+_MOST_WHOLE_PIXELS = 1 << 23
+"""Pixels of an image that any network sees whole; larger ones are predicted in tiles where memory is short."""
 _FEW_SIZES = 4
 """Of so many image sizes, a GPU may try all algorithms of each convolution, which takes seconds for each size."""
 
@@ -131,7 +134,8 @@ class Measure:
                 shown.append((sample, prediction.mask))
             check()
 
-        matrix = evaluate(Predictor(segmenter, device=str(self._device)), self._dataset, seen=seen)
+        predictor = Predictor(segmenter, device=str(self._device), tiling=TilingOptions())
+        matrix = evaluate(predictor, self._dataset, seen=seen)
         return Measured(matrix, tuple(shown))
 
 
@@ -159,7 +163,7 @@ def _counts(predicted: Tensor, masks: Tensor, info: ClassInfo) -> Tensor:
 
 
 def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
-    """All samples; None where they take more, or where counting would have something to say about a mask."""
+    """All samples; None where they take more, one may have to be cut, or counting has something to say about a mask."""
     samples: list[Sample] = []
     info = dataset.class_info
     for sample in read_samples(dataset):
@@ -167,6 +171,8 @@ def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
             return None
         labelled = sample.mask[sample.mask != info.ignore_index]
         if labelled.size and not 0 <= labelled.min() <= labelled.max() < info.num_classes:
+            return None
+        if sample.image.shape[0] * sample.image.shape[1] > _MOST_WHOLE_PIXELS:
             return None
         bytes_each = sample.image.size + sample.mask.size * class_dtype(info.ignore_index).itemsize
         if len(dataset) * bytes_each > max_bytes:

@@ -48,7 +48,7 @@ class Objective:
     ) -> None:
         self._segmenter, self._teacher = segmenter, teacher
         self._device = next(segmenter.parameters()).device
-        self._reduced = config.input_scale is not None and config.input_scale < 1  # and so are the images
+        self.takes_reduced = config.input_scale is not None and config.input_scale < 1  # and so are the images
         self._at_output = config.loss.loss_resolution == "output"
         self._teacher_weight, self._temperature = config.teacher_weight, config.teacher_temperature
         power, style = config.loss.class_weight_power, config.loss.class_weight_style
@@ -59,11 +59,11 @@ class Objective:
     def __call__(self, images: UInt8[Tensor, "n c h w"], masks: Int64[Tensor, "n h w"]) -> LossSum:
         """The loss of a batch, or of a piece of one."""
         score = self._segmenter.output_logits if self._at_output else self._segmenter
-        logits: Float[Tensor, "n k h2 w2"] = score(images, resized_already=self._reduced)
+        logits: Float[Tensor, "n k h2 w2"] = score(images, resized_already=self.takes_reduced)
         taught = None
         if self._teacher is not None:
             taught = teacher_logits(
-                self._teacher, images, at_output_resolution=self._at_output, resized_already=self._reduced
+                self._teacher, images, at_output_resolution=self._at_output, resized_already=self.takes_reduced
             )
         with torch.autocast(self._device.type, enabled=False):
             logits = logits.float()

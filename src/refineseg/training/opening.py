@@ -6,6 +6,7 @@ In: roots of data sets and a configuration. Out: :class:`~refineseg.training.fee
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -41,14 +42,15 @@ def open_data(
     val_set = _validation(config, first, root)
     held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
     phases: dict[tuple[str, ...], PhaseData] = {}
+    usual_void = 0.0
     records: dict[str, DataRecord] = {}
     for phase in config.phases:
         parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
         if parts not in phases:
-            phases[parts], record = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
-            records[" + ".join(parts)] = record
+            phases[parts], checked = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
+            records[" + ".join(parts)], usual_void = checked.record, max(usual_void, checked.void_share)
     if val_set is not None:
-        record = _checked(val_set, check_data).record
+        record = _checked(val_set, partial(check_data, one_class=True, usual_void=usual_void)).record
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[f"validation on {first}:{config.val_split}"] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
@@ -76,12 +78,13 @@ def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None
         return open_dataset(name, root, split=config.val_split)
     whole = open_dataset(name, root, split=config.train_split)
     order = np.random.default_rng(config.seed).permutation(len(whole))
-    return Without(whole, [whole.name(int(index)) for index in order[round(config.val_share * len(whole)) :]])
+    held_out = max(1, round(config.val_share * len(whole)))
+    return Without(whole, [whole.name(int(index)) for index in order[held_out:]])
 
 
 def _open_phase(
     parts: Sequence[str], sources: Mapping[str, Root], held_out: frozenset[str], val: str, progress: Progress
-) -> tuple[PhaseData, DataRecord]:
+) -> tuple[PhaseData, CheckedData]:
     """The training data of a phase, without the images it is measured on."""
     opened: list[Dataset] = []
     given: list[Dataset] = []
@@ -105,7 +108,7 @@ def _open_phase(
     say_notes([*given, joined], progress)
     for note in checked.notes:
         progress.say(f"note: {note}")
-    return PhaseData(joined, checked.pixel_counts, unions=unions), checked.record
+    return PhaseData(joined, checked.pixel_counts, unions=unions), checked
 
 
 def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> CheckedData:

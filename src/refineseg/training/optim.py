@@ -162,11 +162,12 @@ def check_statistics(segmenter: Segmenter, config: TrainingConfig, num_samples: 
         if config.freeze_norm:
             freeze_statistics(model.network.encoder)
         shape = (1, segmenter.spec.preprocessing.in_channels, *phase.crops.crop_hw)
-        if sees_one_value(model, torch.zeros(shape, dtype=torch.uint8, device=next(model.parameters()).device)):
+        crop = torch.zeros(shape, dtype=torch.uint8, device=next(model.parameters()).device)
+        if sees_one_value(model, crop, resized_already=(config.input_scale or 1.0) < 1):
             raise one_value(phase.crops.crop_hw)
 
 
-def sees_one_value(segmenter: Segmenter, images: Tensor) -> bool:
+def sees_one_value(segmenter: Segmenter, images: Tensor, *, resized_already: bool = False) -> bool:
     """Whether a batch normalisation of a model in training takes statistics of one value for each channel.
 
     PyTorch refuses that with a plain ValueError; the shapes tell it from others.
@@ -174,6 +175,7 @@ def sees_one_value(segmenter: Segmenter, images: Tensor) -> bool:
     Args:
         segmenter: The model; it stays as it is.
         images: Crops that it learns from at a time.
+        resized_already: Crops are cut from images that were resized.
     """
     found: list[bool] = []
 
@@ -185,7 +187,7 @@ def sees_one_value(segmenter: Segmenter, images: Tensor) -> bool:
         if isinstance(part, nn.BatchNorm2d):
             part.register_forward_pre_hook(look)
     with contextlib.suppress(ValueError), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        trial(images)
+        trial(images, resized_already=resized_already)
     return any(found)
 
 

@@ -137,7 +137,7 @@ def _published(value: Mapping[str, Any], protocol: MeasurementProtocol) -> str:
     mean = value["spread"]["mIoU"]["mean"] or 0.0
     compared = compare_published(protocol, mean, value["variant"])
     if not compared:
-        return "No published numbers are known for this split."
+        return "No published number of this network is stored for this split."
     lines = ["| network | mIoU % | beside our mean | source |", "| --- | ---: | --- | --- |"]
     lines += [f"| {row.network} | {percent(row.mean_iou)} | {row.verdict} | {row.origin} |" for row in compared]
     return "\n".join(lines)

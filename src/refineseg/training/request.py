@@ -21,6 +21,7 @@ from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
 from refineseg.training.config import CHECKPOINT, HELD_OUT, TrainingConfig, from_json
 from refineseg.training.launch import Launch
 
+_VAL_SPLITS = ("val", "valid", "validation")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 LOGGERS = ("tensorboard", "mlflow", "mlflow:URI", "wandb", "wandb:PROJECT")
@@ -142,8 +143,9 @@ def fitted(
     config = _phases_with_data(config, tuple(sources), skip_missing=skip_missing, say=say)
     name, root = next(iter(sources.items()))
     splits = data_splits(name, root)
-    if splits is not None and config.val_split == "val" and "val" not in splits:
-        config = replace(config, val_split=_instead_of_val(config, name, root, say))
+    if splits is not None and config.val_split in ("val", HELD_OUT):  # of a run.json of other data, too
+        named = next((split for split in _VAL_SPLITS if split in splits), None)
+        config = replace(config, val_split=named or _instead_of_val(config, name, root, say))
     if config.patience is not None and config.val_split is None:
         raise ConfigError(f"expected validation images for --patience {config.patience}, got none; leave it out")
     return config
@@ -234,7 +236,8 @@ def recipe_options(
                 f"expected --epochs for a recipe of one phase, but {config.recipe} has {len(phases)}; "
                 "use --set phases.0.epochs=N --set phases.1.epochs=N"
             )
-        phases = [replace(phases[0], epochs=epochs, warmup_epochs=min(phases[0].warmup_epochs, epochs / 2))]
+        warmup = min(phases[0].warmup_epochs, epochs / 2)
+        phases = [replace(phases[0], epochs=epochs, epoch_steps=None, warmup_epochs=warmup)]
     if lr is not None:
         phases = [
             replace(p, decoder_lr=lr, encoder_lr=lr * (p.encoder_lr / p.decoder_lr if p.decoder_lr else 1))

@@ -5,6 +5,7 @@ In: names, as the command line has them. Out: the run's folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import Root, check_apart, licence_of, parse_sources
 from refineseg.data.samples.given import GivenData
-from refineseg.errors import (
-    ConfigError,
-    DatasetError,
-    ImageError,
-    MissingExtraError,
-    WeightsUnavailableError,
-)
+from refineseg.errors import CheckpointError, ConfigError, ModelFileError, WeightsUnavailableError
 from refineseg.evaluate.protocol import Learned
 from refineseg.files.writing import written_beside
 from refineseg.networks.building import encoder_of, preprocessing_of
@@ -127,6 +122,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "encoder_weights": None if request.encoder_weights is None else str(request.encoder_weights.resolve()),
         "started_from": segmenter.spec.provenance["started_from"],
         "earlier": segmenter.spec.provenance.get("earlier"),
+        "model": replace(segmenter.spec, provenance={}).to_json(),
         "log": list(request.log),
         **({} if request.launch is None else {LAUNCH: request.launch}),
         "config": to_json(config),
@@ -150,11 +146,12 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
             stop_after_s=_left(request.stop_after_s, begun),
             callbacks=request.callbacks,
         )
-    except (DatasetError, ImageError, ConfigError, MissingExtraError):
+    except Exception:
         if (
             ranks.is_first() and not (folder / CHECKPOINT).exists()
         ):  # nothing was learned: the same call must work once the cause is mended
-            _undo(folder, is_new=is_new)
+            with contextlib.suppress(OSError):
+                _undo(folder, is_new=is_new)
         raise
 
 
@@ -215,7 +212,7 @@ def resume_run(
     class_info = opened.phases[0].dataset.class_info
     licence = _licence(sources, config, class_info)
     if (folder / CHECKPOINT).exists():  # the weights come from there
-        segmenter = _new_model(config, class_info, licence)
+        segmenter = _remade(description, class_info) or _new_model(config, class_info, licence)
     else:
         progress.say("no epoch was complete: starting from the beginning")
         request = RunRequest(config, data, init, encoder_weights=weights)
@@ -292,6 +289,22 @@ def _new_model(
     return segmenter
 
 
+def _remade(description: Mapping[str, Any], class_info: ClassInfo) -> Segmenter | None:
+    """The model of a run, without its weights; a model that it started from may have had options of its own.
+
+    None: the run was begun by a version that did not write it down.
+
+    Raises:
+        CheckpointError: The description is damaged.
+    """
+    if "model" not in description:
+        return None
+    try:
+        return Segmenter(replace(ModelSpec.from_json(description["model"]), class_info=class_info, provenance={}))
+    except (ModelFileError, ConfigError, AttributeError) as error:
+        raise CheckpointError(f"expected the model of the run in run.json, which is damaged ({error})") from error
+
+
 def _make_model(
     request: RunRequest, config: TrainingConfig, class_info: ClassInfo, licence: str, progress: Progress
 ) -> tuple[Segmenter, TrainingConfig]:
@@ -304,7 +317,8 @@ def _make_model(
         preprocessing = replace(segmenter.spec.preprocessing, input_scale=config.input_scale or 1.0)
         segmenter.spec = replace(segmenter.spec, licence=licence, preprocessing=preprocessing)
         segmenter.with_provenance({"started_from": f"model {request.init}", "earlier": earlier})
-        return segmenter, replace(config, variant=segmenter.spec.variant, pretrained="no")
+        spec = segmenter.spec
+        return segmenter, replace(config, variant=spec.variant, network=spec.options, pretrained="no")
     torch.manual_seed(config.seed)
     pretrained = config.pretrained != "no"
     if request.encoder_weights is not None:

@@ -23,6 +23,7 @@ from refineseg.training.progress import Progress
 
 RECORD_NAME = "data.json"
 _FORMAT = 1
+_DIGEST = 64  # characters
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,12 @@ class RunRecord:
         if list(self.data) != list(now.data):
             return [f"the data were {', '.join(self.data)} and are {', '.join(now.data)}"]
         found = [f"{name}: {text}" for name, record in self.data.items() for text in record.differences(now.data[name])]
-        changed = self.models.get("teacher") != now.models.get("teacher")
-        return found + ["the file of the teacher has changed"] * changed
+        teacher = now.models.get("teacher")
+        if self.models.get("teacher") == teacher:
+            return found
+        if teacher is not None and len(teacher) != _DIGEST:
+            return [*found, f"there is no teacher {teacher} (a relative path counts from the folder of the command)"]
+        return [*found, "the file of the teacher has changed"]
 
 
 def model_marks(teacher: str | None, init: str | None, encoder_weights: Path | None) -> dict[str, str]:

@@ -13,8 +13,11 @@ from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import DATASETS, open_dataset, parse_data
 from refineseg.data.own.formats import FORMATS, own_splits, recognise
+from refineseg.data.readers.transfer import transferred
+from refineseg.data.samples.catalog import catalog_classes
 from refineseg.data.samples.remap import remapped
 from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError
 
 FORM = {"roboflow": "coco", "label_studio_png": "label_studio"}
@@ -282,3 +285,64 @@ def test_ten_thousand_images_open_quickly_and_are_painted_when_read(tmp_path):
     dataset = open_dataset("folder", tmp_path, split="train")
     assert time.perf_counter() - start < 20
     assert len(dataset) == 10_000
+
+
+def test_a_training_run_among_labelmes_files_is_none_of_them(tmp_path):
+    root = FAKES["labelme"](tmp_path / "data")
+    for folder in ("run", "runs/first"):
+        (root / folder).mkdir(parents=True)
+        for name in ("run.json", "data.json", "metrics.json"):
+            (root / folder / name).write_text("{}")
+    _check(open_dataset("labelme", root, split="train"), scenes())
+    assert recognise(root) == ("labelme", root)
+
+
+def test_roboflows_valid_is_one_split_of_two_names(tmp_path):
+    root = FAKES["roboflow"](tmp_path / "data")
+    assert len([name for name in own_splits(root) if name in ("val", "valid")]) == 1
+    assert len(open_dataset("coco", root, split="valid")) == len(open_dataset("coco", root, split="val"))
+    assert not [fault for fault in examine(f"coco:{root}").faults if "duplicate" in fault.kind]
+
+
+def test_cvats_coco_lies_in_folders_called_default(tmp_path):
+    root, found = tmp_path / "cvat", scenes()
+    (root / "annotations").mkdir(parents=True)
+    (root / "images" / "default").mkdir(parents=True)
+    (root / "annotations" / "instances_default.json").write_text(json.dumps(coco_json(found, ending=".png")))
+    for scene in found:
+        Image.fromarray(scene.image).save(root / "images" / "default" / f"{scene.name}.png")
+    _check(open_dataset("coco", root, split="train"), found)
+
+
+def test_the_image_that_labelme_names_is_not_a_picture_of_the_labels_beside_it(tmp_path):
+    root, found = tmp_path / "data", scenes(1)
+    fake_labelme(root)
+    for path in root.iterdir():
+        if path.stem not in (found[0].name,):
+            path.unlink()
+    image = next(path for path in root.iterdir() if path.suffix != ".json")
+    Image.open(image).convert("RGB").save(root / f"{image.stem}.tif")
+    content = json.loads((root / f"{image.stem}.json").read_text())
+    content["imagePath"] = f"{image.stem}.tif"
+    (root / f"{image.stem}.json").write_text(json.dumps(content))
+    pixels = np.asarray(Image.open(root / f"{image.stem}.tif"))
+    image.unlink()
+    Image.fromarray(np.zeros_like(pixels)).save(root / f"{image.stem}.png")
+    np.testing.assert_array_equal(open_dataset("labelme", root, split="train")[0].image, pixels)
+
+
+def test_own_masks_with_the_class_names_of_cityscapes_are_no_label_ids(tmp_path):
+    """Train ids 0 to 18 under the 19 names, as BDD100K has them."""
+    names = catalog_classes("cityscapes").names
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    mask = np.arange(19, dtype=np.uint8)[:, None].repeat(8, axis=1)
+    Image.fromarray(mask).save(tmp_path / "masks" / "train" / "a.png")
+    Image.fromarray(np.zeros((19, 8, 3), np.uint8)).save(tmp_path / "images" / "train" / "a.png")
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    wanted = catalog_classes("camvid")
+    found = transferred(open_dataset("folder", tmp_path, split="train"), wanted)
+    assert found is not None
+    values = dict(zip(names, found[0].read_mask(0)[:, 0].tolist(), strict=True))
+    for name, to in {"road": "road", "building": "building", "vegetation": "tree", "person": "pedestrian"}.items():
+        assert values[name] == wanted.names.index(to), name

@@ -199,3 +199,53 @@ def test_a_folder_that_cannot_be_written_is_said_once(predict, photo, tmp_path):
     [line] = err.splitlines()
     assert "out exists and is a file; choose another" in line
     assert (tmp_path / "out").read_text() == ""
+
+
+def test_inputs_that_cannot_be_looked_at_cost_a_line(model, monkeypatch, capsys, tmp_path):
+    """Python's own questions (is_dir, exists) raise for names that the disk does not take, and in closed folders."""
+    names = (tmp_path / ("x" * 300 + ".jpg"), tmp_path / ("y" * 300))
+    status, out, err = call(monkeypatch, capsys, "predict", *names, "--out", tmp_path / "out", "--model", model)
+    assert (status, out) == (1, "")
+    assert [name.name in err for name in names] == [True, True]
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every file")
+def test_files_in_a_folder_that_is_closed_cost_a_line_each(predict, photo, tmp_path):
+    closed = tmp_path / "in" / "closed"
+    closed.mkdir()
+    photo.save(tmp_path / "in" / "good.png")
+    photo.save(closed / "a.png")
+    closed.chmod(0o644)  # its names are listed, and that is all
+    try:
+        status, _, err, written = predict()
+    finally:
+        closed.chmod(0o755)
+    assert (status, "good.png" in written) == (1, True)
+    assert "a.png" in err
+    assert "Traceback" not in err
+
+
+def test_an_image_too_long_for_a_jpeg_has_a_smaller_overlay(predict, tmp_path):
+    Image.new("RGB", (70_000, 20), (90, 120, 30)).save(tmp_path / "in" / "long.png")
+    status, _, err, written = predict("--no-legend")
+    assert (status, written) == (0, {"long.png", "long_overlay.jpg"}), err
+    sizes = []
+    for name in ("long.png", "long_overlay.jpg"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            sizes.append(picture.size)
+    assert sizes[0] == (70_000, 20)
+    assert sizes[1] == (65_500, 19)
+
+
+def test_the_password_of_a_camera_is_shown_and_stored_nowhere(model, monkeypatch, capsys, tmp_path):
+    places = ("--areas", tmp_path / "a.csv", "--json", tmp_path / "j.json", "--out", tmp_path / "out")
+    address = "rtsp://admin:secret@127.0.0.1:1/door"
+    status, out, err = call(monkeypatch, capsys, "predict", address, *places, "--model", model)
+    assert status in (1, 2)
+    assert "rtsp://127.0.0.1:1/door" in err
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "secret" not in out + err + written
+    picture = address.replace("door", "door.jpg")
+    _, out, err = call(monkeypatch, capsys, "predict", picture, "--out", tmp_path / "out", "--model", model)
+    assert "secret" not in out + err

@@ -224,6 +224,33 @@ def test_results_of_another_model_or_other_options_are_not_taken_for_done(models
     assert contents(out) == contents(tmp_path / "second")
 
 
+def test_a_result_that_another_model_made_since_is_made_anew(models, tmp_path):
+    """A call for one file keeps no record of its own, but it must not be taken for a part of the recorded run."""
+    folder, out = write_pictures(tmp_path / "in", [(20, 30)] * 3), tmp_path / "out"
+    run([folder], out, models[0])
+    whole = contents(out)
+    run([folder / "001.png"], out, models[1])
+    assert contents(out) != whole
+    result = run([folder], out, models[0], resume=True)
+    assert (result.done, result.resumed) == (1, 2)
+    assert contents(out) == whole
+    run([folder / "001.png"], out, models[0])  # the same model: nothing has to be made anew
+    assert run([folder], out, models[0], resume=True).resumed == 3
+
+
+def test_areas_of_resumed_tiff_images_are_counted(models, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.tif")
+    run([folder], out, models[0])
+    (out / "1.png").unlink()
+    result = run([folder], out, models[0], resume=True, areas=tmp_path / "a.csv")
+    assert (result.done, result.resumed) == (1, 2)
+    assert result.total.pixels == 3 * 20 * 30
+
+
 def test_a_kind_of_result_that_is_missing_is_made_when_resumed(models, tmp_path):
     folder, out = write_pictures(tmp_path / "in", [(20, 30)] * 3), tmp_path / "out"
     run([folder], out, models[0])
@@ -391,7 +418,7 @@ def test_a_run_tells_whoever_follows_it_and_prints_nothing(models, tmp_path, cap
 def test_a_disk_that_takes_nothing_more_ends_the_run_and_says_how_to_go_on(models, tmp_path, monkeypatch, capsys):
     folder = write_pictures(tmp_path / "in", [(8, 8)] * 30)
 
-    def full(prediction, target, outputs):
+    def full(prediction, target, outputs, *, name):
         raise OutputError(f"expected to write {target}", no_room=True)
 
     monkeypatch.setattr(file_run, "write_prediction", full)

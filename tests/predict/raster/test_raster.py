@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from PIL import Image
 
 from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
@@ -20,6 +21,7 @@ from refineseg.images.reading import Reading, Scaling
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster import raster
+from refineseg.predict.raster.headers import is_raster
 from refineseg.predict.raster.pixels import RasterSource
 from refineseg.predict.raster.raster import RasterOptions, predict_raster
 from refineseg.predict.views.tiling import Region, TilingOptions
@@ -394,3 +396,26 @@ def test_a_raster_that_declares_more_than_a_million_megapixels_is_refused(tmp_pa
     (tmp_path / "a.vrt").write_text(VRT.format(width=2_000_000_000, height=2_000_000_000, more="", source="b.tif"))
     with pytest.raises(ImageError, match=r"at most 1099511627776 pixels, got 2000000000x2000000000 in .*; cut it"):
         run(tmp_path / "a.vrt", tmp_path / "out.tif", model)
+
+
+def test_mercator_stretches_areas_so_that_none_are_told(tmp_path, model):
+    there = {"crs": "EPSG:3857", "transform": Affine(10, 0, 800_000, 0, -10, 6_800_000)}
+    result = run(write(tmp_path / "a.tif", pixels((40, 50)), **there), tmp_path / "out.tif", model)
+    assert any("Mercator coordinates stretch them" in note for note in result.notes)
+    rows = json.loads((tmp_path / "out_areas.json").read_text())["classes"]
+    assert all(row.get("square_metres") is None for row in rows)
+
+
+def test_the_fill_value_that_is_advised_is_that_of_the_file():
+    fill = -3.4028234663852886e38
+    assert float(raster.exact(fill)) == fill
+    assert (raster.exact(-9999.0), raster.exact(0.0)) == ("-9999", "0")
+
+
+@pytest.mark.parametrize("ending", [".tfw", ".TFW", ".tifw", ".wld"])
+def test_a_world_file_makes_an_image_a_raster(tmp_path, ending):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+    assert not is_raster(path)
+    path.with_suffix(ending).write_text("1\n0\n0\n-1\n100\n200\n")
+    assert is_raster(path)

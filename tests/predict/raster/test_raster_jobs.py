@@ -505,3 +505,20 @@ def test_endings_of_rasters_are_listed_once():
     source = Path(raster_headers.__file__).parents[2]
     listing = [path.name for path in source.rglob("*.py") if '".vrt"' in path.read_text(encoding="utf-8")]
     assert listing == ["headers.py"]
+
+
+def test_results_of_a_mosaic_are_made_anew_when_its_files_change(tmp_path, model):
+    """The named file is a list of others, and stays as it is."""
+    write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
+    (tmp_path / "mosaic.vrt").write_text(
+        '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
+        '<SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    run(tmp_path / "mosaic.vrt", tmp_path / "out.tif", model, bands=(1, 1, 1))
+    before = (tmp_path / "out.tif").read_bytes()
+    write(tmp_path / "part.tif", 255 - pixels((40, 50)), **UTM)
+    with pytest.raises(ImageError, match="other"):
+        run(tmp_path / "mosaic.vrt", tmp_path / "out.tif", model, bands=(1, 1, 1))
+    assert (tmp_path / "out.tif").read_bytes() == before

@@ -819,3 +819,23 @@ def test_a_real_clip_is_read_frame_by_frame(tmp_path):
     result = predict_video(clip, tmp_path / "o", BrightnessPredictor(), options=VideoOptions(seconds=1.0))
     assert (result.frames, result.size_hw, result.failures) == (15, (360, 480), ())
     assert result.cuts == 0
+
+
+def test_a_film_that_was_trimmed_without_encoding_is_whole(tmp_path):
+    """Its edit begins after a key frame: the packets before are there to decode the others, and are never shown."""
+    write_clip(tmp_path / "whole.mp4", moving_square(30), gop=10)
+    with (
+        av.open(str(tmp_path / "whole.mp4")) as source,
+        av.open(str(tmp_path / "trimmed.mp4"), "w", options={"avoid_negative_ts": "disabled"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        shift = round(4 / 25 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    with av.open(str(tmp_path / "trimmed.mp4")) as trimmed:
+        packets = list(trimmed.demux(video=0))
+        assert sum(packet.is_discard for packet in packets) == 4, "the case is not made"
+    result = predict_video(tmp_path / "trimmed.mp4", tmp_path / "out", BrightnessPredictor(), options=BOTH)
+    assert (result.frames, result.failures) == (26, ())

@@ -117,8 +117,11 @@ def class_counts(mask: MaskFacts, expected: Expected, values: Mapping[int, int] 
     table: Mapping[int, int] = expected.table.values
     if mask.form == "colour":
         table = {(r << 16) | (g << 8) | b: index for (r, g, b), index in expected.table.colours.items()}
+    counts = mask.counts
+    if values is not None and mask.form == "colour" and mask.index_counts is not None:  # values saved as grey colours
+        counts, table = mask.index_counts, expected.table.values
     found: dict[int, int] = {}
-    for value, count in mask.counts.items():
+    for value, count in counts.items():
         index = table.get(values.get(value, value) if values else value)
         if index is not None:
             found[index] = found.get(index, 0) + count

@@ -48,6 +48,7 @@ class ImageFacts:
         stored_hw: As stored, before EXIF turns it.
         orientation: EXIF, 1 where there is none.
         largest: The largest value of an image of 16 bits, -1 for others.
+        smallest: The smallest value of such an image; below 0 where values have a sign.
         digest: Digest of the decoded pixels.
         signature: ``(16, 16, 3)`` uint8; None where it cannot be read.
         one_of_many: Whether the file holds further pictures, which are not read.
@@ -58,6 +59,7 @@ class ImageFacts:
     stored_hw: tuple[int, int] = (0, 0)
     orientation: int = 1
     largest: int = -1
+    smallest: int = 0
     digest: bytes = b""
     signature: NDArray[np.uint8] | None = None
     one_of_many: bool = False
@@ -190,10 +192,10 @@ def inspect_image(path: Path) -> tuple[ImageFacts, NDArray[np.uint8] | None]:
         return ImageFacts(str(error)), None
     except _UNREADABLE as error:
         return ImageFacts(_unreadable(path, error)), None
-    largest = _largest(path) if header.sixteen_bit else -1
+    smallest, largest = _value_range(path) if header.sixteen_bit else (0, -1)
     hw = (pixels.shape[0], pixels.shape[1])
     facts = image_facts(pixels, hw, header.size_hw, header.orientation, largest)
-    return replace(facts, one_of_many=header.one_of_many), pixels
+    return replace(facts, smallest=smallest, one_of_many=header.one_of_many), pixels
 
 
 def image_facts(
@@ -203,7 +205,8 @@ def image_facts(
     digest = hashlib.blake2b(
         np.ascontiguousarray(pixels).tobytes(), digest_size=16, person=f"{hw[0]}x{hw[1]}".encode()[:16]
     )
-    return ImageFacts("", hw, stored_hw, orientation, largest, digest.digest(), _shrunk(pixels, SIGNATURE_SIDE))
+    signature = _shrunk(pixels, SIGNATURE_SIDE)
+    return ImageFacts("", hw, stored_hw, orientation, largest, digest=digest.digest(), signature=signature)
 
 
 def _shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -233,12 +236,12 @@ def read_header(path: Path, *, is_upright: bool = False) -> Header:
         )
 
 
-def _largest(path: Path) -> int:
-    """The largest value of a 16-bit image; Pillow opens 16-bit colour by its high bytes only."""
+def _value_range(path: Path) -> tuple[int, int]:
+    """The extreme values of a 16-bit image; Pillow opens 16-bit colour by its high bytes only."""
     with Image.open(openable(path)) as image:
         image.load()
         values = np.asarray(image)
-        return int(values.max()) if image.mode.startswith("I") else 65535
+        return (int(values.min()), int(values.max())) if image.mode.startswith("I") else (0, 65535)
 
 
 def inspect_mask(path: Path) -> MaskFacts:

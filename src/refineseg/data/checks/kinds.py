@@ -99,7 +99,7 @@ KINDS: dict[str, FaultKind] = {
     ),
     "sixteen_bit_image": FaultKind(
         "warning",
-        "images of 16 bits, which are read from their full range",
+        "images of 16 bits, which are read by percentiles of each image",
         "convert them to 8 bits with the range you want (--fix does)",
     ),
     "several_pictures": FaultKind(

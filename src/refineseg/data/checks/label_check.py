@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.checks.looking import look, refuse_fatal
+from refineseg.data.checks.looking import look, refuse_fatal, void_share_of
 from refineseg.data.samples.left_out import left_out
 from refineseg.data.samples.record import DataRecord, data_record
 from refineseg.data.samples.sample import Dataset
@@ -27,20 +27,30 @@ class CheckedData:
     Args:
         pixel_counts: (K,) int64 pixels of each class; void is not counted.
         record: Record by which the data are known again.
+        void_share: Largest share of void in a mask that is sure to use it.
         notes: What a user should know of files that can be used.
     """
 
     pixel_counts: NDArray[np.int64]
     record: DataRecord
+    void_share: float = 0.0
     notes: tuple[str, ...] = ()
 
 
-def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = None) -> CheckedData:
+def check_data(
+    dataset: Dataset,
+    *,
+    report: Callable[[int, int], None] | None = None,
+    one_class: bool = False,
+    usual_void: float = 0.0,
+) -> CheckedData:
     """Find everything that is fatal, in images and masks, and count the classes.
 
     Args:
         dataset: Data set whose ``read_mask`` can be called from several threads.
         report: Function that is called with (samples looked at, samples in all).
+        one_class: Whether pixels of one class alone are enough, as to measure on.
+        usual_void: Share of void in other masks of the same data, as of :attr:`CheckedData.void_share`.
 
     Raises:
         LabelError: Masks hold values that stand for no class (the first ten files and how many there are), or say other
@@ -68,17 +78,19 @@ def check_data(dataset: Dataset, *, report: Callable[[int, int], None] | None = 
             + (f": all {void} pixels are void" if void else ""),
             *_lost_objects(dataset),
         )
-    if num_classes > 1 and void and not counts[1:].any():
+    if num_classes > 1 and void and not counts[1:].any() and not one_class:
         raise LabelError(
             f"expected pixels of more than one class, got only {dataset.class_info.names[0]!r} "
             f"({int(counts[0])} pixels) and void ({void} pixels) in {len(dataset)} masks; if these are masks of 0 and "
-            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json',
+            '255, write 1 instead of 255 or give the second class "id": 255 in classes.json; transparent pixels of '
+            "images are void, too",
             *_lost_objects(dataset),
         )
-    refuse_fatal(looks)
+    refuse_fatal(looks, usual_void=usual_void)
     several = [one.several for one in looks if one.several]
     notes = (f"of {len(several)} files of several pictures the first is read: {first_names(several)}",)
-    return CheckedData(counts, data_record(dataset, [one.marks for one in looks]), notes if several else ())
+    record = data_record(dataset, [one.marks for one in looks])
+    return CheckedData(counts, record, void_share_of(looks), notes if several else ())
 
 
 def check_learnable(dataset: Dataset) -> CheckedData:

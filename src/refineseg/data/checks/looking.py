@@ -18,9 +18,10 @@ from refineseg.data.checks.facts import MaskFacts, glance_at_image, inspect_pair
 from refineseg.data.checks.files import file_faults
 from refineseg.data.checks.kinds import FATAL, KINDS, Fault
 from refineseg.data.checks.marks import data_mark
-from refineseg.data.checks.masks import mask_faults
+from refineseg.data.checks.masks import mask_faults, void_share
 from refineseg.data.samples.sample import Dataset, PairDataset, image_file, pair_of
 from refineseg.errors import DatasetError, ImageError, LabelError
+from refineseg.images.files import read_opaque
 from refineseg.images.label_messages import value_ranges
 
 _SHOWN = 10
@@ -70,9 +71,9 @@ def look(dataset: Dataset, index: int) -> Look:
     name = str(pair.mask)
     faults = file_faults(facts, image_name=str(pair.image), mask_name=name)
     counts = None
-    if dataset.class_info == pairs.class_info and not any(fault.kind == "size_mismatch" for fault in faults):
+    if dataset.class_info.means_as(pairs.class_info) and not any(fault.kind == "size_mismatch" for fault in faults):
         counts = _class_pixels(facts.mask, Expected(pairs.class_info, pairs.table, declared=True))
-    if counts is None:  # whatever is wrong with it, the reader says it best
+    if counts is None or read_opaque(pair.image) is not None:  # whatever is wrong with it, the reader says it best
         counts = _counted(dataset, index, dataset.read_mask(index))
     fatal = tuple(fault for fault in faults if fault.kind in FATAL)
     return Look(counts, marks, fatal, (name, facts.mask), pairs, several)
@@ -120,8 +121,17 @@ def _counted(dataset: Dataset, index: int, mask: NDArray[np.integer] | None) -> 
     return np.append(np.bincount(inside, minlength=num_classes), void).astype(np.int64)
 
 
-def refuse_fatal(looks: Sequence[Look]) -> None:
+def void_share_of(looks: Sequence[Look]) -> float:
+    """The largest share of void in a mask that is sure to use it."""
+    return void_share([one.mask for one in looks if one.mask is not None])
+
+
+def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0) -> None:
     """Refuse what is fatal although every file could be read.
+
+    Args:
+        looks: What was found.
+        usual_void: Share of void in other masks of the same data.
 
     Raises:
         LabelError: Masks that say other classes than are meant.
@@ -131,7 +141,7 @@ def refuse_fatal(looks: Sequence[Look]) -> None:
     for pairs in {id(one.pairs): one.pairs for one in looks if one.pairs is not None}.values():
         masks = [one.mask for one in looks if one.pairs is pairs and one.mask is not None]
         expected = Expected(pairs.class_info, pairs.table, declared=True)
-        faults += mask_faults(masks, expected, own_classes=False)
+        faults += mask_faults(masks, expected, own_classes=False, usual_void=usual_void)
     fatal = [fault for fault in faults if fault.kind in FATAL and FATAL[fault.kind].outcome == "refused"]
     if not fatal:
         return

@@ -6,6 +6,7 @@ In: the facts of all masks and what they should hold. Out: faults. A mask withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from refineseg.class_info import LabelTable
 from refineseg.data.checks.expected import Expected, class_counts
@@ -21,39 +22,57 @@ _MOST_COLOURS = 256
 _SHOWN = 5
 _MORE_VOID = 3.0  # times the void of masks that are sure to use it
 _FULL = 255
+_UNSURE = "look at these masks: values may be one too high or too low in all masks, or a class is missing in the list"
 _BACKGROUNDS = frozenset({"background", "bg", "class_0"})
 
 
-def mask_faults(masks: Named, expected: Expected, *, own_classes: bool) -> list[Fault]:
+def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_void: float = 0.0) -> list[Fault]:
     """The faults of all masks.
 
     Args:
         masks: Name and facts of each mask.
         expected: What they should hold.
         own_classes: The user's own classes, of which the first is taken as background in masks of nothing else.
+        usual_void: Share of void in other masks of the same data, see :func:`void_share`.
     """
     readable = [(name, mask) for name, mask in masks if not mask.problem]
     coloured = sum(mask.form == "colour" for _, mask in readable)
-    context = _Context(expected, 2 * coloured > len(readable) and bool(expected.table.colours), _void_share(readable))
+    context = _Context(
+        expected,
+        2 * coloured > len(readable) and bool(expected.table.colours),
+        max(usual_void, void_share(readable)),
+        any(mask.form == "palette" and _palette_disagrees(mask, expected) for _, mask in readable),
+        _impossible_shifts(readable, expected),
+    )
     faults: list[Fault] = []
     for name, mask in masks:
         found = _one_mask(name, mask, context)
         if not found and mask.counts:
             found = _without_classes(name, mask, expected, own_classes)
         faults += found
-    return faults + _shifted_without_a_sign(readable, faults, expected)
+    return _with_full_masks(_with_shifted_masks(readable, faults, expected), readable)
 
 
+@dataclass(frozen=True)
 class _Context:
-    """What is usual in the other masks."""
+    """What is usual in the other masks.
 
-    def __init__(self, expected: Expected, colours_usual: bool, void_share: float) -> None:
-        self.expected = expected
-        self.colours_usual = colours_usual
-        self.void_share = void_share
+    Args:
+        expected: What masks should hold.
+        colours_usual: Most masks are colours.
+        void_share: Share of void in masks that are sure to use it.
+        palettes_differ: The palette of some mask says other classes than its values.
+        impossible_shifts: Shifts, of -1 and 1, that some mask shows to be none of this data set.
+    """
+
+    expected: Expected
+    colours_usual: bool
+    void_share: float
+    palettes_differ: bool
+    impossible_shifts: frozenset[int]
 
 
-def _void_share(masks: Named) -> float:
+def void_share(masks: Named) -> float:
     """The largest share of the value 255 in a mask of at least two classes, where it is sure to be void."""
     shares = [0.0]
     for _, mask in masks:
@@ -71,7 +90,7 @@ def _one_mask(name: str, mask: MaskFacts, context: _Context) -> list[Fault]:
         return [Fault("jpeg_mask", name, f"{mask.distinct} different colours")]
     if mask.form == "colour":
         return _colour_faults(name, mask, context)
-    if mask.form == "palette" and _palette_disagrees(mask, context.expected):
+    if mask.form == "palette" and _palette_disagrees(mask, context.expected, least=1 if context.palettes_differ else 2):
         by_colour = {
             value: context.expected.value_of(_classes_by_colour(mask, context.expected)[value]) for value in mask.counts
         }
@@ -104,10 +123,10 @@ def _classes_by_colour(mask: MaskFacts, expected: Expected) -> dict[int, int]:
     return {value: expected.table.colours.get(_rgb(code), -1) for value, code in mask.palette.items()}
 
 
-def _palette_disagrees(mask: MaskFacts, expected: Expected) -> bool:
-    """All colours are those of classes, at least two of them, but not those of the indices."""
+def _palette_disagrees(mask: MaskFacts, expected: Expected, *, least: int = 2) -> bool:
+    """All colours are those of classes, at least so many of them, but not those of the indices."""
     by_colour = _classes_by_colour(mask, expected)
-    different = len(set(by_colour.values())) == len(by_colour) >= 2
+    different = len(set(by_colour.values())) == len(by_colour) >= least
     if not different or -1 in by_colour.values() or set(by_colour) != set(mask.counts):
         return False
     return any(expected.table.values.get(value) != index for value, index in by_colour.items())
@@ -128,6 +147,7 @@ def _index_faults(name: str, counts: Mapping[int, int], distinct: int, context: 
     if not unknown and distinct == len(counts):
         return []
     shift = _shift(present, expected)
+    shift = 0 if shift in context.impossible_shifts else shift
     if shift:
         return [_shift_fault(name, counts, shift, expected)]
     if len(unknown) > _MANY or distinct > len(counts):
@@ -146,9 +166,14 @@ def _value_action(table: LabelTable, expected: Expected) -> str:
 
 
 def _is_binary(counts: Mapping[int, int], context: _Context) -> bool:
-    """Nothing but 0 and 255, more of it than void has elsewhere, and 255 is no class."""
+    """Nothing but 0 and 255, more of it than void has elsewhere, and 255 is no class and not said to be void."""
     expected = context.expected
-    if set(counts) != {0, _FULL} or 0 not in expected.class_values or _FULL in expected.class_values:
+    if (
+        expected.table.names_void
+        or set(counts) != {0, _FULL}
+        or 0 not in expected.class_values
+        or _FULL in expected.class_values
+    ):
         return False
     return counts[_FULL] / sum(counts.values()) > _MORE_VOID * context.void_share
 
@@ -173,6 +198,15 @@ def _shift(present: set[int], expected: Expected) -> int:
     return 0
 
 
+def _impossible_shifts(masks: Named, expected: Expected) -> frozenset[int]:
+    """A mask with the first class and a value behind the last one has a class more, and no values that are shifted."""
+    legal = expected.class_values
+    if not legal:
+        return frozenset()
+    ends = {-1: {min(legal), max(legal) + 1}, 1: {min(legal) - 1, max(legal)}}
+    return frozenset(shift for shift, both in ends.items() if any(both <= set(mask.counts) for _, mask in masks))
+
+
 def _shift_fault(name: str, counts: Mapping[int, int], shift: int, expected: Expected) -> Fault:
     void = set(expected.table.values) - expected.class_values
     values = {value: value if value in void else value + shift for value in counts}
@@ -181,8 +215,12 @@ def _shift_fault(name: str, counts: Mapping[int, int], shift: int, expected: Exp
     return Fault("off_by_one", name, detail, action, values=values)
 
 
-def _shifted_without_a_sign(masks: Named, faults: Sequence[Fault], expected: Expected) -> list[Fault]:
-    """Masks whose values are legal by chance, where the whole data set is one too high or too low."""
+def _with_shifted_masks(masks: Named, faults: list[Fault], expected: Expected) -> list[Fault]:
+    """With the masks whose values are legal by chance, where the whole data set is one too high or too low.
+
+    Where a list of classes is given and few masks show it, nobody knows whether the others are shifted: then none is
+    repaired.
+    """
     shifts = {fault.file for fault in faults if fault.kind == "off_by_one"}
     legal = expected.class_values
     others = [
@@ -191,14 +229,29 @@ def _shifted_without_a_sign(masks: Named, faults: Sequence[Fault], expected: Exp
         if name not in shifts and mask.form in ("index", "palette") and set(mask.counts) & legal
     ]
     if not shifts or not others or set().union(*(mask.counts for _, mask in others)) - set(expected.table.values):
-        return []
+        return faults
     labelled = set().union(*(mask.counts for _, mask in others)) & legal
     up = next(fault for fault in faults if fault.kind == "off_by_one" and fault.values)
     shift = -1 if any(new < old for old, new in (up.values or {}).items()) else 1
     absent = min(legal) if shift < 0 else max(legal)
-    if absent in labelled or len(others) > len(shifts) * len(legal):
-        return []
-    return [_shift_fault(name, mask.counts, shift, expected) for name, mask in others]
+    if absent in labelled:
+        return faults
+    if expected.declared and len(others) > len(shifts) * len(legal):
+        return [replace(fault, values=None, action=_UNSURE) if fault.file in shifts else fault for fault in faults]
+    return faults + [_shift_fault(name, mask.counts, shift, expected) for name, mask in others]
+
+
+def _with_full_masks(faults: list[Fault], masks: Named) -> list[Fault]:
+    """In a set of masks of 0 and 255, one of 255 alone is full of the second class."""
+    binary = next((fault for fault in faults if fault.kind == "binary_mask" and fault.values), None)
+    if binary is None:
+        return faults
+    full = {name: mask for name, mask in masks if set(mask.index_counts or ()) == {_FULL}}
+    kept = [fault for fault in faults if fault.file not in full]
+    detail = "255 in {} pixels, as in masks of 0 and 255"
+    return kept + [
+        replace(binary, file=name, detail=detail.format(sum(mask.counts.values()))) for name, mask in full.items()
+    ]
 
 
 def _without_classes(name: str, mask: MaskFacts, expected: Expected, own_classes: bool) -> list[Fault]:

@@ -39,6 +39,7 @@ def augment(
     *,
     ignore_index: int,
     generator: torch.Generator,
+    num_classes: int | None = None,
     donate: Callable[[float, float], tuple[Sample, int, int] | None] | None = None,
 ) -> tuple[UInt8[Tensor, "c h w"], Int64[Tensor, "h w"]]:
     """Draw one training crop.
@@ -50,6 +51,7 @@ def augment(
         augmentation: What to draw.
         ignore_index: Void value.
         generator: Every random number comes from it.
+        num_classes: Number of the classes; further labels are unions of them. None: there are no unions.
         donate: Two numbers from 0..1 -> a sample to paste from, a class, and which of its pixels to hold; None: nothing
             is pasted.
 
@@ -59,7 +61,7 @@ def augment(
     draw = augmentation.draw(generator)
     placed = augmentation.place(draw, (sample.image.shape[0], sample.image.shape[1]))
     if augmentation.crop_centre == "class":
-        pixel = _pixel_of_a_class(_mask_of(sample), ignore_index, draw[1], draw[2])
+        pixel = _pixel_of_a_class(_mask_of(sample), num_classes, ignore_index, draw[1], draw[2])
         placed = _holding(pixel, placed, in_middle=True)
     image, mask = _cut(sample, placed, ignore_index)
     donated = donate(draw[9], draw[10]) if donate is not None and augmentation.pastes(draw) else None
@@ -175,9 +177,12 @@ def recoloured(images: Float[Tensor, "n c h w"], factors: Float[Tensor, "n 5"]) 
     )
 
 
-def _pixel_of_a_class(mask: Tensor, ignore_index: int, class_draw: float, pixel_draw: float) -> tuple[int, int]:
-    """A random pixel of a random class that occurs; the middle where nothing is labelled."""
-    classes = [int(c) for c in torch.unique(mask) if int(c) != ignore_index]
+def _pixel_of_a_class(
+    mask: Tensor, num_classes: int | None, ignore_index: int, class_draw: float, pixel_draw: float
+) -> tuple[int, int]:
+    """A random pixel of a random class that occurs, unions of classes left out; the middle where there is none."""
+    found = [int(c) for c in torch.unique(mask) if int(c) != ignore_index]
+    classes = [c for c in found if num_classes is None or c < num_classes]
     if not classes:
         return mask.shape[0] // 2, mask.shape[1] // 2
     pixels = (mask == classes[int(class_draw * len(classes))]).flatten().nonzero().flatten()

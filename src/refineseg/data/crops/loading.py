@@ -102,10 +102,9 @@ class _CropSamples(TorchDataset[tuple[Tensor, Tensor, str]]):
         epoch, index = place
         sample = self._dataset[index % len(self._dataset)]  # beyond the last: the sample once more
         generator = torch.Generator().manual_seed(mix_seeds(self._seed, epoch, index))
-        ignore_index = self._dataset.class_info.ignore_index
-        image, mask = augment(
-            sample, self._augmentation, ignore_index=ignore_index, generator=generator, donate=self._donate
-        )
+        info = self._dataset.class_info
+        how: Any = {"ignore_index": info.ignore_index, "num_classes": info.num_classes, "donate": self._donate}
+        image, mask = augment(sample, self._augmentation, generator=generator, **how)
         return image, mask, sample.name
 
     def _donate(self, class_draw: float, pixel_draw: float) -> tuple[Sample, int, int] | None:

@@ -139,7 +139,9 @@ def _unread(root: Path, files: dict[str, Path]) -> tuple[str, ...]:
 
 def coco_splits(root: Path) -> tuple[str, ...]:
     """The splits of your own COCO JSON, train, val and test first."""
-    return in_usual_order(coco_files(root))
+    files = coco_files(root)
+    names = (name for name in files if name != "valid" or files.get("val") != files["valid"])  # one split, two names
+    return in_usual_order(names)
 
 
 def paint_coco(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:
@@ -291,7 +293,9 @@ def _sample_name(file_name: str) -> str:
 def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -> list[Path]:
     """Where each image lies: the first of the usual folders that has all of them."""
     base = root if is_folder(root) else root.parent
-    candidates = [listing.parent, *(base / folder for folder in (split, f"images/{split}", "images", "."))]
+    named = listing.stem.removeprefix("instances_")  # CVAT calls everything "default"
+    folders = (split, f"images/{split}", named, f"images/{named}", "images", ".")
+    candidates = [listing.parent, *(base / folder for folder in folders)]
     names = [PurePosixPath(name.replace("\\", "/")) for name in file_names]
     best: tuple[int, Path, list[str]] | None = None
     for folder in dict.fromkeys(candidates):

@@ -45,10 +45,15 @@ _FEWEST = {
 def labelme_files(root: Path) -> dict[str, tuple[str, ...]]:
     """The JSON files of each split, by their path in the root.
 
+    Folders of training runs hold JSON of their own, which is left out.
+
     Splits are the folders ``train``, ``val`` (or ``valid``) and ``test`` where all files lie in such folders; otherwise
     everything is ``train``.
     """
     names = [name for name in list_files(root) if name.lower().endswith(".json") and name not in NO_ANNOTATIONS]
+    runs = {name.removesuffix("run.json") for name in names if name.endswith("/run.json")}
+    ours = tuple(runs & {name.removesuffix("data.json") for name in names if name.endswith("/data.json")})
+    names = [name for name in names if not name.startswith(ours)]  # of trained models
     parts = [name.split("/")[0] if "/" in name else "" for name in names]
     if not names or not all(part in _SPLITS for part in parts):
         return {"train": tuple(names)} if names else {}
@@ -106,8 +111,12 @@ def open_labelme(root: Path, split: str) -> SourceDataset:
 def _drawing(root: Path, name: str, there: frozenset[str]) -> Drawing:
     """The image of a JSON file; the JSON file itself where the image is in it."""
     stem = PurePosixPath(name).with_suffix("")
-    beside = next((n for s in IMAGE_SUFFIXES for n in (f"{stem}{s}", f"{stem}{s.upper()}") if n in there), None)
+    found = [n for s in IMAGE_SUFFIXES for n in (f"{stem}{s}", f"{stem}{s.upper()}") if n in there]
     labels = root / name
+    if len(found) > 1:  # a picture of the labels may lie there, too
+        stated = PurePosixPath(str(_content(labels).get("imagePath") or "").replace("\\", "/")).name
+        found.sort(key=lambda n: PurePosixPath(n).name != stated)
+    beside = next(iter(found), None)
     if beside is None:
         stated = str(_content(labels).get("imagePath") or "").replace("\\", "/")
         for candidate in (stem.parent / stated, stem.parent / PurePosixPath(stated).name):

@@ -8,7 +8,7 @@ Sources: the tables ``class_tables/FROM_to_TO.json``, each of which names its ow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +56,7 @@ def transferred(dataset: Dataset, wanted: ClassInfo) -> tuple[Dataset, str] | No
     table = packaged_table("class_tables", "_to_".join(pair))
     labels: dict[str, tuple[int, str]] = {name: (int(i), str(to)) for name, (i, to) in table["labels"].items()}
     index_of = {name: index for index, name in enumerate(wanted.names)}
-    if isinstance(dataset, PairDataset) and dataset.read_indices is None:
+    if isinstance(dataset, PairDataset) and _holds_label_ids(dataset, labels):
         values = dict.fromkeys(range(256), wanted.ignore_index)
         values |= {label_id: index_of[to] for label_id, to in labels.values()}
         mapped, left = dict(labels), list(table["void"])
@@ -68,6 +68,13 @@ def transferred(dataset: Dataset, wanted: ClassInfo) -> tuple[Dataset, str] | No
     note = _described(pair, mapped, [name for name in own if name not in labels])
     kept: Any = np.array([*indices, wanted.ignore_index], np.uint8)
     return Remapped(dataset, wanted, kept, note), note
+
+
+def _holds_label_ids(dataset: PairDataset, labels: Mapping[str, tuple[int, str]]) -> bool:
+    """Whether mask files hold a data set's label ids; own data of the same class names have values of their own."""
+    index_of = {name: index for index, name in enumerate(dataset.class_info.names)}
+    ids = {label_id: index_of[name] for name, (label_id, _) in labels.items() if name in index_of}
+    return dataset.read_indices is None and all(dataset.table.values.get(i) == index for i, index in ids.items())
 
 
 def _members(pair: tuple[str, str]) -> dict[str, tuple[str, ...]]:
@@ -147,7 +154,7 @@ def joined_for_training(parts: Sequence[Dataset]) -> tuple[Dataset, Unions]:
     wanted, opened = parts[0].class_info, [parts[0]]
     unions: Unions = ()
     for part in parts[1:]:
-        alike = part.class_info == wanted
+        alike = part.class_info.means_as(wanted)
         plain = None if alike else transferred(part, wanted)
         wider = None if alike or plain is not None else in_unions(part, wanted, unions)
         if wider is not None:

@@ -211,4 +211,5 @@ def _tables(entries: Sequence[_Entry], ignore_index: int | None, file_name: str)
                 colours[entry.colour] = void
     values.setdefault(void if ignore_index is None else ignore_index, void)
     names = tuple(entry.name for entry in classes)
-    return ClassInfo(names, palette, void), LabelTable(values, colours, declared_in=file_name)
+    names_void = any(entry.void and entry.value == 255 for entry in entries)
+    return ClassInfo(names, palette, void), LabelTable(values, colours, file_name, names_void)

@@ -214,7 +214,7 @@ class Concatenation:
         if not parts:
             raise DatasetError("expected at least one data set to join, got none")
         for part in parts[1:]:
-            if part.class_info != parts[0].class_info:
+            if not part.class_info.means_as(parts[0].class_info):
                 own, other = (
                     f"{', '.join(p.class_info.names[:5])} ({p.class_info.num_classes})" for p in (parts[0], part)
                 )

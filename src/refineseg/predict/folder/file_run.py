@@ -234,7 +234,7 @@ class FileRun:
                 continue
             self.result.resumed += 1
             progress.leave_out()
-            if self._count_resumed and not job.is_maybe_raster:
+            if self._count_resumed:
                 classes = self.result.class_info
                 self._waiting.append((place, 0, pool.submit(_count, Path(f"{job.target}.png"), classes)))
                 self._make_room(0, progress, most=1000)
@@ -248,12 +248,12 @@ class FileRun:
             return made is not None
         self._changed += 1
         if self._changed <= _MOST_NOTED:
-            self.follower.noted(f"{job.source} has changed since its result was made: it is predicted anew")
+            self.follower.noted(f"{job.source} or its result has changed since: it is predicted anew")
         return False
 
     def _write(self, prediction: Prediction, job: FileJob, read_at: Times | None) -> Areas:
         finished = self._outputs.finished(prediction)
-        write_prediction(finished, Path(job.target), self._outputs)
+        write_prediction(finished, Path(job.target), self._outputs, name=Path(job.source).name)
         if self._record is not None:
             self._record.add(job, read_at)
         return Areas(finished.mask.size, finished.areas)

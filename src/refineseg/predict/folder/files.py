@@ -11,7 +11,7 @@ memory. The result of a file depends on that file alone; lines and rows stand in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from refineseg.errors import OutputError
+from refineseg.files.special import has_file
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.follower import Follower
 from refineseg.predict.folder.plan import FilesPlan, plan_files
-from refineseg.predict.folder.records import InputsRecord, begin_record
+from refineseg.predict.folder.records import RECORD, InputsRecord, begin_record, is_of_another
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
@@ -53,6 +54,18 @@ def unused_options(files: FileOptions, plan: FilesPlan, run: FileRun) -> Iterato
     others = [kind for kind in outputs.kinds if kind not in get_args(VideoKind)]
     if plan.videos and "save" in asked and others:
         yield f"videos have no {', '.join(others)}: these are for images and rasters"
+
+
+def _begun(
+    plan: FilesPlan, out: Path, identity: Callable[[], dict[str, Any]], *, resume: bool
+) -> tuple[int | None, InputsRecord | None]:
+    """Since when results are of this model and these options, and the record of their inputs; one file keeps none."""
+    if len(plan.files) > 1 or resume:
+        since_ns = begin_record(out, identity(), resume=resume)
+        return since_ns, InputsRecord(out, resume=since_ns is not None)
+    if plan.files and has_file(out / RECORD) and is_of_another(out, identity()):
+        InputsRecord(out, resume=True).forget(plan.files[0])  # a later --resume of that run predicts it anew
+    return None, None
 
 
 def _identity(opened: OpenedModel | OpenedFile, options: PredictorOptions, files: FileOptions) -> dict[str, Any]:
@@ -141,11 +154,8 @@ def predict_plan(
         run.fail(message)
     for message in plan.notes:
         follower.noted(message)
-    since_ns, record = None, None
     try:
-        if len(plan.files) > 1 or files.resume:
-            since_ns = begin_record(out, _identity(opened, options, files), resume=bool(files.resume))
-            record = InputsRecord(out, resume=since_ns is not None)
+        since_ns, record = _begun(plan, out, lambda: _identity(opened, options, files), resume=bool(files.resume))
     except OutputError as error:
         run.fail(f"{error}; nothing was predicted")
         return run.finish()

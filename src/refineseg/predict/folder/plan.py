@@ -14,7 +14,7 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
-from refineseg.files.special import special_kind
+from refineseg.files.special import has_file, has_folder, special_kind
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
 from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
@@ -88,8 +88,8 @@ def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str
         path = Path(text)
         if is_picture_address(text):
             plan.failures.append(
-                f"skipped: expected a video or a stream at an address, got {text}, which is a picture; download it "
-                "and give the file"
+                f"skipped: expected a video or a stream at an address, got {find_source(text).shown}, which is a "
+                "picture; download it and give the file"
             )
             continue
         if is_video(text):
@@ -116,14 +116,24 @@ def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str
                 plan.failures.append(f"skipped: expected images in {path}, found none{where}")
         elif (kind := special_kind(path)) is not None:
             plan.failures.append(_no_input(text, kind))
-        elif path.exists() or archives.is_file(path):
+        elif has_file(path) or archives.is_file(path):
             plan.files.append(FileJob(str(path), str(out / path.stem), places.real(str(path))))
         else:
-            plan.failures.append(f"skipped: expected an image or a folder, but there is no {path}")
+            plan.failures.append(f"skipped: expected an image or a folder, but {_why_not(path)}")
     endings = tuple(endings)
     _refuse_long_names(plan, out, endings)
     _refuse_collisions(plan, endings, places)
     return plan
+
+
+def _why_not(path: Path) -> str:
+    try:
+        path.stat()
+    except PermissionError as error:
+        return f"{path} cannot be looked at: {error.strerror}"
+    except (OSError, ValueError):
+        pass
+    return f"there is no {path}"
 
 
 def _no_input(name: object, what: str) -> str:
@@ -159,7 +169,8 @@ def _refuse_long_names(plan: FilesPlan, out: Path, endings: Sequence[str]) -> No
         if size > room:
             plan.failures.append(
                 f"skipped: expected a file name of at most {room} bytes without its ending, because {out} takes names "
-                f"of {longest} bytes and results get longer endings, got {size} bytes: {source}; rename it"
+                f"of {longest} bytes and results get longer endings, got {size} bytes: "
+                f"{find_source(source).shown}; rename it"
             )
         return size <= room
 
@@ -169,7 +180,7 @@ def _refuse_long_names(plan: FilesPlan, out: Path, endings: Sequence[str]) -> No
 
 def _longest_name(folder: Path) -> int:
     """Bytes that the disk allows in the name of a file."""
-    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
+    there = next((path for path in (folder, *folder.absolute().parents) if has_folder(path)), Path())
     try:
         return os.pathconf(there, "PC_NAME_MAX")
     except (AttributeError, OSError, ValueError):  # Windows has no such question
@@ -217,7 +228,7 @@ def _refuse_collisions(plan: FilesPlan, endings: Sequence[str], places: _Places)
     for source, stem in plan.videos:
         other = made.setdefault(places.of(stem), source)
         if other != source:
-            raise ConfigError(_both(other, source, stem))
+            raise ConfigError(_both(find_source(other).shown, find_source(source).shown, stem))
         if find_source(source).kind == "file" and places.real(source) == places.of(f"{stem}.mp4"):
             overwritten.append(source)
     if overwritten:

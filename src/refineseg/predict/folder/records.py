@@ -67,6 +67,12 @@ def begin_record(out: Path, identity: Mapping[str, Any], *, resume: bool) -> int
     return None
 
 
+def is_of_another(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the record of a run with another model or other options."""
+    known = _read_record(out / RECORD)
+    return known is not None and known != json.loads(json.dumps(dict(identity)))
+
+
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
         refuse_special(path)
@@ -157,6 +163,11 @@ class InputsRecord:
         line: list[Any] = [self._key(job), read_at, mark]
         with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def forget(self, job: FileJob) -> None:
+        """Note that a result is not of this record's model and options, or will not be."""
+        with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([self._key(job), None, ""]) + "\n")
 
     def _key(self, job: FileJob) -> str:
         return job.target.removeprefix(self._start)

@@ -24,6 +24,7 @@ from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.video.options import VideoKind, VideoOptions
+from refineseg.predict.video.sources import find_source
 from refineseg.predict.views.scoring_views import DEFAULT_VIEW
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.terminal.printable import duration
@@ -48,17 +49,18 @@ class SingleInputs:
         self._run, self._follower, self._alone = run, run.follower, alone
 
     @contextmanager
-    def _named(self, source: str) -> Iterator[None]:
+    def _named(self, source: str, shown: str | None = None) -> Iterator[None]:
         """One bad input costs one line."""
+        shown = shown or source
         try:
             yield
         except ConfigError as error:
             if self._alone:
                 raise
-            self._run.fail(f"skipped: {source}: {error}")
+            self._run.fail(f"skipped: {shown}: {error}")
         except (RefinesegError, OSError) as error:
-            text = str(error)
-            self._run.fail(f"skipped: {text}" if source in text else f"skipped: {source}: {text}")
+            text = str(error).replace(source, shown)
+            self._run.fail(f"skipped: {text}" if shown in text else f"skipped: {shown}: {text}")
 
     def rasters(
         self,
@@ -117,7 +119,8 @@ class SingleInputs:
 
         wanted: tuple[VideoKind, ...] = tuple(kind for kind in get_args(VideoKind) if kind in kinds)
         for source, stem in videos:
-            with self._named(source), share_of(self._follower, source) as told:
+            shown = find_source(source).shown  # without a password
+            with self._named(source, shown), share_of(self._follower, shown) as told:
                 if not wanted:
                     raise ConfigError(
                         f"expected --save with some of {', '.join(get_args(VideoKind))} for a video, got "
@@ -130,13 +133,13 @@ class SingleInputs:
                     options=replace(options, kinds=wanted),
                     progress=partial(_share, told),
                 )
-                self._follower.result(f"{source}: {result.summary()}")
+                self._follower.result(f"{shown}: {result.summary()}")
                 pixels = result.frames * result.size_hw[0] * result.size_hw[1]
                 names = self._run.result.class_info.names
                 counts = np.array([round(result.shares.get(name, 0.0) * pixels) for name in names], np.int64)
-                self._run.row(source, Areas(pixels, counts), silent=True)
+                self._run.row(shown, Areas(pixels, counts), silent=True)
                 for note in result.notes:
-                    self._follower.noted(f"{source}: {note}")
+                    self._follower.noted(f"{shown}: {note}")
                 for failure in result.failures:
                     self._run.fail(failure)
                 self._run.result.others.append(result.to_json())

@@ -45,6 +45,7 @@ PolygonFormat = Literal["geojson", "coco"]
 
 _TIFF_DESCRIPTION = 270
 _TIFF_PAGE_NAME = 285  # Source: TIFF 6.0, section 12
+_LARGEST_JPEG = 65500  # pixels of a side
 _LARGEST_TIFF = 4 * 10**9  # offsets have 32 bits
 
 
@@ -195,8 +196,8 @@ def encode(prediction: Prediction, kind: str, outputs: Outputs | None = None, *,
     """One kind of result as the bytes of its file, for a service for instance.
 
     Args:
-        prediction: Prediction, with probabilities or confidence where the kind needs them; unknown pixels are already
-            void, see :meth:`Outputs.finished`.
+        prediction: Prediction, with probabilities or confidence where the kind needs them (polygons without one state
+            none); unknown pixels are already void, see :meth:`Outputs.finished`.
         kind: Name of a kind, a key of :data:`KINDS`.
         outputs: Options; None: the usual ones.
         name: Name of the image, for COCO.
@@ -207,7 +208,7 @@ def encode(prediction: Prediction, kind: str, outputs: Outputs | None = None, *,
     if kind not in KINDS:
         raise ConfigError(f"expected a kind of {', '.join(KINDS)}, got {kind!r}")
     needed = KINDS[kind].needs
-    if needed is not None and getattr(prediction, needed) is None:
+    if needed is not None and kind != "polygons" and getattr(prediction, needed) is None:
         raise ConfigError(
             f"expected a prediction with {needed} for {kind}, got one without; call predictor(image, {needed}=True)"
         )
@@ -218,7 +219,7 @@ def write_kind(prediction: Prediction, kind: str, path: Path) -> None:
     """Write one kind of result in its usual form, under any name.
 
     Args:
-        prediction: Prediction; polygons need no confidence here, and then state none.
+        prediction: Prediction.
         kind: Name of a kind, a key of :data:`KINDS`.
         path: Path of the file.
 
@@ -226,20 +227,19 @@ def write_kind(prediction: Prediction, kind: str, path: Path) -> None:
         OutputError: The file cannot be written.
         ConfigError: A prediction without the probabilities that are to be written.
     """
-    outputs = Outputs((kind,))
-    plain = kind == "polygons" and prediction.confidence is None
-    content = _polygons(prediction, outputs, "") if plain else encode(prediction, kind, outputs)
+    content = encode(prediction, kind)
     with written_beside(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> list[Path]:
+def write_prediction(prediction: Prediction, target: Path, outputs: Outputs, *, name: str = "") -> list[Path]:
     """Write all that is asked for.
 
     Args:
         prediction: Prediction, as :func:`encode` takes it.
         target: Folder and name without an ending.
         outputs: What to write.
+        name: Name of the image's file, which COCO's JSON tells; empty: that of the target.
 
     Returns:
         The files.
@@ -252,7 +252,7 @@ def write_prediction(prediction: Prediction, target: Path, outputs: Outputs) -> 
     for kind, ending in outputs.endings.items():
         path = target.with_name(target.name + ending)
         try:
-            content = encode(prediction, kind, outputs, name=target.name)
+            content = encode(prediction, kind, outputs, name=name or target.name)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
         with written_beside(path) as temporary:
@@ -285,6 +285,7 @@ def _mask(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
 
 def _overlay(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:
     picture = overlay_picture(prediction.image, prediction.mask, prediction.class_info, legend=outputs.legend)
+    picture.thumbnail((_LARGEST_JPEG, _LARGEST_JPEG))  # which leaves smaller ones as they are
     return encode_image(picture)
 
 

@@ -109,6 +109,17 @@ class RasterReader:
         return int(said) if said in list("12345678") and not self.is_georeferenced else 1
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it is made of."""
+        return tuple(self._dataset.files)
+
+    @property
+    def stretches_areas(self) -> bool:
+        """Whether its coordinates are Mercator's, in which a metre is shorter the farther it is from the equator."""
+        crs = self._dataset.crs
+        return bool(crs and crs.is_projected and crs.to_dict().get("proj") in ("merc", "webmerc"))
+
+    @property
     def is_georeferenced(self) -> bool:
         """Whether anything says where on the ground its pixels are."""
         dataset = self._dataset
@@ -154,9 +165,9 @@ class RasterReader:
 
     @property
     def pixel_area_m2(self) -> float | None:
-        """Square metres of a pixel where the coordinate system is projected, else None."""
+        """Square metres of a pixel where the coordinate system is projected, else None; None in Mercator's, too."""
         crs, transform = self._dataset.crs, self._dataset.transform
-        if not crs or transform.is_identity or not crs.is_projected:
+        if not crs or transform.is_identity or not crs.is_projected or self.stretches_areas:
             return None
         metres = float(crs.linear_units_factor[1])
         return abs(float(transform.determinant)) * metres**2

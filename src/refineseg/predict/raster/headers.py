@@ -26,6 +26,7 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", *RASTER_ONLY_SUFFIXES)
 
 _HEADER_BYTES = 1 << 16
 _GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
+_WORLD_FILES = tuple(case for name in (".tfw", ".tifw", ".tiffw", ".wld") for case in (name, name.upper()))
 _WIDTH, _HEIGHT, _BITS, _COLOURS, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
 _RGB, _CMYK = 2, 5  # of PhotometricInterpretation
 _UNSIGNED = (1, 4)  # of SampleFormat: unsigned integer, and undefined, which writers mean as that
@@ -95,7 +96,7 @@ def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
         or samples > 4
         or _has_other_bands(tags)
         or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > most_pixels()
-        or path.with_suffix(".tfw").is_file()
+        or any(path.with_suffix(ending).is_file() for ending in _WORLD_FILES)
     )
 
 

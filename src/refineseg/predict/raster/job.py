@@ -7,6 +7,8 @@ read (every zip member has its checksum). The folder is removed when the results
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +32,8 @@ PIECE_ROWS = 512
 
 _JOURNAL = "job.json"
 _FORMAT = 1
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network disks
+_STILL_OPEN = (errno.ENOTEMPTY, errno.EBUSY)  # NFS keeps a file that is removed and open under another name
 _END_BYTES = 1 << 16
 
 
@@ -196,14 +200,16 @@ class RasterJob:
             import fcntl
         except ImportError:  # Windows
             return True
-        file = (self.folder / name).open("w", encoding="utf-8")
+        file = (self.folder / name).open("a+", encoding="utf-8")  # NFS shares only what can be read
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return False
-        except OSError:  # some network disks know no locks
+        except OSError as error:
             file.close()
+            if error.errno not in _NO_LOCKS:
+                raise
             return True
         self._locks[name] = file
         return True
@@ -272,7 +278,14 @@ class RasterJob:
         with writing(self.folder):
             if self.folder.exists():
                 (self.folder / _JOURNAL).unlink(missing_ok=True)  # first: half a folder is no job
-                shutil.rmtree(self.folder)
+                try:
+                    shutil.rmtree(self.folder)
+                except OSError as error:
+                    if error.errno not in _STILL_OPEN:
+                        raise
+                    self.release()
+                    with contextlib.suppress(OSError):  # of others who wait for the lock: an empty folder stays
+                        shutil.rmtree(self.folder)
         self.release()
 
     def _tile(self, index: int) -> Path:

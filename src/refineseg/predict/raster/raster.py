@@ -31,6 +31,7 @@ import torch
 
 from refineseg.devices import free_memory, is_out_of_memory, peak_memory
 from refineseg.errors import ImageError
+from refineseg.files.writing import NEW_FILE_MODE
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.outputs.areas import Areas
@@ -208,14 +209,30 @@ def _opened_source(
         yield raw.scaled(scaling), facts
 
 
+def exact(value: float) -> str:
+    """A number in the fewest digits that give it back.
+
+    Example:
+        >>> exact(-9999.0), exact(-3.4028234663852886e38)
+        ('-9999', '-3.4028234663852886e+38')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
+
+
 def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
     """What a user should know of how a raster is read, and where its results lie."""
     found = []
     fill = None if task.options.reading.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
     if fill is not None:
         found.append(
-            f"{100 * fill[1]:.0f} % of its pixels are {fill[0]:g} in all bands and no nodata value says why; if they "
-            f"hold no data, add --nodata {fill[0]:g}"
+            f"{100 * fill[1]:.0f} % of its pixels are {exact(fill[0])} in all bands and no nodata value says why; if "
+            f"they hold no data, add --nodata {exact(fill[0])}"
+        )
+    if reader.stretches_areas:
+        found.append(
+            "areas in square metres are left out, because Mercator coordinates stretch them; for areas, warp it to UTM "
+            "or to an equal-area system first (gdalwarp)"
         )
     if "polygons" in task.outputs.kinds and reader.is_georeferenced and reader.transform is None:
         found.append(
@@ -337,7 +354,7 @@ def _write_results(
         made["areas"].write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         for kind, path in targets.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            made[kind].chmod(0o644)
+            made[kind].chmod(NEW_FILE_MODE)
             made[kind].replace(path)
     return areas
 

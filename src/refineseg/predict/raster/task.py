@@ -15,8 +15,10 @@ import torch
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.files.special import has_file
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
+from refineseg.predict.raster.files import open_raster
 from refineseg.predict.raster.job import file_facts
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.tiles import Layers
@@ -71,6 +73,7 @@ class RasterTask:
         memory = {} if tiling.memory_bytes is None else {"memory": tiling.memory_bytes}
         return {
             "input": file_facts(self.src),
+            "files": self._others(),
             "model": self.segmenter.digest(),
             "bands": reading.bands,
             "scaling": [reading.percentiles, reading.value_range],
@@ -81,6 +84,13 @@ class RasterTask:
             "layers": asdict(self.layers),
             "version": __version__,
         }
+
+    def _others(self) -> list[list[Any]]:
+        """Name, length and time of every other file that the raster is made of: of a mosaic, a world file, a mask."""
+        with open_raster(self.src) as reader:
+            paths = [Path(name) for name in reader.files]
+        facts = [(path, path.stat()) for path in paths if path != self.src and has_file(path)]
+        return [[path.name, fact.st_size, fact.st_mtime_ns] for path, fact in sorted(facts)]
 
     def form(self) -> dict[str, Any]:
         """What beside the tiles decides what the files hold."""

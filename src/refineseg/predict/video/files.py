@@ -30,6 +30,7 @@ from refineseg.predict.video.sources import (
     StreamInfo,
     VideoSource,
     camera_device,
+    display_matrix,
     missing_frames,
     scaled,
     upright,
@@ -89,7 +90,7 @@ class VideoReader:
         self._last: int | None = None
         self._steps: Counter[int] = Counter()
         self._shift = 0
-        self._packets = self._frames = self._end = 0
+        self._packets = self._frames = self._end = self._left_out = 0
         self._size_hw: tuple[int, int] | None = None
         self.faults = Faults()
         self._audio = self._copied_sound() if with_sound and not live else None
@@ -120,9 +121,7 @@ class VideoReader:
                 else:
                     self._frames += 1
                     yield self._frame(decoded)
-        if (
-            self.faults.broken and not self._info.live
-        ):  # one that cannot be decoded can take others with it, of which nothing else is heard
+        if self.faults.broken and not self._info.live:  # a broken one takes others with it, of which nothing is heard
             self.faults.broken = max(self.faults.broken, self._packets - self._frames)
         self._check_complete()
 
@@ -150,7 +149,9 @@ class VideoReader:
         self.faults.failures.append(f"gave up after {_MOST_FAILURES} failures in a row")
 
     def _count(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's
-        if packet.size:
+        if packet.is_discard or (packet.pts is not None and not packet.size):
+            self._left_out += 1  # an edit begins after it (a trimmed film), or it repeats the frame before
+        elif packet.size:
             self._packets += 1
             if packet.pts is not None:
                 self._end = max(self._end, packet.pts + (packet.duration or self._step))
@@ -165,7 +166,7 @@ class VideoReader:
 
     def _frame(self, decoded: Any) -> Frame:  # noqa: ANN401 - PyAV's
         stored = decoded.to_ndarray(format="rgb24")
-        matrix = _display_matrix(decoded)
+        matrix = display_matrix(decoded)
         image = np.ascontiguousarray(upright(stored, matrix))
         size_hw = image.shape[0], image.shape[1]
         if self._size_hw is None:
@@ -211,7 +212,7 @@ class VideoReader:
         alone = bool(self._video.duration) or len(self._container.streams) == 1
         tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * (self._info.end_s or 0))
         known = self._info.num_frames
-        lost = missing_frames(self._steps) if known is None else known - self._frames
+        lost = missing_frames(self._steps) if known is None else known - self._frames - self._left_out
         lost -= self.faults.broken  # those are told already
         due_s = self._info.end_s
         if due_s is not None and end_s < due_s - tolerance_s:
@@ -271,14 +272,6 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
 
 def _reason(error: Any) -> str:  # noqa: ANN401 - PyAV's or Python's own
     return str(error.strerror or error)
-
-
-def _display_matrix(decoded: Any) -> tuple[int, int, int, int]:  # noqa: ANN401 - PyAV's
-    for data in decoded.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            return a, b, c, d
-    return 1, 0, 0, 1
 
 
 class VideoWriter:

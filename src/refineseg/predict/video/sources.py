@@ -6,6 +6,7 @@ interface that :mod:`refineseg.predict.video.files` fulfils for everything else.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -23,6 +24,7 @@ from PIL import Image
 
 from refineseg.errors import ConfigError, ImageError
 from refineseg.files.archives import list_folder
+from refineseg.files.special import has_file, has_folder
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, find_images, read_rgb
 
 VIDEO_SUFFIXES = (
@@ -72,11 +74,11 @@ def find_source(source: str | Path) -> VideoSource:
         text = f"{address[1].lower()}://{text[address.end() :]}"
         parts = urlsplit(text)
         return VideoSource("address", text, Path(parts.path).stem or (parts.hostname or "stream"))
-    if text.isdigit() and not Path(text).exists():
+    if text.isdigit() and not (has_file(text) or has_folder(text)):
         return VideoSource("camera", text, f"camera{text}")
     path = Path(text)
-    if path.is_dir() or (_NUMBER.search(path.name) and not path.exists()):
-        stem = path.resolve().name if path.is_dir() else _NUMBER.sub("", path.stem).strip("_-. ") or "frames"
+    if has_folder(path) or (_NUMBER.search(path.name) and not has_file(path)):
+        stem = path.resolve().name if has_folder(path) else _NUMBER.sub("", path.stem).strip("_-. ") or "frames"
         return VideoSource("sequence", text, stem)
     return VideoSource("file", text, path.stem)
 
@@ -93,7 +95,7 @@ def is_video(source: str | Path) -> bool:
     found = find_source(source)
     if found.kind == "file":
         return found.name.lower().endswith(VIDEO_SUFFIXES)
-    return found.kind != "sequence" or not Path(found.name).is_dir()
+    return found.kind != "sequence" or not has_folder(found.name)
 
 
 def is_picture_address(source: str | Path) -> bool:
@@ -323,3 +325,18 @@ def _numbered(pattern: Path) -> list[tuple[int, Path]]:
     except OSError as error:
         raise ImageError(f"expected a folder of images, but {pattern.parent} cannot be listed: {error}") from error
     return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def display_matrix(decoded: Any) -> tuple[int, int, int, int]:  # noqa: ANN401 - PyAV's
+    """How a frame is to be turned, see :func:`upright`."""
+    try:
+        known = list(decoded.side_data)
+    except ValueError:  # PyAV knows no name for one of them, and gives none
+        turn = math.radians(decoded.rotation)
+        cos, sin = round(65536 * math.cos(turn)), round(65536 * math.sin(turn))
+        return cos, -sin, sin, cos
+    for data in known:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            return a, b, c, d
+    return 1, 0, 0, 1

@@ -73,6 +73,11 @@ class ScoringView:
         """Whether it is the RefineNet authors' procedure, which fuses scales in its own way and never flips."""
         return self.enlarged == "log_probabilities_cubic"
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it needs the network's output before its enlargement, which PyTorch alone gives."""
+        return self.enlarged != "logits_bilinear"
+
     def check_flip(self, flip: bool) -> None:
         """Whether mirror images can be averaged.
 
@@ -151,7 +156,7 @@ def check_scoring(
         return
     check_fits(name, precision=precision, device=device)
     check_installed(name, for_file=is_exported(model))
-    if name != "torch" and found.enlarged != "logits_bilinear":
+    if name != "torch" and found.looks_inside:
         raise ConfigError(
             f"expected --backend torch and a model file with the protocol {protocol}, which needs the network's output "
             f"before its enlargement, got {name}; leave one of the two out"

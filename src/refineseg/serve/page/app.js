@@ -7,9 +7,10 @@ import { Pane, View } from "./viewer.js";
 const $ = (id) => document.getElementById(id);
 const view = new View();
 const panes = [new Pane($("pane-1"), view, pointed), new Pane($("pane-2"), view, pointed)];
-const state = { engine: null, models: [], picture: null, results: [], job: null };
+// asked: the picture that was opened last, whether its result is there or not; turn: counts openings
+const state = { engine: null, models: [], known: null, token: null, picture: null, asked: null, results: [], job: null, turn: 0 };
 
-const percent = (share) => (share >= 0.0995 ? `${Math.round(100 * share)} %` : share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "under 0.1 %");
+const percent = (share) => (share === 0 ? "0 %" : share >= 0.0995 ? `${Math.round(100 * share)} %` : share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "under 0.1 %");
 const spoken = (name) => name.replaceAll("_", " ");
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const make = (tag, properties = {}, ...children) => {
@@ -21,7 +22,7 @@ const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
 // ---- start ----
 
-async function start() {
+async function begin() {
   const settings = await (await fetch("settings.json")).json();
   if (settings.engine === "browser") {
     const { BrowserEngine } = await import("./engine-browser.js");
@@ -36,6 +37,10 @@ async function start() {
     button.addEventListener("click", () => openAddress(file));
     return make("li", {}, button);
   }));
+}
+const begun = begin();
+
+async function describe() {
   const found = await state.engine.describe();
   state.models = found.models;
   for (const model of state.models) {
@@ -46,34 +51,77 @@ async function start() {
   document.body.dataset.ready = "true";
 }
 
-function askToken() {
+/** Wait until the models are known; ask once more where that failed. */
+async function known() {
+  await begun;
+  state.known ??= describe();
+  try {
+    await state.known;
+  } catch (error) {
+    state.known = null;
+    throw error;
+  }
+}
+
+/** One dialog, however many requests need the token; "": none was given. */
+function askToken(wrong) {
   const dialog = $("token"), input = dialog.querySelector("input");
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(input.value.trim()), { once: true }));
+  state.token ??= new Promise((resolve) => {
+    input.value = dialog.returnValue = "";
+    dialog.querySelector(".wrong").hidden = !wrong;
+    dialog.showModal();
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "go" ? input.value.trim() : ""), { once: true });
+  }).finally(() => (state.token = null));
+  return state.token;
 }
 
 // ---- pictures come in ----
 
 async function openAddress(address) {
-  await open(await (await fetch(address)).blob(), address.split("/").at(-1));
+  const turn = ++state.turn;
+  let blob;
+  try {
+    const response = await fetch(address);
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    blob = await response.blob();
+  } catch (error) {
+    if (turn === state.turn) fail(new Error(`The picture cannot be fetched (${error.message}). Is the service still running?`));
+    return;
+  }
+  await take(blob, address.split("/").at(-1), turn);
 }
 
 async function open(blob, name = "picture") {
+  await take(blob, name, ++state.turn);
+}
+
+/** Look at a picture, unless another one was opened since. */
+async function take(blob, name, turn) {
   const bitmap = await decoded(blob);
+  if (turn !== state.turn) {
+    bitmap?.close();
+    return;
+  }
   const picture = { blob, bitmap, name: name.replace(/\.[^.]*$/, "") || "picture" };
+  const before = state.asked;
   if (bitmap && !state.picture) show(picture, []); // something to look at meanwhile
-  await compute(picture);
+  const done = compute(picture);
+  if (before !== state.picture) before?.bitmap?.close();
+  await done;
 }
 
 /** Ask for what is chosen; a picture or model that is chosen meanwhile takes its place. */
 async function compute(picture) {
   state.job?.abort();
   const job = (state.job = new AbortController());
-  const models = [$("model").value, $("second").value].filter(Boolean).map((name) => state.models.find((m) => m.name === name));
+  state.asked = picture;
   $("error").hidden = true;
   busy(true);
   const begin = performance.now();
   try {
+    await known();
+    if (job.signal.aborted) return;
+    const models = [$("model").value, $("second").value].filter(Boolean).map((name) => state.models.find((m) => m.name === name));
     const results = await Promise.all(
       models.map(async (model) => ({ ...(await state.engine.segment(picture, model, job.signal)), model })),
     );
@@ -91,6 +139,7 @@ async function compute(picture) {
 /** Put a picture with its results in the place of the one before. */
 function show(picture, results) {
   if (picture !== state.picture) view.set({ zoom: 1, x: 0.5, y: 0.5, chosen: null });
+  else if (!sameClasses([...results, ...state.results]) || !results.some((r) => r.shares[view.chosen])) view.set({ chosen: null });
   const before = state.picture;
   Object.assign(state, { picture, results });
   reveal();
@@ -102,6 +151,9 @@ function back() {
   for (const id of ["panes", "zoom", "panel", "sources"]) $(id).hidden = true;
   $("empty").hidden = false;
 }
+
+const namesOf = (result) => result.model.classes.map((c) => c.name).join("\n");
+const sameClasses = (results) => results.every((r) => namesOf(r) === namesOf(results[0]));
 
 function sharesOf({ mask, model }) {
   const counts = new Float64Array(65536);
@@ -131,7 +183,7 @@ function reveal() {
   $("pane-2").hidden = !second;
   $("stage").classList.toggle("two", Boolean(second));
   state.results.forEach((result, i) => {
-    panes[i].show(state.picture, result, result.model.classes.map((c) => c.colour));
+    panes[i].show(state.picture, result, result.model.classes.map((c) => c.colour), sameClasses([first, result]));
     panes[i].figure.querySelector("figcaption").textContent = second ? result.model.name : "";
     const largest = topClasses(result).map(([name, share]) => `${name} ${percent(share)}`);
     panes[i].canvas.setAttribute("aria-label", `${state.picture.name}, ${result.model.name}: ${largest.join(", ")}`);
@@ -153,15 +205,15 @@ function tellResult(seconds) {
 
 function drawLegend() {
   const results = state.results, [first] = results;
-  const same = results.every((r) => r.model.classes.length === first.model.classes.length);
-  const most = (i) => Math.max(...results.map((r) => r.shares[i] ?? 0));
+  const same = sameClasses(results), listed = same ? results : [first];
+  const most = (i) => Math.max(...listed.map((r) => r.shares[i]));
   const order = first.model.classes.map((c) => c.index).sort((a, b) => most(b) - most(a));
   const rows = order.filter((i) => most(i) > 0).map((i) => {
     const { name, colour } = first.model.classes[i];
     const chip = make("span", { className: "chip" });
     chip.style.background = css(colour);
-    const shown = (same ? results : [first]).map((r) => percent(r.shares[i])).join(" · ");
-    const bars = (same ? results : [first]).map((r, which) => {
+    const shown = listed.map((r) => percent(r.shares[i])).join(" · ");
+    const bars = listed.map((r, which) => {
       const fill = make("i");
       fill.style.width = `${100 * r.shares[i]}%`;
       return make("span", { className: which ? "bar b" : "bar" }, fill);
@@ -173,7 +225,11 @@ function drawLegend() {
   });
   $("legend").replaceChildren(...rows);
   const absent = order.filter((i) => most(i) === 0).map((i) => spoken(first.model.classes[i].name));
-  $("absent").textContent = absent.length && absent.length < 40 ? `Not found: ${absent.join(", ")}` : "";
+  const notes = [
+    same ? "" : `The two models have different classes. These are the classes of ${first.model.name}.`,
+    absent.length && absent.length < 40 ? `Not found: ${absent.join(", ")}` : "",
+  ];
+  $("absent").textContent = notes.filter(Boolean).join(" ");
   showChosen();
 }
 
@@ -203,8 +259,8 @@ function pointed(where, pane, aloud = false) {
 
 // ---- saving ----
 
-function save(blob, ending) {
-  const link = make("a", { href: URL.createObjectURL(blob), download: `${state.picture.name}${ending}` });
+function save(blob, name) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
@@ -222,15 +278,15 @@ async function overlayFile() {
 }
 
 const savers = {
-  mask: async () => save(state.results[0].maskFile, ".png"),
-  overlay: async () => save(await overlayFile(), "_overlay.png"),
-  outlines: async () => save(await state.engine.outlines(state.picture, state.results[0].model, state.results[0]), ".geojson"),
+  mask: async (picture, [first]) => save(first.maskFile, `${picture.name}.png`),
+  overlay: async (picture) => save(await overlayFile(), `${picture.name}_overlay.png`),
+  outlines: async (picture, [first]) => save(await state.engine.outlines(picture, first.model, first), `${picture.name}.geojson`),
 };
 for (const button of document.querySelectorAll("[data-save]")) {
   button.addEventListener("click", async () => {
     button.disabled = true;
     try {
-      await savers[button.dataset.save]();
+      await savers[button.dataset.save](state.picture, state.results); // of now: another may be opened meanwhile
     } catch (error) {
       fail(error);
     }
@@ -240,7 +296,7 @@ for (const button of document.querySelectorAll("[data-save]")) {
 
 // ---- controls ----
 
-for (const id of ["model", "second"]) $(id).addEventListener("change", () => state.picture && compute(state.picture));
+for (const id of ["model", "second"]) $(id).addEventListener("change", () => state.asked && compute(state.asked));
 $("opacity").addEventListener("input", () => {
   $("opacity-value").textContent = `${$("opacity").value} %`;
   view.set({ opacity: $("opacity").value / 100 });
@@ -299,10 +355,10 @@ async function openCamera() {
     fail(new Error(`The camera cannot be used. ${why}`));
     return;
   }
-  video.srcObject = stream;
-  dialog.showModal();
-  await video.play();
+  const end = () => stream.getTracks().forEach((track) => track.stop());
+  if (dialog.open) return end(); // it was asked for twice
   const shoot = () => {
+    if (!video.videoWidth) return; // nothing is seen yet
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext("2d").drawImage(video, 0, 0);
     canvas.convertToBlob({ type: "image/png" }).then((blob) => open(blob, "camera"));
@@ -311,10 +367,19 @@ async function openCamera() {
   $("shoot").addEventListener("click", shoot);
   dialog.addEventListener("close", () => {
     $("shoot").removeEventListener("click", shoot);
-    stream.getTracks().forEach((track) => track.stop());
+    end();
     video.srcObject = null;
   }, { once: true });
+  video.srcObject = stream;
+  dialog.showModal();
+  try {
+    await video.play();
+  } catch (error) {
+    if (!dialog.open) return; // it was left meanwhile
+    dialog.close();
+    fail(new Error(`The camera gives no picture (${error.message}).`));
+  }
 }
 $("no-shoot").addEventListener("click", () => $("camera").close());
 
-start().catch(fail);
+known().catch(fail);

@@ -8,6 +8,8 @@ export class BrowserEngine {
   isLocal = true;
   #waiting = new Map();
   #count = 0;
+  #last = Promise.resolve();
+  #broken = false;
 
   /** @param settings {models, limits: {pixels}} */
   constructor(settings) {
@@ -20,6 +22,7 @@ export class BrowserEngine {
       else resolve(data);
     });
     this.worker.addEventListener("error", () => {
+      this.#broken = true;
       for (const { reject } of this.#waiting.values()) reject(new Error("The model cannot be started in this browser."));
       this.#waiting.clear();
     });
@@ -29,7 +32,18 @@ export class BrowserEngine {
     return this.settings;
   }
 
-  async segment(picture, model) {
+  /** One picture at a time; one that another was chosen after is left out. */
+  segment(picture, model, signal) {
+    const turn = this.#last.catch(() => {}).then(() => {
+      if (this.#broken) throw new Error("The model cannot be started in this browser.");
+      if (signal?.aborted) throw new DOMException("Another picture was chosen.", "AbortError");
+      return this.#segment(picture, model);
+    });
+    this.#last = turn;
+    return turn;
+  }
+
+  async #segment(picture, model) {
     if (!picture.bitmap) throw new Error("This browser cannot read this file as a picture. JPEG and PNG work everywhere.");
     const { width, height } = picture.bitmap;
     const scale = Math.min(1, Math.sqrt(this.settings.limits.pixels / (width * height)));

@@ -6,7 +6,7 @@ import { readValues } from "./png.js";
 export class HttpEngine {
   isLocal = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 
-  /** @param {() => Promise<string>} askToken is called when the service asks for a token. */
+  /** @param {(wrong: boolean) => Promise<string>} askToken is called when the service asks for a token, or for another. */
   constructor(askToken) {
     this.askToken = askToken;
     this.token = "";
@@ -14,7 +14,8 @@ export class HttpEngine {
 
   async #fetch(address, options = {}) {
     for (;;) {
-      const headers = { ...options.headers, ...(this.token && { authorization: `Bearer ${this.token}` }) };
+      const token = this.token;
+      const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }) };
       let response;
       try {
         response = await fetch(address, { ...options, headers, cache: "no-store" });
@@ -24,7 +25,8 @@ export class HttpEngine {
       }
       if (response.ok) return response;
       if (response.status === 401) {
-        this.token = await this.askToken();
+        if (token !== this.token) continue; // another request was given one meanwhile
+        this.token = await this.askToken(Boolean(token));
         if (this.token) continue;
       }
       const told = await response.json().catch(() => ({}));
@@ -50,13 +52,14 @@ export class HttpEngine {
   }
 
   async segment(picture, model, signal) {
-    const response = await this.#post(picture, model.name, "mask,confidence", signal);
+    const scored = model.outputs.includes("confidence"); // an exported file may give classes only
+    const response = await this.#post(picture, model.name, scored ? "mask,confidence" : "mask", signal);
     const notes = response.headers.get("x-note");
-    const parts = await response.formData();
-    const [mask, confidence] = await Promise.all([readValues(parts.get("mask")), readValues(parts.get("confidence"))]);
+    const parts = scored ? await response.formData() : new Map([["mask", await response.blob()]]);
+    const maskFile = parts.get("mask");
+    const [mask, confidence] = await Promise.all([readValues(maskFile), scored ? readValues(parts.get("confidence")) : null]);
     return {
-      width: mask.width, height: mask.height, mask: mask.values, confidence: confidence.values,
-      maskFile: parts.get("mask"), notes,
+      width: mask.width, height: mask.height, mask: mask.values, confidence: confidence?.values ?? null, maskFile, notes,
     };
   }
 

@@ -34,9 +34,9 @@ export class Pane {
     this.#listen();
   }
 
-  /** @param picture {bitmap}; without a result it is shown alone. */
-  show(picture, result, colours) {
-    Object.assign(this, { picture, result, colours });
+  /** @param picture {bitmap}; without a result it is shown alone. @param linked whether the chosen class is one of its own. */
+  show(picture, result, colours, linked = true) {
+    Object.assign(this, { picture, result, colours, linked });
     this.size = result ?? picture.bitmap ?? { width: 1, height: 1 };
     this.#paintLayer();
     this.draw();
@@ -46,13 +46,13 @@ export class Pane {
   #paintLayer() {
     this.layer = null;
     if (!this.result) return;
-    this.painted = this.view.chosen;
+    const chosen = (this.painted = this.#chosen());
     const { width, height, mask } = this.result;
     const step = Math.ceil(Math.sqrt((width * height) / MOST_OVERLAY));
     const [w, h] = [Math.ceil(width / step), Math.ceil(height / step)];
     const table = new Uint32Array(65536);
     this.colours.forEach(([red, green, blue], i) => {
-      if (this.view.chosen === null || this.view.chosen === i) table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
+      if (chosen === null || chosen === i) table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
     });
     const pixels = new Uint32Array(w * h);
     for (let y = 0, to = 0; y < h; y++) {
@@ -62,8 +62,12 @@ export class Pane {
     this.layer.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), w, h), 0, 0);
   }
 
+  #chosen() {
+    return this.linked ? this.view.chosen : null;
+  }
+
   #changed() {
-    if (this.layer && this.painted !== this.view.chosen) this.#paintLayer();
+    if (this.layer && this.painted !== this.#chosen()) this.#paintLayer();
     this.draw();
   }
 

@@ -154,7 +154,7 @@ def camvid_refineseg_small() -> TrainingConfig:
 
 
 def camvid_refineseg_nano() -> TrainingConfig:
-    """CamVid from scratch on ``refineseg_nano``, train + val, no validation: the recipe of the shipped model.
+    """CamVid from scratch on ``refineseg_nano``, train + val, no validation: the recipe of the shipped ``camvid_nano``.
 
     As :func:`camvid_refineseg_small`, whose steps cost three times as much, for more than three times the epochs.
     """
