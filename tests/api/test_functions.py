@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 
@@ -229,6 +230,11 @@ def test_wrong_arguments_are_refused_in_the_words_of_the_function(trained, tmp_p
     for wrong in (image, [image], Image.fromarray(image)):
         with pytest.raises(ConfigError, match=r"expected paths or addresses as inputs, got .*refineseg\.Predictor"):
             refineseg.predict(wrong, tmp_path / "out")
+    Image.fromarray(image).save(tmp_path / "a.png")
+    found = refineseg.predict(tmp_path.glob("*.png"), tmp_path / "generated", model=run.best, device="cpu")
+    assert found.done == 1
+    shutil.rmtree(tmp_path / "generated")
+    (tmp_path / "a.png").unlink()
     for option in ({"drift": 0.1}, {"split": "test"}, {"images": 3}):
         with pytest.raises(ConfigError, match=f"expected --{next(iter(option))} only with --"):
             refineseg.export(tmp_path / "m.onnx", model=run.segmenter, **option)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from PIL import Image
 
 from conftest import call, write_folder
@@ -212,3 +213,27 @@ def test_words_that_say_no_reading_are_refused():
         with pytest.raises(ConfigError, match=message):
             Reading.parse(**wrong)
     assert RasterOptions().reading == Reading()
+
+
+def test_the_nodata_value_of_a_geotiff_is_void_wherever_it_is_read(tmp_path, model):
+    """In a stream and in a zip file, too, where it is read as an image."""
+    pixels = np.random.default_rng(0).integers(1, 256, (20, 30, 3), np.uint8)
+    pixels[:6], pixels[10, :, 0] = 0, 0  # in one band only: data
+    path = tmp_path / "a.tif"
+    tags = [(42113, 2, 2, "0", False)]
+    tifffile.imwrite(path, pixels, photometric="rgb", extratags=tags)
+    expected = np.zeros((20, 30), bool)
+    expected[:6] = True
+    np.testing.assert_array_equal(~read_picture(path).valid, expected)
+    [(_, streamed)] = Predictor(model, device="cpu").stream([path])
+    np.testing.assert_array_equal(streamed.mask == 255, expected)
+
+
+def test_a_palette_is_grey_for_a_model_of_one_channel_and_refused_for_others(tmp_path):
+    palette = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4), mode="P")
+    palette.putpalette(np.random.default_rng(1).integers(0, 256, 768).tolist())
+    palette.save(tmp_path / "p.png")
+    grey = read_picture(tmp_path / "p.png", num_channels=1).image[..., 0]
+    assert np.abs(grey.astype(int) - np.asarray(palette.convert("RGB").convert("L")).astype(int)).max() <= 1
+    with pytest.raises(ImageError, match="expected an image of 4 bands, got one of palette colours"):
+        read_picture(tmp_path / "p.png", num_channels=4, reading=Reading(bands=(1,)))

@@ -6,7 +6,7 @@ come first; PyTorch is loaded after them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,21 +95,23 @@ def predict(
     """
     given = dict(locals())
     if asked is None:
-        _check_inputs(inputs)
+        given["inputs"] = inputs = _listed(inputs)
         given["asked"] = asked = check_call("predict", predict, given, without=("inputs", "out", "asked", "follower"))
     if is_batch(given):
         return _batch(given)
     return _predicted(given)
 
 
-def _check_inputs(inputs: object) -> None:
-    listed = inputs if isinstance(inputs, list | tuple) else [inputs]
+def _listed(inputs: Any) -> list[str | Path]:  # noqa: ANN401 - whatever a program gives
+    """Inputs of a call as a list; images in memory are refused."""
+    listed = [inputs] if isinstance(inputs, str | Path) or not isinstance(inputs, Iterable) else list(inputs)
     wrong = next((part for part in listed if not isinstance(part, str | Path)), None)
     if wrong is not None:
         raise ConfigError(
             f"expected paths or addresses as inputs, got {type(wrong).__name__}; refineseg.Predictor predicts images "
             "in memory"
         )
+    return listed
 
 
 def _predicted(given: Mapping[str, Any]) -> FilesResult:

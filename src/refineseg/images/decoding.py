@@ -65,6 +65,7 @@ _COLOURS = {
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 _GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # bits, and how Pillow spreads the values over 0..255
 _TIFF_BITS = 258
+_NODATA = 42113  # Source: GDAL's driver of GeoTIFF
 _BITS = {  # of a pixel of a PNG, by Pillow's names of what is stored
     **{"1": 1, "P;1": 1, "L;2": 2, "P;2": 2, "L;4": 4, "P;4": 4, "I;16B": 16},
     **{"LA": 16, "LA;16B": 32, "RGB": 24, "RGB;16B": 48, "RGBA": 32, "RGBA;16B": 64},
@@ -245,13 +246,22 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
                 f"expected 16-bit colours pixel by pixel, got {path}, which stores them band by band; save it otherwise"
             )
         turned = upright(image, path, content)
-        key, kind = image.info.get("transparency"), image.format
+        key, kind = image.info.get("transparency", declared_nodata(image)), image.format
     if how in _LOW_BYTES:
         wide = _sixteen_bits(np.asarray(turned), _low_bytes(path, content, how), how)
         colours = ("gray", "alpha") if how.startswith("LA") else _COLOURS[turned.mode]
         keyed = None if key is None else (wide != np.array(key)).any(axis=2)
         return Stored(path, wide.transpose(2, 0, 1), colours, 16, keyed=keyed)
     return _as_stored(path, turned, how, key, kind)
+
+
+def declared_nodata(image: Image.Image) -> float | None:
+    """The value that a TIFF's pixels have in all bands where they hold no data (GDAL's tag); None: there is none."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode != "P" else {}
+    try:
+        return float(str(tags[_NODATA]).strip("\0 "))
+    except (KeyError, ValueError):
+        return None
 
 
 def held(image: Image.Image, path: Path) -> Stored:

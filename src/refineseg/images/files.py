@@ -16,7 +16,18 @@ from PIL import PngImagePlugin
 from refineseg.class_info import LabelTable, index_dtype
 from refineseg.errors import ImageError, LabelError
 from refineseg.files.archives import list_files
-from refineseg.images.decoding import FORMATS, HAS_HEIF, LYING, Stored, is_one_of_many, opened, stored, turn_of, upright
+from refineseg.images.decoding import (
+    FORMATS,
+    HAS_HEIF,
+    LYING,
+    Stored,
+    declared_nodata,
+    is_one_of_many,
+    opened,
+    stored,
+    turn_of,
+    upright,
+)
 from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 
@@ -177,7 +188,8 @@ def read_opaque(path: Path, *, content: bytes | None = None) -> NDArray[np.bool_
         return None
     header = path.read_header() if content is None and isinstance(path, HeaderReadable) else None
     with opened(path, content if header is None else header, whole=header is None) as image:
-        if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa", "F") and "transparency" not in image.info:
+        declared = "transparency" in image.info or declared_nodata(image) is not None
+        if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa", "F") and not declared:
             return None
     return read_picture(path, content=content).valid
 

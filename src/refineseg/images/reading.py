@@ -337,6 +337,10 @@ def with_data(
     return np.logical_and.reduce(parts) if parts else None
 
 
+_LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, as Pillow has them (ITU-R BT.601)."""
+
+
 def as_channels(
     values: NDArray[Any],
     valid: Callable[[], NDArray[np.bool_] | None],
@@ -356,6 +360,11 @@ def as_channels(
     """
     if palette is not None:
         coloured: NDArray[np.uint8] = palette[:, :3].take(values[0], axis=0)
+        if num_channels == 1:
+            grey: NDArray[np.uint8] = (coloured @ np.array(_LUMA) + 0.5).astype(np.uint8)
+            return grey[..., None]
+        if num_channels != 3:
+            raise ImageError(f"expected an image of {num_channels} bands, got one of palette colours; choose --bands")
         return coloured
     if scaling is not None:
         scaled = scaling(values)

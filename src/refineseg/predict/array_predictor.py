@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.predict.batches import check_images
+from refineseg.predict.batches import OTHER_PIXEL_BYTES, check_images
 from refineseg.prediction import Prediction
 from refineseg.runtimes.opened_file import OpenedFile
 
@@ -38,6 +38,10 @@ class ArrayPredictor:
     def cuts(self, size_hw: tuple[int, int]) -> bool:
         """Whether images of this size are predicted in tiles: never, which would look inside the network."""
         return False
+
+    def whole_bytes(self, size_hw: tuple[int, int]) -> int:
+        """About the memory that an image of this size needs."""
+        return size_hw[0] * size_hw[1] * OTHER_PIXEL_BYTES
 
     @cached_property
     def _scoring(self) -> Predictor:

@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError
 
+WHOLE_PIXEL_BYTES = 600
+"""Memory of a pixel of an image that a network in PyTorch sees whole: 540 (LW-MobileNet-v2, 21 classes)."""
+OTHER_PIXEL_BYTES = 300
+"""The same in another runtime: 230 (`camvid` in OpenVINO)."""
+
 
 def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
     """Refuse what is no batch of images.

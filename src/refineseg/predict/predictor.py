@@ -18,7 +18,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
-from refineseg.predict.batches import check_images
+from refineseg.predict.batches import OTHER_PIXEL_BYTES, WHOLE_PIXEL_BYTES, check_images
 from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
@@ -36,6 +36,8 @@ from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.table import Precision
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
+
+_CRF_PIXEL_BYTES = 1000  # of a dense CRF
 
 
 class Predictor:
@@ -125,6 +127,17 @@ class Predictor:
     def cuts(self, size_hw: tuple[int, int]) -> bool:
         """Whether images of this size are predicted in tiles."""
         return self._cutter is not None and self._cutter.cuts(size_hw)
+
+    def whole_bytes(self, size_hw: tuple[int, int]) -> int:
+        """About the memory of the host that an image of this size needs; 0 where it is cut, or a GPU computes."""
+        if self._cutter is not None or (self._inner is not None and self._inner.device.type != "cpu"):
+            return 0
+        scale = max(1.0, *self._scales)
+        if self._inner is not None:
+            scale *= self._inner.segmenter.spec.preprocessing.input_scale
+        each = OTHER_PIXEL_BYTES if self._inner is None else WHOLE_PIXEL_BYTES
+        refined = 0 if self._crf is None else _CRF_PIXEL_BYTES
+        return int(size_hw[0] * size_hw[1] * (each * scale * scale + refined))
 
     @property
     def prefers_batches(self) -> bool:

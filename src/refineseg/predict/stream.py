@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refineseg.devices import is_out_of_memory
+from refineseg.devices import free_memory, is_out_of_memory
 from refineseg.errors import ConfigError, ImageError, ImageSizeError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import USUAL, Reading
@@ -34,6 +34,7 @@ _LEAST_WINDOW = 32
 _BATCH_PIXELS = 8 * 2**20  # of a batch whose size is chosen here
 _MOST_BATCHED = 16
 _MOST_WORKERS = 16
+_ALWAYS_THERE = 10**9  # bytes, for which nobody asks the system
 _MOST_ASKED = 4096
 
 
@@ -189,6 +190,13 @@ def _finished(futures: Sequence[Future[Item]], predictor: AnyPredictor, options:
 def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
     images = [picture.image for _, picture in group]
+    if (needed := predictor.whole_bytes(images[0].shape[:2])) > _ALWAYS_THERE and needed > free_memory():
+        text = (
+            f"about {needed / 1e9:.0f} GB are needed to see {images[0].shape[0]}x{images[0].shape[1]} pixels at once; "
+            "shrink it, or use a model file without --scales, --flip, --crf and --protocol, which is cut into tiles"
+        )
+        yield from (replace(item, error=ImageError(f"{item.path}: {text}")) for item, _ in group)
+        return
     try:
         predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
     except ConfigError as error:

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, RequestError
 from refineseg.images.files import read_image_size
+from refineseg.predict.batches import OTHER_PIXEL_BYTES, WHOLE_PIXEL_BYTES
 
 UPLOAD = Path("the upload")
 """The name of an uploaded image in messages; no file of a client's naming is ever opened."""
 
 _PIXEL_BYTES = 16  # of a picture while it is decoded: up to four bands of 16 bits, Pillow's copy, and RGB
-_WHOLE_PIXEL_BYTES = 600  # of an image that a network in PyTorch sees whole: 540 (LW-MobileNet-v2)
-_OTHER_PIXEL_BYTES = 300  # in another runtime: 230 (camvid, OpenVINO)
 _SCORE_BYTES = 8  # of a pixel and class: logits and probabilities
 _MOST_SCANS = 200  # of a progressive JPEG, each of which decodes all pixels again; programs write about ten
 
@@ -109,7 +108,7 @@ class RequestLimits:
         Raises:
             RequestError: It needs more memory than there is.
         """
-        most = self.memory_bytes // (_WHOLE_PIXEL_BYTES if in_torch else _OTHER_PIXEL_BYTES)
+        most = self.memory_bytes // (WHOLE_PIXEL_BYTES if in_torch else OTHER_PIXEL_BYTES)
         if size_hw[0] * size_hw[1] > most:
             raise RequestError(
                 f"expected an image of at most {most} pixels where it is not cut into tiles (with scales, mirror "

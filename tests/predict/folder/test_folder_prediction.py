@@ -535,3 +535,18 @@ def test_rasters_videos_and_images_go_through_one_call(models, tmp_path, capsys)
     again = run([folder], tmp_path / "out", models[0], outputs=Outputs(("mask", "overlay")), resume=True)
     assert again.failures == []
     assert again.others[0]["tiles_kept"] == again.others[0]["tiles"], "a raster that is there is not predicted again"
+
+
+def test_an_image_that_must_be_seen_whole_and_does_not_fit_costs_a_line(models, tmp_path, monkeypatch):
+    """Without the check the system would end the whole process."""
+    folder = write_pictures(tmp_path / "in", [(300, 400), (20, 30)])
+    monkeypatch.setattr("refineseg.predict.stream._ALWAYS_THERE", 1000)
+    monkeypatch.setattr("refineseg.predict.stream.free_memory", lambda: 20_000_000)
+    how = PredictorOptions.parse(device="cpu", flip=True)
+    options, follower = FileOptions(Outputs(("mask",))), TerminalFollower(Terminal(quiet=True))
+    result = predict_files([folder], tmp_path / "out", model=models[0], options=how, files=options, follower=follower)
+    assert (result.done, len(result.failures)) == (1, 1)
+    assert "000.png: about 0 GB are needed to see 300x400 pixels at once; shrink it" in result.failures[0]
+    how = PredictorOptions.parse(device="cpu", tiling=TilingOptions())  # as the command line has it: it would be cut
+    whole = predict_files([folder], tmp_path / "cut", model=models[0], options=how, files=options, follower=follower)
+    assert whole.done == 2

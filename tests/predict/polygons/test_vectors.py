@@ -484,3 +484,11 @@ def test_without_the_package_the_extra_is_named(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'refineseg\[vectors\]'"):
         call()
+
+
+def test_places_without_longitude_and_latitude_are_found_before_any_work():
+    disk = "+proj=geos +h=35785831 +lon_0=0 +ellps=GRS80"
+    Ground((3000.0, 0.0, -1_500_000.0, 0.0, -3000.0, 1_500_000.0), disk).check_places((1000, 1000))
+    with pytest.raises(ConfigError, match=r"longitude and latitude, .*; leave polygons out of --save"):
+        Ground((11000.0, 0.0, -5_500_000.0, 0.0, -11000.0, 5_500_000.0), disk).check_places((1000, 1000))
+    Ground((1.0, 0.0, 0.0, 0.0, -1.0, 0.0), "EPSG:32633").check_places((10, 10))

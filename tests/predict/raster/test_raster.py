@@ -419,3 +419,18 @@ def test_a_world_file_makes_an_image_a_raster(tmp_path, ending):
     assert not is_raster(path)
     path.with_suffix(ending).write_text("1\n0\n0\n-1\n100\n200\n")
     assert is_raster(path)
+
+
+def test_bands_of_different_types_are_read(tmp_path, model):
+    for name, dtype in (("a", "uint8"), ("b", "uint16")):
+        write(tmp_path / f"{name}.tif", pixels((40, 50), bands=1, dtype=dtype), **UTM)
+    band = (
+        '<VRTRasterBand dataType="{}" band="{}"><SimpleSource><SourceFilename relativeToVRT="1">{}.tif</SourceFilename>'
+        '<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
+        '<DstRect xOff="0" yOff="0" xSize="50" ySize="40"/></SimpleSource></VRTRasterBand>'
+    )
+    bands = band.format("Byte", 1, "a") + band.format("UInt16", 2, "b")
+    (tmp_path / "m.vrt").write_text(f'<VRTDataset rasterXSize="50" rasterYSize="40">{bands}</VRTDataset>')
+    with raster_files.open_raster(tmp_path / "m.vrt") as reader:
+        values = reader.read((1, 2), Region.whole((40, 50)))
+    np.testing.assert_array_equal(values, [opened(tmp_path / "a.tif"), opened(tmp_path / "b.tif")])

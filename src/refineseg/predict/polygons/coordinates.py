@@ -95,11 +95,32 @@ class Ground:
         places = self.places(corners)
         if self.is_longitude_latitude:
             return places
-        x, y = transform(self._system(), "OGC:CRS84", places[:, 0], places[:, 1])
+        missing = ConfigError(f"expected corners with a longitude and latitude, got some without in {self.crs}")
+        try:
+            x, y = transform(self._system(), "OGC:CRS84", places[:, 0], places[:, 1])
+        except Exception as error:  # GDAL's errors have no public base in rasterio
+            raise missing from error
         result = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)], axis=1)
         if not np.isfinite(result).all():
-            raise ConfigError(f"expected corners with a longitude and latitude, got some without in {self.crs}")
+            raise missing
         return result
+
+    def check_places(self, size_hw: tuple[int, int]) -> None:
+        """Whether polygons of an image can be written: they are projected where the system has no number.
+
+        Args:
+            size_hw: Height and width of the image.
+
+        Raises:
+            ConfigError: Some place of it has no longitude and latitude.
+        """
+        if self.crs is None or self.name is not None:
+            return
+        y, x = np.meshgrid(*(np.linspace(0, side, 17) for side in size_hw), indexing="ij")
+        try:
+            self.longitude_latitude(np.stack([x.ravel(), y.ravel()], axis=1))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; leave polygons out of --save, or warp the raster first (gdalwarp)") from error
 
     def _system(self) -> System | None:
         if self.crs is None:

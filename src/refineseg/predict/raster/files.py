@@ -189,13 +189,13 @@ class RasterReader:
         rasterio = rasterio_module()
         method = rasterio.enums.Resampling.average if smooth else rasterio.enums.Resampling.nearest
         with self._lock, self._reading(region):
-            values: NDArray[Any] = self._dataset.read(
-                list(bands),
-                window=window_of(region),
-                out_shape=(len(bands), *(size_hw or region.size_hw)),
-                resampling=method,
-            )
-        return values
+            how = {"window": window_of(region), "resampling": method}
+            shape = size_hw or region.size_hw
+            if len({self._dataset.dtypes[band - 1] for band in bands}) == 1:
+                values: NDArray[Any] = self._dataset.read(list(bands), out_shape=(len(bands), *shape), **how)
+                return values
+            different = [self._dataset.read(band, out_shape=shape, **how) for band in bands]
+        return np.stack(different).astype(self.dtype)
 
     def valid(
         self, bands: Sequence[int], region: Region, *, size_hw: tuple[int, int] | None = None, declared: bool = True

@@ -36,6 +36,7 @@ from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
 from refineseg.predict.outputs.areas import Areas
 from refineseg.predict.outputs.kinds import Outputs
+from refineseg.predict.polygons.coordinates import Ground
 from refineseg.predict.polygons.vectors import VectorOptions
 from refineseg.predict.raster.files import RasterReader, open_raster
 from refineseg.predict.raster.headers import is_raster
@@ -112,6 +113,8 @@ def predict_raster(
     told = progress or (lambda _: None)
     with open_raster(src) as reader:
         reader.check_complete()
+        if "polygons" in task.outputs.kinds and reader.transform and reader.crs and reader.orientation == 1:
+            Ground(reader.transform, reader.crs).check_places(reader.size_hw)
         job = RasterJob(dst, task.options.part)
         identity = task.identity()
         if (found := _finished_before(task, job, identity, reader)) is not None:
