@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import refineseg
+from fakes.rasters import UTM, write
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
@@ -26,6 +27,8 @@ from refineseg.predict.exact.proof import prove
 from refineseg.predict.exact.streaming import Schedule, needed_spans
 from refineseg.predict.exact.tiled_scorer import TiledScorer, needed_context
 from refineseg.predict.exact.tracing import trace
+from refineseg.predict.raster import raster
+from refineseg.predict.raster.raster import predict_raster
 from refineseg.predict.views.tiling import ArraySource, Region, TilingOptions
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter
@@ -280,6 +283,30 @@ def test_memory_that_is_not_enough_is_said():
         assert said is not None
     enough = TilingOptions(4096, int(said[1]) * 10**6)
     assert TiledScorer(segmenter, (9000, 9000), options=enough, device=META).tiles
+
+
+def test_the_memory_that_a_raster_asks_for_is_enough(tmp_path, monkeypatch):
+    """Reading and writing take a part of it, which tiles know nothing of."""
+    write(tmp_path / "a.tif", np.zeros((3, 900, 900), np.uint8), **UTM)
+    segmenter = segmenter_of("refinenet_lw:resnet10t", width=0.125)
+    with pytest.raises(ConfigError, match=r"MB in all.*; give more with --memory, and 400 MB beside that") as caught:
+        predict_raster(
+            tmp_path / "a.tif", tmp_path / "b.tif", segmenter, tiling=TilingOptions(memory_bytes=700_000_000)
+        )
+    wanted = sum(int(number) for number in re.findall(r"(\d+) MB (?:in all, got|beside that)", str(caught.value)))
+
+    class EnoughError(Exception):
+        pass
+
+    def planned(*arguments, make=raster._scorer):
+        assert make(*arguments).tiles
+        raise EnoughError  # tiles of a few rows would take minutes
+
+    monkeypatch.setattr(raster, "_scorer", planned)
+    with pytest.raises(EnoughError):
+        predict_raster(
+            tmp_path / "a.tif", tmp_path / "b.tif", segmenter, tiling=TilingOptions(memory_bytes=wanted * 10**6)
+        )
 
 
 def test_no_map_grows_by_more_than_its_share_of_a_step():

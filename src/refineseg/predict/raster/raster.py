@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from refineseg.devices import free_memory, is_out_of_memory, peak_memory
-from refineseg.errors import ImageError
+from refineseg.errors import ConfigError, ImageError
 from refineseg.files.writing import NEW_FILE_MODE
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
@@ -274,7 +274,14 @@ def _predicted(
     size_hw = source.size_hw
     if "memory" not in job.facts:
         job.keep("memory", _memory(task))
-    scorer = _scorer(task, size_hw, replace(task.tiling, memory_bytes=int(job.facts["memory"])))
+    memory = int(job.facts["memory"])
+    try:
+        scorer = _scorer(task, size_hw, replace(task.tiling, memory_bytes=memory))
+    except ConfigError as error:
+        if task.tiling.memory_bytes is None or "--memory" not in str(error):
+            raise
+        beside = f"{_OWN_BYTES / 1e6:.0f} MB beside that, which reading and writing take"
+        raise ConfigError(f"{error}, and {beside}") from error
     tiles = scorer.tiles
     done = job.finished(tiles) if job.has_plan(tiles) else set()
     job.begun()
