@@ -62,6 +62,10 @@ class ImageSizeError(ConfigError):
     """An image of a size that the model does not take; others may fit."""
 
 
+class TooLittleMemoryError(ConfigError):
+    """A limit of memory that is too small; the message says how much is needed."""
+
+
 class WeightsUnavailableError(ConfigError):
     """ImageNet weights that cannot be had here; training may go on from scratch.
 

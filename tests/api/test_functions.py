@@ -17,6 +17,7 @@ from conftest import write_folder
 from refineseg.api.quiet import QuietFollower
 from refineseg.class_info import ClassInfo
 from refineseg.cli import app
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import CheckpointError, ConfigError, DatasetError, NoInputError
 from refineseg.segmenter import load_spec
 from refineseg.training.callbacks import EarlyStopping
@@ -222,6 +223,50 @@ def test_prediction_of_files_takes_values_and_gives_them_back(model, tmp_path, c
         refineseg.predict(tmp_path / "absent.png", tmp_path / "out")
     with pytest.raises(ConfigError, match="expected --tile only as auto or off with --scales"):
         refineseg.predict(tmp_path, tmp_path / "out", tile=512, scales=(0.5, 1))
+
+
+class Made(Plain):
+    """Samples changed by a function."""
+
+    def __init__(self, samples, change):
+        super().__init__(samples)
+        self._change = change
+
+    def __getitem__(self, index):
+        sample = self._samples[index]
+        return Sample(*self._change(sample.image, sample.mask), sample.name)
+
+    def read_mask(self, index):
+        return self[index].mask
+
+
+WRONG = {
+    "floats": lambda image, mask: ((image / 255).astype(np.float32), mask),
+    "wide": lambda image, mask: (image.astype(np.uint16), mask),
+    "grey": lambda image, mask: (image[..., 0], mask),
+    "lists": lambda image, mask: (image.tolist(), mask),
+    "small mask": lambda image, mask: (image, mask[::2, ::2]),
+    "coloured mask": lambda image, mask: (image, mask[..., None]),
+    "mask of floats": lambda image, mask: (image, mask.astype(np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_samples_of_another_form_are_refused_before_anything_is_written(trained, tmp_path, kind):
+    data = Made(refineseg.open_dataset("folder", trained[0], split="train"), WRONG[kind])
+    with pytest.raises(DatasetError, match=r"000: expected (an image|a mask)"):
+        refineseg.train(data, tmp_path / "run", settings=SMALL, **QUICK)
+    with pytest.raises(DatasetError, match=r"000: expected (an image|a mask)"):
+        refineseg.evaluate(data, model=trained[1].best, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mirrored_arrays_and_masks_of_truths_are_samples(trained, tmp_path):
+    data = refineseg.open_dataset("folder", trained[0], split="train")
+    mirrored = Made(data, lambda image, mask: (image[:, ::-1], mask[:, ::-1] == 2))
+    mirrored.class_info = ClassInfo(("other", "square"))
+    run = refineseg.train(mirrored, tmp_path / "run", settings=SMALL, **QUICK)
+    assert run.best.is_file()
 
 
 def test_wrong_arguments_are_refused_in_the_words_of_the_function(trained, tmp_path):

@@ -177,13 +177,16 @@ def test_odd_entries_of_a_folder_stop_nothing(predict, tmp_path):
     """A link to itself cannot be asked what it is; a FIFO is no fault of the storage, which would end the run."""
     source = pictures(tmp_path / "in", ["a.png", "b.png"])
     (source / "latest").symlink_to("latest")
+    (source / "self.png").symlink_to("self.png")
+    (source / "nowhere.jpg").symlink_to("/nowhere.jpg")
     os.mkfifo(source / "pipe.png")
     Image.new("RGB", (70_000, 3)).save(source / "long.png")
     done = predict(source, tmp_path / "out", "--part", "1/1")
     rows = rows_of(tmp_path / "out")
     assert done.status == 1, done.err
     assert {key for key, row in rows.items() if row["status"] == "done"} == {"a.png", "b.png", "long.png"}
-    assert rows["pipe.png"]["cause"] == "input"
+    for name in ("pipe.png", "self.png", "nowhere.jpg"):
+        assert (rows[name]["status"], rows[name]["cause"]) == ("failed", "input"), name
 
 
 def test_a_raster_and_a_huge_file_are_left_to_calls_of_their_own(tmp_path, model, monkeypatch):

@@ -229,6 +229,12 @@ def test_the_nodata_value_of_a_geotiff_is_void_wherever_it_is_read(tmp_path, mod
     np.testing.assert_array_equal(streamed.mask == 255, expected)
 
 
+def test_bytes_with_a_sign_are_not_read_as_bytes_without(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(-60, 60, dtype=np.int8).reshape(10, 12))
+    with pytest.raises(ImageError, match=r"expected pixels without a sign, .*Predictor\.raster read it"):
+        read_picture(tmp_path / "a.tif")
+
+
 def test_a_palette_is_grey_for_a_model_of_one_channel_and_refused_for_others(tmp_path):
     palette = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4), mode="P")
     palette.putpalette(np.random.default_rng(1).integers(0, 256, 768).tolist())

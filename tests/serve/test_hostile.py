@@ -302,3 +302,23 @@ def test_who_runs_a_service_reaches_it_by_other_names_than_strangers():
         admission.check(path, {b"host": b"10.1.2.3:8000"})
     with pytest.raises(RequestError, match="--allow-host"):
         admission.check("/v1/models", {b"host": b"evil.example.com"})
+
+
+def test_what_is_no_request_is_refused_in_the_words_of_the_service(service):
+    for wrong in (b"\x16\x03\x01\x02\x00 tls", b"GET / HTTP/1.1\r\ncontent-length: x\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(wrong)
+            head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 Bad Request")
+        assert b"x-request-id" in head
+        assert json.loads(body)["error"].startswith("expected an HTTP request")
+
+
+def test_a_client_that_leaves_before_its_answer_is_no_timeout(service):
+    content = png(photograph((400, 500)))
+    head = b"POST /v1/segment HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n" % len(content)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(head + content)
+    assert service.segment(png(photograph())).status == 200
+    assert not any(" 504 " in line for line in service.lines), service.lines

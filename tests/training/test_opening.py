@@ -76,9 +76,11 @@ def changed(path, change):
 
 
 def test_a_split_called_valid_is_measured_on(tmp_path):
-    for name in ("valid", "validation"):
-        config, data, said = opened(write_folder(tmp_path / name, splits={"train": 3, name: 2}))
-        assert config.val_split == name
+    for name, train in (("valid", "train"), ("Validation", "Train"), ("val2017", "train2017")):
+        root = write_folder(tmp_path / name, splits={train: 3, name: 2})
+        (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+        config, data, said = opened(root)
+        assert (config.train_split, config.val_split) == (train, name)
         assert len(data.val) == 2
         assert f"2 validation images ({name})" in said
 

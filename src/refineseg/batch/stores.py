@@ -6,6 +6,7 @@ the size and the MD5 that the storage tells (where it tells none, the bytes), of
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -103,6 +104,9 @@ class RemoteStore:
         remove_object(self._url(name))
 
 
+_NOWHERE = Mark(0, "")
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -141,8 +145,8 @@ class LocalStore:
                         if not real or real not in seen:
                             seen |= {real} - {""}
                             folders.append(name)
-                    elif (mark := self.mark(name)) is not None:
-                        page.append((name, mark))
+                    elif (mark := self.mark(name)) is not None or entry.is_symlink():
+                        page.append((name, mark or _NOWHERE))  # a link that leads nowhere fails as an input
                     if len(page) == _PAGE:
                         yield page
                         page = []
@@ -156,7 +160,15 @@ class LocalStore:
             raise ImageError(f"expected an image file, got {path}: it is {kind}, which is never opened")
         try:
             return path.read_bytes()
-        except PermissionError as error:
+        except FileNotFoundError as error:
+            if path.is_symlink():
+                raise ImageError(f"expected an image file, got {path}, a link that leads nowhere") from error
+            raise
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ImageError(f"expected an image file, got {path}, a link that leads to itself") from error
+            if not isinstance(error, PermissionError):
+                raise
             if os.access(path.parent, os.R_OK | os.X_OK):  # this file alone is closed
                 raise ImageError(f"expected an image file that may be read, got {path}: {error}") from error
             raise

@@ -138,8 +138,9 @@ def serve(
         console.say(
             f"everybody who reaches {host} may use this service; set {_TOKEN} or --token-file to ask for a token"
         )
-    print_lines(f"page: {address_of(listening)}")
-    run_service(create_app(service, admission=admission, log=console.say), listening, grace_s=seconds, log=console.say)
+    app = create_app(service, admission=admission, log=console.say)
+    address = f"page: {address_of(listening)}"
+    run_service(app, listening, grace_s=seconds, log=console.say, begun=lambda: print_lines(address))
     console.say("stopped; everything that was accepted is done")
 
 

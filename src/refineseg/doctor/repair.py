@@ -95,6 +95,8 @@ class RepairReport:
     def lines(self) -> list[str]:
         """For a terminal; names are not escaped yet."""
         lines = [f"copy: {self.out}: {self.copied} files as they are, {len(self.changed)} repairs"]
+        if not self.copied and not self.changed:
+            lines = ["no copy"]
         lines += [f"  repaired {c.kind}: {c.file} -> {c.written}: {c.what}" for c in self.changed]
         lines += [f"  left out: {file}: {why}" for file, why in self.left_out.items()]
         return lines + [f"  not repaired: {text}" for text in self.remaining]
@@ -171,6 +173,8 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
             for result in written:
                 left_out |= result.left_out
             changed = tuple(change for result in written for change in result.changed)
+            if not any(result.copied or result.changed for result in written):
+                return RepairReport(out, 0, (), left_out, ("nothing was written: no pair can be copied",))
             repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(folder, out)))
             with written_beside(folder / REPAIRS) as temporary:
                 temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from refineseg.errors import ImageError
+from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
 from refineseg.files.special import has_file, has_folder
 from refineseg.images.damage import check_ended, check_plausible
@@ -65,6 +65,7 @@ _COLOURS = {
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 _GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # bits, and how Pillow spreads the values over 0..255
 _TIFF_BITS = 258
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 _NODATA = 42113  # Source: GDAL's driver of GeoTIFF
 _BITS = {  # of a pixel of a PNG, by Pillow's names of what is stored
     **{"1": 1, "P;1": 1, "L;2": 2, "P;2": 2, "L;4": 4, "P;4": 4, "I;16B": 16},
@@ -140,7 +141,7 @@ def opened(path: Path, content: bytes | None = None, *, whole: bool = True) -> I
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"expected an image, got {path}, which is {_what_instead(path)}; "
+            f"expected an image, got {path}, which is {_what_instead(path, content)}; "
             f"{', '.join(FORMATS)} are read: convert or remove it"
         ) from error
     except _UNREADABLE as error:
@@ -171,8 +172,24 @@ def _pillow_opened(source: Path | io.BytesIO, path: Path) -> Image.Image:
     return Image.open(source, formats=("HEIF",))
 
 
-def _what_instead(path: Path) -> str:
-    return "empty (0 bytes)" if has_file(path) and path.stat().st_size == 0 else "none, damaged, or of an unknown kind"
+def _what_instead(path: Path, content: bytes | None) -> str:
+    is_empty = not content if content is not None else has_file(path) and path.stat().st_size == 0
+    if _starts_like_tiff(path, content):
+        return "a TIFF whose bands or type of pixels are those of a raster: predict reads it; for others save it as RGB"
+    return "empty (0 bytes)" if is_empty else "none, damaged, or of an unknown kind"
+
+
+def _starts_like_tiff(path: Path, content: bytes | None) -> bool:
+    try:
+        source = openable(path) if content is None else io.BytesIO(content)
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                start = file.read(4)
+        else:
+            start = source.read(4)
+    except (OSError, DatasetError):
+        return False
+    return start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _kind(image: Image.Image) -> str:
@@ -241,6 +258,11 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
             noted(f"{path} holds several pictures (an animation, or pages); only the first is read")
         how = _stored_as(image)
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        if tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED and tags.get(_TIFF_BITS, (8,))[0] == 8:  # read as unsigned
+            raise ImageError(
+                f"expected pixels without a sign, got 8 bits with one in {path}; `refineseg predict` and "
+                "Predictor.raster read it"
+            )
         if tags.get(_PLANAR) == 2 and tags.get(_TIFF_BITS, (8,))[0] > 8:  # which Pillow reads wrongly
             raise ImageError(
                 f"expected 16-bit colours pixel by pixel, got {path}, which stores them band by band; save it otherwise"

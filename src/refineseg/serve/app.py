@@ -133,11 +133,14 @@ async def _finished(http: Request, request: ImageRequest, limit_s: float) -> Ans
     result, gone = asyncio.create_task(arrived.wait()), asyncio.create_task(_disconnected(http))
     try:
         await asyncio.wait({result, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        left = gone.done()
     finally:
         result.cancel()
         gone.cancel()
-    if not request.future.done():
-        request.dropped = True
+        request.dropped = not request.future.done()
+    if request.dropped and left:
+        raise RequestError("expected to answer, but the client went away", status=499)
+    if request.dropped:
         raise RequestError(
             f"expected a result within {limit_s:g} s, got none; try again, or shrink the image", status=504
         )
@@ -193,6 +196,13 @@ def _sent(found: Answer, held: Reservation) -> Response:
     return _HeldResponse(found.body, held, media_type=found.content_type, headers=headers)
 
 
+async def _warm_up(service: SegmentService, log: Callable[[str], None]) -> None:
+    try:
+        await asyncio.to_thread(service.warm_up)
+    except Exception as error:  # noqa: BLE001 - the service says that it is not ready
+        log(f"warm-up failed: {error}")
+
+
 def create_app(
     service: SegmentService, *, admission: Admission | None = None, log: Callable[[str], None] = lambda line: None
 ) -> Gate:
@@ -206,10 +216,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.create_task(asyncio.to_thread(service.warm_up))
-        warming.add_done_callback(lambda task: log(f"warm-up failed: {task.exception()}") if task.exception() else None)
+        warming = asyncio.create_task(_warm_up(service, log))
         yield
         await asyncio.to_thread(service.close)
+        await asyncio.gather(warming, return_exceptions=True)
 
     app = FastAPI(
         title="refineseg",

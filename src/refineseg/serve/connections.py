@@ -6,10 +6,14 @@ In: bytes of a connection. Out: what uvicorn makes of them, or a refusal. uvicor
 from __future__ import annotations
 
 import asyncio
-import json
+import uuid
+from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from refineseg.errors import RequestError
+from refineseg.serve.gate import error_body
 
 HEADER_BYTES = 16_384
 """Most bytes of a request's line and header."""
@@ -134,13 +138,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._too_late = None
         self._refuse(408, f"expected a complete header within {HEADER_S:g} s, got a part of one; send it at once")
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, in the words of this service."""
+        self._refuse(400, f"expected an HTTP request, got another one ({msg.rstrip('.')})")
+
     def _refuse(self, status: int, text: str) -> None:
         cycle = cast(Any, self.cycle)
         if cycle is None or cycle.response_complete:  # else another answer is on its way
-            body = json.dumps({"error": text}).encode()
-            head = (
-                f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Request Header Fields Too Large'}\r\n"
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            request_id = uuid.uuid4().hex[:16]
+            body, headers = error_body(RequestError(text, status=status), request_id)
+            headers = [*dict([*headers, (b"connection", b"close")]).items(), (b"x-request-id", request_id.encode())]
+            lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode(), *(b": ".join(one) for one in headers)]
+            self.transport.write(b"\r\n".join([*lines, b"", body]))
         self.transport.close()

@@ -89,7 +89,7 @@ class Admission:
             )
         if path.startswith("/v1/") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise RequestError("expected a request of the service's own page, got one of another site", status=403)
-        if self.token is not None and (path.startswith("/v1/") or path == "/metrics"):
+        if self.token is not None and (path.startswith("/v1/") or path in ("/metrics", "/openapi.json")):
             given = headers.get(b"authorization", b"")
             scheme, _, shown = given.partition(b" ")
             digests = (hashlib.sha256(text).digest() for text in (shown.strip(), self.token.encode()))

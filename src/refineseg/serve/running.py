@@ -82,7 +82,32 @@ def _signals_of_uvicorn() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_service(app: Any, listening: socket.socket, *, grace_s: float, log: Callable[[str], None]) -> None:  # noqa: ANN401 - ASGI
+class _Server(uvicorn.Server):
+    """uvicorn's server, which tells when it answers, and when signals end it in order.
+
+    Args:
+        config: Configuration.
+        begun: Called then.
+    """
+
+    def __init__(self, config: uvicorn.Config, begun: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._begun = begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets=sockets)
+        self._begun()
+
+
+def run_service(
+    app: Any,  # noqa: ANN401 - ASGI
+    listening: socket.socket,
+    *,
+    grace_s: float,
+    log: Callable[[str], None],
+    begun: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until a signal; accepted requests are finished first.
 
     Args:
@@ -90,6 +115,7 @@ def run_service(app: Any, listening: socket.socket, *, grace_s: float, log: Call
         listening: Socket of :func:`bound_socket`.
         grace_s: Seconds that accepted requests have after the signal.
         log: Called with uvicorn's warnings.
+        begun: Called when it answers, and signals end it in order.
     """
     logger = logging.getLogger("uvicorn.error")
     handler = _Lines(log)
@@ -110,6 +136,6 @@ def run_service(app: Any, listening: socket.socket, *, grace_s: float, log: Call
     )
     try:
         with _signals_of_uvicorn():
-            asyncio.run(uvicorn.Server(config).serve([listening]))
+            asyncio.run(_Server(config, begun).serve([listening]))
     finally:
         logger.removeHandler(handler)

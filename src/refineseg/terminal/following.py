@@ -62,7 +62,7 @@ class TerminalFollower:
         if self._loudness == "verbose" or not hidden:
             return
         if "results" in hidden and self._results:
-            print_lines(f"all {self._counts['results']} inputs: {total}")
+            print_lines(f"all inputs: {total}")
         left = " and ".join(f"{count} more {what}" for what, count in hidden.items())
         self.said(f"not shown: {left}; -v shows them all")
 

@@ -346,3 +346,19 @@ def test_own_masks_with_the_class_names_of_cityscapes_are_no_label_ids(tmp_path)
     values = dict(zip(names, found[0].read_mask(0)[:, 0].tolist(), strict=True))
     for name, to in {"road": "road", "building": "building", "vegetation": "tree", "person": "pedestrian"}.items():
         assert values[name] == wanted.names.index(to), name
+
+
+def test_roboflows_yaml_names_the_folders_beside_it(tmp_path):
+    """They begin with "../"; a data set of the same form one folder above is another one."""
+    for number, root in enumerate((tmp_path / "home", tmp_path / "home" / "b")):
+        for split in ("train", "valid"):
+            for kind in ("images", "labels"):
+                (root / split / kind).mkdir(parents=True)
+            Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(root / split / "images" / f"{number}.png")
+            (root / split / "labels" / f"{number}.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+        lines = ["train: ../train/images", "val: ../valid/images", "test: ../test/images", "names: [thing]"]
+        (root / "data.yaml").write_text("\n".join(lines) + "\n")
+    for number, root in enumerate((tmp_path / "home", tmp_path / "home" / "b")):
+        found = open_dataset("yolo", root, split="train")
+        assert [found.name(i) for i in range(len(found))] == [str(number)]
+        assert own_splits(root) == ("train", "val"), "the test set was never made"

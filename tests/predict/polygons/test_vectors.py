@@ -492,3 +492,20 @@ def test_places_without_longitude_and_latitude_are_found_before_any_work():
     with pytest.raises(ConfigError, match=r"longitude and latitude, .*; leave polygons out of --save"):
         Ground((11000.0, 0.0, -5_500_000.0, 0.0, -11000.0, 5_500_000.0), disk).check_places((1000, 1000))
     Ground((1.0, 0.0, 0.0, 0.0, -1.0, 0.0), "EPSG:32633").check_places((10, 10))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools
+def test_boxes_of_coco_are_those_of_the_pixels_and_no_annotation_is_empty():
+    from pycocotools import mask as coco_masks
+
+    labels = np.random.default_rng(4).integers(0, 3, (40, 50))
+    labels[10:30, 5:40] = 1
+    regions = regions_of(labels, class_info=CLASSES, options=VectorOptions(simplify=1.5))
+    found = coco_annotations(regions, CLASSES, size_hw=(40, 50), file_name="a.png")["annotations"]
+    assert len(found) < len(regions), "the case is not made: nothing is simplified away"
+    assert [one["id"] for one in found] == list(range(1, len(found) + 1))
+    for one in found:
+        rows, columns = np.nonzero(coco_masks.decode(one["segmentation"]))
+        left, top = int(columns.min()), int(rows.min())
+        assert one["area"] == len(rows)
+        assert one["bbox"] == [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]

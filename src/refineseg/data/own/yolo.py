@@ -55,8 +55,17 @@ def yolo_splits(root: Path) -> tuple[str, ...]:
     Raises:
         DatasetError: There is no such file, or it is another.
     """
-    content = _content(root)[1]
-    return tuple(split for split in USUAL_SPLITS if content.get(split))
+    path, content = _content(root)
+    named = [split for split in USUAL_SPLITS if content.get(split)]
+    return tuple(split for split in named if split != "test" or _has_images(path, content, split))
+
+
+def _has_images(path: Path, content: dict[str, Any], split: str) -> bool:
+    """Whether the images of a split are there; programs write a line for a test set that was never made."""
+    try:
+        return bool(_images(path, content, split))
+    except DatasetError:
+        return False
 
 
 def open_yolo(root: Path, split: str) -> SourceDataset:
@@ -199,7 +208,8 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[tuple[Path,
     found: list[tuple[Path, str]] = []
     for entry in (str(entry).replace("\\", "/") for entry in entries):
         # Roboflow writes ../train/images for a folder beside data.yaml
-        tried = [base / entry, *([base / entry[3:]] if entry.startswith("../") else []), path.parent / entry]
+        beside = [path.parent / entry[3:], base / entry[3:]] if entry.startswith("../") else []
+        tried = [*beside, base / entry, path.parent / entry]
         inside = [p for p in tried if locate(path) is None or p.is_relative_to(path.parent)]  # never leave a zip file
         place = next((p for p in inside if is_folder(p) or is_file(p)), None)
         if place is None:

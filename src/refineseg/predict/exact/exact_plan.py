@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from refineseg.errors import ConfigError
+from refineseg.errors import TooLittleMemoryError
 from refineseg.predict.exact.graph import Graph
 from refineseg.predict.exact.streaming import maps_bytes, needed_spans
 from refineseg.predict.views.tiling import Region, TilingOptions, grid
@@ -71,7 +71,7 @@ def plan_tiles(graph: Graph, *, options: TilingOptions, budget: int, result_byte
     smallest = (min(32, size_hw[0]), min(32, size_hw[1]))
     needs = int(_probe(graph, smallest, STEPS[-1]) / _SPARE) + result_bytes * math.prod(smallest)
     if needs > budget:
-        raise ConfigError(
+        raise TooLittleMemoryError(
             f"expected memory for maps of at least {needs / 1e6:.0f} MB beside the program and the weights, "
             f"{_got(needs, budget, options.memory_bytes)}; give more with --memory"
         )
@@ -121,7 +121,7 @@ def _largest_step(
         needs = int(peak / _SPARE) + result_bytes * math.prod(tile_hw)
         if needs <= budget:
             return step, peak
-    raise ConfigError(
+    raise TooLittleMemoryError(
         f"expected memory for tiles of {tile_hw[0]}x{tile_hw[1]}, about {needs / 1e6:.0f} MB for maps and result "
         f"beside the program and the weights, {_got(needs, budget, memory)}; choose smaller tiles (--tile), tile auto, "
         "or more with --memory"

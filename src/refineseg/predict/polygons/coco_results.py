@@ -8,7 +8,7 @@ Source: the data format page of https://cocodataset.org.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,15 +56,15 @@ def coco_annotations(
     }
     if not regions:
         return tables
-    texts, areas = _run_lengths(regions, size_hw)
-    for number, (region, text, pixels) in enumerate(zip(regions, texts, areas, strict=True), start=1):
-        left, top, right, bottom = region.polygon.bounds
+    for region, (text, pixels, box) in zip(regions, _run_lengths(regions, size_hw), strict=True):
+        if box is None:  # simplified away
+            continue
         annotation = {
-            "id": number,
+            "id": len(tables["annotations"]) + 1,
             "image_id": 1,
             "category_id": region.class_index + 1,
             "segmentation": {"size": list(size_hw), "counts": text},
-            "bbox": [left, top, right - left, bottom - top],
+            "bbox": box,
             "area": pixels,
             "iscrowd": 0,
         }
@@ -74,13 +74,29 @@ def coco_annotations(
     return tables
 
 
-def _run_lengths(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[list[str], list[int]]:
-    """Compressed run lengths of each region, and how many pixels they cover."""
+def _run_lengths(
+    regions: Sequence[ClassRegion], size_hw: tuple[int, int]
+) -> Iterator[tuple[str, int, list[int] | None]]:
+    """Of each region its compressed run lengths, how many pixels they cover, and the box around these."""
     region, changes = _changes(regions, size_hw)
     bounds = np.searchsorted(region, np.arange(len(regions) + 1)).tolist()
     ends = {"prepend": 0, "append": size_hw[0] * size_hw[1]}
     runs = [np.diff(changes[first:last], **ends).tolist() for first, last in pairwise(bounds)]
-    return compressed(runs, size_hw), [sum(counts[1::2]) for counts in runs]
+    for counts, text in zip(runs, compressed(runs, size_hw), strict=True):
+        yield text, sum(counts[1::2]), _box(counts, size_hw[0])
+
+
+def _box(counts: Sequence[int], height: int) -> list[int] | None:
+    """Left, top, width and height of the pixels of run lengths; None: there are none."""
+    ends = np.cumsum(counts)
+    first, last = ends[:-1:2], ends[1::2] - 1
+    first, last = first[first <= last], last[first <= last]
+    if not len(first):
+        return None
+    left, right = int(first.min()) // height, int(last.max()) // height
+    whole = (first // height != last // height).any()  # a run over several columns touches both borders
+    top, bottom = (0, height - 1) if whole else (int((first % height).min()), int((last % height).max()))
+    return [left, top, right - left + 1, bottom - top + 1]
 
 
 def _changes(regions: Sequence[ClassRegion], size_hw: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -120,6 +120,11 @@ class RasterReader:
         return bool(crs and crs.is_projected and crs.to_dict().get("proj") in ("merc", "webmerc"))
 
     @property
+    def is_placed_by_points(self) -> bool:
+        """Whether ground control points or a camera model say where it lies, and no grid does."""
+        return self.transform is None and bool(self._dataset.gcps[0] or self._dataset.rpcs)
+
+    @property
     def is_georeferenced(self) -> bool:
         """Whether anything says where on the ground its pixels are."""
         dataset = self._dataset

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from refineseg.devices import free_memory, is_out_of_memory, peak_memory
-from refineseg.errors import ConfigError, ImageError
+from refineseg.errors import ConfigError, ImageError, TooLittleMemoryError
 from refineseg.files.writing import NEW_FILE_MODE
 from refineseg.images.reading import Scaling, choose_bands
 from refineseg.predict.exact.tiled_scorer import TiledScorer, memory_of
@@ -237,7 +237,7 @@ def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list
             "areas in square metres are left out, because Mercator coordinates stretch them; for areas, warp it to UTM "
             "or to an equal-area system first (gdalwarp)"
         )
-    if "polygons" in task.outputs.kinds and reader.is_georeferenced and reader.transform is None:
+    if "polygons" in task.outputs.kinds and reader.is_placed_by_points:
         found.append(
             "its place is given by ground control points or a camera model, so polygons are in pixels; for coordinates "
             "on the ground, warp it first (gdalwarp)"
@@ -277,8 +277,8 @@ def _predicted(
     memory = int(job.facts["memory"])
     try:
         scorer = _scorer(task, size_hw, replace(task.tiling, memory_bytes=memory))
-    except ConfigError as error:
-        if task.tiling.memory_bytes is None or "--memory" not in str(error):
+    except TooLittleMemoryError as error:
+        if task.tiling.memory_bytes is None:
             raise
         beside = f"{_OWN_BYTES / 1e6:.0f} MB beside that, which reading and writing take"
         raise ConfigError(f"{error}, and {beside}") from error
