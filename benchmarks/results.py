@@ -270,8 +270,7 @@ with our recipe, where only the network differs. `val` is measured once per run,
 recipe was chosen on folds of `train` ([Experiments](experiments.md)).
 
 Training has become faster since some rows were measured: those of 2 minutes, and that of the cracks at 5 minutes, are
-from before the Lovasz loss became six times as fast. While FPN in our loop learned steel for 5 minutes, other work took
-some seconds of one core."""
+from before the Lovasz loss became six times as fast."""
 
 
 def points(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, float, float]]:
