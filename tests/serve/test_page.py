@@ -319,19 +319,26 @@ def test_errors_are_words_and_the_picture_before_stays(chromium, service):
         assert page.is_hidden("#error")
 
 
-def test_a_token_is_asked_for_once(chromium, model):
+@contextmanager
+def asked_for_token(chromium, model):
+    """The page of a service with a token, whose dialog is open; a refusal is told on its console."""
     with running({"tiny": model}, token="a-long-enough-secret") as service:
         context = chromium.new_context()
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.goto(service.address)
         page.wait_for_selector("#token[open]")
+        yield page
+        context.close()
+
+
+def test_a_token_is_asked_for_once(chromium, model):
+    with asked_for_token(chromium, model) as page:
         page.fill("#token input", "a-long-enough-secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("body[data-ready]")
         drop(page, png(photograph((50, 60))))
         assert saved(page, "mask")[1]
-        context.close()
 
 
 def test_settings_hold_nothing_but_names(service):
@@ -404,12 +411,7 @@ def test_the_camera_is_off_when_its_dialog_is_left(chromium, service):
 
 
 def test_a_wrong_token_is_said_and_the_dialog_can_be_left(chromium, model):
-    with running({"tiny": model}, token="a-long-enough-secret") as service:
-        context = chromium.new_context()
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.goto(service.address)
-        page.wait_for_selector("#token[open]")
+    with asked_for_token(chromium, model) as page:
         page.fill("#token input", "no secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#token .wrong:not([hidden])")
@@ -422,7 +424,6 @@ def test_a_wrong_token_is_said_and_the_dialog_can_be_left(chromium, model):
         page.fill("#token input", "a-long-enough-secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#legend button")
-        context.close()
 
 
 def test_a_sample_that_cannot_be_fetched_is_said(chromium, service):

@@ -133,7 +133,9 @@ class Predictor:
         if self._cutter is not None or (self._inner is not None and self._inner.device.type != "cpu"):
             return 0
         scale = max(1.0, *self._scales)
-        if self._inner is not None:
+        if self._view.short_side is not None:  # which brings large images down first
+            scale *= min(1.0, self._view.short_side[1] / min(size_hw)) * (self._view.enlargement or 1.0)
+        elif self._inner is not None:
             scale *= self._inner.segmenter.spec.preprocessing.input_scale
         each = OTHER_PIXEL_BYTES if self._inner is None else WHOLE_PIXEL_BYTES
         refined = 0 if self._crf is None else _CRF_PIXEL_BYTES

@@ -32,7 +32,7 @@ from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.scoring import Scorer
-from refineseg.segmenter import load
+from refineseg.segmenter import build, load
 from refineseg.terminal.following import TerminalFollower
 from refineseg.terminal.printing import Terminal
 
@@ -550,3 +550,11 @@ def test_an_image_that_must_be_seen_whole_and_does_not_fit_costs_a_line(models, 
     how = PredictorOptions.parse(device="cpu", tiling=TilingOptions())  # as the command line has it: it would be cut
     whole = predict_files([folder], tmp_path / "cut", model=models[0], options=how, files=options, follower=follower)
     assert whole.done == 2
+
+
+def test_the_memory_of_a_whole_image_is_that_of_what_the_network_sees():
+    """The authors' protocols bring a photograph of 24 megapixels down to a shorter side of 800 pixels."""
+    segmenter = build("refineseg_nano", num_classes=2)
+    plain, authors = (Predictor(segmenter, device="cpu", protocol=name) for name in ("light_weight", "authors"))
+    assert plain.whole_bytes((4000, 6000)) > 10**10
+    assert authors.whole_bytes((4000, 6000)) < 2 * 10**9
