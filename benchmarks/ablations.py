@@ -26,12 +26,14 @@ from typing import Any
 
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_sources
+from refineseg.errors import ConfigError
 from refineseg.evaluate.predicting import evaluate
+from refineseg.files.writing import write_json
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import load
 from refineseg.terminal.printing import Terminal
-from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.config import Phase, TrainingConfig, to_json
 from refineseg.training.progress import TerminalProgress
 from refineseg.training.run import RunRequest, start_run
 
@@ -97,8 +99,11 @@ def run_row(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, Any
     config = replace(config, network=replace(config.network, width=arguments.width))
     folder = arguments.out / f"{config.variant.replace(':', '_')}_seed{seed}"
     done = folder / "result.json"
+    conditions = {"config": to_json(config), "data": arguments.data.partition(":")[0], "scale": arguments.scale}
     if done.is_file():
         result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if any(result.get(name) != value for name, value in conditions.items()):
+            raise ConfigError(f"expected {done} with the options of this call, got others; choose another --out")
         return result
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.monotonic()
@@ -122,8 +127,9 @@ def run_row(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, Any
         "parameters": count_parameters(segmenter.network),
         "seconds": round(seconds, 1),
         **measured,
+        **conditions,
     }
-    done.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_json(done, result)
     for name in ("checkpoint.pt", "best.safetensors"):
         (folder / name).unlink(missing_ok=True)
     return result
@@ -132,7 +138,7 @@ def run_row(row: Row, arguments: argparse.Namespace, seed: int) -> dict[str, Any
 def show(results: list[dict[str, Any]]) -> None:
     """The table, in Markdown: mean and spread over the seeds."""
     print("| row | parameters | mIoU, single scale | mIoU, 5 scales | training time |\n| --- | --- | --- | --- | --- |")
-    reference = statistics.mean(r["seconds"] for r in results if r["label"] == ROWS[0].label)
+    reference = [r["seconds"] for r in results if r["label"] == ROWS[0].label]
     for row in ROWS:
         mine = [r for r in results if r["label"] == row.label]
         if not mine:
@@ -142,8 +148,9 @@ def show(results: list[dict[str, Any]]) -> None:
             values = [100 * r[kind]["mean_iou"] for r in mine]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.1f}{spread}")
-        share = statistics.mean(r["seconds"] for r in mine) / reference
-        print(f"| {row.label} | {mine[0]['parameters'] / 1e6:.2f} M | {cells[0]} | {cells[1]} | {share:.2f} |")
+        seconds = statistics.mean(r["seconds"] for r in mine)
+        share = f"{seconds / statistics.mean(reference):.2f}" if reference else "-"
+        print(f"| {row.label} | {mine[0]['parameters'] / 1e6:.2f} M | {cells[0]} | {cells[1]} | {share} |")
 
 
 def main() -> None:
@@ -165,12 +172,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    chosen = ROWS if arguments.rows is None else [ROWS[int(number) - 1] for number in arguments.rows.split(",")]
+    numbers = range(1, len(ROWS) + 1) if arguments.rows is None else [int(n) for n in arguments.rows.split(",")]
+    if not all(1 <= number <= len(ROWS) for number in numbers):
+        raise ConfigError(f"expected --rows of 1 to {len(ROWS)}, got {arguments.rows}")
     results = []
     for seed in range(arguments.seeds):
-        for row in chosen:
-            results.append(run_row(row, arguments, seed))
-            (arguments.out / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+        for number in numbers:
+            results.append(run_row(ROWS[number - 1], arguments, seed))
+            write_json(arguments.out / "ablations.json", results)
     show(results)
 
 

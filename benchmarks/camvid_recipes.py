@@ -37,6 +37,7 @@ from refineseg.files.writing import written_beside
 from refineseg.networks.refinenet import count_parameters
 from refineseg.predict.options import PredictorOptions
 from refineseg.segmenter import load, load_spec
+from refineseg.terminal.arguments import check_number
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, override, to_json
 from refineseg.training.progress import TerminalProgress
@@ -151,6 +152,8 @@ def scaled(config: TrainingConfig, factor: float) -> TrainingConfig:
 def run_one(plan: Plan, name: str, seed: int, console: Terminal) -> dict[str, Any] | None:
     """Train and measure one change with one seed once; None where the time is up first."""
     folder = plan.out / name / f"seed{seed}"
+    config = replace(scaled(changed(plan.base, plan.changes[name]), plan.image_scale), seed=seed)
+    check_same(folder / "settings.json", config)
     done = folder / "result.json"
     if done.is_file():
         result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
@@ -158,7 +161,6 @@ def run_one(plan: Plan, name: str, seed: int, console: Terminal) -> dict[str, An
     left = plan.seconds_left
     if left is not None and left <= 0:
         return None
-    config = replace(scaled(changed(plan.base, plan.changes[name]), plan.image_scale), seed=seed)
     console.say(f"{name}, seed {seed}: {'; '.join(plan.changes[name]) or 'the base'}")
     options = {"device": plan.device, "stop_after_s": left}
     progress = TerminalProgress(console)
@@ -166,6 +168,22 @@ def run_one(plan: Plan, name: str, seed: int, console: Terminal) -> dict[str, An
         return None
     left = plan.seconds_left
     return None if left is not None and left <= 0 else measure(plan, name, seed, config, console)
+
+
+def check_same(path: Path, config: TrainingConfig) -> None:
+    """Note the settings of a run that begins, or refuse to go on with one of other settings.
+
+    Raises:
+        ConfigError: There is such a run.
+    """
+    settings = to_json(config)
+    if not path.is_file():
+        write(path, json.dumps(settings, indent=1))
+    elif json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise ConfigError(
+            f"expected the settings of this call in {path}, got others; give the change another name, or choose "
+            "another --out"
+        )
 
 
 def measure(plan: Plan, name: str, seed: int, config: TrainingConfig, console: Terminal) -> dict[str, Any]:
@@ -307,8 +325,8 @@ def parse_changes(names: str | None, added: Sequence[str], teacher: str | None) 
         changes["teacher"] = (f"teacher={teacher}",)
     for text in added:
         name, colon, settings = text.partition(":")
-        if not colon or not name.strip().replace("_", "").isalnum():
-            raise ConfigError(f"expected --change 'name: key=value; key=value', got {text!r}")
+        if not colon or not name.strip().replace("_", "").isalnum() or name.strip() == BASE:
+            raise ConfigError(f"expected --change 'name: key=value; key=value' with a name not {BASE}, got {text!r}")
         changes[name.strip()] = tuple(part.strip() for part in settings.split(";") if part.strip())
     wanted = list(changes) if names is None else [BASE, *(name.strip() for name in names.split(","))]
     if names is not None:
@@ -319,16 +337,16 @@ def parse_changes(names: str | None, added: Sequence[str], teacher: str | None) 
     return {name: changes[name] for name in dict.fromkeys(wanted)}
 
 
-def check_teacher(path: str) -> None:
-    """A teacher must not have seen the drive that is held out.
+def check_teacher(path: str, data: str) -> None:
+    """A teacher must not have seen what is held out.
 
     Raises:
         ConfigError: It learned from more than ``fit``, or does not say from what.
     """
-    learned = Learned.from_provenance(load_spec(path).provenance).trained_on
-    if learned != ("camvid:fit",):
+    learned, allowed = Learned.from_provenance(load_spec(path).provenance).trained_on, f"{data.partition(':')[0]}:fit"
+    if learned != (allowed,):
         raise ConfigError(
-            f"expected a teacher trained on camvid:fit alone, got one of {', '.join(learned or ('unknown data',))}; "
+            f"expected a teacher trained on {allowed} alone, got one of {', '.join(learned or ('unknown data',))}; "
             "train it with --set train_split=fit"
         )
 
@@ -357,11 +375,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Every change with every seed, as far as the time goes; then the table."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     begun, console = time.monotonic(), Terminal(stderr=True)
+    check_number("--scale", arguments.scale, above=0)
     keep_freed_memory()
     if arguments.teacher is not None:
-        check_teacher(arguments.teacher)
+        check_teacher(arguments.teacher, arguments.data)
     base = replace(find_recipe(arguments.base), train_split="fit", val_split=None)
-    epochs = arguments.epochs or (4 if arguments.small else 150)
+    epochs = arguments.epochs if arguments.epochs is not None else (4 if arguments.small else 150)
     settings = [f"phases.0.epochs={epochs}", f"phases.0.warmup_epochs={min(5, epochs / 10)}"]
     settings += [*(SMALL if arguments.small else ()), *arguments.set]
     base = override(base, settings)
@@ -371,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.data,
         arguments.out,
         parse_seeds(arguments.seeds),
-        arguments.scale or (_SMALL_SCALE if arguments.small else 1.0),
+        arguments.scale if arguments.scale is not None else (_SMALL_SCALE if arguments.small else 1.0),
         None if arguments.minutes is None else begun + 60 * arguments.minutes,
         arguments.device,
         arguments.keep_models,
@@ -391,7 +410,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write(plan.out / "table.json", json.dumps({"base": to_json(plan.base), "rows": rows, "missing": missing}, indent=1))
     print(table)
     if missing:
-        line = shlex.join(sys.argv if argv is None else ["camvid_recipes.py", *argv])
+        line = shlex.join(["python", *(sys.argv if argv is None else ["camvid_recipes.py", *argv])])
         print(f"{len(missing)} runs are left; go on with: {line}")
 
 

@@ -59,6 +59,19 @@ def _mean(row: dict[str, Any]) -> float:
     return statistics.mean(row["mean_iou"].values())
 
 
+def of_shared_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the seeds that every contender of their cell has: means of unlike seeds compare nothing."""
+    shared: dict[tuple[str, float], set[str]] = {}
+    for row in rows:
+        shared.setdefault((row["set"], row["minutes"]), set(row["mean_iou"])).intersection_update(row["mean_iou"])
+    kept = []
+    for row in rows:
+        seeds = shared[row["set"], row["minutes"]]
+        values = {kind: {s: v for s, v in row[kind].items() if s in seeds} for kind in ("mean_iou", "seconds")}
+        kept += [{**row, **values}] if seeds else []
+    return kept
+
+
 def cells(rows: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
     """Set and minutes -> contender -> mean IoU in percent."""
     found: dict[tuple[str, float], dict[str, float]] = {}
@@ -120,7 +133,7 @@ def main() -> None:
     parser.add_argument("--most-hours", type=float, default=24.0, help="start no run after so many hours")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    end = time.monotonic() + 3600 * options.most_hours
+    end, failed = time.monotonic() + 3600 * options.most_hours, []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     for name, minutes, contender, seed, path in planned(options):
         if path.is_file() or time.monotonic() > end:
@@ -130,8 +143,13 @@ def main() -> None:
         print(f"{name}, {minutes:g} minutes, {contender}, seed {seed}", flush=True)
         command = [sys.executable, str(RUN), contender, "--data", data, "--minutes", str(minutes), "--seed", str(seed)]
         command += ["--threads", str(options.threads), "--begun", str(time.time()), "--out", str(path)]
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rows = measured(options)
+        log = path.with_suffix(".log")
+        with log.open("w") as file:
+            status = subprocess.run(command, env=environment, check=False, stdout=file, stderr=file).returncode
+        if status:
+            failed.append(log)
+            print(f"failed with status {status}; its output is in {log}", flush=True)
+    rows = of_shared_seeds(measured(options))
     options.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join(table(rows)) + "\n"
     kept = {"threads": options.threads, "rows": rows}
@@ -141,6 +159,8 @@ def main() -> None:
     if rows:
         draw(options.out / "curves.png", rows)
     print(text)
+    if failed:
+        sys.exit(f"{len(failed)} runs failed; their output is in {', '.join(map(str, failed))}")
 
 
 if __name__ == "__main__":

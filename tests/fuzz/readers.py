@@ -222,13 +222,13 @@ def trained(name: str) -> Reader:
         return place / name
 
     def read(folder: Path) -> object:
-        from refineseg.evaluate.card import _history
+        from refineseg.evaluate.reports import history_of
         from refineseg.training.checkpoint import load_checkpoint
         from refineseg.training.request import read_run
         from refineseg.training.run_record import RunRecord
 
         run_folder = folder / "run"
-        history = _history(str(run_folder / "best.safetensors"), None) if name.endswith("l") else None
+        history = history_of(str(run_folder / "best.safetensors"), None) if name.endswith("l") else None
         read_any = load_checkpoint(run_folder) if name.endswith(".pt") else None
         return read_run(run_folder), RunRecord.read(run_folder), history, read_any
 

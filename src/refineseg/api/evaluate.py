@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import Words, as_path, as_words
+from refineseg.api.words import Words, as_path, as_words, check_types
 from refineseg.files.writing import write_json
 from refineseg.terminal.arguments import check_number, check_outputs
 
@@ -52,10 +52,13 @@ def evaluate(
     Raises:
         ConfigError: Options that are wrong, or do not fit each other.
         DatasetError: Data that cannot be read, or of other classes than the model's.
+        LabelError: No labelled pixel.
         ModelFileError: No such model.
     """
+    given = dict(locals())
     from refineseg.predict.views.scoring_views import check_scoring
 
+    check_types(evaluate, given)
     model = str(model) if isinstance(model, Path) else model
     scoring: Any = {"precision": precision, "scales": as_words(scales), "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}

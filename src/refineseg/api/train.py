@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import as_path
+from refineseg.api.words import as_path, check_types
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.training.launch import find_launch
@@ -121,8 +121,9 @@ def train(
         DatasetError: Data that cannot be trained on; nothing has been written then.
     """
     begun = time.monotonic()  # before the heavy imports
-    given, folder = dict(locals()), Path(out)
-    source = _source(data, val)
+    given = dict(locals())
+    check_types(train, given)
+    folder, source = Path(out), _source(data, val)
     logs, most_s = (log,) if isinstance(log, str) else tuple(log or ()), None if minutes is None else 60 * minutes
     _check_running(folder, minutes, device, workers, logs)
     time_there_is = _budget(budget, begun, others=(minutes, epochs))

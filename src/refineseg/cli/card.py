@@ -32,8 +32,9 @@ def card(
 
     The card has the origin, numbers with their protocol, learning curves, and pictures of the worst failures.
     """
-    from refineseg.data.datasets import open_sources
+    from refineseg.data.datasets import check_apart, open_sources
     from refineseg.evaluate.card_blocks import check_card
+    from refineseg.evaluate.reports import history_of
     from refineseg.predict.views.scoring_views import check_scoring
     from refineseg.runtimes.table import is_exported
 
@@ -41,10 +42,12 @@ def card(
     if is_exported(model):
         raise ConfigError(f"expected a shipped model or a .safetensors file for a card, got {model}")
     check_scoring(model, device=device)
+    check_apart("--out", out, data)
     open_sources(data, split=split)
     check_input_file("--history", history, what="metrics.jsonl of a run")
     check_outputs({"--card": card_file}, {"--out": out})
     check_card(card_file or out / "card.md")
+    history_of(model, history)
 
     # from here on PyTorch is there
     from refineseg.evaluate.card import CardFiles, write_card

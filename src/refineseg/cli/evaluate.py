@@ -24,7 +24,7 @@ from refineseg.cli.app import (
 )
 from refineseg.devices import keep_freed_memory
 from refineseg.errors import ConfigError
-from refineseg.terminal.arguments import check_input_file
+from refineseg.terminal.arguments import check_input_file, check_not_input
 from refineseg.terminal.printing import print_lines, summed_up
 
 
@@ -75,6 +75,8 @@ def evaluate(
     from refineseg.evaluate.comparison import against_table, read_result
 
     other = None if against is None else read_result(against)
+    if against is not None:
+        check_not_input("--json", json_file, [against])
     keep_freed_memory()
     result = measure(**given, console=messages())
     _show(result, out, pictures=pictures)
@@ -108,4 +110,4 @@ def _show(result: Any, out: Path, *, pictures: int) -> None:  # noqa: ANN401 - E
         print_lines(line)
     print_lines(f"confusion matrix: {out / 'confusion_matrix.png'}")
     if pictures:
-        print_lines(f"pictures of the worst images: {out}")
+        print_lines(f"pictures of the worst images: {out / 'pictures'}")

@@ -9,6 +9,7 @@ import typer
 
 from refineseg.cli.app import Data, Device, messages, verb
 from refineseg.cli.completion import recipes
+from refineseg.errors import ConfigError
 from refineseg.terminal.arguments import check_device_name, check_number, check_outputs
 from refineseg.terminal.printing import print_lines
 
@@ -27,7 +28,8 @@ def reproduce(
         typer.Option(help="Minutes until the call stops, at the end of an epoch; the same call continues."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Setting of the recipe, for instance seed=1.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="Setting of the recipe, for instance lovasz=0.5.", metavar="KEY=VALUE"),
     ] = None,
     device: Device = "auto",
     workers: Annotated[int | None, typer.Option(help="Number of reading processes.")] = None,
@@ -50,6 +52,8 @@ def reproduce(
     check_device_name(device)
     check_number("--workers", workers, least=0)
     known = find_reproduction(name)
+    if any(setting.partition("=")[0].strip() == "seed" for setting in settings or []):
+        raise ConfigError("expected the seeds as --seeds, for instance --seeds 0,1,2, got --set seed=...; leave it out")
     request = ReproductionRequest(
         name,
         override(find_recipe(recipe or known.recipe), settings or []),

@@ -36,8 +36,6 @@ def shard(
     if not out:
         raise ConfigError("expected --out FOLDER or an address, got an empty text; . is the current folder")
     check_shard_target(out)
-    if len(set(split.split("+"))) < len(split.split("+")):
-        raise ConfigError(f"expected every split once, got {split}")
     if "://" not in out:
         check_outputs({}, {"--out": Path(out)})
     console = messages()

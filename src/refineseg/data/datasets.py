@@ -305,12 +305,14 @@ def open_dataset(name: str, root: str | Root, *, split: str) -> Dataset:
         split: Name of a split, for instance ``val``; ``train+val`` joins splits.
 
     Raises:
-        ConfigError: An unknown name.
+        ConfigError: An unknown name, or a split twice.
         DatasetError: A missing folder, split or file.
     """
     if isinstance(root, GivenData):
         return root.open(split)
     name, path = parse_data(f"{name}:{root}")
-    opened = open_shards if is_sharded(path) else DATASETS[name].open
-    parts = [opened(path, part) for part in split.split("+")]
+    opened, splits = open_shards if is_sharded(path) else DATASETS[name].open, split.split("+")
+    if len(set(splits)) < len(splits):
+        raise ConfigError(f"expected every split once, got {split!r}; its images would count twice")
+    parts = [opened(path, part) for part in splits]
     return parts[0] if len(parts) == 1 else Concatenation(parts)

@@ -12,12 +12,13 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from refineseg.errors import ConfigError
 from refineseg.evaluate.card_blocks import fill
 from refineseg.evaluate.comparison import FROM_MEMORY
 from refineseg.evaluate.measuring import EvaluationResult
-from refineseg.evaluate.reports import draw_curves, read_history
+from refineseg.evaluate.reports import draw_curves, history_of
 from refineseg.files.archives import read_text
 from refineseg.files.writing import written_beside
 from refineseg.networks.model_spec import ModelSpec
@@ -69,7 +70,7 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
     """
     if result.matrix is None:
         raise ConfigError(f"expected a labelled split for a card, got {result.split} of {result.data}")
-    spec, history = load_spec(result.model), _history(result.model, files.history)
+    spec, history = load_spec(result.model), history_of(result.model, files.history)
     if history:
         draw_curves(files.out / "curves.png", history)
     blocks = {
@@ -87,14 +88,6 @@ def write_card(result: EvaluationResult, files: CardFiles) -> Path:
     with written_beside(files.path) as temporary:
         temporary.write_text(fill(text, blocks), encoding="utf-8")
     return files.path
-
-
-def _history(model: str, given: Path | None) -> list[dict[str, Any]]:
-    """The epochs of the training; none where no history lies beside the model."""
-    path = given or Path(model).parent / "metrics.jsonl"
-    if given is None and not path.is_file():
-        return []
-    return read_history(path)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -227,8 +220,9 @@ def _failures(result: EvaluationResult, *, shown: bool) -> str:
         return "None were asked for."
     lines = []
     for rank, failure in enumerate(result.failures, 1):
-        lines.append(f"{rank}. `{printable(failure.name)}`: {_foreign(failure.describe())}")
+        lines.append(f"{rank}. {_foreign(failure.name)}: {_foreign(failure.describe())}")
         if shown:
-            lines.append(f"\n   ![image, truth, prediction, errors](pictures/{failure.file_name(rank)})\n")
+            address = quote(f"pictures/{failure.file_name(rank)}")
+            lines.append(f"\n   ![image, truth, prediction, errors]({address})\n")
     end = "" if shown else "\n\nThe pictures are made by `refineseg card`; frames of the data set are not passed on."
     return "\n".join(lines) + end

@@ -14,7 +14,8 @@ from refineseg.files.archives import read_text
 from refineseg.files.special import has_file
 
 BLOCKS = ("facts", "results", "published", "curves", "failures")
-_BLOCK = re.compile(r"<!-- made: (\w+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- made: (\w+) -->\r?\n.*?<!-- end: \1 -->", re.DOTALL)
+_MARK = re.compile(r"<!-- *(?:made|end)\b")
 
 
 def check_card(path: Path) -> None:
@@ -24,9 +25,11 @@ def check_card(path: Path) -> None:
         path: Path of the card; it need not exist.
 
     Raises:
-        ConfigError: It has no block, or one of another name.
+        ConfigError: It is a folder, has no block, one of another name, or one without its end.
         DatasetError: It is no text.
     """
+    if path.is_dir():
+        raise ConfigError(f"expected a file for the card, got {path}, which is a folder; move it away, or use --card")
     if has_file(path):
         _check_names(read_text(path), BLOCKS)
 
@@ -39,6 +42,11 @@ def _check_names(text: str, known: Collection[str]) -> None:
             f"expected a card with blocks <!-- made: NAME --> ... <!-- end: NAME -->, NAME of {', '.join(known)}, got "
             f"{', '.join(unknown) or 'none'}; add them, or write the card to another file"
         )
+    if len(_MARK.findall(text)) != 2 * len(names):
+        raise ConfigError(
+            "expected every block of the card between <!-- made: NAME --> and <!-- end: NAME --> of one name, got a "
+            "mark without its partner; mend it, or write the card to another file"
+        )
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
@@ -49,7 +57,7 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
         blocks: Name -> Markdown.
 
     Raises:
-        ConfigError: The card has no block, or one of another name.
+        ConfigError: The card has no block, one of another name, or one without its end.
 
     Example:
         >>> print(fill("by hand <!-- made: facts -->" + chr(10) + "old<!-- end: facts --> kept", {"facts": "new"}))

@@ -5,7 +5,6 @@ In: a result of ``refineseg evaluate``. Out: lines and tables for the terminal, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, DatasetError
 from refineseg.evaluate.protocol import Differences, MeasurementProtocol
 from refineseg.evaluate.published import COMPARATORS, PUBLISHED_SCORES
+from refineseg.files.archives import decoded, read_bytes
+from refineseg.files.foreign_text import parse_json
 from refineseg.files.special import refuse_special
 from refineseg.terminal.printable import short
 
@@ -24,6 +25,13 @@ KEY = "measurement_protocol"
 """Where a result of evaluation has its protocol."""
 
 FROM_MEMORY = "from memory, unverified"
+
+_MEANS = (
+    ("mIoU", "mean_iou"),
+    ("mean accuracy", "mean_accuracy"),
+    ("pixel accuracy", "pixel_accuracy"),
+    ("frequency-weighted IoU", "frequency_weighted_iou"),
+)
 
 
 @dataclass(frozen=True)
@@ -123,15 +131,38 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         refuse_special(path)
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(decoded(read_bytes(path)))
+    except (OSError, ValueError, DatasetError) as error:
         raise ConfigError(f"expected a result of `refineseg evaluate --json`, got {path}: {error}") from error
     if not isinstance(value, dict) or "mean_iou" not in value or not isinstance(value.get(KEY), dict):
         raise ConfigError(
             f"expected a result with its protocol in {path}, got none; it has no labels or is of an earlier version: "
             "evaluate again with --json"
         )
+    MeasurementProtocol.from_json(value[KEY])
+    if not _is_complete(value):
+        raise ConfigError(
+            f"expected every number of `refineseg evaluate --json` in {path}, got some that are missing or of another "
+            "kind: evaluate again with --json"
+        )
     return value
+
+
+def _is_complete(value: Mapping[str, Any]) -> bool:
+    """Whether everything that :func:`against_table` reads has its form."""
+    classes, boundary = value.get("per_class"), value.get("boundary", {})
+    return (
+        all(_is_share(value.get(key)) for _, key in _MEANS)
+        and isinstance(classes, dict)
+        and all(isinstance(row, dict) and _is_share(row.get("iou")) for row in classes.values())
+        and isinstance(boundary, dict)
+        and _is_share(boundary.get("mean_iou"))
+        and isinstance(value.get("data_mark", ""), str)
+    )
+
+
+def _is_share(value: object) -> bool:
+    return value is None or type(value) in (int, float)
 
 
 def against_table(result: Mapping[str, Any], other: Mapping[str, Any], *, name: str) -> tuple[Table, Differences]:
@@ -163,15 +194,7 @@ def against_table(result: Mapping[str, Any], other: Mapping[str, Any], *, name: 
 
 def _pairs(result: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
     """Every number that either has, by its name."""
-    pairs = [
-        (label, result.get(key), other.get(key))
-        for label, key in (
-            ("mIoU", "mean_iou"),
-            ("mean accuracy", "mean_accuracy"),
-            ("pixel accuracy", "pixel_accuracy"),
-            ("frequency-weighted IoU", "frequency_weighted_iou"),
-        )
-    ]
+    pairs = [(label, result.get(key), other.get(key)) for label, key in _MEANS]
     mine, theirs = result.get("boundary") or {}, other.get("boundary") or {}
     if mine or theirs:
         pairs.append(("boundary IoU", mine.get("mean_iou"), theirs.get("mean_iou")))

@@ -19,7 +19,7 @@ from refineseg.data.readers.transfer import grouped, transferred
 from refineseg.data.samples.given import GIVEN, GivenData
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.sample_facts import SampleFacts
-from refineseg.errors import ConfigError, DatasetError
+from refineseg.errors import ConfigError, DatasetError, LabelError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published
 from refineseg.evaluate.failures import Failure, WorstImages
@@ -254,7 +254,7 @@ def protocol_of(
         scales=options.scales,
         flip=options.flip,
         crf=options.crf is not None,
-        scoring=options.view.name,
+        scoring=options.view.stated,
         precision=precision or options.precision,
         mapping=mapping,
     )
@@ -288,6 +288,7 @@ def evaluate_to_files(
         ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
         DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
             images with labels and without.
+        LabelError: No labelled pixel.
     """
     names, spec = tuple(parse_sources(data)), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
@@ -319,10 +320,16 @@ def evaluate_to_files(
         known: Any = {"variant": spec.variant, "data_mark": data_mark}
         return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
+    if not total.matrix.counts.any():
+        raise LabelError(
+            f"expected labelled pixels in {split} of {named}, got {len(dataset)} masks of void alone; label them, or "
+            "measure another split"
+        )
     if files.out is not None:
         worst.write(files.out / "pictures")
         draw_confusion(files.out / "confusion_matrix.png", total.matrix)
-    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
+    ordered = "+".join(sorted(split.split("+")))
+    conditions = {"dataset": "+".join(names), "split": ordered, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
         called,
         named,

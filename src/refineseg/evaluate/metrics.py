@@ -63,8 +63,11 @@ class ConfusionMatrix:
             truth: ``(H, W)`` true class indices and ``ignore_index``.
 
         Raises:
-            LabelError: The shapes differ, or the truth holds values that are neither class nor void.
+            LabelError: The shapes differ, a mask is not of whole numbers, or the truth holds values that are neither
+                class nor void.
         """
+        if mask.dtype.kind not in "iub" or truth.dtype.kind not in "iub":
+            raise LabelError(f"expected masks of whole numbers, got {mask.dtype} and {truth.dtype}; use .astype(int)")
         if mask.shape != truth.shape:
             raise LabelError(f"expected prediction and truth of one size, got {mask.shape} and {truth.shape}")
         k = self.class_info.num_classes

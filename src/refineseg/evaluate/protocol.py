@@ -81,7 +81,7 @@ class MeasurementProtocol:
         scales: Views that were averaged.
         flip: Whether mirrored, too.
         crf: Whether a dense CRF came after.
-        scoring: Name of the scoring view.
+        scoring: Name of the scoring view, and its enlargement where the name says another.
         precision: Precision of the network.
         mapping: How the classes of other data became the model's; empty: they are the model's.
     """

@@ -48,6 +48,20 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return history
 
 
+def history_of(model: str, given: Path | None) -> list[dict[str, Any]]:
+    """The epochs of a model's training; none where no history lies beside it.
+
+    Args:
+        model: Path of its file, or a shipped name.
+        given: Path of its ``metrics.jsonl``; None: the one beside the model, if there is one.
+
+    Raises:
+        ConfigError: As :func:`read_history`.
+    """
+    path = given or Path(model).parent / "metrics.jsonl"
+    return [] if given is None and not path.is_file() else read_history(path)
+
+
 def write_report(
     folder: Path,
     history: Sequence[dict[str, Any]],

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 
 from refineseg.errors import ConfigError
@@ -25,6 +26,8 @@ LONGEST_NAME = 255
 """Bytes that a file system takes in a name."""
 _LONGEST_PATH = 4000
 """Bytes of a whole path; systems take 4096, with the name of a temporary file in it."""
+_OWN_JSON = b'{\n "'
+"""First bytes of the numbers that this package writes."""
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d{1,2})?")
 
 
@@ -126,12 +129,18 @@ def check_number(
     """
     if value is None:
         return
+    _check_real(option, value)
     if least is not None and not value >= least:
         raise ConfigError(f"expected {option} of at least {least:g}, got {value:g}")
     if most is not None and not value <= most:
         raise ConfigError(f"expected {option} of at most {most:g}, got {value:g}")
     if above is not None and not value > above:
         raise ConfigError(f"expected {option} above {above:g}, got {value:g}")
+
+
+def _check_real(option: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"expected {option} as a number, got {value!r:.80} of type {type(value).__name__}")
 
 
 def check_input_file(option: str, path: Path | None, *, what: str = "a file") -> None:
@@ -172,6 +181,11 @@ def check_outputs(files: Mapping[str, Path | None], folders: Mapping[str, Path |
             raise ConfigError(f"expected {option} FILE, got {path}, which is a folder; name a file in it")
         if _is(path, "exists") and not _is(path, "file"):
             raise ConfigError(f"expected {option} FILE, got {path}, which is a device or a pipe; name an ordinary file")
+        if option == "--json" and not _is_replaceable(path):
+            raise ConfigError(
+                f"expected {option} as a new file or an earlier result, got {path}, which is another file and would be "
+                "lost; name another"
+            )
         other = seen.setdefault(os.path.realpath(path), option)
         if other != option:
             raise ConfigError(f"expected different files as {other} and {option}, got {path} twice; name another")
@@ -183,6 +197,17 @@ def check_outputs(files: Mapping[str, Path | None], folders: Mapping[str, Path |
         if above is not None:
             raise ConfigError(f"expected {above} FILE apart from {option} FOLDER, got {path} below it; name another")
         _check_place(option, path, path)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether numbers may take the place of what a path names: nothing, an empty file, or numbers of this package.
+
+    Those are told by their first line: one brace, and a key indented by one space below it.
+    """
+    if not _is(path, "file") or not os.access(path, os.R_OK):
+        return True  # what cannot be written to is refused with its own words
+    with path.open("rb") as file:
+        return file.read(len(_OWN_JSON)) in (b"", _OWN_JSON)
 
 
 def check_not_input(option: str, path: Path | None, inputs: Iterable[str | Path]) -> None:

@@ -248,7 +248,7 @@ def _done(request: ReproductionRequest, seed: int) -> SeedResult | None:
         return None
     try:
         found = SeedResult(seed, parse_json(decoded(read_bytes(path))))
-        summary([found], request.config, left=())
+        markdown(summary([found], request.config, left=()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RefinesegError) as error:
         raise CheckpointError(
             f"expected a result in {path}, which is damaged ({error!r:.200}); remove it, and it is measured anew"

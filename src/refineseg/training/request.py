@@ -293,9 +293,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         ConfigError: Something else, none, or one twice.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = tuple(int(part) for part in parts if re.fullmatch(r"[0-9]{1,18}", part))
+    if not parts or len(set(seeds)) < len(parts):
         raise ConfigError(f"expected --seeds as different numbers from 0 with commas, for instance 0,1,2, got {text!r}")
-    return tuple(int(part) for part in parts)
+    return seeds
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,13 @@ class ScoringView:
                 f"expected no mirror images with the protocol {self.name}, which has none; leave --flip out"
             )
 
+    @property
+    def stated(self) -> str:
+        """Its name, and the enlargement where that is another than the name's."""
+        if self.enlargement == SCORING_VIEWS[self.name].enlargement:
+            return self.name
+        return f"{self.name} with an enlargement of {self.enlargement:g}"
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
