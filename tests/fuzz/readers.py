@@ -206,9 +206,9 @@ def trained(name: str) -> Reader:
 
         from fakes.runs import tiny
         from refineseg.data.samples.record import DataRecord
+        from refineseg.data.samples.run_record import RunRecord
         from refineseg.training.checkpoint import save_checkpoint
         from refineseg.training.config import to_json
-        from refineseg.training.run_record import RunRecord
 
         place, classes = folder / "run", ClassInfo(("a", "b"))
         place.mkdir()
@@ -222,10 +222,10 @@ def trained(name: str) -> Reader:
         return place / name
 
     def read(folder: Path) -> object:
+        from refineseg.data.samples.run_record import RunRecord
         from refineseg.evaluate.reports import history_of
         from refineseg.training.checkpoint import load_checkpoint
         from refineseg.training.request import read_run
-        from refineseg.training.run_record import RunRecord
 
         run_folder = folder / "run"
         history = history_of(str(run_folder / "best.safetensors"), None) if name.endswith("l") else None

@@ -54,6 +54,19 @@ def test_strips_make_the_picture_of_the_whole(strips, size, dtype):
     np.testing.assert_array_equal(render.error_map(mask, truth, CLASSES), right)
 
 
+@pytest.mark.parametrize("name", ["background", "Background ", "_background_", "bg"])
+def test_a_background_stays_as_it_is_and_has_no_place_in_the_legend(name):
+    image = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 10:30] = 1
+    classes = ClassInfo((name, "cell"))
+    painted = render.overlay(image, mask, classes)
+    behind = mask == 0
+    np.testing.assert_array_equal(painted[:40][behind], image[behind])
+    assert (painted[:40][~behind] != image[~behind]).any()
+    np.testing.assert_array_equal(painted[40:], render.legend(classes, [1], width=60))
+
+
 def test_the_file_of_an_overlay_is_that_of_the_whole_picture(tmp_path):
     image = RNG.integers(0, 256, (600, 700, 3), dtype=np.uint8)  # two strips
     mask = RNG.choice([0, 1, 2, 255], (600, 700)).astype(np.uint8)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -257,6 +258,17 @@ def test_masks_with_values_that_are_no_class_are_refused_by_the_measurement_too(
     measure = Measure(dataset, torch.device("cpu"), max_bytes=1 << 30)
     with pytest.raises(LabelError, match="expected true classes"):
         measure(build("refinenet_lw_mobilenetv2", num_classes=3))
+
+
+def test_the_first_epoch_is_saved_and_then_as_often_as_costs_next_to_nothing(monkeypatch):
+    config = tiny(1)
+    state = RunState.new(build(config.variant, num_classes=3), config)
+    assert state.is_due(60.0)
+    begun = time.monotonic()
+    for saving_s, since, due in ((1.0, 30, False), (1.0, 51, True), (10.0, 51, False), (10.0, 61, True)):
+        state.saving_s = saving_s
+        monkeypatch.setattr("time.monotonic", lambda now=begun + since: now)
+        assert state.is_due(60.0) is due
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from conftest import write_folder
 from fakes.runs import Silent
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
+from refineseg.data.samples.run_record import RECORD_NAME, RunRecord
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.errors import CheckpointError, DatasetError
 from refineseg.networks.variants import NetworkOptions
@@ -29,7 +30,7 @@ from refineseg.terminal.printing import Terminal
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.reproduction import train_within
 from refineseg.training.run import RunRequest, resume_run, start_run
-from refineseg.training.run_record import RECORD_NAME, RunRecord, model_marks
+from refineseg.training.run_record import model_marks
 
 PHASE = Phase(epochs=2, crops=CropOptions((48, 64), (1.0, 1.0)), batch_size=2, encoder_lr=1e-3, decoder_lr=2e-3)
 CONFIG = TrainingConfig(

@@ -11,8 +11,8 @@ from conftest import write_folder
 from fakes.runs import Silent, tiny
 from fakes.scenes import fake_camvid, fake_idd_lite
 from refineseg.data.datasets import parse_sources
+from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.errors import ConfigError, LabelError
-from refineseg.training.config import HELD_OUT
 from refineseg.training.opening import open_data
 from refineseg.training.request import fitted
 from refineseg.training.run import RunRequest, start_run

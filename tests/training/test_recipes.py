@@ -165,7 +165,8 @@ class TestData:
         sbd = open_dataset("sbd", roots["sbd"], split="all")
         shared = [sbd.name(i) for i in range(len(sbd)) if sbd.name(i) in val]
         assert shared
-        assert f"{len(shared)} images of voc:val are left out of sbd:all" in progress.said
+        left_out = f"{len(shared)} of {len(sbd)} images of sbd:all are left out of training"
+        assert f"{left_out}, because they are measured" in progress.said
         for phase in data.phases:
             assert not val & {phase.dataset.name(i) for i in range(len(phase.dataset))}
         assert len(data.phases[1].dataset) == len(open_dataset("voc", roots["voc"], split="train")) + len(sbd) - len(

@@ -55,10 +55,9 @@ def evaluate(
         LabelError: No labelled pixel.
         ModelFileError: No such model.
     """
-    given = dict(locals())
+    check_types(evaluate, dict(locals()))
     from refineseg.predict.views.scoring_views import check_scoring
 
-    check_types(evaluate, given)
     model = str(model) if isinstance(model, Path) else model
     scoring: Any = {"precision": precision, "scales": as_words(scales), "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
@@ -69,8 +68,9 @@ def evaluate(
     check_outputs({"--json": numbers}, {"--out": folder, "--submission": to_send})
 
     # from here on NumPy is there
-    from refineseg.data.datasets import check_apart, open_sources, parse_sources
+    from refineseg.data.datasets import check_apart, parse_sources
     from refineseg.data.samples.given import GivenData
+    from refineseg.evaluate.measured_split import open_split
     from refineseg.evaluate.submission import find_benchmark
 
     source = data if isinstance(data, str) else GivenData({split: data})
@@ -78,7 +78,7 @@ def evaluate(
         find_benchmark(next(iter(parse_sources(source))))
     if folder is not None:
         check_apart("--out", folder, source)
-    open_sources(source, split=split)
+    open_split(model, source, split)
 
     # from here on PyTorch is there
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files

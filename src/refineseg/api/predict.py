@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from refineseg.predict.folder.follower import Follower
 
 _MOST_THREADS = 4  # of a worker, where the call does not say: more help small networks little
+_OF_FILES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npz", ".geojson", ".gpkg", ".mp4", ".mkv")
 _IO_THREADS = 16  # of a process that waits for a network
 
 
@@ -122,6 +123,10 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     check_scoring(words["model"], **scoring)
     out, areas, json_file = Path(given["out"]), as_path(given["areas"]), as_path(given["json_file"])
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
+    if out.suffix.lower() in _OF_FILES and not out.is_dir():
+        raise ConfigError(
+            f"expected --out FOLDER, got {out}, which is named like a file; name a folder"
+        )
 
     # from here on NumPy is there
     from refineseg.predict.folder.plan import plan_files
@@ -136,6 +141,8 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
         raise ConfigError(
             f"expected --part with a folder, a bucket or a raster, got the image {inputs[0]}; leave it out"
         )
+    if not inputs:
+        raise NoInputError("expected at least one image, folder or video, got none")
     plan = plan_files(inputs, out, endings=files.outputs.endings.values())
     for option, path in (("--areas", areas), ("--json", json_file)):
         check_not_input(option, path, (job.real for job in plan.files))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import as_path, check_types
+from refineseg.api.words import Arrayed, as_path, check_types
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.training.launch import find_launch
@@ -121,8 +121,7 @@ def train(
         DatasetError: Data that cannot be trained on; nothing has been written then.
     """
     begun = time.monotonic()  # before the heavy imports
-    given = dict(locals())
-    check_types(train, given)
+    given = check_types(train, dict(locals()))
     folder, source = Path(out), _source(data, val)
     logs, most_s = (log,) if isinstance(log, str) else tuple(log or ()), None if minutes is None else 60 * minutes
     _check_running(folder, minutes, device, workers, logs)
@@ -219,7 +218,7 @@ def _check_resumed(out: Path, data: str | GivenData | None, given: Mapping[str, 
     from refineseg.training.request import check_training_data, read_run, resumed_data
 
     others = (given[name] for name in (*_OF_NEW_RUNS, "encoder_weights", "settings"))
-    asked = any(option is not None and option != [] for option in others) or given["released"] or given["skip_missing"]
+    asked = any(option not in (None, [], (), {}) for option in others) or given["released"] or given["skip_missing"]
     if given["resume"] and asked:
         raise ConfigError(
             "expected --resume with --out, --data, --device, --workers, --minutes and --log only: a run keeps its "
@@ -237,7 +236,8 @@ def _begun(given: Mapping[str, Any], data: str | GivenData | None, out: Path) ->
     from refineseg.training.request import check_new_run, check_training_data, fitted
 
     if data is None:
-        raise ConfigError("expected --data NAME:ROOT, got none; for instance --data folder:my_pictures")
+        place = given["recipe"] if ":" in str(given["recipe"]) else "folder:my_pictures"
+        raise ConfigError(f"expected --data NAME:ROOT, got none; for instance --data {place}")
     init, weights = given["init"], as_path(given["encoder_weights"])
     if weights is not None and (given["pretrained"] is False or init is not None):
         raise ConfigError("expected --encoder-weights without --no-pretrained and --init, which say where to start")
@@ -285,8 +285,13 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
     if isinstance(settings, str):
         settings = [settings]
     if isinstance(settings, Mapping):
-        settings = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        settings = [f"{key}={json.dumps(value, default=_plain)}" for key, value in settings.items()]
     return override(recipe_options(config, **plain), settings)
+
+
+def _plain(value: object) -> object:
+    """A path, or a number or an array of NumPy, as JSON has it."""
+    return value.tolist() if isinstance(value, Arrayed) else str(value)
 
 
 def _read_config(path: Path) -> TrainingConfig:

@@ -8,12 +8,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from refineseg.errors import ConfigError
 from refineseg.terminal.applicability import check_options
+
+
+@runtime_checkable
+class Arrayed(Protocol):
+    """Arrays and numbers of NumPy and PyTorch."""
+
+    def tolist(self) -> Any:  # noqa: ANN401 - numbers, and lists of them
+        """The same as numbers of Python."""
+
 
 Words = str | Sequence[object]
 """Names or numbers: ``"mask,overlay"`` or ``("mask", "overlay")``, ``"0.5,1"`` or ``(0.5, 1)``."""
@@ -28,6 +37,8 @@ def as_words(value: object) -> Any:  # noqa: ANN401 - a text, a truth, or None
     """
     if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, Arrayed):
+        return as_words(value.tolist())
     if isinstance(value, int | float):
         return str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
     if isinstance(value, Sequence):
@@ -50,12 +61,15 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_types(function: Callable[..., object], values: Mapping[str, Any]) -> None:
+def check_types(function: Callable[..., object], values: dict[str, Any]) -> dict[str, Any]:
     """Refuse values of another type than the function says: ``flip="no"`` would be true.
 
     Args:
         function: Function of the call, in a module with ``from __future__ import annotations``.
         values: Its values by the names of its parameters; those of other types than plain ones are left alone.
+
+    Returns:
+        The same values; numbers of NumPy are those of Python.
 
     Raises:
         ConfigError: A value of another type.
@@ -74,7 +88,12 @@ def check_types(function: Callable[..., object], values: Mapping[str, Any]) -> N
         value = values[name]
         allowed = tuple(kind for word in kinds for kind in _KINDS[word])
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise ConfigError(f"expected {written} as {name}, got {value!r:.80} of type {type(value).__name__}")
+            shown = f"{value!r:.80} of type " if isinstance(value, str | int | float | list | tuple) else ""
+            raise ConfigError(f"expected {written} as {name}, got {shown}{type(value).__name__}")
+    return {
+        name: value.tolist() if isinstance(value, Number) and isinstance(value, Arrayed) else value
+        for name, value in values.items()
+    }
 
 
 def check_call(
@@ -109,4 +128,5 @@ def named_options(function: Callable[..., object], values: Mapping[str, Any]) ->
         values: Its values by the names of its parameters.
     """
     parameters = inspect.signature(function).parameters
-    return frozenset(name for name, value in values.items() if name in parameters and value != parameters[name].default)
+    defaults = {name: parameters[name].default for name in values if name in parameters}
+    return frozenset(name for name in defaults if as_words(values[name]) != as_words(defaults[name]))

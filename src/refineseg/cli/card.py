@@ -32,8 +32,9 @@ def card(
 
     The card has the origin, numbers with their protocol, learning curves, and pictures of the worst failures.
     """
-    from refineseg.data.datasets import check_apart, open_sources
+    from refineseg.data.datasets import check_apart
     from refineseg.evaluate.card_blocks import check_card
+    from refineseg.evaluate.measured_split import open_split
     from refineseg.evaluate.reports import history_of
     from refineseg.predict.views.scoring_views import check_scoring
     from refineseg.runtimes.table import is_exported
@@ -43,7 +44,7 @@ def card(
         raise ConfigError(f"expected a shipped model or a .safetensors file for a card, got {model}")
     check_scoring(model, device=device)
     check_apart("--out", out, data)
-    open_sources(data, split=split)
+    open_split(model, data, split)
     check_input_file("--history", history, what="metrics.jsonl of a run")
     check_outputs({"--card": card_file}, {"--out": out})
     check_card(card_file or out / "card.md")

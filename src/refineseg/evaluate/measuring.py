@@ -14,15 +14,18 @@ from typing import Any
 from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
-from refineseg.data.datasets import DATASETS, ids_of, open_dataset, open_sources, parse_sources
+from refineseg.data.datasets import DATASETS, ids_of, open_dataset, parse_sources
 from refineseg.data.readers.transfer import grouped, transferred
 from refineseg.data.samples.given import GIVEN, GivenData
+from refineseg.data.samples.record import DataRecord
+from refineseg.data.samples.run_record import RunRecord
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError, LabelError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published
 from refineseg.evaluate.failures import Failure, WorstImages
+from refineseg.evaluate.measured_split import open_split, record_beside
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import class_table, predictions
 from refineseg.evaluate.protocol import EVERY_CLASS, VOID_LEFT_OUT, Learned, MeasurementProtocol
@@ -185,10 +188,9 @@ def _check_unlabelled(data: str, split: str, *, submission: bool, drawn: bool) -
 
 
 def _in_classes_of(
-    predictor_classes: ClassInfo, data: str | GivenData, split: str, *, submission: bool
+    predictor_classes: ClassInfo, dataset: Dataset, data: str | GivenData, *, submission: bool
 ) -> tuple[Dataset, str, Callable[[str], str] | None]:
     """The data set, in the model's classes where a table says how; what was mapped; and what parts it has."""
-    dataset = open_sources(data, split=split)
     names = tuple(parse_sources(data))
     part_of = DATASETS[names[0]].part_of if len(names) == 1 and names[0] != GIVEN else None
     found = (
@@ -200,8 +202,8 @@ def _in_classes_of(
     return (dataset, "" if wider is None else wider[1], part_of) if found is None else (*found, part_of)
 
 
-def _num_seen(learned: Learned, data: str | GivenData, dataset: Dataset) -> int:
-    """How many samples were trained on, by their names in the training splits that lie there, too."""
+def _num_seen(learned: Learned, data: str | GivenData, measured: DataRecord, *, run: RunRecord | None) -> int:
+    """How many samples were trained on, by the names in training splits that lie there, or by the run's record."""
     sources, seen = parse_sources(data), set[str]()
     for part in learned.trained_on or ():
         name, _, split = part.partition(":")
@@ -211,7 +213,8 @@ def _num_seen(learned: Learned, data: str | GivenData, dataset: Dataset) -> int:
             except DatasetError:  # it may lie elsewhere
                 continue
             seen |= {training.name(i) for i in range(len(training))}
-    return sum(dataset.name(i) in seen for i in range(len(dataset)))
+    known = frozenset() if run is None else run.training_images
+    return sum(name in seen or image in known for name, image, _ in measured.samples)
 
 
 def protocol_of(
@@ -292,13 +295,14 @@ def evaluate_to_files(
     """
     names, spec = tuple(parse_sources(data)), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
-    dataset, mapping, part_of = _in_classes_of(spec.class_info, data, split, submission=benchmark is not None)
+    dataset = open_split(model, data, split)
+    dataset, mapping, part_of = _in_classes_of(spec.class_info, dataset, data, submission=benchmark is not None)
     class_table(spec.class_info, dataset.class_info)  # before hours are spent on the files
     named, labelled = str(data), _is_labelled(dataset, str(data), split)
     if not labelled:
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
-        data_mark = check_files(dataset, report=report).digest
+        record = check_files(dataset, report=report)
     opened = options.opened(model)
     options = replace(options, backend=opened.backend)
     predictor = options.predictor(opened)
@@ -317,7 +321,7 @@ def evaluate_to_files(
             report(index + 1, len(dataset))
     called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
     if not labelled:
-        known: Any = {"variant": spec.variant, "data_mark": data_mark}
+        known: Any = {"variant": spec.variant, "data_mark": record.digest}
         return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     if not total.matrix.counts.any():
@@ -342,8 +346,8 @@ def evaluate_to_files(
         tally.parts if part_of is not None else {},
         protocol_of(total.matrix, facts, learned, options, num_images=len(dataset), **conditions),
         spec.variant,
-        _num_seen(learned, data, dataset),
+        _num_seen(learned, data, record, run=record_beside(model)),
         worst.failures,
         opened.precision,
-        data_mark,
+        record.digest,
     )

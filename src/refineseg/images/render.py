@@ -19,6 +19,7 @@ _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)
 _VOID_COLOUR = (0, 0, 0)
 _LEGEND_PIXELS = 14
+_BACKGROUNDS = frozenset({"background", "_background_", "bg"})
 _STRIP_PIXELS = 2**18  # painted at a time: some 15 MB of floating-point numbers
 
 
@@ -79,13 +80,16 @@ def overlay_picture(
     for rows in _strips(height, width):
         part = mask[rows].astype(np.int64)
         counts += np.bincount(part[_inside(part, class_info)], minlength=class_info.num_classes)
-    shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]] if legend else []
+    painted_classes = _is_painted(class_info)
+    shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and painted_classes[i]] if legend else []
     below = [Image.fromarray(_legend(class_info, shown, width=width))] if shown else []
     picture = Image.new("RGB", (width, height + sum(strip.height for strip in below)))
     for rows in _strips(height, width):
         pixels, classes = _rgb(image[rows]), mask[rows]
         painted = pixels.astype(np.float32) * (1 - opacity) + class_info.colours(classes) * opacity
-        blended = np.where(_inside(classes, class_info)[..., None], painted.round(), pixels).astype(np.uint8)
+        inside = _inside(classes, class_info)
+        inside[inside] = painted_classes[classes[inside].astype(np.int64)]
+        blended = np.where(inside[..., None], painted.round(), pixels).astype(np.uint8)
         picture.paste(Image.fromarray(blended), (0, rows.start))
     for strip in below:
         picture.paste(strip, (0, height))
@@ -99,10 +103,10 @@ def overlay(
 
     Args:
         image: ``(H, W, C)`` uint8; the first three bands are shown, or the first one where there are fewer.
-        mask: ``(H, W)`` class indices; void stays unpainted.
+        mask: ``(H, W)`` class indices; void stays unpainted, and so does a class called background.
         class_info: Colours and names.
         opacity: 0 shows the image, 1 the colours.
-        legend: Add the names of the classes that occur, largest first, below the image.
+        legend: Add the names of the classes that are painted, largest first, below the image.
 
     Returns:
         ``(H', W, 3)`` uint8; with a legend H' > H (tiny images are not enlarged).
@@ -121,6 +125,11 @@ _legend = legend  # ``overlay`` has an option of that name
 def _strips(height: int, width: int) -> list[slice]:
     step = max(1, _STRIP_PIXELS // max(1, width))
     return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+
+def _is_painted(class_info: ClassInfo) -> NDArray[np.bool_]:
+    """Of every class whether overlays paint it: what lies behind all objects is seen as it is."""
+    return np.array([name.strip().casefold() not in _BACKGROUNDS for name in class_info.names])
 
 
 def _inside(mask: NDArray[Any], class_info: ClassInfo) -> NDArray[np.bool_]:

@@ -23,9 +23,6 @@ from refineseg.terminal.arguments import hint
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in a run's folder from which it goes on."""
 
-HELD_OUT = "held out of train"
-"""As ``val_split``: a share of the training images, drawn by the seed, which are not trained on."""
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -156,7 +153,8 @@ class TrainingConfig:
         micro_batch: Most crops computed at a time; larger batches are added up from pieces, whose normalisation
             statistics are then those of a piece. None: whole batches, until memory is short.
         checkpoint_every_s: Save checkpoint and models when an epoch ends and this many seconds have passed since the
-            last time; always after the last epoch, and after each one of several processes. Changes no result.
+            last time, or fifty times as long as saving takes; always after the first and the last epoch, and after each
+            one of several processes. Changes no result.
         seed: Seed of everything random.
     """
 

@@ -235,9 +235,11 @@ class _Run:
         append_metrics(self._folder, entry, saved_epoch=state.saved_epoch)
         self._loggers.epoch(entry)
         if last or state.is_due(config.checkpoint_every_s):
+            saving = time.monotonic()
             state.save(config, self._folder)
             if measured is not None and ranks.is_first():
                 self._draw(measured)
+            state.saving_s = time.monotonic() - saving
         self._progress.epoch_done(entry)
         self.ended = ranks.of_first(lambda: self._callbacks.epoch_done(state.history))
         return None if measured is None else measured.matrix

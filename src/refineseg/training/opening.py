@@ -15,11 +15,12 @@ from refineseg.data.checks.label_check import CheckedData, check_data, check_lea
 from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.readers.transfer import joined_for_training
 from refineseg.data.samples.record import DataRecord, shared_marks
+from refineseg.data.samples.run_record import HELD_OUT, validation_name
 from refineseg.data.samples.sample import Dataset, Without
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.terminal.printing import warn
 from refineseg.training import ranks
-from refineseg.training.config import HELD_OUT, TrainingConfig
+from refineseg.training.config import TrainingConfig
 from refineseg.training.feeding import PhaseData, TrainingData
 from refineseg.training.progress import Progress, say_notes
 
@@ -52,7 +53,7 @@ def open_data(
     if val_set is not None:
         record = _checked(val_set, partial(check_data, one_class=True, usual_void=usual_void)).record
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
-        records[f"validation on {first}:{config.val_split}"] = record
+        records[validation_name(f"{first}:{config.val_split}")] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
         if config.val_split != HELD_OUT:  # else they are those of the training images
             say_notes([val_set], progress)
@@ -97,7 +98,9 @@ def _open_phase(
         same_ids = ids_of(name) and ids_of(name) == ids_of(val_name)
         kept = Without(dataset, held_out if same_ids or (val_split == HELD_OUT and name == val_name) else ())
         if kept.dropped:
-            progress.say(f"{kept.dropped} images of {val} are left out of {part}")
+            progress.say(
+                f"{kept.dropped} of {len(dataset)} images of {part} are left out of training, because they are measured"
+            )
         opened.append(kept if kept.dropped else dataset)
         given.append(dataset)
     joined, unions = joined_for_training(opened)

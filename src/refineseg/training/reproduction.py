@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from refineseg.data.samples.run_record import RECORD_NAME
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, RefinesegError
 from refineseg.evaluate.card import CardFiles, write_card
 from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
@@ -29,7 +30,6 @@ from refineseg.training.progress import Progress
 from refineseg.training.reproduction_table import SeedResult, markdown, summary
 from refineseg.training.request import ReproductionRequest, find_reproduction
 from refineseg.training.run import RunRequest, resume_run, start_run
-from refineseg.training.run_record import RECORD_NAME
 
 _DESCRIPTION = "reproduction.json"
 _FAILURES = 8

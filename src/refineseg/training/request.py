@@ -17,8 +17,9 @@ from typing import Any
 
 from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, parse_sources
 from refineseg.data.samples.given import GIVEN
+from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
-from refineseg.training.config import CHECKPOINT, HELD_OUT, TrainingConfig, from_json
+from refineseg.training.config import CHECKPOINT, TrainingConfig, from_json
 from refineseg.training.launch import Launch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

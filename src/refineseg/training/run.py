@@ -19,6 +19,7 @@ from refineseg._version import __version__
 from refineseg.class_info import ClassInfo
 from refineseg.data.datasets import Root, check_apart, licence_of, parse_sources
 from refineseg.data.samples.given import GivenData
+from refineseg.data.samples.run_record import RECORD_NAME, RunRecord
 from refineseg.errors import CheckpointError, ConfigError, ModelFileError, WeightsUnavailableError
 from refineseg.evaluate.protocol import Learned
 from refineseg.files.writing import written_beside
@@ -39,7 +40,7 @@ from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
 from refineseg.training.request import LAUNCH, Budget, check_logs, check_new_run, fitted, read_run, resumed_data
-from refineseg.training.run_record import RECORD_NAME, RunRecord, check_record, model_marks
+from refineseg.training.run_record import check_record, model_marks
 from refineseg.training.state import METRICS_FILE
 
 

@@ -27,6 +27,8 @@ from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.optim import WeightAverage, make_optimiser
 
 METRICS_FILE = "metrics.jsonl"
+_SAVINGS = 50
+"""The time between two checkpoints that need not be longer, in times that saving takes: 2 % at most."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class RunState:
         epoch: Epochs completed.
         history: One entry for each of them.
         saved_epoch: The epoch of the last checkpoint.
+        saving_s: Seconds that the last checkpoint took, with its models and pictures; 0 before the first.
     """
 
     segmenter: Segmenter
@@ -50,6 +53,7 @@ class RunState:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     saved_epoch: int = 0
+    saving_s: float = 0.0
     _best: Segmenter | None = None  # a copy of the best model, where it is not yet in its file
     _saved_at: float = field(default_factory=time.monotonic)
 
@@ -100,11 +104,13 @@ class RunState:
             self._best = copy.deepcopy(measured)
 
     def is_due(self, every_s: float) -> bool:
-        """Whether so many seconds have passed since the last checkpoint (or the beginning).
+        """Whether so many seconds have passed since the last checkpoint, or enough for saving to cost next to nothing.
 
-        Several processes save after every epoch: the more there are, the sooner one is killed.
+        So the first epoch is saved, and where epochs take a second, few are lost. Several processes save after every
+        epoch: the more there are, the sooner one is killed.
         """
-        return ranks.size() > 1 or time.monotonic() - self._saved_at >= every_s
+        since = time.monotonic() - self._saved_at
+        return ranks.size() > 1 or since >= min(every_s, _SAVINGS * self.saving_s)
 
     def save(self, config: TrainingConfig, folder: Path) -> None:
         """Write models and checkpoint of the last complete epoch.

@@ -176,11 +176,14 @@ class ArraySource:
         return self._image[region.slices]
 
 
+_LEAST_MEMORY = 10**6
+
+
 def parse_bytes(text: str) -> int:
     """``4GB``, ``512 MB``, ``1.5GiB`` or a plain number of bytes.
 
     Raises:
-        ConfigError: Something else, or nothing at all.
+        ConfigError: Something else, or less than a megabyte: the unit was forgotten.
 
     Example:
         >>> parse_bytes("4GB"), parse_bytes("1.5GiB")
@@ -188,8 +191,8 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?\s*", text.lower())
     number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if number < 1:
-        raise ConfigError(f"expected an amount of memory such as 4GB, 512MB or 4GiB, got {text!r}")
+    if number < _LEAST_MEMORY:
+        raise ConfigError(f"expected an amount of memory of 1MB at least, such as 4GB, 512MB or 4GiB, got {text!r}")
     return number
 
 

@@ -183,7 +183,7 @@ function reveal() {
   $("pane-2").hidden = !second;
   $("stage").classList.toggle("two", Boolean(second));
   state.results.forEach((result, i) => {
-    panes[i].show(state.picture, result, result.model.classes.map((c) => c.colour), sameClasses([first, result]));
+    panes[i].show(state.picture, result, result.model.classes, sameClasses([first, result]));
     panes[i].figure.querySelector("figcaption").textContent = second ? result.model.name : "";
     const largest = topClasses(result).map(([name, share]) => `${name} ${percent(share)}`);
     panes[i].canvas.setAttribute("aria-label", `${state.picture.name}, ${result.model.name}: ${largest.join(", ")}`);

@@ -1,5 +1,6 @@
 // A pane: a picture with the colours of its classes over it, zoomed, moved, wiped. Panes that share a View move together.
 
+const BACKGROUND = /^\s*(background|_background_|bg)\s*$/i; // what lies behind all objects is seen as it is
 const MOST_OVERLAY = 8e6; // pixels of the coloured layer; larger pictures are coloured every second, third, ... pixel
 const MOST_ZOOM = 64;
 
@@ -35,14 +36,14 @@ export class Pane {
   }
 
   /** @param picture {bitmap}; without a result it is shown alone. @param linked whether the chosen class is one of its own. */
-  show(picture, result, colours, linked = true) {
-    Object.assign(this, { picture, result, colours, linked });
+  show(picture, result, classes, linked = true) {
+    Object.assign(this, { picture, result, classes, linked });
     this.size = result ?? picture.bitmap ?? { width: 1, height: 1 };
     this.#paintLayer();
     this.draw();
   }
 
-  /** The coloured layer: every class in its colour, void and classes that are not chosen see-through. */
+  /** The coloured layer: every class in its colour; void, background and classes that are not chosen see-through. */
   #paintLayer() {
     this.layer = null;
     if (!this.result) return;
@@ -51,8 +52,9 @@ export class Pane {
     const step = Math.ceil(Math.sqrt((width * height) / MOST_OVERLAY));
     const [w, h] = [Math.ceil(width / step), Math.ceil(height / step)];
     const table = new Uint32Array(65536);
-    this.colours.forEach(([red, green, blue], i) => {
-      if (chosen === null || chosen === i) table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
+    this.classes.forEach(({ name, colour: [red, green, blue] }, i) => {
+      const all = chosen === null && !(this.picture.bitmap && BACKGROUND.test(name));
+      if (all || chosen === i) table[i] = (255 << 24) | (blue << 16) | (green << 8) | red;
     });
     const pixels = new Uint32Array(w * h);
     for (let y = 0, to = 0; y < h; y++) {

@@ -1,0 +1,178 @@
+"""What is measured, and what a result may take the place of: splits, held out images, inputs, damaged results."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import refineseg as package
+from conftest import untrained, write_folder
+from refineseg.class_info import ClassInfo
+from refineseg.data.checks.label_check import check_files
+from refineseg.data.datasets import open_dataset
+from refineseg.data.samples.record import DataRecord
+from refineseg.data.samples.run_record import RunRecord
+from refineseg.errors import ConfigError, DatasetError, LabelError, NoInputError
+from refineseg.evaluate.card_blocks import fill
+from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.predict.options import PredictorOptions
+
+
+@pytest.fixture
+def flat(tmp_path):
+    """Four images without splits, and a model of a run that held out the third of them."""
+    write_folder(tmp_path / "split", splits={"train": 4})
+    for kind in ("images", "masks"):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "split" / kind / "train").rename(tmp_path / "flat" / kind)
+    whole = check_files(open_dataset("folder", tmp_path / "flat", split="train"))
+    parts = {"folder:train": [s for s in whole.samples if s[0] != "002"]}
+    parts["validation on folder:held out of train"] = [s for s in whole.samples if s[0] == "002"]
+    (tmp_path / "run").mkdir()
+    records = {name: DataRecord(whole.class_info, whole.rules, tuple(samples)) for name, samples in parts.items()}
+    RunRecord(records, {}).write(tmp_path / "run")
+    model = tmp_path / "run" / "best.safetensors"
+    untrained(model, whole.class_info)
+    return tmp_path / "flat", model
+
+
+def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):
+    root, model = flat
+    result = package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
+    with Image.open(root / "masks" / "002.png") as mask:
+        assert result.matrix.counts.sum() == np.asarray(mask).size
+    assert (result.num_images, result.num_seen) == (1, 0)
+    every = package.evaluate(f"folder:{root}", model=model, split="train", device="cpu")
+    assert (every.num_images, every.num_seen) == (4, 3)
+    with pytest.raises(DatasetError, match="got 'val'.*--split held_out measures the images that were held out"):
+        package.evaluate(f"folder:{root}", model=model, device="cpu")
+    (root / "images" / "002.png").unlink()
+    (root / "masks" / "002.png").unlink()
+    with pytest.raises(DatasetError, match="but 1 of them are not there"):
+        package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 99}', "[]"])
+def test_a_damaged_record_beside_a_model_does_not_stop_its_measurement(flat, content):
+    root, model = flat
+    (model.parent / "data.json").write_text(content)
+    assert package.evaluate(f"folder:{root}", model=model, split="train", device="cpu").num_seen == 0
+
+
+def test_a_split_named_twice_is_refused(folder_root):
+    with pytest.raises(ConfigError, match=r"expected every split once, got 'val\+val'"):
+        open_dataset("folder", folder_root, split="val+val")
+
+
+def test_numbers_take_the_place_of_earlier_numbers_only(flat):
+    root, model = flat
+    call = {"model": model, "split": "held_out", "device": "cpu"}
+    before = model.read_bytes()
+    (root / "annotations.json").write_text('{"images": []}')
+    for target in (model, root / "annotations.json", root / "images" / "000.png"):
+        kept = target.read_bytes()
+        with pytest.raises(ConfigError, match="expected --json as a new file or an earlier result"):
+            package.evaluate(f"folder:{root}", json_file=target, **call)
+        assert target.read_bytes() == kept
+    assert model.read_bytes() == before
+    for _ in range(2):
+        package.evaluate(f"folder:{root}", json_file=root / "numbers.json", **call)
+    assert json.loads((root / "numbers.json").read_text())["split"] == "held_out"
+
+
+def test_masks_of_void_alone_give_no_numbers_but_an_error(flat):
+    root, model = flat
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(path)
+    (root / "classes.txt").write_text("class_0\nclass_1\nclass_2\n")
+    with pytest.raises(LabelError, match="expected labelled pixels in train .* got 4 masks of void alone"):
+        package.evaluate(f"folder:{root}", model=model, split="train", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flip": "no"}, "expected bool as flip, got 'no' of type str"),
+        ({"pictures": "2"}, "expected int as pictures, got '2' of type str"),
+        ({"pictures": True}, "expected int as pictures, got True of type bool"),
+        ({"split": ["val"]}, "expected str as split"),
+        ({"enlargement": "1"}, r"expected float \| None as enlargement"),
+        ({"out": 3}, r"expected str \| Path \| None as out"),
+    ],
+)
+def test_values_of_another_type_are_refused_before_any_work(options, message):
+    with pytest.raises(ConfigError, match=message):
+        package.evaluate("folder:nowhere", **options)
+
+
+def test_numbers_and_arrays_of_numpy_are_those_of_python(flat, tmp_path):
+    root, model = flat
+    plain, arrays = (
+        package.evaluate(f"folder:{root}", model=model, split="train", device="cpu", scales=scales, pictures=pictures)
+        for scales, pictures in (((0.5, 1.0), 0), (np.array([0.5, 1.0]), np.int64(0)))
+    )
+    assert arrays.options.scales == (0.5, 1.0)
+    np.testing.assert_array_equal(plain.matrix.counts, arrays.matrix.counts)
+    options = {"variant": "refineseg_nano", "pretrained": False, "device": "cpu", "epochs": np.int64(1)}
+    settings = {"seed": np.int64(3), "phases.0.crop_hw": np.array([32, 32]), "phases.0.batch_size": 2, "val_share": 0}
+    run = package.train(f"folder:{root}", tmp_path / "np", settings=settings, **options)
+    assert json.loads((run.folder / "run.json").read_text())["config"]["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda out: package.predict([], out), "expected at least one image, folder or video, got none"),
+        (lambda out: package.predict("a.png", out / "b.png"), "which is named like a file; name a folder"),
+        (lambda out: package.predict("a.png", out, memory=4), "an amount of memory of 1MB at least"),
+        (lambda out: package.train(None, out, recipe="folder:mine"), "got none; for instance --data folder:mine"),
+        (
+            lambda out: package.train("folder:mine", out, budget=20),
+            r"expected str \| None as budget, got 20 of type int",
+        ),
+    ],
+)
+def test_everyday_mistakes_have_a_message_of_their_own(call, message, tmp_path):
+    with pytest.raises((ConfigError, NoInputError), match=message):
+        call(tmp_path)
+
+
+def test_predictions_that_are_no_whole_numbers_are_refused():
+    matrix = ConfusionMatrix(ClassInfo(("a", "b")))
+    with pytest.raises(LabelError, match="expected masks of whole numbers, got float64 and uint8"):
+        matrix.update(np.full((1, 2), 0.9), np.zeros((1, 2), np.uint8))
+
+
+def test_another_enlargement_is_another_protocol():
+    usual, other = (PredictorOptions.parse(protocol="authors", enlargement=value) for value in (1.2, 0.5))
+    assert usual.view.stated == "authors"
+    assert other.view.stated == "authors with an enlargement of 0.5"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"per_class": None},
+        {"per_class": {"sky": 0.5}},
+        {"mean_iou": "0.5"},
+        {"boundary": 0.5},
+        {"data_mark": ["a"]},
+        {"measurement_protocol": {"dataset": "folder", "split": "val", "phase_of_the_moon": 1}},
+    ],
+)
+def test_a_damaged_result_is_refused_before_anything_is_predicted(change, refineseg, tmp_path):
+    result = {"mean_iou": 0.5, "per_class": {"sky": {"iou": 0.5}}, "data_mark": "", "mean_accuracy": 0.5}
+    result["measurement_protocol"] = {"dataset": "folder", "split": "val"}
+    (tmp_path / "a.json").write_text(json.dumps({**result, **change}))
+    status, _, err = refineseg("evaluate", "--data", f"folder:{tmp_path}", "--against", tmp_path / "a.json")
+    assert status == 2
+    assert "evaluate again with --json" in err or "measure again with this one" in err
+
+
+def test_cards_of_windows_are_filled_and_a_block_without_its_end_is_refused():
+    card = "by hand <!-- made: facts -->\r\nold\r\n<!-- end: facts --> kept"
+    assert fill(card, {"facts": "new"}) == "by hand <!-- made: facts -->\nnew\n<!-- end: facts --> kept"
+    broken = card + "\n<!-- made: results -->\n11.1 %\n<!-- end: result -->"
+    with pytest.raises(ConfigError, match="a mark without its partner"):
+        fill(broken, {"facts": "new", "results": "5 %"})
