@@ -124,9 +124,7 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
     out, areas, json_file = Path(given["out"]), as_path(given["areas"]), as_path(given["json_file"])
     check_outputs({"--areas": areas, "--json": json_file}, {"--out": out})
     if out.suffix.lower() in _OF_FILES and not out.is_dir():
-        raise ConfigError(
-            f"expected --out FOLDER, got {out}, which is named like a file; name a folder"
-        )
+        raise ConfigError(f"expected --out FOLDER, got {out}, which is named like a file; name a folder")
 
     # from here on NumPy is there
     from refineseg.predict.folder.plan import plan_files

@@ -187,6 +187,15 @@ def _check_unlabelled(data: str, split: str, *, submission: bool, drawn: bool) -
         )
 
 
+def _check_labelled(matrix: ConfusionMatrix, data: str, split: str, num_images: int) -> None:
+    """Refuse masks that say nothing."""
+    if not matrix.counts.any():
+        raise LabelError(
+            f"expected labelled pixels in {split} of {data}, got {num_images} masks of void alone; label them, or "
+            "measure another split"
+        )
+
+
 def _in_classes_of(
     predictor_classes: ClassInfo, dataset: Dataset, data: str | GivenData, *, submission: bool
 ) -> tuple[Dataset, str, Callable[[str], str] | None]:
@@ -245,7 +254,7 @@ def protocol_of(
     every = bool((matrix.counts.sum(axis=1) > 0).all())
     return MeasurementProtocol(
         dataset,
-        split,
+        "+".join(sorted(split.split("+"))),
         num_classes=matrix.class_info.num_classes,
         num_images=num_images,
         image_size=facts.image_size,
@@ -293,13 +302,12 @@ def evaluate_to_files(
             images with labels and without.
         LabelError: No labelled pixel.
     """
-    names, spec = tuple(parse_sources(data)), read_spec(model)
+    names, named, spec = tuple(parse_sources(data)), str(data), read_spec(model)
     benchmark = None if files.submission is None else find_benchmark(names[0])
-    dataset = open_split(model, data, split)
-    dataset, mapping, part_of = _in_classes_of(spec.class_info, dataset, data, submission=benchmark is not None)
+    opened_split = open_split(model, data, split)
+    dataset, mapping, part_of = _in_classes_of(spec.class_info, opened_split, data, submission=benchmark is not None)
     class_table(spec.class_info, dataset.class_info)  # before hours are spent on the files
-    named, labelled = str(data), _is_labelled(dataset, str(data), split)
-    if not labelled:
+    if not (labelled := _is_labelled(dataset, named, split)):
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
         record = check_files(dataset, report=report)
@@ -320,27 +328,17 @@ def evaluate_to_files(
                 benchmark.write(files.submission, sample.name, prediction.mask, dataset.class_info)
             report(index + 1, len(dataset))
     called = model if isinstance(model, str) else f"a segmenter ({spec.variant})"
+    measured = (called, named, split, options, dataset.notes, len(dataset))
     if not labelled:
-        known: Any = {"variant": spec.variant, "data_mark": record.digest}
-        return EvaluationResult(called, named, split, options, dataset.notes, len(dataset), None, **known)
+        return EvaluationResult(*measured, None, variant=spec.variant, data_mark=record.digest)
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
-    if not total.matrix.counts.any():
-        raise LabelError(
-            f"expected labelled pixels in {split} of {named}, got {len(dataset)} masks of void alone; label them, or "
-            "measure another split"
-        )
+    _check_labelled(total.matrix, named, split, len(dataset))
     if files.out is not None:
         worst.write(files.out / "pictures")
         draw_confusion(files.out / "confusion_matrix.png", total.matrix)
-    ordered = "+".join(sorted(split.split("+")))
-    conditions = {"dataset": "+".join(names), "split": ordered, "mapping": mapping, "precision": opened.precision}
+    conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
-        called,
-        named,
-        split,
-        options,
-        dataset.notes,
-        len(dataset),
+        *measured,
         total.matrix,
         total.boundary,
         tally.parts if part_of is not None else {},
