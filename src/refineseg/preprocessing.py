@@ -50,8 +50,8 @@ class Preprocessing:
             )
         if not all(abs(m) <= _MOST for m in self.mean) or not all(_LEAST <= s <= _MOST for s in self.std):
             raise ConfigError(
-                f"expected means up to {_MOST:g} and standard deviations of {_LEAST:g} to {_MOST:g}, with which single "
-                f"precision can compute, got mean {self.mean} and std {self.std}"
+                f"expected finite means up to {_MOST:g} and standard deviations of {_LEAST:g} to {_MOST:g}, for which "
+                f"single precision is enough, got mean {self.mean} and std {self.std}"
             )
         if not 0 < self.input_scale <= 8:
             raise ConfigError(f"expected an input scale above 0 and up to 8, got {self.input_scale}")
