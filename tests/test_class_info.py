@@ -76,6 +76,14 @@ def test_classes_without_colours_get_the_default_ones():
         ({"names": ("a",), "palette": ((0, 0, 256),)}, r"expected three numbers 0\.\.255 as the colour of 'a', got"),
         ({"names": ("a", "b"), "ignore_index": -1}, r"expected a void value of 0 to 65535, .* got -1; use 255"),
         ({"names": ("a", "b"), "ignore_index": 70000}, r"expected a void value of 0 to 65535, .* got 70000"),
+        ({"names": "road"}, r"expected a tuple of class names, got 'road'; \('sky', 'road'\) for instance"),
+        ({"names": 5}, "expected a tuple of class names, got 5"),
+        ({"names": (1, 2)}, r"expected a tuple of class names, got \(1, 2\)"),
+        (
+            {"names": ("a",), "palette": ((0.5, 1, 2),)},
+            r"expected whole numbers as colours .*, got \(\(0\.5, 1, 2\),\)",
+        ),
+        ({"names": ("a",), "ignore_index": "255"}, r"expected whole numbers as colours .* and '255'"),
         ({"names": ("a", "b"), "ignore_index": 1}, r"expected a void value outside the classes 0\.\.1, got 1; use 255"),
     ],
 )
@@ -102,6 +110,13 @@ def test_values_that_fit_no_byte_are_painted_too():
     assert many.colours(np.array([[255]], np.uint8)).tolist() == [[list(many.palette[255])]]
 
 
+def test_lists_arrays_and_numbers_of_numpy_become_plain_values():
+    plain = ClassInfo(("a", "b"), ((1, 2, 3), (4, 5, 6)), 255)
+    same = ClassInfo(np.array(["a", "b"]), np.array([[1, 2, 3], [4, 5, 6]], np.uint8), np.int64(255))
+    assert same == plain == ClassInfo(["a", "b"], [[1, 2, 3], [4, 5, 6]])
+    assert json.dumps(same.to_json()) == json.dumps(plain.to_json())
+
+
 def test_classes_survive_json():
     for classes in (catalog_classes("camvid"), ClassInfo.generic(300)):
         assert ClassInfo.from_json(json.loads(json.dumps(classes.to_json()))) == classes
@@ -123,7 +138,7 @@ def test_a_plain_table_maps_classes_to_themselves_and_void_to_the_ignore_index()
     assert LabelTable.identity(classes).values == {0: 0, 1: 1, 255: 255}
 
 
-@pytest.mark.parametrize("count", [65536, 65537, 100_000])
+@pytest.mark.parametrize("count", [65536, 65537, 100_000, 10**15])  # the last: no names may be made for it
 def test_more_classes_than_sixteen_bits_hold_beside_void_are_refused(count):
     with pytest.raises(ConfigError, match=f"expected at most 65535 classes, as many as masks can hold, got {count}"):
         ClassInfo.generic(count)

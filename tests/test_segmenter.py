@@ -1,6 +1,7 @@
 """The model: any image size, self-sufficient files, and a clear word about everything that does not fit."""
 
 import json
+import math
 import re
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from torch import nn
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, OutputError
+from refineseg.networks.model_names import model_file
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 from refineseg.segmenter import Segmenter, load_spec
@@ -282,8 +284,31 @@ class TestFile:
         refineseg.load(path)
         assert "CC-BY-4.0" in caplog.text
 
+    def test_a_segmenter_that_is_fused_stays_so(self, path):
+        fused = refineseg.load(path).fuse()
+        network = fused.network
+        assert fused.fuse().network is network
+
 
 class TestSavingFails:
+    @pytest.mark.parametrize(("value", "half"), [(1e5, True), (math.nan, False)])
+    def test_weights_that_could_not_be_loaded_are_not_written(self, path, tmp_path, value, half):
+        changed = refineseg.load(path)
+        with torch.no_grad():
+            changed.network.decoder.classifier.weight[0, 0, 0, 0] = value
+        (tmp_path / "a.safetensors").write_bytes(b"the old file")
+        with pytest.raises(
+            ModelFileError, match=r"finite weights in .*a\.safetensors, got .*decoder\.classifier\.weight"
+        ):
+            changed.save(tmp_path / "a.safetensors", half=half)
+        assert (tmp_path / "a.safetensors").read_bytes() == b"the old file"
+
+    @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.onnx"])
+    def test_an_ending_of_another_format_is_refused(self, segmenter, tmp_path, name):
+        with pytest.raises(ConfigError, match=r"expected a model file that ends in \.safetensors, got .*/a\.\w+"):
+            segmenter.save(tmp_path / name)
+        assert not [*tmp_path.iterdir()]
+
     @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
     def test_nothing_is_left_behind_and_the_old_file_stays(self, segmenter, tmp_path, monkeypatch, error):
         def half_a_file(tensors, path, metadata):
@@ -388,6 +413,12 @@ class TestRefusedFiles:
         with pytest.raises(ModelFileError, match=rf"expected a complete header, but KeyError\('{field}'\) is missing"):
             refineseg.load(write(raw=json.dumps(fields)))
 
+    @pytest.mark.parametrize(("key", "value"), [("mean", 1e39), ("mean", -1e7), ("std", 1e-300), ("std", 1e39)])
+    def test_pixel_statistics_that_single_precision_cannot_use(self, write, parts, key, value):
+        preprocessing = {**json.loads(parts[0])["preprocessing"], key: [value] * 3}
+        with pytest.raises(ModelFileError, match="means up to 1e[+]06 and standard deviations of 1e-06 to 1e[+]06"):
+            refineseg.load(write(header={"preprocessing": preprocessing}))
+
     @pytest.mark.parametrize("raw", ["", "{", "not json", "[" * 100_000])
     def test_damaged_json(self, write, raw):
         with pytest.raises(ModelFileError, match=r"expected JSON in the header of .*broken\.safetensors"):
@@ -430,6 +461,17 @@ class TestRefusedFiles:
             match=rf"expected a shipped model \(camvid, camvid_nano, nyud\) or a \.safetensors file, got '{name}'",
         ):
             refineseg.load(name)
+
+
+def test_a_file_beside_a_shipped_name_is_read_by_every_path_to_it(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("camvid").write_bytes(path.read_bytes())
+    assert refineseg.load("./camvid").class_info == refineseg.load(Path("./camvid")).class_info == CLASSES
+    assert model_file(Path("camvid")) == Path("camvid")
+    shipped = model_file("camvid")
+    assert shipped.name == "camvid.safetensors"
+    Path("camvid").unlink()
+    assert model_file(Path("camvid")) == shipped
 
 
 def run_python(code):

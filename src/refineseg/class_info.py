@@ -6,8 +6,9 @@ model files and predictions; and :class:`LabelTable`, how one data set writes cl
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,7 +119,8 @@ class ClassInfo:
         ignore_index: Mask value of void (unlabelled) pixels; it takes no part in loss or metrics.
 
     Raises:
-        ConfigError: No classes, equal names, a palette that does not fit, or a void value that is a class.
+        ConfigError: No classes, equal names, a palette that does not fit, or a void value that is a class; or values of
+            another kind: one text in place of the names, a colour or void value that is no whole number.
 
     Example:
         >>> ClassInfo(names=("sky", "road")).num_classes
@@ -130,6 +132,7 @@ class ClassInfo:
     ignore_index: int = 255
 
     def __post_init__(self) -> None:
+        self._normalise()
         if not self.names:
             raise ConfigError("expected at least one class, got none; give the class names")
         _check_count(len(self.names))
@@ -156,6 +159,23 @@ class ClassInfo:
                 "use 255 (or 65535 with more than 255 classes)"
             )
 
+    def _normalise(self) -> None:
+        """Lists, arrays and NumPy's numbers become tuples and whole numbers, which compare and are written alike."""
+        given: Any = self.names
+        names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"expected a tuple of class names, got {given!r:.200}; ('sky', 'road') for instance")
+        try:
+            palette = tuple(tuple(map(operator.index, colour)) for colour in self.palette)
+            void = operator.index(self.ignore_index)
+        except TypeError as error:
+            raise ConfigError(
+                f"expected whole numbers as colours and as void value, got {self.palette!r:.200} and "
+                f"{self.ignore_index!r:.80}"
+            ) from error
+        for field_name, value in (("names", tuple(map(str, names))), ("palette", palette), ("ignore_index", void)):
+            object.__setattr__(self, field_name, value)
+
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
@@ -173,6 +193,7 @@ class ClassInfo:
     @classmethod
     def generic(cls, num_classes: int) -> ClassInfo:
         """Classes without a meaning yet: ``class_0 ..`` in the default colours."""
+        _check_count(num_classes)  # before so many names are made
         names = tuple(f"class_{i}" for i in range(num_classes))
         return cls(names, ignore_index=usual_void(num_classes))
 

@@ -8,7 +8,6 @@ for :meth:`Preprocessing.matconvnet`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ if TYPE_CHECKING:  # what an exported file says of its pixels is read without Py
     import torch
     from jaxtyping import Float, UInt8
     from torch import Tensor
+
+_LEAST, _MOST = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Preprocessing:
         input_scale: Images are resized by this factor first (bicubic, rounded to whole pixel values).
 
     Raises:
-        ConfigError: Lengths that differ, or numbers that are not positive.
+        ConfigError: Lengths that differ, deviations that are not positive, or numbers far from those of pixels.
 
     Example:
         >>> Preprocessing.imagenet().mean[0]
@@ -47,8 +48,11 @@ class Preprocessing:
             raise ConfigError(
                 f"expected as many means as positive standard deviations, got mean {self.mean} and std {self.std}"
             )
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            raise ConfigError(f"expected finite means and standard deviations, got mean {self.mean} and std {self.std}")
+        if not all(abs(m) <= _MOST for m in self.mean) or not all(_LEAST <= s <= _MOST for s in self.std):
+            raise ConfigError(
+                f"expected finite means up to {_MOST:g} and standard deviations of {_LEAST:g} to {_MOST:g}, for which "
+                f"single precision is enough, got mean {self.mean} and std {self.std}"
+            )
         if not 0 < self.input_scale <= 8:
             raise ConfigError(f"expected an input scale above 0 and up to 8, got {self.input_scale}")
 

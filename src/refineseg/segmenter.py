@@ -26,7 +26,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import at_most, build_network, preprocessing_of
 from refineseg.networks.fused import fuse
 from refineseg.networks.hub import HUB_FILE, Hub, write_page
-from refineseg.networks.model_names import KEY, model_file
+from refineseg.networks.model_names import KEY, model_file, model_target
 from refineseg.networks.model_spec import ModelSpec as ModelSpec
 from refineseg.networks.model_spec import read_json
 from refineseg.networks.variants import NetworkOptions
@@ -54,7 +54,7 @@ class Segmenter(nn.Module):
         torch.Size([1, 5, 33, 50])
     """
 
-    def __init__(self, spec: ModelSpec, *, pretrained: bool | Path = False) -> None:
+    def __init__(self, spec: ModelSpec, *, pretrained: bool | str | Path = False) -> None:
         super().__init__()
         self.spec = spec
         self.network = build_network(
@@ -154,9 +154,10 @@ class Segmenter(nn.Module):
 
         It cannot be saved or trained any more.
         """
-        self.network = fuse(self.network)
-        self._to_channels_last()
-        self._is_fused = True
+        if not self._is_fused:
+            self.network = fuse(self.network)
+            self._to_channels_last()
+            self._is_fused = True
         return self
 
     @property
@@ -182,12 +183,13 @@ class Segmenter(nn.Module):
         """Write the model file (safetensors with one JSON string in its header), beside and then renamed.
 
         Args:
-            path: Path of the file; an existing one is replaced.
+            path: Path of the file, which ends in ``.safetensors`` or has no ending; an existing one is replaced.
             half: Store filters in half precision, half the size; norms and biases stay in single precision.
 
         Raises:
             OutputError: The file cannot be written; nothing is left behind, and an existing file stays as it was.
-            ModelFileError: The segmenter was rewritten for inference.
+            ModelFileError: The segmenter was rewritten for inference, or has weights that are not finite as stored.
+            ConfigError: Another ending.
         """
         if self._is_fused:
             raise ModelFileError("expected a segmenter as it was loaded, got one after fuse(); save it before that")
@@ -195,7 +197,7 @@ class Segmenter(nn.Module):
             name: (t.to(torch.float16) if half and t.is_floating_point() and t.ndim > 1 else t).contiguous().cpu()
             for name, t in self.network.state_dict().items()
         }
-        write_tensors(Path(path), tensors, {KEY: json.dumps(self.spec.to_json())})
+        write_tensors(model_target(path), tensors, {KEY: json.dumps(self.spec.to_json())})
 
     def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
         """Write the model file as ``model.safetensors`` and its page into a folder, as a repository of a hub has them.
@@ -209,7 +211,7 @@ class Segmenter(nn.Module):
         """
         place = Path(folder)
         self.save(place / HUB_FILE)
-        write_page(place, self.spec, name or place.name)
+        write_page(place, self.spec, name or place.resolve().name)
 
     def push_to_hub(
         self,
@@ -269,7 +271,7 @@ def build(
     class_info: ClassInfo | None = None,
     in_channels: int = 3,
     align_corners: bool = False,
-    pretrained: bool | Path = False,
+    pretrained: bool | str | Path = False,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> Segmenter:
     """A new, untrained segmenter.

@@ -90,6 +90,25 @@ def test_bands_of_many_are_chosen_and_models_of_other_channels_take_theirs():
     np.testing.assert_array_equal(picture_of(RGBA, num_channels=1).image[..., 0], RGBA[..., 0])
 
 
+@pytest.mark.parametrize("nodata", [None, 7.0])
+def test_what_a_masked_array_masks_holds_no_data_and_has_no_part_in_the_scaling(nodata):
+    """As in a raster file: where all channels are masked. The truth is the same array with NaN there."""
+    values = DEEP.astype(np.float32)
+    masked = np.ma.masked_array(values, mask=np.zeros(values.shape, bool))
+    masked[:4] = np.ma.masked
+    with_nan = np.where(masked.mask, np.nan, values)
+    masked.data[:4] = 1e9
+    reading = Reading(nodata=nodata)
+    found = picture_of(masked, reading=reading)
+    same(found, picture_of(with_nan, reading=reading))
+    assert not found.valid[:4].any()
+    colours = np.ma.masked_array(RGBA[..., :3], mask=np.zeros((19, 23, 3), bool))
+    colours[0, 0] = np.ma.masked
+    colours[0, 1, 2] = np.ma.masked  # one channel alone
+    assert picture_of(colours).valid[0, :2].tolist() == [False, True]
+    assert picture_of(np.ma.masked_array(RGBA[..., :3])).valid is None
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -100,6 +119,10 @@ def test_bands_of_many_are_chosen_and_models_of_other_channels_take_theirs():
         (np.zeros((4, 4), np.complex64), r"got complex64"),
         (None, "path, Pillow image, tensor or array .*, got NoneType"),
         (["a"], "got <U1 of shape"),
+        ([[1, 2], [3]], r"expected an array \(H, W, channels\), got list"),
+        (torch.zeros(3, 4, 5, device="meta"), "expected a dense tensor .* on meta"),
+        (torch.zeros(3, 4, 5).to_sparse(), r"expected a dense tensor .*sparse_coo .*to_dense\(\)"),
+        (torch.zeros(3, 4, 5).to(torch.float8_e4m3fn), r"expected a dense tensor .*float8_e4m3fn.*tensor\.float\(\)"),
     ],
 )
 def test_what_is_no_image_is_refused_with_what_to_do(image, message):

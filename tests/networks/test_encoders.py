@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,6 +13,7 @@ import refineseg
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks import timm_encoders as encoders
 from refineseg.networks.timm_encoders import MobileNetV2Encoder, TimmEncoder
+from refineseg.networks.variants import find_variant
 
 FAMILIES = {
     "resnet18": (64, 128, 256, 512),
@@ -122,6 +125,13 @@ class TestRefused:
         with pytest.raises(ConfigError, match="expected a variant, got"):
             refineseg.build(variant, num_classes=3)
 
+    @pytest.mark.parametrize("family", ["refinenet_lw", "refinenet", "refinenet_single", "refinenet_2scale"])
+    def test_an_encoder_of_six_maps_has_networks_of_its_own(self, family):
+        with pytest.raises(
+            ConfigError, match=rf"which has six; name refinenet_lw_mobilenetv2 .*{family}:mobilenetv2_100"
+        ):
+            find_variant(f"{family}:mobilenetv2")
+
     def test_a_near_variant_is_offered(self):
         with pytest.raises(ConfigError, match="near: refinenet_lw_resnet50"):
             refineseg.build("refinenet_lw_resnet_50", num_classes=3)
@@ -215,11 +225,18 @@ class TestLocalFile:
         torch.manual_seed(3)
         source = timm.create_model("resnet18", pretrained=False)
         torch.save(source.state_dict(), tmp_path / "resnet18.pth")
-        network = refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=tmp_path / "resnet18.pth").network
-        own = network.encoder.body.state_dict()
-        assert own
-        for name, tensor in own.items():
-            assert torch.equal(tensor, source.state_dict()[name]), name
+        for path in (tmp_path / "resnet18.pth", str(tmp_path / "resnet18.pth")):
+            body = refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=path).network.encoder.body
+            own = body.state_dict()
+            assert own
+            for name, tensor in own.items():
+                assert torch.equal(tensor, source.state_dict()[name]), name
+            assert not any(module._load_state_dict_post_hooks for module in body.modules())  # nothing stays on it
+
+    def test_what_is_neither_a_truth_value_nor_a_path_is_refused(self, monkeypatch):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        with pytest.raises(ConfigError, match="expected True, False or the path of a file as pretrained, got 5"):
+            refineseg.build("refinenet_lw:resnet18", num_classes=2, pretrained=5)
 
     def test_mobilenet_keeps_its_function(self, tmp_path):
         source = timm.create_model("mobilenetv2_100", pretrained=False)
@@ -234,8 +251,34 @@ class TestLocalFile:
 
     def test_a_file_of_another_network_is_refused(self, tmp_path):
         torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), tmp_path / "resnet18.pth")
-        with pytest.raises(ConfigError, match=r"weights of 'resnet34' in .*of its filters are not in it \(layer1\.2"):
+        with pytest.raises(
+            ConfigError, match=r"'resnet34' in .*resnet18\.pth, but 80 of its tensors are not .*layer1\.2"
+        ):
             refineseg.build("refinenet_lw:resnet34", num_classes=2, pretrained=tmp_path / "resnet18.pth")
+        with pytest.raises(ConfigError, match=r"'resnet50' in .*resnet18\.pth, but .* size mismatch for layer1"):
+            refineseg.build("refinenet_lw:resnet50", num_classes=2, pretrained=tmp_path / "resnet18.pth")
+        with pytest.raises(ConfigError, match=r"'mobilenetv2_100' in .*resnet18\.pth, but"):
+            refineseg.build("refinenet_lw_mobilenetv2", num_classes=2, pretrained=tmp_path / "resnet18.pth")
+
+    def test_a_file_with_more_or_less_than_the_network_is_refused(self, tmp_path):
+        def load(state, backbone):
+            torch.save({"state_dict": state, "best": np.float64(0.5)}, tmp_path / "a.pth")
+            refineseg.build(f"refinenet_lw:{backbone}", num_classes=2, pretrained=tmp_path / "a.pth")
+
+        state = timm.create_model("resnet34", pretrained=False).state_dict()
+        load({name: tensor for name, tensor in state.items() if not name.startswith("fc.")}, "resnet34")
+        with pytest.raises(
+            ConfigError, match=r"but 96 tensors in it are of another network \(layer1\.2\.conv1\.weight"
+        ):
+            load(state, "resnet18")
+        norms = {name for name in state if "bn" in name or "downsample.1" in name}
+        with pytest.raises(ConfigError, match=r"but 144 of its tensors are not in it \(bn1\.weight"):
+            load({name: tensor for name, tensor in state.items() if name not in norms}, "resnet34")
+        state = timm.create_model("efficientnet_b0", pretrained=False).state_dict()  # its head is cut off, and no fault
+        load(state, "efficientnet_b0")
+        del state["bn1.running_mean"]
+        with pytest.raises(ConfigError, match=r"but 1 of its tensors are not in it \(bn1\.running_mean\)"):
+            load(state, "efficientnet_b0")
 
     def test_an_absent_or_damaged_file_is_named(self, tmp_path):
         with pytest.raises(ConfigError, match=r"file with weights of 'resnet18', but there is no .*absent\.pth"):

@@ -12,7 +12,7 @@ import pytest
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import MissingExtraError, ModelFileError
-from refineseg.networks.hub import Hub, page_of
+from refineseg.networks.hub import Hub, page_of, write_page
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
 
@@ -127,6 +127,24 @@ def test_a_folder_holds_the_usual_file_and_a_page(segmenter, tmp_path):
     assert "bed, path" in page
     with pytest.raises(ModelFileError, match=r"expected a model\.safetensors in the folder"):
         refineseg.from_pretrained(tmp_path)
+
+
+def test_the_page_in_the_current_folder_has_its_name(segmenter, tmp_path, monkeypatch):
+    (tmp_path / "garden").mkdir()
+    monkeypatch.chdir(tmp_path / "garden")
+    segmenter.save_pretrained(".")
+    page = (tmp_path / "garden" / "README.md").read_text()
+    assert "# garden\n" in page
+    assert 'from_pretrained("garden")' in page
+
+
+def test_names_and_licences_that_no_page_can_hold_are_escaped(tmp_path):
+    names, licence = ("\ud800", "a\nb"), "x\n---\ny\udcff"
+    write_page(tmp_path, ModelSpec("refineseg_nano", ClassInfo(names), Preprocessing.imagenet(), licence=licence), "it")
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "2 classes: \\ud800, a\\nb." in page
+    assert "Licence of the weights: x\\n---\\ny\\udcff" in page
+    assert page.splitlines().count("---") == 2
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the library's own upload

@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 import refineseg
 from refineseg.class_info import ClassInfo
@@ -115,6 +116,25 @@ def test_weights_of_another_encoder_are_refused():
         refineseg.build("refineseg_lite2", num_classes=3, pretrained=ENCODERS["lite0"].weights.find())
     with pytest.raises(ConfigError, match="takes no encoder_options"):
         refineseg.build("refineseg_lite0", num_classes=3, encoder_options={"drop_rate": 0.1})
+
+
+def test_tensors_of_known_names_may_be_in_any_order(tmp_path):
+    """A .safetensors file sorts them; timm's network of the same tensors is the truth of timm's names."""
+    state = dict(state_of("lite0"))
+    theirs = timm.create_model("tf_efficientnet_lite0")
+    keys = [key for key in theirs.state_dict() if not key.endswith("num_batches_tracked")]
+    renamed = dict(zip(keys, tensors(state), strict=True))
+    truth = make_encoder(EncoderRequest("lite0", pretrained=True)).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in renamed.items()}, tmp_path / "b.safetensors")
+    torch.save({"state_dict": {f"module.{name}": state[name] for name in sorted(state)}}, tmp_path / "c.pth")
+    for name in ("a.safetensors", "b.safetensors", "c.pth"):
+        found = make_encoder(EncoderRequest("lite0", pretrained=tmp_path / name)).state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in truth.items()), name
+    unknown = {f"x{name}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(unknown, tmp_path / "d.safetensors")
+    with pytest.raises(ModelFileError, match=r"unknown names .* give the \.pth then"):
+        make_encoder(EncoderRequest("lite0", pretrained=tmp_path / "d.safetensors"))
 
 
 def test_statistics_of_pixels_belong_to_the_weights():

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from fakes.oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import build_network
 from refineseg.networks.refinenet import MultiResolutionFusion, Resizing, count_parameters
-from refineseg.networks.weight_files import read_checkpoint
+from refineseg.networks.weight_files import check_weights, read_checkpoint
 from refineseg.original.checkpoints import translate
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
@@ -173,7 +174,10 @@ class TestContent:
         [
             lambda state: {f"module.{name}": t for name, t in state.items()},
             lambda state: {"state_dict": state, "epoch": 7},
-            lambda state: {"segmenter": {f"module.{name}": t for name, t in state.items()}, "best_val": 0.4},
+            lambda state: {
+                "segmenter": {f"module.{name}": t for name, t in state.items()},
+                "best_val": np.float64(0.4),
+            },
             lambda state: {"epoch": 3, "model": {"state_dict": state}},
             lambda state: {**state, "epoch": 3},
             lambda state: {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")},
@@ -256,7 +260,8 @@ class TestContent:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_file_gives_the_same_network_as_its_state_dict(tmp_path, mobile_state, name, zipped):
     path = tmp_path / name
-    torch.save({"segmenter": mobile_state, "epoch": 3}, path, _use_new_zipfile_serialization=zipped)
+    content = {"segmenter": mobile_state, "epoch_start": 3, "best_val": np.mean([0.3, 0.5])}  # as the authors' script
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     content = read_checkpoint(path)
     assert content["segmenter"].keys() == mobile_state.keys()
     assert all(torch.equal(content["segmenter"][key], tensor) for key, tensor in mobile_state.items())
@@ -303,6 +308,48 @@ class TestFiles:
     def test_the_payload_would_run_if_it_were_unpickled_without_care(self, tmp_path):
         pickle.loads(pickle.dumps(Payload(f"touch {tmp_path / 'trace'}")))  # so that the test above can fail
         assert (tmp_path / "trace").exists()
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_numbers_of_numpy_are_plain_values_and_its_arrays_are_not(self, tmp_path, zipped):
+        numbers = [np.float64(0.4), np.float32(1.5), np.int64(-7), np.bool_(True)]
+        torch.save({"a": torch.ones(2), "b": numbers}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+        assert read_checkpoint(tmp_path / "a.pth")["b"] == numbers
+        torch.save({"a": np.ones(2)}, tmp_path / "b.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ModelFileError, match="holds code"):
+            read_checkpoint(tmp_path / "b.pth")
+
+    def test_numbers_are_read_under_the_name_that_numpy_1_gave_them(self, tmp_path):
+        torch.save({"b": np.float64(0.4)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+        content = (tmp_path / "a.pth").read_bytes()
+        assert b"numpy._core.multiarray\n" in content
+        (tmp_path / "a.pth").write_bytes(content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
+        assert read_checkpoint(tmp_path / "a.pth") == {"b": 0.4}
+
+    @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+    @pytest.mark.parametrize("hollow", [lambda t: t.to("meta"), torch.Tensor.to_sparse], ids=["meta", "sparse"])
+    def test_tensors_without_values_or_sparse_ones_are_refused(self, tmp_path, hollow):
+        torch.save({"state_dict": {"segm.weight": hollow(torch.ones(3, 3))}}, tmp_path / "a.pth")
+        with pytest.raises(
+            ModelFileError, match=r"expected dense tensors in .*a\.pth, got .* in state_dict\.segm\.weight"
+        ):
+            read_checkpoint(tmp_path / "a.pth")
+        with pytest.raises(ModelFileError, match=r"expected dense tensors in memory, got"):
+            check_weights({"w": hollow(torch.ones(3, 3))}, "memory")
+
+    @pytest.mark.parametrize("value", [1e300, -1e39])
+    def test_doubles_that_become_infinite_in_single_precision_are_refused(self, value):
+        check_weights({"w": torch.full((2,), 1e38, dtype=torch.float64)}, "memory")
+        with pytest.raises(
+            ModelFileError, match=r"expected finite weights in memory, got NaN or infinity in w; .*float32"
+        ):
+            check_weights({"w": torch.tensor([0, value], dtype=torch.float64)}, "memory")
+
+    @pytest.mark.parametrize("weights", [nn.Conv2d(1, 1, 1), [1], None])
+    def test_what_is_neither_a_state_dict_nor_a_path_is_refused(self, weights):
+        with pytest.raises(
+            ConfigError, match=r"expected a state dict or the path .*, got \w+; .*network\.state_dict\(\)"
+        ):
+            refineseg.load_original(weights, variant=LW_MOBILE)
 
     def test_a_whole_pickled_model_is_refused(self, tmp_path):
         torch.save(nn.Conv2d(1, 1, 1), tmp_path / "model.pth")

@@ -92,6 +92,7 @@ class Stored(NamedTuple):
         num_bits: Number of bits of a value.
         palette: (256, 4) colours and opacity of the values; None: they are no indices.
         keyed: Pixels that have not the one value that the file declares to be transparent; None: it declares none.
+        unmasked: Pixels that a mask beside the values leaves; None: there is none.
     """
 
     path: Path
@@ -100,6 +101,7 @@ class Stored(NamedTuple):
     num_bits: int
     palette: NDArray[np.uint8] | None = None
     keyed: NDArray[np.bool_] | None = None
+    unmasked: NDArray[np.bool_] | None = None
 
     @property
     def opaque(self) -> NDArray[np.bool_] | None:

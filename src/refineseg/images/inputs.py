@@ -37,6 +37,7 @@ def picture_of(image: AnyImage, *, reading: Reading = USUAL, num_channels: int =
         image: A path; a Pillow image; an array ``(H, W)`` grey, ``(H, W, 1)``, ``(H, W, 2)`` grey with opacity,
             ``(H, W, 3)`` RGB, ``(H, W, 4)`` RGBA, or with as many channels as the model has; or a tensor with the
             channels first, ``(C, H, W)`` or ``(1, C, H, W)``. Pixels that are not uint8 are scaled as those of files.
+            Pixels that a masked array masks in all channels hold no data.
         reading: Bands, scaling and nodata; ``Reading(value_range=(0, 1))`` for floating-point pixels from 0 to 1.
         num_channels: Number of channels of the model.
 
@@ -70,16 +71,26 @@ def picture_of(image: AnyImage, *, reading: Reading = USUAL, num_channels: int =
     num_bits = 1 if values.dtype == np.bool_ else 8 * values.dtype.itemsize
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
-    return as_picture(Stored(_ARRAY, values.transpose(2, 0, 1), colours, num_bits), reading, num_channels=num_channels)
+    unmasked: NDArray[np.bool_] | None = None
+    if isinstance(image, np.ma.MaskedArray):
+        unmasked = np.logical_or.reduce((~np.ma.getmaskarray(image)).reshape(values.shape), axis=2)
+    stored = Stored(_ARRAY, values.transpose(2, 0, 1), colours, num_bits, unmasked=unmasked)
+    return as_picture(stored, reading, num_channels=num_channels)
 
 
 def _channels_last(image: AnyImage, num_channels: int) -> NDArray[Any]:
     """An array or tensor as ``(H, W, C)`` numbers."""
     torch = sys.modules.get("torch")  # where it is not loaded, nobody has a tensor
     if torch is not None and isinstance(image, torch.Tensor):
-        tensor = image.detach().cpu()
-        tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
-        values: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        try:
+            tensor = image.detach().cpu()
+            tensor = tensor[0] if tensor.ndim == 4 and len(tensor) == 1 else tensor
+            values: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        except (TypeError, RuntimeError) as error:  # without values (meta), sparse, of a type that NumPy has not
+            raise ConfigError(
+                f"expected a dense tensor of integers or usual floats, got {image.dtype}, {image.layout} on "
+                f"{image.device} ({str(error).splitlines()[0]:.100}); tensor.to_dense() or tensor.float() may help"
+            ) from error
         if values.ndim == 3:
             if len(values) not in (*_BANDS, num_channels):
                 raise ConfigError(
@@ -88,7 +99,10 @@ def _channels_last(image: AnyImage, num_channels: int) -> NDArray[Any]:
                 )
             values = values.transpose(1, 2, 0)
     else:
-        values = np.asarray(image)
+        try:
+            values = np.asarray(image)
+        except ValueError as error:  # rows of different lengths
+            raise ConfigError(f"expected an array (H, W, channels), got {type(image).__name__} ({error})") from error
     if values.ndim == 2:
         values = values[:, :, None]
     if values.ndim != 3 or not values.size or values.dtype.kind not in "buif":

@@ -40,6 +40,14 @@ def preprocessing_of(variant: str, in_channels: int = 3) -> Preprocessing:
     return encoder_of(variant).preprocessing(in_channels)
 
 
+def _start(pretrained: bool | str | Path) -> bool | Path:
+    if isinstance(pretrained, bool | Path):
+        return pretrained
+    if isinstance(pretrained, str):
+        return Path(pretrained)
+    raise ConfigError(f"expected True, False or the path of a file as pretrained, got {pretrained!r:.100}")
+
+
 def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, options: NetworkOptions) -> Encoder:
     spec = find_variant(variant)
     if spec.encoder_options and pretrained is True:
@@ -53,7 +61,7 @@ def build_network(
     num_classes: int,
     *,
     in_channels: int = 3,
-    pretrained: bool | Path = False,
+    pretrained: bool | str | Path = False,
     options: NetworkOptions | None = None,
 ) -> RefineNet:
     """A network, untrained but for an encoder with ImageNet weights where ``pretrained`` asks for it.
@@ -70,12 +78,12 @@ def build_network(
     """
     if num_classes < 1 or in_channels < 1:
         raise ConfigError(f"expected num_classes and in_channels of at least 1, got {num_classes} and {in_channels}")
-    spec, options = find_variant(variant), options or NetworkOptions()
-    single = _make_encoder(variant, in_channels, pretrained, options)
+    spec, options, start = find_variant(variant), options or NetworkOptions(), _start(pretrained)
+    single = _make_encoder(variant, in_channels, start, options)
     encoder: Encoder = single
     ranks = [*reversed(range(len(single.channels)))]
     if spec.two_scale:
-        encoder = TwoScaleEncoder(single, _make_encoder(variant, in_channels, pretrained, options))
+        encoder = TwoScaleEncoder(single, _make_encoder(variant, in_channels, start, options))
         ranks *= 2
     decoder = Cascade(
         encoder.channels,

@@ -14,6 +14,7 @@ from types import ModuleType
 from refineseg.errors import MissingExtraError, ModelFileError, told
 from refineseg.files.writing import written_beside
 from refineseg.networks.model_spec import ModelSpec
+from refineseg.terminal.printable import printable
 
 HUB_FILE = "model.safetensors"
 """Name of the model file in a repository of a hub."""
@@ -115,17 +116,18 @@ def _failures(hub: ModuleType) -> tuple[type[Exception], ...]:
 
 def page_of(spec: ModelSpec, name: str) -> str:
     """The page of a model on a hub, with the header that makes it found: what it is, how it is used, its licence."""
-    info, measured = spec.class_info, spec.provenance.get("metrics")
+    info, measured, licence = spec.class_info, spec.provenance.get("metrics"), printable(spec.licence)
+    names, name = ", ".join(map(printable, info.names)), printable(name)
     head = ["---", "library_name: refineseg", "pipeline_tag: image-segmentation", "tags: [semantic-segmentation]"]
     # a licence in words has no key that hubs know
-    head += ["license: other", f"license_name: {json.dumps(spec.licence[:80])}", "---"] if spec.licence else ["---"]
-    lines = [*head, f"# {name}", "", f"`{spec.variant}` for {info.num_classes} classes: {', '.join(info.names)}."]
+    head += ["license: other", f"license_name: {json.dumps(licence[:80])}", "---"] if licence else ["---"]
+    lines = [*head, f"# {name}", "", f"`{spec.variant}` for {info.num_classes} classes: {names}."]
     if isinstance(measured, dict) and isinstance(measured.get("mean_iou"), float):
         lines += [
             "",
             f"mIoU {100 * measured['mean_iou']:.1f} % on the split {measured.get('split')} of its own training.",
         ]
-    lines += ["", f"Licence of the weights: {spec.licence}"] if spec.licence else []
+    lines += ["", f"Licence of the weights: {licence}"] if licence else []
     used = f'import refineseg\n\nsegmenter = refineseg.from_pretrained("{name}")\n'
     return "\n".join([*lines, "", f'```python\n{used}refineseg.Predictor(segmenter)("photo.jpg")\n```', ""])
 

@@ -15,7 +15,7 @@ stage).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +51,11 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _LEVELS = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16, 32
+_STEM = ("_conv_stem", "_bn0", "conv_stem", "bn1")  # as EfficientNet-PyTorch names them, and as timm does
+_BLOCK: tuple[str, ...] = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
+_BLOCK += ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+_FIRST_BLOCK = ("conv_dw", "bn1", "conv_pw", "bn2")  # of timm; it expands nothing
+_LEAVES = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -211,19 +216,23 @@ class LiteEncoder(Encoder):
         """Load a whole EfficientNet-Lite of other names by the order of its tensors, which is that of the layers.
 
         Args:
-            state: Tensors of the whole network; its last 1x1 convolution and its classifier are left out.
+            state: Tensors of the whole network; its last 1x1 convolution and its classifier are left out. Under the
+                names of EfficientNet-PyTorch or timm, they may be in any order.
             path: The file they come from, for messages.
 
         Raises:
             ModelFileError: Too few tensors, or one of another shape than its place has.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if not name.endswith("num_batches_tracked")}
-        given = [(name, tensor) for name, tensor in state.items() if not name.endswith("num_batches_tracked")]
+        given = [(name, state[name]) for name in _in_order(state)]
+        advice = "give the file of this encoder, for images of three channels"
+        if path.suffix == ".safetensors":
+            advice += "; unknown names are not in the order of the layers in .safetensors: give the .pth then"
         for (name, place), (source, tensor) in zip(own.items(), given, strict=False):
             if place.shape != tensor.shape:
                 raise ModelFileError(
                     f"expected {source} in {path} of shape {tuple(place.shape)} for {name}, got {tuple(tensor.shape)}; "
-                    "give the file of this encoder, for images of three channels"
+                    f"{advice}"
                 )
         if len(given) < len(own):
             raise ModelFileError(
@@ -231,3 +240,20 @@ class LiteEncoder(Encoder):
             )
         tensors = {name: tensor for name, (_, tensor) in zip(own, given, strict=False)}
         self.load_state_dict(tensors, strict=False)  # without the numbers of batches, which nothing uses
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The tensors of a whole network in the order of its layers, by their names where these are known."""
+    given = {name.removeprefix("module."): name for name in names if not name.endswith("num_batches_tracked")}
+    if not {"_conv_stem.weight", "conv_stem.weight"} & given.keys():
+        return list(given.values())
+
+    def place(name: str) -> tuple[bool, list[int], int, int]:
+        *block, layer, leaf = ("", *name.split("."))
+        numbers = [int(part) for part in block if part.isdecimal() and len(part) < 5]
+        layers = _FIRST_BLOCK if name.startswith("blocks.0.") else _BLOCK if numbers else _STEM
+        if layer not in layers or leaf not in _LEAVES:
+            return True, [], 0, 0  # the end of the network
+        return False, numbers, layers.index(layer), _LEAVES.index(leaf)
+
+    return [given[name] for name in sorted(given, key=place)]

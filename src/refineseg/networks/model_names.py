@@ -35,14 +35,14 @@ _ORIGINAL = (".pth", ".pth.tar", ".pt", ".tar", ".ckpt", ".mat", ".pkl", ".pickl
 
 
 def model_file(model: str | Path) -> Path:
-    """A shipped name or a path -> the file.
+    """A shipped name or a path -> the file. A :class:`~pathlib.Path` that is a file is never taken for a name.
 
     Raises:
         ModelFileError: There is no such model; the message names near ones, or the command that makes one.
         MissingExtraError: It is a shipped model, and refineseg-weights is not installed.
     """
     path, text = Path(model), str(model)
-    if text in SHIPPED and not path.suffix:
+    if text in SHIPPED and not (isinstance(model, Path) and path.is_file()):  # a Path has lost the ./ in front
         return _shipped_file(text)
     original = text.lower().endswith(_ORIGINAL)
     try:
@@ -55,6 +55,17 @@ def model_file(model: str | Path) -> Path:
         f"expected a shipped model ({', '.join(SHIPPED)}) or a .safetensors file, got {text!r}, "
         f"{_what_to_do(path, text, original=original, is_folder=is_folder)}"
     )
+
+
+def model_target(path: str | Path) -> Path:
+    """Where a model file is written.
+
+    Raises:
+        ConfigError: It has an ending under which the file would not be taken for a model.
+    """
+    if Path(path).suffix.lower() not in ("", ".safetensors"):
+        raise ConfigError(f"expected a model file that ends in .safetensors, got {path}; name it so")
+    return Path(path)
 
 
 def classes_in(path: Path) -> ClassInfo | None:

@@ -8,11 +8,11 @@ Sources: timm's ``features_only`` interface; for MobileNet-v2 the Light-Weight R
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,19 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import _efficientnet_builder, efficientnet
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 
 from refineseg.errors import ConfigError, RefinesegError, WeightsUnavailableError
 from refineseg.networks.encoders import Encoder
-from refineseg.networks.weight_files import check_weights, read_checkpoint, read_header, read_tensors, tensors_in
+from refineseg.networks.weight_files import (
+    check_weights,
+    plain_values,
+    read_checkpoint,
+    read_header,
+    read_tensors,
+    tensors_in,
+)
 
 STRIDES = (4, 8, 16, 32)
 _SIZE_MULTIPLES = (32, 64, 128)
@@ -47,34 +56,74 @@ def _cannot_pretrain(name: str, error: Exception) -> WeightsUnavailableError:
 
 
 def _load_weights(name: str, in_channels: int, pretrained: bool | Path, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - timm's models have no type
-    """A timm model with its weights, from the library's place or from a local file.
+    """A timm model with its weights, from the library's place or from a local file."""
+    if isinstance(pretrained, Path):
+        return _load_file(name, in_channels, pretrained, options)
+    return timm.create_model(name, in_chans=in_channels, pretrained=pretrained, **options)
 
-    timm itself takes a file of another network without a word, so that is checked here: every filter must come from it.
+
+def _load_file(name: str, in_channels: int, path: Path, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - see above
+    """A timm model with the weights in a file.
+
+    timm itself takes a file of another network without a word, so that is checked here: every tensor of the encoder
+    must come from the file, and every tensor in the file must be one of the whole network.
     """
-    if not isinstance(pretrained, Path):
-        return timm.create_model(name, in_chans=in_channels, pretrained=pretrained, **options)
-    if not pretrained.is_file():
-        raise ConfigError(f"expected a file with weights of {name!r}, but there is no {pretrained}")
-    _check_file(pretrained)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        drawn = timm.create_model(name, in_chans=in_channels, pretrained=False, **options)
-        torch.manual_seed(0)
-        overlay = {"file": str(pretrained)}
-        loaded = timm.create_model(
-            name, in_chans=in_channels, pretrained=True, pretrained_cfg_overlay=overlay, **options
-        )
-    left = [
-        key
-        for (key, a), b in zip(drawn.named_parameters(), loaded.parameters(), strict=True)
-        if a.ndim > 1 and torch.equal(a, b)
-    ]
-    if left:
+    if not path.is_file():
+        raise ConfigError(f"expected a file with weights of {name!r}, but there is no {path}")
+    _check_file(path)
+    whole = {key: value for key, value in options.items() if key not in ("features_only", "out_indices", "num_classes")}
+    with torch.device("meta"):
+        known = timm.create_model(name, in_chans=in_channels, **whole).state_dict()
+    differences = []
+    with _compared() as loads, plain_values():
+        try:
+            model = timm.create_model(
+                name, in_chans=in_channels, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
+            )
+            own = {_flat(key) for key in model.state_dict() if not key.endswith("num_batches_tracked")}
+        except Exception as error:  # noqa: BLE001 - shapes that differ, and whatever timm's readers of names fall over
+            told = " ".join(" ".join(str(error).splitlines()[:2]).split()).rstrip(".")
+            differences, own = [told[:400] or type(error).__name__], set()
+    absent = [key for missing, _ in loads for key in missing if _flat(key) in own]
+    foreign = [key for _, unused in loads for key in unused if key not in known]
+    for keys, what in ((absent, "of its tensors are not in it"), (foreign, "tensors in it are of another network")):
+        if keys:
+            differences.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+    if differences:
         raise ConfigError(
-            f"expected weights of {name!r} in {pretrained}, but {len(left)} of its filters are not in it "
-            f"({', '.join(left[:3])}{', ...' if len(left) > 3 else ''}); give the file of that network"
+            f"expected weights of {name!r} in {path}, but {'; '.join(differences)}; give the file of that network"
         )
-    return loaded
+    return model
+
+
+def _flat(key: str) -> str:
+    """A tensor's name, the same in a network and in its feature maps, where timm says ``stages_0`` for ``stages.0``."""
+    return key.removeprefix("model.").replace(".", "_")
+
+
+@contextmanager
+def _compared() -> Iterator[list[tuple[list[str], list[str]]]]:
+    """Of the modules made inside: the names that loading a state dict misses, and those that it does not use.
+
+    timm keeps these to itself. All parts of a network share the two lists, which are complete when it is loaded.
+    """
+    loads: list[tuple[list[str], list[str]]] = []
+    hooks: list[RemovableHandle] = []
+
+    def note(_module: nn.Module, keys: Any) -> None:  # noqa: ANN401 - torch's type has no public name
+        if not any(missing is keys.missing_keys for missing, _ in loads):
+            loads.append((keys.missing_keys, keys.unexpected_keys))
+
+    def watch(_module: nn.Module, _name: str, part: nn.Module | None) -> None:
+        if part is not None:
+            hooks.append(part.register_load_state_dict_post_hook(note))  # type: ignore[no-untyped-call]
+
+    hooks.append(register_module_module_registration_hook(watch))
+    try:
+        yield loads
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -234,7 +283,7 @@ def _probe(name: str, in_channels: int, options: Mapping[str, Any]) -> _Levels:
     own_hw = tuple((body.pretrained_cfg or {}).get("input_size") or ())[1:]
     own_multiples = tuple(side for side in own_hw[:1] if side % STRIDES[-1] == 0)
     bodies: list[tuple[nn.Module, Mapping[str, Any]]] = [(body, {})]
-    with contextlib.suppress(ConfigError):  # a backbone that does not know the option cannot be freed by it
+    with suppress(ConfigError):  # a backbone that does not know the option cannot be freed by it
         bodies.append((_create_on_meta(name, in_channels, {**options, **_FREE_SIZE}), _FREE_SIZE))
     complaint = ""
     for multiples in (_SIZE_MULTIPLES, own_multiples):  # the own size last: some have windows that divide only that

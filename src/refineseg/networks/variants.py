@@ -173,10 +173,16 @@ VARIANTS: dict[str, Variant] = {
         encoder_options={"channels": (16, 32, 64, 128), "stem_type": "deep", "stem_width": 8},  # 3x3s, not one 7x7
     ),
 }
-"""Every named variant; ``refinenet:NAME`` and ``refinenet_lw:NAME`` take any encoder of ours or of timm besides."""
+"""Every named variant; ``refinenet:NAME`` and ``refinenet_lw:NAME`` take any encoder of four maps besides."""
 
 
-def _check_backbone(name: str) -> None:
+def _check_backbone(family: str, name: str) -> None:
+    own = [key for key, variant in VARIANTS.items() if variant.encoder == name and variant.groups == SIX_LEVELS]
+    if own:
+        raise ConfigError(
+            f"expected an encoder of four maps in {family}:NAME, got {name!r}, which has six; name {' or '.join(own)}, "
+            f"or timm's {family}:mobilenetv2_100"
+        )
     if all(name != variant.encoder for variant in VARIANTS.values()):
         check_timm_name(name)
 
@@ -185,17 +191,17 @@ def find_variant(name: str) -> Variant:
     """The variant of a name, ``refinenet:NAME`` and ``refinenet_lw:NAME`` with an encoder of ours or of timm included.
 
     Raises:
-        ConfigError: No such variant; the message names the near ones.
+        ConfigError: No such variant, or an encoder that has not four maps; the message names the near ones.
     """
     if name in VARIANTS:
         return VARIANTS[name]
     family, colon, backbone = name.partition(":")
     suffix = family.removeprefix("refinenet")
     if colon and backbone and family == "refinenet_lw":
-        _check_backbone(backbone)
+        _check_backbone(family, backbone)
         return Variant(backbone, LIGHT_WEIGHT, FOUR_CASCADED, f"{_LW}, encoder by name")
     if colon and backbone and family != suffix and suffix in _FULL:
-        _check_backbone(backbone)
+        _check_backbone(family, backbone)
         options, groups, source = _FULL[suffix]
         return Variant(backbone, options, groups, f"{source}, encoder by name", two_scale=suffix.startswith("_2scale"))
     raise ConfigError(

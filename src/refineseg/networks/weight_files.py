@@ -12,10 +12,12 @@ import hashlib
 import importlib.util
 import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,6 +31,10 @@ _FLOATS = ("F16", "BF16", "F32", "F64")
 _INTEGERS = ("I64", "I32")
 _COUNTER = "num_batches_tracked"
 _VARIANCE = "running_var"
+_SCALAR = np.float64(0).__reduce__()[0]  # what a NumPy scalar is pickled as: a call of this, with a dtype and bytes
+_PLAIN: list[Any] = [argparse.Namespace, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]  # 2 and 1
+_PLAIN += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
+_NESTED = ("state_dict", "model")
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Write a safetensors file, beside and then renamed.
 
     Raises:
+        ModelFileError: The file could not be loaded: its weights are not finite. An existing file stays as it was.
         OutputError: It cannot be written; nothing is left behind, and an existing file stays as it was.
     """
+    check_weights(tensors, path)
     with folder_beside(path) as folder:  # safetensors has a temporary file of its own beside the one it is given
         temporary = folder / "tensors.safetensors"
         try:
@@ -94,18 +102,23 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         temporary.replace(path)
 
 
+def plain_values() -> AbstractContextManager[None]:
+    """Inside, checkpoints may hold what training scripts store beside tensors: their options and NumPy's numbers."""
+    return torch.serialization.safe_globals(_PLAIN)
+
+
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
     """The content of a file that PyTorch wrote (``.pth``, ``.pth.tar``, ``.ckpt``, ...), without running code in it.
 
     Raises:
-        ModelFileError: No such file, damaged, packed, or holding more than tensors and plain values.
+        ModelFileError: No such file, damaged, packed, or holding more than dense tensors and plain values.
     """
     try:
         refuse_special(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_stored(path, archive, size=path.stat().st_size)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # attributes only; training scripts store theirs
+        with plain_values():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelFileError(f"expected a readable checkpoint, got {path}: {error}") from error
@@ -118,7 +131,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(content, Mapping):
         raise ModelFileError(f"expected a state dict in {path}, got {type(content).__name__}; save model.state_dict()")
-    for name, tensor in tensors_in(content).items():
+    tensors = tensors_in(content)
+    _check_dense(tensors, path)
+    for name, tensor in tensors.items():
         if tensor.numel() * tensor.element_size() > path.stat().st_size:
             raise ModelFileError(
                 f"expected tensors that are in the file, got {name} of {tuple(tensor.shape)} in the smaller {path}"
@@ -176,28 +191,36 @@ def check_weights(tensors: Mapping[str, Tensor], source: object) -> None:
         source: Named in the message.
 
     Raises:
-        ModelFileError: Some are no floating-point numbers, infinite or NaN, or a variance is negative.
+        ModelFileError: Some are sparse or have no values, are no floating-point numbers, are NaN or infinite in single
+            precision, or a variance is negative.
     """
+    _check_dense(tensors, source)
     wrong = [n for n, t in tensors.items() if not t.is_floating_point() and not n.endswith(_COUNTER)]
     if wrong:
         raise _no_numbers(source, wrong, str(tensors[wrong[0]].dtype).removeprefix("torch."))
     wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if wrong:
         raise ModelFileError(
-            f"expected finite weights in {source}, got NaN or infinity in {_shown(wrong)}; the training diverged or "
-            "the file is damaged, so take an earlier one"
+            f"expected finite weights in {source}, got NaN or infinity in {_shown(wrong)}; the training diverged, the "
+            "file is damaged, or numbers are too large for its precision (float32 at most); take an earlier one"
         )
     wrong = [n for n, t in tensors.items() if n.endswith(_VARIANCE) and t.numel() and float(t.min()) < 0]
     if wrong:
         raise ModelFileError(f"expected variances of at least 0 in {source}, got less in {_shown(wrong)}")
 
 
+def _check_dense(tensors: Mapping[str, Tensor], source: object) -> None:
+    wrong = [n for n, t in tensors.items() if t.is_meta or t.is_nested or t.layout is not torch.strided]
+    if wrong:
+        kind = "one without values (meta)" if tensors[wrong[0]].is_meta else "a sparse or nested one"
+        raise ModelFileError(
+            f"expected dense tensors in {source}, got {kind} in {_shown(wrong)}; save the weights as dense tensors"
+        )
+
+
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether every number is; a sum alone may be infinite because it is large, so that then each one is looked at."""
-    if tensor.is_meta:
-        return True
-    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+    """Whether every number is in single precision; a sum alone may be infinite where it is large."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor.float()).all())
 
 
 def _no_safetensors(path: Path, error: Exception) -> ModelFileError:
@@ -287,7 +310,8 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         read_header(path)
         return read_tensors(path)
-    state = dict(read_checkpoint(path))
+    content = read_checkpoint(path)
+    state = dict(next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), content))
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelFileError(f"expected tensors by name in {path}, got something else; give a state dict")
     check_weights(state, path)

@@ -22,6 +22,7 @@ from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.families import REFINENET, Resize
 from refineseg.networks.refinenet import Cascade, Resizing
 from refineseg.networks.variants import VARIANTS, Variant
+from refineseg.networks.weight_files import check_weights
 from refineseg.original.matconvnet_search import listed
 from refineseg.terminal.printing import warn
 
@@ -311,7 +312,9 @@ def load_original_decoder(
             f"expected the tensors of {'improved' if improved else 'original'} pooling, got those of the other kind; "
             f"say improved={has_improved}"
         )
-    cascade.load_state_dict(_fill(state, rules, cascade.state_dict(), "the decoder"))
+    filled = _fill(state, rules, cascade.state_dict(), "the decoder")
+    check_weights(filled, "the decoder's state dict")
+    cascade.load_state_dict(filled)
     return cascade.eval()
 
 

@@ -85,7 +85,7 @@ def load_original(
     Raises:
         ModelFileError: A tensor is left over, missing, of another shape or not finite, or the file is no plain
             checkpoint.
-        ConfigError: No such variant, or options that contradict each other.
+        ConfigError: No such variant, options that contradict each other, or weights of another type.
         MissingExtraError: A ``.mat`` file of version 7.3 without the package h5py.
     """
     entry = find_variant(variant)
@@ -98,6 +98,11 @@ def load_original(
         return _from_matconvnet(model, variant, entry, class_info, matconvnet or MatConvNetOptions())
     if matconvnet is not None:
         raise ConfigError("expected MatConvNet options with a .mat file only, got them with a PyTorch checkpoint")
+    if not isinstance(weights, str | Path | Mapping):
+        raise ConfigError(
+            f"expected a state dict or the path of a file of original weights, got {type(weights).__name__}; of a "
+            "network give network.state_dict()"
+        )
     content = read_checkpoint(Path(weights)) if isinstance(weights, str | Path) else weights
     found = original_num_classes(content)
     if class_info is not None and class_info.num_classes != found:
