@@ -21,8 +21,9 @@ from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
+from refineseg.doctor.repair import repair
 from refineseg.doctor.sequences import NumberedFrame, sequence_findings
-from refineseg.errors import DatasetError
+from refineseg.errors import DatasetError, LabelError
 
 FATAL = (  # what the check in front of training refuses, too
     *("unreadable_mask", "missing_mask", "missing_image", "ambiguous_name", "size_mismatch", "rotated_image"),
@@ -75,7 +76,7 @@ def test_healthy_files_are_never_named(planted, examination):
 def test_every_kind_but_those_of_classes_and_readers_is_planted():
     assert set(KINDS) - set(MAKERS) == {
         *("refused", "bad_class_file", "missing_class_file", "empty_class", "class_imbalance", "left_out"),
-        *("one_class", "lost_objects", "unlabelled_split"),
+        *("one_class", "lost_objects", "unlabelled_split", "mixed_palettes"),
     }
 
 
@@ -124,6 +125,63 @@ def test_what_training_refuses_is_an_error_of_the_doctor(kind, tmp_path):
     with pytest.raises(DatasetError):
         check_data(open_dataset("folder", root, split="train"))
     assert kind in {finding.kind for finding in examine(f"folder:{root}").findings if finding.severity == "error"}
+
+
+COLOURS = ((0, 0, 0), (220, 20, 60), (0, 0, 142))
+
+
+def painted(root, number, order, mask=None):
+    """A pair whose palette mask numbers the colours in this order."""
+    image, usual = pair(number)
+    classes = np.minimum(usual, 2) if mask is None else mask
+    file = Image.fromarray(np.argsort(order).astype(np.uint8)[classes], mode="P")
+    file.putpalette([part for i in order for part in COLOURS[i]])
+    save(root / "images" / f"{number}.png", image)
+    path = root / "masks" / f"{number}.png"
+    path.parent.mkdir(exist_ok=True)
+    file.save(path)
+    return path
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_palettes_that_number_the_colours_otherwise_are_found_by_doctor_and_training(tmp_path, listed):
+    for number, order in enumerate(((0, 1, 2), (0, 1, 2), (2, 0, 1), (0, 1, 2), (0, 2, 1))):
+        painted(tmp_path, number, order)
+    if listed:
+        (tmp_path / "classes.txt").write_text("ground\nsky\nthing\n")
+    [finding] = examine(f"folder:{tmp_path}").findings
+    assert (finding.kind, finding.severity) == ("mixed_palettes", "error")
+    assert finding.files == ("masks/2.png", "masks/4.png")
+    assert (
+        finding.details["masks/4.png"]
+        == "1 is (0, 0, 142) and not (220, 20, 60), 2 is (220, 20, 60) and not (0, 0, 142)"
+    )
+    with pytest.raises(LabelError, match="mixed_palettes"):
+        check_data(open_dataset("folder", tmp_path, split="train"))
+    # the list of classes in the message, as it stands there, lets --fix number all masks by their colours
+    (tmp_path / "classes.json").write_text(finding.action[finding.action.index("{") : finding.action.index("]}]}") + 4])
+    repair(examine(f"folder:{tmp_path}"), tmp_path.parent / f"{tmp_path.name}_out")
+    out = open_dataset("folder", tmp_path.parent / f"{tmp_path.name}_out", split="train")
+    true = [np.minimum(pair(number)[1], 2) for number in range(5)]
+    order = np.array([out.class_info.palette.index(colour) for colour in COLOURS])
+    assert all(np.array_equal(out.read_mask(i), order[true[i]]) for i in range(5))
+
+
+def test_palettes_that_tell_nothing_of_the_classes_are_no_finding(tmp_path):
+    """Grey levels beside colours, one colour for all, and void in any colour."""
+    for number in range(3):
+        path = painted(tmp_path, number, (0, 1, 2))
+    file = Image.open(path)
+    for number, colours in ((3, np.arange(256).repeat(3)), (4, np.zeros(768, int))):
+        painted(tmp_path, number, (0, 1, 2))
+        file.putpalette(colours.tolist())
+        file.save(tmp_path / "masks" / f"{number}.png")
+    for number, void in ((5, 255), (6, 90)):
+        painted(tmp_path, number, (0, 1, 2))
+        file = Image.fromarray(pair(number)[1], mode="P")
+        file.putpalette([part for colour in COLOURS for part in colour] + [0] * 756 + [void] * 3)
+        file.save(tmp_path / "masks" / f"{number}.png")
+    assert not examine(f"folder:{tmp_path}").findings
 
 
 # --------------------------------------------------------------------------------------------------------- exit status

@@ -158,7 +158,9 @@ def _classes(examination: Examination) -> Iterator[str]:
         )
     labelled = sum(int(total.sum()) for total in counts.pixels.values())
     void = sum(counts.void.values())
-    yield f"</tbody></table><p>Of the labelled pixels; {100 * void / (labelled + void):.3g} % of all are void.</p>"
+    without = f" {counts.uncounted} masks with errors are not counted, or in part." if counts.uncounted else ""
+    share = f"{100 * void / (labelled + void):.3g} %"
+    yield f"</tbody></table><p>Of the labelled pixels; {share} of all are void.{without}</p>"
 
 
 def _samples(examination: Examination) -> Iterator[str]:

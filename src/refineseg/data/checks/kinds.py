@@ -63,6 +63,11 @@ KINDS: dict[str, FaultKind] = {
         "palette masks whose colours say other classes than their indices",
         "number the palette as the classes (--fix does)",
     ),
+    "mixed_palettes": FaultKind(
+        "error",
+        "palette masks in which an index has another colour than in most of them: the classes are numbered differently",
+        "give every class its colour in classes.json, then --fix numbers the masks by their colours",
+    ),
     "binary_mask": FaultKind(
         "error",
         "masks of 0 and 255, where 255 is void",
@@ -161,6 +166,7 @@ FATAL: dict[str, Fatal] = {
     "jpeg_mask": Fatal("mask"),
     "rgb_mask": Fatal("mask", "read"),
     "palette_mask": Fatal("mask"),
+    "mixed_palettes": Fatal("mask"),
     "binary_mask": Fatal("mask"),
     "off_by_one": Fatal("mask"),
     "unknown_values": Fatal("mask"),
