@@ -24,7 +24,7 @@ from refineseg.data.samples.remap import Remapped
 from refineseg.data.samples.threads import read_all
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
-from refineseg.doctor.findings import Finding, grouped, in_order
+from refineseg.doctor.findings import Finding, grouped, in_order, refusal
 from refineseg.doctor.inspection import inspect
 from refineseg.doctor.inventory import Case, Inventory, take_inventory
 from refineseg.doctor.sequences import NumberedFrame, sequence_findings
@@ -193,7 +193,7 @@ def _refusals(inventory: Inventory, counts: ClassCounts | None) -> list[Fault]:
         try:
             dataset = open_dataset("folder", inventory.root, split=split)
         except (DatasetError, ImageError, ConfigError) as error:
-            faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            faults.append(refusal(split, error))
             continue
         if split == "train" and counts is not None and isinstance(dataset, Remapped):
             left = set(dataset.table[np.flatnonzero(counts.pixels[split])]) - {dataset.class_info.ignore_index}

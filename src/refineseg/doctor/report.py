@@ -80,9 +80,10 @@ def _findings(examination: Examination) -> Iterator[str]:
         return
     yield "<table><thead><tr><th></th><th>kind</th><th>count</th><th>what, where, what to do</th></tr></thead><tbody>"
     for finding in examination.findings:
+        action = "<br>".join(map(_text, finding.action.split("\n")))
         yield (
             f'<tr><td class="severity {finding.severity}">{finding.severity}</td><td><code>{finding.kind}</code></td>'
-            f'<td class="number">{finding.count}</td><td>{_text(finding.meaning)}.<br><b>{_text(finding.action)}</b>'
+            f'<td class="number">{finding.count}</td><td>{_text(finding.meaning)}.<br><b>{action}</b>'
             f"{_names(finding)}</td></tr>"
         )
     yield "</tbody></table>"

@@ -58,10 +58,17 @@ def _mixed_palettes(root, name, image, mask):
         file.save(root / "masks" / f"{name}{number}.png")
 
 
+def _name_case(root, name, image, mask):
+    put(root, name, image, mask)
+    path = root / "images" / f"{name}.png"
+    path.rename(path.with_name("BAD.PNG"))
+
+
 PLANTED = MAKERS | {
     "refused": _refused,
     "bad_class_file": _bad_class_file,
     "missing_class_file": _missing_class_file,
+    "name_case": _name_case,
     "mixed_palettes": _mixed_palettes,
 }
 

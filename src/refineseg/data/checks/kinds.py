@@ -40,7 +40,13 @@ KINDS: dict[str, FaultKind] = {
     ),
     "missing_mask": FaultKind("error", "images without a mask", "add a mask of the same name, or remove the image"),
     "missing_image": FaultKind("error", "masks without an image", "add an image of the same name, or remove the mask"),
+    "name_case": FaultKind(
+        "error", "masks whose names differ from their image's only by capitals", "rename one of both (--fix does)"
+    ),
     "ambiguous_name": FaultKind("error", "several files for one sample", "keep one of each name"),
+    "no_train_split": FaultKind(
+        "warning", "no split is called train, so that training must be told", "name the splits to learn from"
+    ),
     "left_out": FaultKind(
         "warning",
         "entries that are no files, and folders that cannot be listed",
@@ -158,6 +164,7 @@ FATAL: dict[str, Fatal] = {
     "missing_class_file": Fatal("opening"),
     "missing_mask": Fatal("opening"),
     "missing_image": Fatal("opening"),
+    "name_case": Fatal("opening"),
     "ambiguous_name": Fatal("opening"),
     "unreadable_image": Fatal("file"),
     "unreadable_mask": Fatal("file"),
