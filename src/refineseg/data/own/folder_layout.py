@@ -43,8 +43,8 @@ def split_like(usual: str, splits: Sequence[str]) -> str | None:
     """A split by its usual name, or the only one whose name begins so: ``valid``, ``Validation``, ``val2017``.
 
     Args:
-        usual: For instance ``val``.
-        splits: Those that are there.
+        usual: Usual name, for instance ``val``.
+        splits: Splits that are there.
     """
     alike = [split for split in splits if split.lower().startswith(usual)]
     return usual if usual in splits else alike[0] if len(alike) == 1 else None
@@ -54,7 +54,7 @@ def splits_to_train_on(splits: Sequence[str]) -> str:
     """The options of ``train`` where no split is called like ``train``; empty where none is left to learn from.
 
     Args:
-        splits: Those that are there.
+        splits: Splits that are there.
 
     Example:
         >>> splits_to_train_on(("plate0", "plate1", "plate 2"))

@@ -315,7 +315,7 @@ def _unknown(root: Path) -> tuple[str, ...]:
     folders = ", ".join(
         f"{name} ({sum(f.startswith(f'{name}/') for f in files)} files)" for name in subfolders(root)[:8]
     )
-    where = f"in {folders}" if folders else "directly in it"
+    where = f" in {folders}" if folders else " directly in it" if files else ""
     advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
     inner = [name for name in subfolders(root) if _fits(root / name)]
     advice += _CVAT_XML if any(PurePosixPath(name).name == "annotations.xml" for name in files) else ""
@@ -328,7 +328,7 @@ def _unknown(root: Path) -> tuple[str, ...]:
     if not folders and any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
         advice += "; put the images into a folder images, and their masks, if there are any, into a folder masks"
     return (
-        f"expected data in one of the forms below in {root}, got {listed} {where}{advice}",
+        f"expected data in one of the forms below in {root}, got {listed}{where}{advice}",
         *(f"  {own.layout}" for own in FORMATS.values()),
     )
 
