@@ -107,10 +107,10 @@ def listing_advice(used: Collection[int], table: LabelTable, ignore_index: int, 
         return f"list the values in {file} or correct the mask"
     if counted and labelled == set(range(max(labelled) + 1)):
         return f"add the names of the values up to {max(labelled)} to {file}, or correct the mask"
-    values = sorted(used)
-    listed = dict(zip(values, names if len(names) == len(values) else ["..."] * len(values), strict=True))
+    values, known = sorted(used), len(names) == len(used)
+    listed = dict(zip(values, names if known else ["..."] * len(values), strict=True))
     example = json.dumps({"classes": [{"id": v, "name": listed[v]} for v in values[:_SHOWN]]}, ensure_ascii=False)
-    example = example.replace("]}", ", ...]}") if len(values) > _SHOWN else example
+    example = example.replace("]}", ", ...]}") if not known or len(values) > _SHOWN else example
     return f"{file} cannot list values: write classes.json in its place, {example}, or correct the mask"
 
 
