@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -15,14 +17,18 @@ from PIL import Image, ImageOps
 from conftest import SHARED, write_folder
 from fakes import own as fake_own
 from fakes.doctor_faults import CLASSES, MAKERS, pair, plant, put, save
+from fakes.runs import tiny
 from refineseg.data.checks.facts import as_stored, upright
 from refineseg.data.checks.kinds import KINDS
 from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
+from refineseg.data.own.folder_layout import splits_to_train_on
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
+from refineseg.doctor.repair import repair
 from refineseg.doctor.sequences import NumberedFrame, sequence_findings
-from refineseg.errors import DatasetError
+from refineseg.errors import DatasetError, LabelError
+from refineseg.training.config import override
 
 FATAL = (  # what the check in front of training refuses, too
     *("unreadable_mask", "missing_mask", "missing_image", "ambiguous_name", "size_mismatch", "rotated_image"),
@@ -75,7 +81,8 @@ def test_healthy_files_are_never_named(planted, examination):
 def test_every_kind_but_those_of_classes_and_readers_is_planted():
     assert set(KINDS) - set(MAKERS) == {
         *("refused", "bad_class_file", "missing_class_file", "empty_class", "class_imbalance", "left_out"),
-        *("one_class", "lost_objects", "unlabelled_split"),
+        *("one_class", "lost_objects", "unlabelled_split", "mixed_palettes"),
+        *("name_case", "no_train_split"),
     }
 
 
@@ -124,6 +131,148 @@ def test_what_training_refuses_is_an_error_of_the_doctor(kind, tmp_path):
     with pytest.raises(DatasetError):
         check_data(open_dataset("folder", root, split="train"))
     assert kind in {finding.kind for finding in examine(f"folder:{root}").findings if finding.severity == "error"}
+
+
+COLOURS = ((0, 0, 0), (220, 20, 60), (0, 0, 142))
+
+
+def painted(root, number, order, mask=None):
+    """A pair whose palette mask numbers the colours in this order."""
+    image, usual = pair(number)
+    classes = np.minimum(usual, 2) if mask is None else mask
+    file = Image.fromarray(np.argsort(order).astype(np.uint8)[classes], mode="P")
+    file.putpalette([part for i in order for part in COLOURS[i]])
+    save(root / "images" / f"{number}.png", image)
+    path = root / "masks" / f"{number}.png"
+    path.parent.mkdir(exist_ok=True)
+    file.save(path)
+    return path
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_palettes_that_number_the_colours_otherwise_are_found_by_doctor_and_training(tmp_path, listed):
+    for number, order in enumerate(((0, 1, 2), (0, 1, 2), (2, 0, 1), (0, 1, 2), (0, 2, 1))):
+        painted(tmp_path, number, order)
+    if listed:
+        (tmp_path / "classes.txt").write_text("ground\nsky\nthing\n")
+    [finding] = examine(f"folder:{tmp_path}").findings
+    assert (finding.kind, finding.severity) == ("mixed_palettes", "error")
+    assert finding.files == ("masks/2.png", "masks/4.png")
+    assert (
+        finding.details["masks/4.png"]
+        == "1 is (0, 0, 142) and not (220, 20, 60), 2 is (220, 20, 60) and not (0, 0, 142)"
+    )
+    with pytest.raises(LabelError, match="mixed_palettes"):
+        check_data(open_dataset("folder", tmp_path, split="train"))
+    # the list of classes in the message, as it stands there, lets --fix number all masks by their colours
+    (tmp_path / "classes.json").write_text(finding.action[finding.action.index("{") : finding.action.index("]}]}") + 4])
+    repair(examine(f"folder:{tmp_path}"), tmp_path.parent / f"{tmp_path.name}_out")
+    out = open_dataset("folder", tmp_path.parent / f"{tmp_path.name}_out", split="train")
+    true = [np.minimum(pair(number)[1], 2) for number in range(5)]
+    order = np.array([out.class_info.palette.index(colour) for colour in COLOURS])
+    assert all(np.array_equal(out.read_mask(i), order[true[i]]) for i in range(5))
+
+
+def test_palettes_that_tell_nothing_of_the_classes_are_no_finding(tmp_path):
+    """Grey levels beside colours, one colour for all, and void in any colour."""
+    for number in range(3):
+        path = painted(tmp_path, number, (0, 1, 2))
+    file = Image.open(path)
+    for number, colours in ((3, np.arange(256).repeat(3)), (4, np.zeros(768, int))):
+        painted(tmp_path, number, (0, 1, 2))
+        file.putpalette(colours.tolist())
+        file.save(tmp_path / "masks" / f"{number}.png")
+    for number, void in ((5, 255), (6, 90)):
+        painted(tmp_path, number, (0, 1, 2))
+        file = Image.fromarray(pair(number)[1], mode="P")
+        file.putpalette([part for colour in COLOURS for part in colour] + [0] * 756 + [void] * 3)
+        file.save(tmp_path / "masks" / f"{number}.png")
+    assert not examine(f"folder:{tmp_path}").findings
+
+
+def test_splits_of_other_names_are_told_with_the_options_that_train_on_them(tmp_path):
+    for number, plate in enumerate(("plate 1", "plate0", "plate2")):
+        put(tmp_path, f"{plate}/a", *pair(number))
+    (tmp_path / "classes.txt").write_text("ground\nsky\nthing\n")
+    [finding] = examine(f"folder:{tmp_path}").findings
+    options = "--set 'train_split=plate 1+plate0' --set val_split=plate2"
+    assert (finding.kind, finding.severity) == ("no_train_split", "warning")
+    assert options in finding.action
+    with pytest.raises(DatasetError, match=re.escape(options)):
+        open_dataset("folder", tmp_path, split="train")
+    settings = [word for word in shlex.split(options) if word != "--set"]
+    config = override(tiny(1), settings)
+    assert len(open_dataset("folder", tmp_path, split=config.train_split)) == 2
+    assert config.val_split == "plate2"
+    assert splits_to_train_on(("1", "2", "test")) == """--set 'train_split="1"' --set 'val_split="2"'"""
+    assert override(tiny(1), ['train_split="1"']).train_split == "1"
+    assert splits_to_train_on(("val", "test")) == ""
+
+
+def valued(root, masks, names):
+    """Pairs whose masks hold these values, and a list of names."""
+    for number, values in enumerate(masks):
+        put(
+            root, f"train/{number}", pair(number)[0], np.array(values, np.uint8)[np.arange(72 * 96).reshape(72, 96) % 4]
+        )
+    (root / "classes.txt").write_text("\n".join(names) + "\n")
+    return examine(f"folder:{root}")
+
+
+@pytest.mark.parametrize(
+    ("masks", "names", "advice"),
+    [
+        ([(0, 1, 2, 0), (0, 1, 1, 1)], ("red", "blue"), "is the background missing as the first line of classes.txt"),
+        ([(0, 1, 1, 0), (0, 0, 0, 1)], ("cell",), "is the background missing as the first line of classes.txt"),
+        ([(0, 1, 2, 3), (0, 1, 1, 1)], ("a", "b"), "add the names of the values up to 3 to classes.txt"),
+        (
+            [(0, 128, 255, 0), (0, 128, 0, 0)],
+            ("ground", "sky", "thing"),
+            'classes.txt cannot list values: write classes.json in its place, {"classes": [{"id": 0, "name": "ground"}'
+            ', {"id": 128, "name": "sky"}, {"id": 255, "name": "thing"}]}',
+        ),
+    ],
+)
+def test_values_without_a_name_are_told_with_what_the_list_needs(tmp_path, masks, names, advice):
+    examination = valued(tmp_path, masks, names)
+    [finding] = [found for found in examination.findings if found.severity != "note"]  # and none of the classes
+    assert finding.kind == "unknown_values"
+    assert finding.action.startswith(advice)
+    with pytest.raises(LabelError, match=re.escape(advice[:30])):
+        check_data(open_dataset("folder", tmp_path, split="train"))
+
+
+def test_the_colours_that_were_found_are_a_list_of_classes(tmp_path):
+    for number in range(2):
+        image, mask = pair(number)
+        put(tmp_path, f"train/{number}", image, np.array(COLOURS, np.uint8)[np.minimum(mask, 2)])
+    [finding] = examine(f"folder:{tmp_path}").findings
+    assert finding.kind == "rgb_mask"
+    (tmp_path / "classes.json").write_text(finding.action[finding.action.index("{") :])
+    assert not examine(f"folder:{tmp_path}").findings
+    assert set(open_dataset("folder", tmp_path, split="train").class_info.palette) == set(COLOURS)
+
+
+def test_a_refusal_of_several_lines_stays_a_list_in_the_terminal(tmp_path, refineseg):
+    for name in ("imgs", "labels"):
+        save(tmp_path / name / "a\nb.png", pair(1)[0])
+    _, out, _ = refineseg("doctor", f"folder:{tmp_path}")
+    lines = out.splitlines()
+    assert "in imgs (1 files), labels (1 files); rename imgs to images" in out
+    assert "     " + "  labelme: a JSON file for each image" in lines
+    [finding] = examine(f"folder:{tmp_path / 'imgs'}").findings
+    assert "directly in it; put the images into a folder images" in finding.action
+
+
+def test_a_class_of_annotations_that_is_absent_is_left_out_by_remap_json(tmp_path):
+    fake_own.fake_coco(tmp_path)
+    path = next(tmp_path.rglob("*.json"))
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 99, "name": "unused"})
+    path.write_text(json.dumps(content))
+    [finding] = [found for found in examine(f"folder:{tmp_path}").findings if found.kind == "empty_class"]
+    (tmp_path / "remap.json").write_text(finding.action[finding.action.index("{") :])
+    assert "empty_class" not in {found.kind for found in examine(f"folder:{tmp_path}").findings}
 
 
 # --------------------------------------------------------------------------------------------------------- exit status

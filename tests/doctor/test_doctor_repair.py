@@ -18,7 +18,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.doctor.report import html_page
-from refineseg.errors import ConfigError
+from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.writing import folder_beside
 
 REPAIRED = ("rotated_image", "rgb_mask", "palette_mask", "off_by_one", "sixteen_bit_image")
@@ -411,3 +411,62 @@ def test_masks_whose_palettes_differ_are_read_by_colour_also_where_they_hold_one
         save(tmp_path / "in" / "images" / "train" / f"{name}.png", np.zeros((len(colours), 8, 3), np.uint8))
     repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
     assert copied(tmp_path / "out") == {"two": [1, 2], "one": [2]}
+
+
+@pytest.mark.parametrize("names", [("ground", "thing"), None])
+def test_black_and_white_jpeg_masks_of_two_classes_become_0_and_1(tmp_path, names):
+    true = {}
+    for number in range(4):
+        image, mask = pair(number)
+        true[f"{number}"] = np.zeros(mask.shape, np.uint8)
+        true[f"{number}"][10 : 30 + 5 * number, 20:70] = number > 0
+        save(tmp_path / "in" / "images" / "train" / f"{number}.png", image)
+        save(tmp_path / "in" / "masks" / "train" / f"{number}.jpg", 255 * true[f"{number}"], quality=80)
+    if names:
+        (tmp_path / "in" / "classes.txt").write_text("\n".join(names) + "\n")
+    examination = examine(f"folder:{tmp_path / 'in'}")
+    assert {finding.kind for finding in examination.findings} == {"jpeg_mask"}
+    report = repair(examination, tmp_path / "out")
+    assert "0 for (0, 0, 0), 1 for (255, 255, 255)" in report.changed[0].what
+    for name, mask in true.items():
+        assert np.array_equal(sample(tmp_path / "out", "train", name).mask, mask)
+
+
+@pytest.mark.parametrize(("levels", "names"), [((0, 1, 255), "ab"), ((0, 1, 2), "abc"), ((0, 90, 255), "ab")])
+def test_other_jpeg_masks_are_left_alone_and_tell_nothing_of_the_classes(tmp_path, levels, names):
+    """With void of 255 beside two classes, of indices, and of three levels."""
+    for number in range(3):
+        mask = np.array(levels, np.uint8)[np.arange(96) * 3 // 96][None].repeat(72, axis=0)
+        save(tmp_path / "in" / "images" / "train" / f"{number}.png", pair(number)[0])
+        save(tmp_path / "in" / "masks" / "train" / f"{number}.jpg", np.ascontiguousarray(mask), quality=95)
+    (tmp_path / "in" / "classes.txt").write_text("\n".join(names) + "\n")
+    examination = examine(f"folder:{tmp_path / 'in'}")
+    assert {finding.kind for finding in examination.findings} == {"jpeg_mask"}
+    report = repair(examination, tmp_path / "out")
+    assert (report.changed, report.copied, len(report.left_out)) == ((), 0, 3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_copy_is_written_of_a_few_samples_and_a_smaller_copy_says_so(tmp_path):
+    masks = [rows(0, 1), rows(0, 5), rows(0, 5), rows(1, 0)]
+    report = repair(written(tmp_path / "half", masks, names=("a", "b")), tmp_path / "out")
+    assert report.lines()[0] == f"copy: {tmp_path / 'out'}: 2 of 4 samples, 5 files as they are, 0 repairs"
+    report = repair(written(tmp_path / "few", [*masks, rows(0, 5)], names=("a", "b")), tmp_path / "none")
+    assert report.lines()[0] == "no copy"
+    assert "only 2 of 5 samples could be copied" in report.lines()[-1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_that_differ_by_capitals_are_told_and_made_equal_in_the_copy(tmp_path):
+    root = tmp_path / "in"
+    for number in range(3):
+        image, mask = pair(number)
+        save(root / "images" / "train" / f"IMG_{number}.PNG", image)
+        save(root / "masks" / "train" / f"img_{number}_mask.png", mask)
+    with pytest.raises(DatasetError, match=r"3 that differ by capitals: img_0_mask.png for IMG_0.PNG"):
+        open_dataset("folder", root, split="train")
+    [finding] = examine(f"folder:{root}").findings
+    assert (finding.kind, finding.count) == ("name_case", 3)
+    repair(examine(f"folder:{root}"), tmp_path / "out")
+    for number in range(3):
+        assert np.array_equal(sample(tmp_path / "out", "train", f"IMG_{number}").mask, pair(number)[1])

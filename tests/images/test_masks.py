@@ -147,10 +147,14 @@ WRONG = {
     "unknown values": (
         _grey([0, 7, 7, 9]),
         TABLE,
-        r"m\.png: expected 0\.\.2 or 255, got 7 in 2 pixels, 9 in 1 pixel; list them in classes\.json or correct the",
+        r"m\.png: expected 0\.\.2 or 255, got 7 in 2 pixels, 9 in 1 pixel; list the values in classes\.json or",
     ),
     "fixed classes": (_grey([0, 7]), FIXED, r"got 7 in 1 pixel; correct the mask$"),
-    "holes": (_grey([3]), SPARSE, r"expected 0, 4\.\.5, 9, got 3 in 1 pixel; list them in labelmap\.txt or correct"),
+    "holes": (
+        _grey([3]),
+        SPARSE,
+        r"expected 0, 4\.\.5, 9, got 3 in 1 pixel; labelmap\.txt cannot list values: write classes\.json",
+    ),
     "0 and 255": (
         _grey([0, 255, 255]),
         VOID_IS_3,

@@ -5,6 +5,7 @@ In: pixels of each class for every split. Out: findings, and shares to draw.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,11 +29,13 @@ class ClassCounts:
         class_info: The classes.
         pixels: Split -> (K,) int64.
         void: Split -> pixels of void.
+        uncounted: Masks whose classes are not known, or known in part.
     """
 
     class_info: ClassInfo
     pixels: Mapping[str, NDArray[np.int64]]
     void: Mapping[str, int]
+    uncounted: int = 0
 
     @property
     def total(self) -> NDArray[np.int64]:
@@ -56,15 +59,16 @@ class ClassCounts:
         ]
 
 
-def class_findings(counts: ClassCounts, *, declared: bool) -> list[Finding]:
-    """A class alone, absent and rare classes.
+def class_findings(counts: ClassCounts, *, declared: bool, own_classes: bool) -> list[Finding]:
+    """A class alone, absent and rare classes; nothing while the classes of a mask are not known.
 
     Args:
         counts: Counts of all splits.
         declared: The classes stand in a list; those that only masks tell cannot be absent.
+        own_classes: The user's own classes, which ``remap.json`` can leave out.
     """
     names, total, training = counts.class_info.names, counts.total, counts.training
-    if not total.any():
+    if counts.uncounted or not total.any():
         return []
     findings = []
     if np.count_nonzero(training) == 1:
@@ -72,7 +76,10 @@ def class_findings(counts: ClassCounts, *, declared: bool) -> list[Finding]:
         findings.append(Finding("one_class", (), 1, KINDS["one_class"].action, only))
     empty = {names[i]: "no pixel in any split" for i in np.flatnonzero(total == 0)} if declared else {}
     if empty:
-        findings.append(Finding("empty_class", (), len(empty), KINDS["empty_class"].action, empty))
+        without = json.dumps(dict.fromkeys(empty), ensure_ascii=False)
+        action = f"label some, or leave them out by a file remap.json in the root: {without}"
+        action = action if own_classes else KINDS["empty_class"].action
+        findings.append(Finding("empty_class", (), len(empty), action, empty))
     present = training[training > 0]
     median = float(np.median(present))
     rare = {

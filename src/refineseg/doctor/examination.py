@@ -24,12 +24,13 @@ from refineseg.data.samples.remap import Remapped
 from refineseg.data.samples.threads import read_all
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
-from refineseg.doctor.findings import Finding, grouped, in_order
+from refineseg.doctor.findings import Finding, grouped, in_order, refusal
 from refineseg.doctor.inspection import inspect
 from refineseg.doctor.inventory import Case, Inventory, take_inventory
 from refineseg.doctor.sequences import NumberedFrame, sequence_findings
 from refineseg.errors import ConfigError, DatasetError, ImageError
 
+_UNCOUNTED = frozenset({"mixed_palettes", "binary_mask"})  # each pixel has a class, but not the one that is meant
 _LEAST_CONTRAST = 8  # grey levels between the darkest and the brightest cell of a 16-bit image worth comparing
 
 
@@ -114,7 +115,7 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     counts = _counted(inventory, facts, expected, faults)
     findings = [*grouped(faults), *_image_findings(cases, facts)]
     if counts is not None:
-        findings += class_findings(counts, declared=expected.declared)
+        findings += class_findings(counts, declared=expected.declared, own_classes=inventory.own_classes)
     if inventory.own_masks and all(finding.severity != "error" for finding in findings):
         findings += grouped(_refusals(inventory, counts))
     return Examination(data, inventory, expected, tuple(facts), tuple(faults), in_order(findings), counts)
@@ -154,15 +155,19 @@ def _counted(
     repairs = {fault.file: fault.values for fault in faults if fault.values is not None}
     pixels = {split: np.zeros(num_classes, np.int64) for split in inventory.splits}
     void = dict.fromkeys(inventory.splits, 0)
+    unknown = {fault.file for fault in faults if fault.kind in _UNCOUNTED and fault.values is None}
+    uncounted = 0
     for case, found in zip(inventory.cases, facts, strict=True):
-        if found.mask is None or found.mask.problem:
+        if found.mask is None:
             continue
-        for index, count in class_counts(found.mask, expected, repairs.get(case.shown_mask)).items():
+        classes = {} if found.mask.problem else class_counts(found.mask, expected, repairs.get(case.shown_mask))
+        uncounted += case.shown_mask in unknown or sum(classes.values()) != found.mask.hw[0] * found.mask.hw[1]
+        for index, count in classes.items():
             if 0 <= index < num_classes:
                 pixels[case.split][index] += count
             else:
                 void[case.split] += count
-    return ClassCounts(expected.class_info, pixels, void)
+    return ClassCounts(expected.class_info, pixels, void, uncounted)
 
 
 def _image_findings(cases: Sequence[Case], facts: Sequence[CaseFacts]) -> list[Finding]:
@@ -188,7 +193,7 @@ def _refusals(inventory: Inventory, counts: ClassCounts | None) -> list[Fault]:
         try:
             dataset = open_dataset("folder", inventory.root, split=split)
         except (DatasetError, ImageError, ConfigError) as error:
-            faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            faults.append(refusal(split, error))
             continue
         if split == "train" and counts is not None and isinstance(dataset, Remapped):
             left = set(dataset.table[np.flatnonzero(counts.pixels[split])]) - {dataset.class_info.ignore_index}

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refineseg.data.checks.kinds import KINDS, Fault, Severity
+from refineseg.errors import RefinesegError
+from refineseg.terminal.printable import printable
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,18 @@ class Finding:
             "details": dict(self.details),
         }
         return value | ({"groups": [list(group) for group in self.groups]} if self.groups else {})
+
+
+def refusal(name: str, error: RefinesegError, kind: str = "refused") -> Fault:
+    """What a reader says, as a fault; of several lines where the error has them.
+
+    Args:
+        name: The split, file or root.
+        error: What was raised.
+        kind: A key of :data:`KINDS`.
+    """
+    text = "\n".join(map(printable, error.args))
+    return Fault(kind, name, text, text, whole=kind == "refused")
 
 
 def grouped(faults: Iterable[Fault]) -> list[Finding]:

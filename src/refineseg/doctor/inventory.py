@@ -13,13 +13,23 @@ from pathlib import Path
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.datasets import DATASETS, open_dataset
-from refineseg.data.own.folder_layout import existing_folders, folder_splits, partners, stray_images
+from refineseg.data.own.folder_layout import (
+    existing_folders,
+    folder_splits,
+    partners,
+    split_like,
+    splits_to_train_on,
+    stray_images,
+)
 from refineseg.data.own.formats import recognise, unread_annotations
 from refineseg.data.samples.class_files import CLASS_FILES, read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import Dataset, PairDataset
+from refineseg.doctor.findings import refusal
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder
+from refineseg.images.files import first_names
+from refineseg.terminal.printable import printable
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,19 @@ def take_inventory(name: str, root: Path) -> Inventory:
     try:
         form, inner = recognise(root)
     except DatasetError as error:
-        refusal = Fault("refused", root.name, str(error), str(error), whole=True)
-        return Inventory(root, False, True, (), (), (refusal,))
+        return Inventory(root, False, True, (), (), (refusal(root.name, error),))
     found = _folder_inventory(inner) if form == "masks" else _read_inventory(name, root)
-    return replace(found, faults=(*found.faults, *_left_out(inner)))
+    return replace(found, faults=(*found.faults, *_no_train_split(found), *_left_out(inner)))
+
+
+def _no_train_split(inventory: Inventory) -> list[Fault]:
+    """Splits of other names, where all of them could be opened."""
+    splits = inventory.splits
+    if split_like("train", splits) or any(fault.kind == "refused" for fault in inventory.faults):
+        return []
+    options = splits_to_train_on(splits)
+    action = printable(f"refineseg train ... {options}, or move their folders into train and val")
+    return [Fault("no_train_split", first_names(splits), action, action, whole=True)] if options else []
 
 
 def _left_out(root: Path) -> list[Fault]:
@@ -119,7 +138,7 @@ def _read_inventory(name: str, root: Path) -> Inventory:
                 text = f"expected at least one split in {root}, got none; name train or val in its list of splits"
                 faults.append(Fault("refused", root.name, text, text, whole=True))
         except (DatasetError, ImageError, ConfigError) as error:
-            faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
+            faults.append(refusal(root.name, error))
             required, optional = (), ()
     base = root if is_folder(root) else root.parent
     notes: list[str] = []
@@ -131,7 +150,7 @@ def _read_inventory(name: str, root: Path) -> Inventory:
             raise
         except (DatasetError, ImageError, ConfigError) as error:
             if split in required:
-                faults.append(Fault("refused", split, str(error), str(error), whole=True))
+                faults.append(refusal(split, error))
             else:
                 notes.append(f"{split} was not examined: {error}")
             continue
@@ -171,18 +190,18 @@ def _folder_inventory(root: Path) -> Inventory:
         listed = read_class_file(root)
     except ConfigError as error:
         name = next(name for name in CLASS_FILES if is_file(root / name))
-        faults.append(Fault("bad_class_file", name, str(error), str(error)))
+        faults.append(refusal(name, error, "bad_class_file"))
     cases: list[Case] = []
     splits: tuple[str, ...] = ()
     try:
         splits = folder_splits(root)
     except DatasetError as error:
-        faults.append(Fault("refused", root.name, str(error), str(error), whole=True))
+        faults.append(refusal(root.name, error))
     for split in splits:
         try:
             found, wrong = _split_cases(root, split)
         except ImageError as error:  # a folder that cannot be listed
-            faults.append(Fault("refused", split, str(error), str(error), whole=True))
+            faults.append(refusal(split, error))
             continue
         cases += found
         faults += wrong
@@ -190,7 +209,7 @@ def _folder_inventory(root: Path) -> Inventory:
             faults.append(
                 Fault("refused", split, "no images", f"add images and masks to the split {split}", whole=True)
             )
-    notes = () if listed is None else alike(listed[0].names)
+    notes: tuple[str, ...] = () if listed is None else alike(listed[0].names)
     with contextlib.suppress(DatasetError, ImageError, OSError):  # said above
         notes += (*stray_images(root), *unread_annotations(root))
     class_info, table = listed or (None, None)
@@ -213,7 +232,10 @@ def _split_cases(root: Path, split: str) -> tuple[list[Case], list[Fault]]:
             if len(twins) > 1:
                 names = [relative_name(path, root) for path in twins]
                 faults += [Fault("ambiguous_name", name, f"one of {len(names)} for {key}") for name in names]
-        mask = found.masks[key][0] if key in found.masks else None
+        mask = found.masks[key][0] if key in found.masks else found.by_case.get(key)
+        if key in found.by_case:
+            detail = f"{relative_name(found.by_case[key], root)} differs only by capitals"
+            faults.append(Fault("name_case", relative_name(paths[0], root), detail))
         if mask is None:
             faults.append(Fault("missing_mask", relative_name(paths[0], root), f"no mask {key} in {split}"))
         cases.append(_case(split, key, paths[0], mask, root))

@@ -31,19 +31,20 @@ from refineseg.data.samples.threads import read_all
 from refineseg.data.storage.remote import is_remote
 from refineseg.doctor.examination import Examination
 from refineseg.doctor.inventory import Case, relative_name
+from refineseg.doctor.jpeg_masks import jpeg_values, legal_colours, two_colours
 from refineseg.doctor.sixteen_bits import bits_of, eight_bits, what_became
 from refineseg.errors import ConfigError, DatasetError, ImageError
 from refineseg.files.archives import is_file, read_bytes
 from refineseg.files.writing import folder_beside, remove_leftovers, write_error, written_beside
 from refineseg.images.encoding import save_image, write_image
-from refineseg.images.files import read_mask, read_opaque, read_rgb
+from refineseg.images.files import read_mask, read_opaque
 
 REPAIRS = "repairs.json"  # the list of repairs in the copy
 
 _UNCHANGED = frozenset({"empty_mask", "void_mask", "several_pictures"})  # copied as they are
+_RENAMED = frozenset({"name_case"})  # copied under the name of the image
 _BY_VALUES = frozenset({"off_by_one", "binary_mask", "palette_mask", "rgb_mask"})
 _NOT_THERE = frozenset({"unlabelled_split", "ambiguous_name"})  # of which nothing, or one of several files, is copied
-_SEPARATION = 32  # least distance between the values of a JPEG mask, whose errors reach a quarter of it
 _STOPPING = frozenset({"bad_class_file", "missing_class_file"})
 
 
@@ -74,6 +75,7 @@ class RepairReport:
         changed: Repaired files.
         left_out: File -> why its pair is not in the copy.
         remaining: Findings that are for the user to decide on, and what the reader says of the copy.
+        samples: How many samples are in the copy, and of how many.
     """
 
     out: Path
@@ -81,6 +83,7 @@ class RepairReport:
     changed: tuple[Change, ...]
     left_out: dict[str, str]
     remaining: tuple[str, ...]
+    samples: tuple[int, int] = (0, 0)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -94,7 +97,9 @@ class RepairReport:
 
     def lines(self) -> list[str]:
         """For a terminal; names are not escaped yet."""
-        lines = [f"copy: {self.out}: {self.copied} files as they are, {len(self.changed)} repairs"]
+        kept, samples = self.samples
+        part = f"{kept} of {samples} samples, " if kept < samples else ""
+        lines = [f"copy: {self.out}: {part}{self.copied} files as they are, {len(self.changed)} repairs"]
         if not self.copied and not self.changed:
             lines = ["no copy"]
         lines += [f"  repaired {c.kind}: {c.file} -> {c.written}: {c.what}" for c in self.changed]
@@ -137,7 +142,7 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
 
     Pairs without a fault are copied byte by byte. Pairs with a fault that cannot be repaired without guessing are left
     out; so are images and masks without a partner. Duplicates and sequences are copied, because which of them to keep
-    is for the user to say.
+    is for the user to say. Nothing is written where most samples would be left out.
 
     Everything is written into a temporary folder in OUT, and moved when it is whole: what is interrupted leaves nothing
     but that folder, which the next run removes.
@@ -173,9 +178,13 @@ def repair(examination: Examination, out: Path, *, report: Callable[[int, int], 
             for result in written:
                 left_out |= result.left_out
             changed = tuple(change for result in written for change in result.changed)
-            if not any(result.copied or result.changed for result in written):
-                return RepairReport(out, 0, (), left_out, ("nothing was written: no pair can be copied",))
-            repaired = RepairReport(out, copied, changed, left_out, (*_undecided(examination), *_refused(folder, out)))
+            kept, samples = sum(bool(result.copied or result.changed) for result in written), len(inventory.cases)
+            if 2 * kept < samples or not kept:
+                few = f"only {kept}" if kept else "none"
+                said = f"nothing was written: {few} of {samples} samples could be copied, correct the others first"
+                return RepairReport(out, 0, (), left_out, (said,))
+            remaining = (*_undecided(examination), *_refused(folder, out))
+            repaired = RepairReport(out, copied, changed, left_out, remaining, (kept, samples))
             with written_beside(folder / REPAIRS) as temporary:
                 temporary.write_text(json.dumps(repaired.to_json(), indent=1), encoding="utf-8")
             for path in sorted(folder.iterdir(), key=lambda path: path.name == REPAIRS):
@@ -218,7 +227,7 @@ class _RepairPlan:
         """One pair: copied, repaired or left out."""
         if case.image is None or case.mask is None or facts.mask is None or facts.image is None:
             return _Written(0, (), {})
-        kinds = {fault.kind for fault in faults} - _UNCHANGED
+        kinds = {fault.kind for fault in faults} - _UNCHANGED - _RENAMED
         values = _mask_table(facts.mask, faults, kinds, self.expected)
         hopeless = kinds - _BY_VALUES - {"rotated_image", "sixteen_bit_image", "jpeg_mask"}
         if same_shape(facts.mask.hw, facts.image.hw) and not facts.mask.problem:
@@ -234,7 +243,11 @@ class _RepairPlan:
             mask_file = masks / f"{case.name}{case.mask.suffix}"
             changes = []
             if values is not None and kinds - {"sixteen_bit_image"}:
-                mask = _jpeg_values(case.mask, values) if "jpeg_mask" in kinds else _values(case.mask, values)
+                mask = (
+                    jpeg_values(case.mask, values, certain=not any(fault.values for fault in faults))
+                    if "jpeg_mask" in kinds
+                    else _values(case.mask, values)
+                )
                 mask_file = masks / f"{case.name}.png"
                 mask = upright(mask, turn)
                 done = _what_was_done(values, facts.mask, turn)
@@ -246,6 +259,9 @@ class _RepairPlan:
                 changes.append(Change(case.shown_mask, relative_name(mask_file, self.out), kind, done))
             else:
                 _copy(case.mask, mask_file)
+                if any(fault.kind in _RENAMED for fault in faults):
+                    written = relative_name(mask_file, self.out)
+                    changes.append(Change(case.shown_mask, written, "name_case", "named as its image"))
             image_file = images / f"{case.name}{case.image.suffix}"
             if kinds & {"rotated_image", "sixteen_bit_image"}:
                 image_file = images / f"{case.name}.png"
@@ -269,7 +285,7 @@ def _mask_table(mask: MaskFacts, faults: Sequence[Fault], kinds: set[str], expec
     """What to write for each value or colour of a mask; None where that is not certain."""
     remedies = [fault.values for fault in faults if fault.values is not None]
     if "jpeg_mask" in kinds:
-        return _legal(mask, expected)
+        return two_colours(remedies[0]) if remedies else legal_colours(mask, expected)
     if remedies:
         coloured = mask.form == "colour"
         return LabelTable(
@@ -280,38 +296,6 @@ def _mask_table(mask: MaskFacts, faults: Sequence[Fault], kinds: set[str], expec
         known = all((code >> 16, (code >> 8) & 255, code & 255) in colours for code in mask.counts)
         return LabelTable({}, colours) if known else None
     return None if kinds & _BY_VALUES else LabelTable({value: value for value in mask.counts})
-
-
-def _legal(mask: MaskFacts, expected: Expected) -> LabelTable | None:
-    """The values or colours a JPEG mask can hold, where they lie far enough apart."""
-    grey = all(max(c >> 16, (c >> 8) & 255, c & 255) - min(c >> 16, (c >> 8) & 255, c & 255) <= 2 for c in mask.counts)
-    values = {value: value for value in expected.table.values if value <= 255}
-    colours = {colour: expected.value_of(index) for colour, index in expected.table.colours.items()}
-    table = LabelTable({}, {(v, v, v): v for v in values} if grey else colours)
-    levels = np.array(list(table.colours), np.int64).reshape(-1, 3)
-    apart = np.abs(levels[:, None] - levels[None]).max(axis=2)
-    if len(levels) < 2 or apart[~np.eye(len(levels), dtype=bool)].min() < _SEPARATION:
-        return None
-    return table
-
-
-def _jpeg_values(path: Path, table: LabelTable) -> NDArray[Any]:
-    """Each pixel's nearest colour.
-
-    Raises:
-        DatasetError: A pixel is not clearly nearer to one than to all others.
-    """
-    rgb, colours = read_rgb(path).astype(np.int32), list(table.colours)
-    distances = np.stack([np.abs(rgb - np.array(colour, np.int32)).max(axis=2) for colour in colours])
-    order = np.sort(distances, axis=0)
-    levels = np.array(colours, np.int64)
-    apart = np.abs(levels[:, None] - levels[None]).max(axis=2)
-    unclear = int((4 * order[0] > apart[~np.eye(len(levels), dtype=bool)].min()).sum())
-    if unclear:
-        raise DatasetError(f"{unclear} pixels of the JPEG mask are blurred between classes: export it as PNG")
-    nearest = distances.argmin(axis=0)
-    values: NDArray[Any] = np.array(list(table.colours.values()), np.uint16)[nearest]
-    return values
 
 
 def _values(path: Path, table: LabelTable) -> NDArray[Any]:
@@ -345,7 +329,10 @@ def _what_was_done(table: LabelTable, mask: MaskFacts, turn: int) -> str:
     if moved:
         parts.append(", ".join(f"{old} became {new}" for old, new in sorted(moved.items())[:8]))
         parts += [f"and {len(moved) - 8} more values"] * (len(moved) > 8)
-    if table.colours:
+    if mask.form == "jpeg":
+        listed = ", ".join(f"{value} for {colour}" for colour, value in [*table.colours.items()][:8])
+        parts.append(f"each pixel got the value of the nearest colour, {listed}")
+    elif table.colours:
         parts.append("colours became values")
     if turn != 1:
         parts.append(f"turned by EXIF orientation {turn} of its image")

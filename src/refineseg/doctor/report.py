@@ -80,9 +80,10 @@ def _findings(examination: Examination) -> Iterator[str]:
         return
     yield "<table><thead><tr><th></th><th>kind</th><th>count</th><th>what, where, what to do</th></tr></thead><tbody>"
     for finding in examination.findings:
+        action = "<br>".join(map(_text, finding.action.split("\n")))
         yield (
             f'<tr><td class="severity {finding.severity}">{finding.severity}</td><td><code>{finding.kind}</code></td>'
-            f'<td class="number">{finding.count}</td><td>{_text(finding.meaning)}.<br><b>{_text(finding.action)}</b>'
+            f'<td class="number">{finding.count}</td><td>{_text(finding.meaning)}.<br><b>{action}</b>'
             f"{_names(finding)}</td></tr>"
         )
     yield "</tbody></table>"
@@ -158,7 +159,9 @@ def _classes(examination: Examination) -> Iterator[str]:
         )
     labelled = sum(int(total.sum()) for total in counts.pixels.values())
     void = sum(counts.void.values())
-    yield f"</tbody></table><p>Of the labelled pixels; {100 * void / (labelled + void):.3g} % of all are void.</p>"
+    without = f" {counts.uncounted} masks with errors are not counted, or in part." if counts.uncounted else ""
+    share = f"{100 * void / (labelled + void):.3g} %"
+    yield f"</tbody></table><p>Of the labelled pixels; {share} of all are void.{without}</p>"
 
 
 def _samples(examination: Examination) -> Iterator[str]:

@@ -41,7 +41,8 @@ def finding_lines(finding: Finding) -> list[str]:
         lines.append(f"  {name}" + (f": {_one_line(detail)}" if detail != finding.action else ""))
     if len(finding.details) > most:
         lines.append(f"  and {len(finding.details) - most} more; -v shows them all")
-    return [*lines, f"  -> {_one_line(finding.action)}"]
+    first, *more = finding.action.split("\n")  # line breaks in names are escaped there
+    return [*lines, f"  -> {first}", *(f"     {line}" for line in more)]
 
 
 def _one_line(message: str) -> str:

@@ -5,7 +5,8 @@ In: values (or colours as 0xRRGGBB) with their pixel counts, and the table they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from refineseg.class_info import Colour, LabelTable
@@ -17,6 +18,7 @@ COLOUR_EXAMPLE = '{"classes": [{"id": 0, "name": "road", "color": [128, 64, 128]
 """How a class table with colours is written."""
 
 _SHOWN = 5
+_MOST_COLOURS = 20  # in a list of classes that is made of the colours that were found
 _MANY = 16  # more unknown values than this in one mask are no forgotten classes
 
 
@@ -57,10 +59,11 @@ def wrong_values(path: Path, found: Found, table: LabelTable, ignore_index: int)
     """A mask with values that stand for no class."""
     unknown = [(value, count) for value, count in found if value not in table.values]
     shown = _listed([(str(value), count) for value, count in unknown], "values")
-    return f"{path}: expected {legal_values(table, ignore_index)}, got {shown}; {_value_advice(found, table)}"
+    advice = _value_advice(found, table, ignore_index)
+    return f"{path}: expected {legal_values(table, ignore_index)}, got {shown}; {advice}"
 
 
-def _value_advice(found: Found, table: LabelTable) -> str:
+def _value_advice(found: Found, table: LabelTable, ignore_index: int) -> str:
     present = {value for value, _ in found}
     unknown = present - set(table.values)
     if len(unknown) > _MANY:
@@ -74,7 +77,55 @@ def _value_advice(found: Found, table: LabelTable) -> str:
     if 0 not in present and unknown == {max(table.values.keys() - {255}, default=0) + 1}:
         advice = "if the values start at 1 they are one too high: subtract 1"
         return advice + (", or list the values as they are in classes.json" if table.declared_in else "")
-    return f"list them in {table.declared_in} or correct the mask" if table.declared_in else "correct the mask"
+    return listing_advice(present, table, ignore_index) if table.declared_in else "correct the mask"
+
+
+def listing_advice(used: Collection[int], table: LabelTable, ignore_index: int, names: Sequence[str] = ()) -> str:
+    """What to do about values that the user's list of classes does not have.
+
+    Args:
+        used: The values that masks hold.
+        table: How masks write classes, with the name of the list.
+        ignore_index: Void.
+        names: The classes in their order, where they are known.
+
+    Example:
+        >>> table = LabelTable({0: 0, 1: 1, 255: 255}, declared_in="classes.txt")
+        >>> listing_advice({0, 90, 255}, table, 255)  # doctest: +ELLIPSIS
+        'classes.txt cannot list values: write classes.json in its place, {"classes": [{"id": 0, "name": "..."}, ...'
+    """
+    file, classes = table.declared_in, {value for value, index in table.values.items() if index != ignore_index}
+    labelled, count = set(used) - (table.values.keys() - classes), len(classes)
+    counted = classes == set(range(count)) and 0 in labelled
+    if counted and max(labelled) == count:
+        line = "entry" if file.endswith(".json") else "line"
+        return (
+            f"is the background missing as the first {line} of {file}, or the name of value {count} as its last? It "
+            f"has {count} name{'s' * (count != 1)}, and the masks use 0..{count}; add the name, or correct the mask"
+        )
+    if file.endswith(".json"):
+        return f"list the values in {file} or correct the mask"
+    if counted and labelled == set(range(max(labelled) + 1)):
+        return f"add the names of the values up to {max(labelled)} to {file}, or correct the mask"
+    values, known = sorted(used), len(names) == len(used)
+    listed = dict(zip(values, names if known else ["..."] * len(values), strict=True))
+    example = json.dumps({"classes": [{"id": v, "name": listed[v]} for v in values[:_SHOWN]]}, ensure_ascii=False)
+    example = example.replace("]}", ", ...]}") if not known or len(values) > _SHOWN else example
+    return f"{file} cannot list values: write classes.json in its place, {example}, or correct the mask"
+
+
+def classes_of_colours(colours: Mapping[int, int]) -> str:
+    """A ``classes.json`` of the most frequent colours, to be edited.
+
+    Args:
+        colours: Colours as 0xRRGGBB -> their pixels.
+
+    Example:
+        >>> classes_of_colours({0x0000FF: 5, 0: 9})
+        '{"classes": [{"name": "class_0", "color": [0, 0, 0]}, {"name": "class_1", "color": [0, 0, 255]}]}'
+    """
+    codes = sorted(colours, key=lambda code: -colours[code])[:_MOST_COLOURS]
+    return json.dumps({"classes": [{"name": f"class_{i}", "color": _colour(code)} for i, code in enumerate(codes)]})
 
 
 def wrong_colours(path: Path, found: Found, table: LabelTable) -> str:

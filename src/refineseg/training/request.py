@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, parse_sources
+from refineseg.data.own.folder_layout import split_like
 from refineseg.data.samples.given import GIVEN
 from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
@@ -144,18 +145,12 @@ def fitted(
     name, root = next(iter(sources.items()))
     splits = data_splits(name, root)
     if splits is not None and config.train_split == "train":
-        config = replace(config, train_split=_split_like("train", splits) or "train")
+        config = replace(config, train_split=split_like("train", splits) or "train")
     if splits is not None and config.val_split in ("val", HELD_OUT):  # of a run.json of other data, too
-        config = replace(config, val_split=_split_like("val", splits) or _instead_of_val(config, name, root, say))
+        config = replace(config, val_split=split_like("val", splits) or _instead_of_val(config, name, root, say))
     if config.patience is not None and config.val_split is None:
         raise ConfigError(f"expected validation images for --patience {config.patience}, got none; leave it out")
     return config
-
-
-def _split_like(usual: str, splits: Sequence[str]) -> str | None:
-    """A split by its usual name, or the only one whose name begins so: ``valid``, ``Validation``, ``val2017``."""
-    alike = [split for split in splits if split.lower().startswith(usual)]
-    return usual if usual in splits else alike[0] if len(alike) == 1 else None
 
 
 def _instead_of_val(config: TrainingConfig, name: str, root: Root, say: Callable[[str], None]) -> str | None:

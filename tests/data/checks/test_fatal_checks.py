@@ -49,10 +49,27 @@ def _missing_class_file(root, name, image, mask):
         Image.fromarray(np.asarray(Image.open(path)) // 85 * 7).save(path)
 
 
+def _mixed_palettes(root, name, image, mask):
+    """Two masks with the same two colours, of which each has another number in each of them."""
+    for number, colours in enumerate(((90, 90, 90, 200, 0, 0), (200, 0, 0, 90, 90, 90))):
+        put(root, f"{name}{number}", image + np.uint8(number), mask)
+        file = Image.fromarray((mask == 1).astype(np.uint8), mode="P")
+        file.putpalette(colours)
+        file.save(root / "masks" / f"{name}{number}.png")
+
+
+def _name_case(root, name, image, mask):
+    put(root, name, image, mask)
+    path = root / "images" / f"{name}.png"
+    path.rename(path.with_name("BAD.PNG"))
+
+
 PLANTED = MAKERS | {
     "refused": _refused,
     "bad_class_file": _bad_class_file,
     "missing_class_file": _missing_class_file,
+    "name_case": _name_case,
+    "mixed_palettes": _mixed_palettes,
 }
 
 

@@ -182,3 +182,18 @@ def test_wrong_text_is_refused_with_the_line_named(tmp_path, name, text, message
     (tmp_path / name).write_bytes(text)
     with pytest.raises(ConfigError, match=message):
         read_class_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ("0: sky\n1: road 2\n2: car", ("sky", "road 2", "car")),
+        ("0 sky\n1\troad", ("sky", "road")),
+        ("1: sky\n2: road", ("1: sky", "2: road")),
+        ("0: sky\nroad", ("0: sky", "road")),
+        ("0\n1\n2", ("0", "1", "2")),
+    ],
+)
+def test_numbers_before_names_are_left_out_where_they_are_the_values(tmp_path, lines, names):
+    (tmp_path / "classes.txt").write_text(lines)
+    assert read_class_file(tmp_path)[0].names == names

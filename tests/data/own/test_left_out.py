@@ -334,7 +334,7 @@ def test_labels_that_differ_by_blanks_are_one_class_and_by_capitals_are_told(tmp
     _labelme(tmp_path, ("red car", "polygon", BOX), (" red  car ", "point", [[2, 2]]), ("Red Car", "point", [[40, 30]]))
     dataset = open_dataset("folder", tmp_path, split="train")
     assert dataset.class_info.names == ("background", "Red Car", "red car")
-    assert "the classes 'Red Car' and 'red car' differ by capitals or blanks only" in dataset.notes[-1]
+    assert "the classes 'red car' and 'Red Car' differ by capitals or blanks only" in dataset.notes[-1]
     (tmp_path / "remap.json").write_text('{"Red Car": "red car"}')
     assert open_dataset("folder", tmp_path, split="train").class_info.names == ("background", "red car")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
 
-from fakes.own import FAKES, LABELS, brush_rle, coco_json, scenes
+from fakes.own import FAKES, LABELS, brush_rle, coco_json, fake_labelme, fake_yolo, scenes
 from refineseg.data.datasets import open_dataset
 from refineseg.data.own.label_studio_rle import brush_pixels, decode_values
 from refineseg.data.own.outlines import inside_polygon, painted
@@ -723,3 +723,30 @@ def test_a_wrong_class_file_beside_any_form_is_an_error(tmp_path):
     (root / "classes.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"expected a list of objects under .classes."):
         open_dataset("folder", root, split="train")
+
+
+def test_label_files_of_yolo_without_names_are_one_message_with_the_file_that_is_missing(tmp_path):
+    fake_yolo(tmp_path)
+    wanted = open_dataset("folder", tmp_path, split="train")
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DatasetError, match="look like YOLO") as error:
+        open_dataset("folder", tmp_path, split="train")
+    text = str(error.value).partition("write it: ")[2].replace("NAME_OF_0, NAME_OF_1, ...", "a, b, c")
+    (tmp_path / "data.yaml").write_text(text)
+    found = open_dataset("folder", tmp_path, split="train")
+    assert np.array_equal(found[0].mask, wanted[0].mask)
+
+
+def test_a_rare_spelling_is_renamed_to_the_usual_one(tmp_path):
+    fake_labelme(tmp_path)
+    for path in sorted(tmp_path.rglob("*.json")):
+        content = json.loads(path.read_text())
+        for shape in content["shapes"]:
+            shape["label"] = "red cell"
+        path.write_text(json.dumps(content))
+    content["shapes"][0]["label"] = "Red cell"  # sorts first
+    path.write_text(json.dumps(content))
+    notes = open_dataset("folder", tmp_path, split="train").notes
+    assert sum('one: {"Red cell": "red cell"}' in note for note in notes) == 1
+    (tmp_path / "remap.json").write_text('{"Red cell": "red cell"}')
+    assert not any("differ by capitals" in note for note in open_dataset("folder", tmp_path, split="train").notes)

@@ -129,7 +129,7 @@ def test_archives_inside_archives_are_not_opened(tmp_path):
         open_dataset("folder", path, split="train")
     path = _zip(tmp_path / "mixed.zip", [("inner.zip", inner.read_bytes()), ("readme.md", b"x")])
     with pytest.raises(
-        DatasetError, match=r"got 1 \.md, 1 \.zip in no folders; several archives inside are not read: unpack"
+        DatasetError, match=r"got 1 \.md, 1 \.zip directly in it; several archives inside are not read: unpack"
     ):
         open_dataset("folder", path, split="train")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.checks.facts import MaskFacts
+from refineseg.data.checks.facts import MaskFacts, brightness
 from refineseg.data.checks.kinds import Fault
 from refineseg.data.samples.class_files import MOST_UNNAMED
 from refineseg.images.label_messages import value_ranges
@@ -118,6 +118,11 @@ def class_counts(mask: MaskFacts, expected: Expected, values: Mapping[int, int] 
     if mask.form == "colour":
         table = {(r << 16) | (g << 8) | b: index for (r, g, b), index in expected.table.colours.items()}
     counts = mask.counts
+    if mask.form == "jpeg":
+        dark, bright = 0, 0
+        for code, count in counts.items() if values else ():
+            dark, bright = (dark, bright + count) if brightness(code) >= 128 else (dark + count, bright)
+        counts = {value: count for value, count in ((0, dark), (255, bright)) if count}
     if values is not None and mask.form == "colour" and mask.index_counts is not None:  # values saved as grey colours
         counts, table = mask.index_counts, expected.table.values
     found: dict[int, int] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,8 @@ _ORIENTATION = 0x0112
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 _RANGE_UNKNOWN = ("F", "I")  # of pixels of 32 bits only their values tell whether they can be read
 _ALIGNMENT_SIDE = 64
+_NOISE = 24  # channels of a grey pixel of a JPEG file differ by less
+_UNCLEAR = 0.05  # share of the pixels of a JPEG mask that may be neither dark nor bright: the borders of its areas
 _BETTER = 0.1  # share of the variance of colour that the mask must explain more when it is not turned
 
 
@@ -88,6 +90,21 @@ class MaskFacts:
     palette: Mapping[int, int] = field(default_factory=dict)
 
     @property
+    def two_levels(self) -> tuple[int, int] | None:
+        """Dark and bright pixels of a JPEG mask whose pixels are close to black and white; None for others."""
+        if self.form != "jpeg" or self.distinct > len(self.counts):
+            return None
+        levels = [0, 0, 0, 0]
+        for code, count in self.counts.items():
+            levels[brightness(code) // 64] += count
+        return (levels[0] + levels[1], levels[2] + levels[3]) if self._is_clear(levels) else None
+
+    def _is_clear(self, levels: Sequence[int]) -> bool:
+        parts = {code: (code >> 16, (code >> 8) & 255, code & 255) for code in self.counts}
+        coloured = sum(self.counts[code] for code, rgb in parts.items() if max(rgb) - min(rgb) > _NOISE)
+        return levels[1] + levels[2] + coloured <= _UNCLEAR * sum(levels)
+
+    @property
     def index_counts(self) -> Mapping[int, int] | None:
         """Pixels of each value, also of colour masks whose channels are equal; None for other colours and JPEG."""
         if self.form in ("index", "palette"):
@@ -95,6 +112,11 @@ class MaskFacts:
         if self.form == "colour" and all(code == (code & 255) * 0x010101 for code in self.counts):
             return {code & 255: count for code, count in self.counts.items()}
         return None
+
+
+def brightness(code: int) -> int:
+    """Mean of the three channels of a colour 0xRRGGBB, 0..255."""
+    return ((code >> 16) + ((code >> 8) & 255) + (code & 255)) // 3
 
 
 @dataclass(frozen=True)

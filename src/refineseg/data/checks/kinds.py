@@ -40,7 +40,13 @@ KINDS: dict[str, FaultKind] = {
     ),
     "missing_mask": FaultKind("error", "images without a mask", "add a mask of the same name, or remove the image"),
     "missing_image": FaultKind("error", "masks without an image", "add an image of the same name, or remove the mask"),
+    "name_case": FaultKind(
+        "error", "masks whose names differ from their image's only by capitals", "rename one of both (--fix does)"
+    ),
     "ambiguous_name": FaultKind("error", "several files for one sample", "keep one of each name"),
+    "no_train_split": FaultKind(
+        "warning", "no split is called train, so that training must be told", "name the splits to learn from"
+    ),
     "left_out": FaultKind(
         "warning",
         "entries that are no files, and folders that cannot be listed",
@@ -62,6 +68,11 @@ KINDS: dict[str, FaultKind] = {
         "error",
         "palette masks whose colours say other classes than their indices",
         "number the palette as the classes (--fix does)",
+    ),
+    "mixed_palettes": FaultKind(
+        "error",
+        "palette masks in which an index has another colour than in most of them: the classes are numbered differently",
+        "give every class its colour in classes.json, then --fix numbers the masks by their colours",
     ),
     "binary_mask": FaultKind(
         "error",
@@ -153,6 +164,7 @@ FATAL: dict[str, Fatal] = {
     "missing_class_file": Fatal("opening"),
     "missing_mask": Fatal("opening"),
     "missing_image": Fatal("opening"),
+    "name_case": Fatal("opening"),
     "ambiguous_name": Fatal("opening"),
     "unreadable_image": Fatal("file"),
     "unreadable_mask": Fatal("file"),
@@ -161,6 +173,7 @@ FATAL: dict[str, Fatal] = {
     "jpeg_mask": Fatal("mask"),
     "rgb_mask": Fatal("mask", "read"),
     "palette_mask": Fatal("mask"),
+    "mixed_palettes": Fatal("mask"),
     "binary_mask": Fatal("mask"),
     "off_by_one": Fatal("mask"),
     "unknown_values": Fatal("mask"),

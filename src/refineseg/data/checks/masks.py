@@ -5,14 +5,14 @@ In: the facts of all masks and what they should hold. Out: faults. A mask withou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from refineseg.class_info import LabelTable
 from refineseg.data.checks.expected import Expected, class_counts
 from refineseg.data.checks.facts import MaskFacts
 from refineseg.data.checks.kinds import Fault
-from refineseg.images.label_messages import COLOUR_EXAMPLE, legal_values, value_ranges
+from refineseg.images.label_messages import classes_of_colours, legal_values, listing_advice, value_ranges
 
 Named = Sequence[tuple[str, MaskFacts]]
 """Masks under the names of their files."""
@@ -22,6 +22,8 @@ _MOST_COLOURS = 256
 _SHOWN = 5
 _MORE_VOID = 3.0  # times the void of masks that are sure to use it
 _FULL = 255
+_VISIBLE = 32  # levels between two colours of one index that nobody takes for one
+_ONES = 0.1  # share of the dark pixels of a JPEG mask that are 1 where 1 is a class, and not noise beside an edge
 _UNSURE = "look at these masks: values may be one too high or too low in all masks, or a class is missing in the list"
 _BACKGROUNDS = frozenset({"background", "bg", "class_0"})
 
@@ -43,6 +45,9 @@ def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_vo
         max(usual_void, void_share(readable)),
         any(mask.form == "palette" and _palette_disagrees(mask, expected) for _, mask in readable),
         _impossible_shifts(readable, expected),
+        frozenset().union(*(mask.index_counts or () for _, mask in readable if len(mask.counts) <= _MOST_COLOURS)),
+        classes_of_colours(_colours([mask for _, mask in readable if mask.form == "colour"])) if coloured else "",
+        _two_level_values(readable, expected),
     )
     faults: list[Fault] = []
     for name, mask in masks:
@@ -50,6 +55,9 @@ def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_vo
         if not found and mask.counts:
             found = _without_classes(name, mask, expected, own_classes)
         faults += found
+    if own_classes or expected.table.declared_in:
+        by_colour = {fault.file for fault in faults if fault.kind == "palette_mask"}
+        faults += _mixed_palettes([(name, mask) for name, mask in readable if name not in by_colour], expected)
     return _with_full_masks(_with_shifted_masks(readable, faults, expected), readable)
 
 
@@ -63,6 +71,10 @@ class _Context:
         void_share: Share of void in masks that are sure to use it.
         palettes_differ: The palette of some mask says other classes than its values.
         impossible_shifts: Shifts, of -1 and 1, that some mask shows to be none of this data set.
+        used: Values of all masks of values.
+        colour_list: A list of classes of the colours of all masks of colours.
+        two_level_values: What to write for the dark (0) and bright (255) pixels of JPEG masks; None where that is not
+            certain; empty where there are not two classes.
     """
 
     expected: Expected
@@ -70,6 +82,9 @@ class _Context:
     void_share: float
     palettes_differ: bool
     impossible_shifts: frozenset[int]
+    used: frozenset[int]
+    colour_list: str
+    two_level_values: Mapping[int, int] | None
 
 
 def void_share(masks: Named) -> float:
@@ -87,7 +102,7 @@ def _one_mask(name: str, mask: MaskFacts, context: _Context) -> list[Fault]:
     if mask.form == "classes":
         return []
     if mask.form == "jpeg":
-        return [Fault("jpeg_mask", name, f"{mask.distinct} different colours")]
+        return [_jpeg_fault(name, mask, context)]
     if mask.form == "colour":
         return _colour_faults(name, mask, context)
     if mask.form == "palette" and _palette_disagrees(mask, context.expected, least=1 if context.palettes_differ else 2):
@@ -114,9 +129,80 @@ def _colour_faults(name: str, mask: MaskFacts, context: _Context) -> list[Fault]
         return [Fault("smoothed_mask", name, f"{mask.distinct} different colours")]
     shown = _listed([(str(_rgb(code)), mask.counts[code]) for code in unknown], "colours")
     if not table.colours:
-        advice = f"save the class indices as grey PNG, or give every class its colour in classes.json: {COLOUR_EXAMPLE}"
+        advice = f"save the class indices as grey PNG, or write classes.json with your names: {context.colour_list}"
         return [Fault("rgb_mask", name, shown, advice)]
     return [Fault("unknown_colours", name, shown, "" if table.declared_in else "repaint the mask")]
+
+
+def _colours(masks: Sequence[MaskFacts]) -> Counter[int]:
+    """Pixels of each colour of masks of colours and palettes."""
+    colours: Counter[int] = Counter()
+    for mask in masks:
+        for value, count in mask.counts.items():
+            colours[mask.palette.get(value, value)] += count
+    return colours
+
+
+def _mixed_palettes(masks: Named, expected: Expected) -> list[Fault]:
+    """Palette masks in which an index has visibly another colour than in most others.
+
+    Void does not count, nor do palettes that tell nothing: those of grey levels, and those with a colour twice.
+    """
+    palettes: dict[str, dict[int, int]] = {}
+    for name, mask in masks:
+        painted = {v: c for v, c in mask.palette.items() if expected.table.values.get(v, v) != expected.ignore_index}
+        if len(set(painted.values())) == len(painted) and any(c != v * 0x010101 for v, c in painted.items()):
+            palettes[name] = painted
+    seen: dict[int, Counter[int]] = {}
+    for painted in palettes.values():
+        for value, code in painted.items():
+            seen.setdefault(value, Counter())[code] += 1
+    if all(len(codes) == 1 for codes in seen.values()):
+        return []
+    usual = {value: codes.most_common(1)[0][0] for value, codes in seen.items()}
+    faults = []
+    for name, painted in palettes.items():
+        others = [v for v, code in painted.items() if _difference(code, usual[v]) >= _VISIBLE]
+        if others:
+            shown = ", ".join(f"{v} is {_rgb(painted[v])} and not {_rgb(usual[v])}" for v in sorted(others)[:_SHOWN])
+            faults.append(Fault("mixed_palettes", name, shown))
+    colours = classes_of_colours(_colours([mask for name, mask in masks if name in palettes]))
+    action = (
+        f"write classes.json with your names, {colours}, then --fix numbers the masks by their colours; where the "
+        "numbers are right and only the colours differ, save the masks as grey PNG"
+    )
+    return [replace(fault, action=action) for fault in faults]
+
+
+def _difference(code: int, other: int) -> int:
+    return max(abs(one - two) for one, two in zip(_rgb(code), _rgb(other), strict=True))
+
+
+def _two_level_values(masks: Named, expected: Expected) -> dict[int, int] | None:
+    """What to write for dark and bright pixels where the JPEG masks are black and white pictures of two classes."""
+    jpegs = [mask for _, mask in masks if mask.form == "jpeg"]
+    levels = [mask.two_levels for mask in jpegs]
+    clear = [found for found in levels if found is not None]
+    dark, bright = sum(found[0] for found in clear), sum(found[1] for found in clear)
+    ones = sum(mask.counts.get(0x010101, 0) for mask, found in zip(jpegs, levels, strict=True) if found is not None)
+    if 2 * len(clear) <= len(jpegs) or not bright or ones > _ONES * dark or expected.table.names_void:
+        return None
+    if expected.class_info is None:
+        return {0: 0, _FULL: 1}
+    values = sorted(expected.class_values)
+    return {0: values[0], _FULL: values[1]} if len(values) == 2 else {}
+
+
+def _jpeg_fault(name: str, mask: MaskFacts, context: _Context) -> Fault:
+    detail, values = f"{mask.distinct} different colours", context.two_level_values
+    if values is None or mask.two_levels is None:
+        return Fault("jpeg_mask", name, detail)
+    detail += ", close to black and white"
+    if not values:
+        action = "export the mask as PNG; with two classes in the list, --fix makes a mask of 0 and 1 of it"
+        return Fault("jpeg_mask", name, detail, action)
+    action = f"write {values[0]} for dark and {values[_FULL]} for bright pixels as PNG (--fix does, from 128 on)"
+    return Fault("jpeg_mask", name, detail, action, values=values)
 
 
 def _classes_by_colour(mask: MaskFacts, expected: Expected) -> dict[int, int]:
@@ -156,12 +242,14 @@ def _index_faults(name: str, counts: Mapping[int, int], distinct: int, context: 
         ]
     shown = _listed([(str(value), counts[value]) for value in unknown], "values")
     detail = f"expected {legal_values(table, expected.ignore_index)}, got {shown}"
-    return [Fault("unknown_values", name, detail, _value_action(table, expected))]
+    return [Fault("unknown_values", name, detail, _value_action(context))]
 
 
-def _value_action(table: LabelTable, expected: Expected) -> str:
-    if table.declared_in:
-        return f"list the values in {table.declared_in} or correct the mask"
+def _value_action(context: _Context) -> str:
+    expected = context.expected
+    if expected.table.declared_in and expected.class_info is not None:
+        names = expected.class_info.names
+        return listing_advice(context.used, expected.table, expected.ignore_index, names)
     return "correct the mask" if expected.declared else "correct the mask, or write classes.json with every value"
 
 

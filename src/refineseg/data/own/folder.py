@@ -72,6 +72,13 @@ def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:
             f"expected one image of each name in {image_folder}, got {len(doubled)} names twice: "
             f"{first_names(doubled)}; rename or remove one of each"
         )
+    if found.by_case:
+        named = [f"{mask.name} for {found.images[key][0].name}" for key, mask in found.by_case.items()]
+        raise DatasetError(
+            f"expected the name of each mask in {mask_folder} as that of its image, got {len(named)} that differ by "
+            f"capitals: {first_names(named)}; rename one of both, or let `refineseg doctor folder:{root} --fix` write "
+            "a repaired copy"
+        )
     lonely = [paths[0] for key, paths in found.images.items() if key not in found.masks]
     _check_partners(lonely, found.orphans, image_folder, mask_folder)
     ambiguous = [" and ".join(path.name for path in paths) for paths in found.masks.values() if len(paths) > 1]

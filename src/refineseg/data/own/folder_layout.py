@@ -10,10 +10,12 @@ holds masks.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refineseg.errors import DatasetError
@@ -35,6 +37,43 @@ def in_usual_order(splits: Iterable[str]) -> tuple[str, ...]:
     """
     found = set(splits)
     return (*(split for split in USUAL_SPLITS if split in found), *sorted(found.difference(USUAL_SPLITS)))
+
+
+def split_like(usual: str, splits: Sequence[str]) -> str | None:
+    """A split by its usual name, or the only one whose name begins so: ``valid``, ``Validation``, ``val2017``.
+
+    Args:
+        usual: Usual name, for instance ``val``.
+        splits: Splits that are there.
+    """
+    alike = [split for split in splits if split.lower().startswith(usual)]
+    return usual if usual in splits else alike[0] if len(alike) == 1 else None
+
+
+def splits_to_train_on(splits: Sequence[str]) -> str:
+    """The options of ``train`` where no split is called like ``train``; empty where none is left to learn from.
+
+    Args:
+        splits: Splits that are there.
+
+    Example:
+        >>> splits_to_train_on(("plate0", "plate1", "plate 2"))
+        "--set train_split=plate0+plate1 --set 'val_split=plate 2'"
+    """
+    named = [split for split in splits if split != "test" and "+" not in split]
+    val = split_like("val", named) or (named[-1] if len(named) > 1 else None)
+    learn = [split for split in named if split != val]
+    chosen = [("train_split", "+".join(learn))] * bool(learn) + [("val_split", val)] * bool(val)
+    return " ".join(f"--set {shlex.quote(f'{key}={_as_text(value)}')}" for key, value in chosen if value and learn)
+
+
+def _as_text(value: str) -> str:
+    """A value of ``--set`` that is a text, also where it looks like a number."""
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
 
 
 _MASK_ENDINGS = ("_mask", "_label", "_labels")
@@ -104,6 +143,17 @@ def has_layout(root: Path, *, usual: bool) -> bool:
     )
 
 
+def folders_to_rename(root: Path) -> str:
+    """Which folders to rename, where one says that it holds images and one that it holds masks; else empty."""
+    inside = [name for name in subfolders(root) if _any_image(root / name)]
+    masks = [name for name in inside if _MASK_WORDS.search(name)]
+    images = [name for name in inside if _IMAGE_WORDS.search(name) and name not in masks]
+    if len(images) != 1 or len(masks) != 1:
+        return ""
+    wanted = {images[0]: "images", masks[0]: masks[0] if masks[0] in MASK_FOLDERS else "masks"}
+    return " and ".join(f"{name} to {new}" for name, new in wanted.items() if name != new)
+
+
 def _any_image(folder: Path) -> bool:
     return is_folder(folder) and any(name.lower().endswith(IMAGE_SUFFIXES) for name in list_files(folder))
 
@@ -168,7 +218,11 @@ def split_folders(root: Path, split: str) -> tuple[Path, Path]:
         inner = [root / name for name in subfolders(root) if split in folder_splits(root / name)]
         meant = f"; it is one level down: give {inner[0]}" if inner else ""
         only = "; images and masks have no splits" if _layout(root).flat else ""
-        raise DatasetError(f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}{meant or only}")
+        options = splits_to_train_on(splits) if split == "train" else ""
+        how = f"; to train on these: {options}" if options else ""
+        raise DatasetError(
+            f"expected a split of {', '.join(splits)} (those in {root}), got {split!r}{meant or only or how}"
+        )
     images, places = _folders(root, split, _layout(root))
     masks = [folder for folder in places if is_folder(folder)]
     if not is_folder(images):
@@ -202,11 +256,13 @@ class Partners:
         images: Name of each sample -> its image files, which should be one.
         masks: Name of each sample that has one -> its mask files, which should be one.
         orphans: Masks without an image.
+        by_case: Name of each sample without a mask -> the mask whose name differs only by capitals.
     """
 
     images: dict[str, list[Path]]
     masks: dict[str, list[Path]]
     orphans: tuple[Path, ...]
+    by_case: dict[str, Path] = field(default_factory=dict)
 
 
 def partners(image_folder: Path, mask_folder: Path | None) -> Partners:
@@ -220,15 +276,24 @@ def partners(image_folder: Path, mask_folder: Path | None) -> Partners:
     bare = {base: key for key in images for base in _without(key, _IMAGE_ENDINGS)}
     owners = bare | {key: key for key in images}
     masks: dict[str, list[Path]] = {}
-    orphans: list[Path] = []
+    orphans: dict[str, list[Path]] = {}
     for key, paths in _by_key(_listed(mask_folder), mask_folder).items() if mask_folder is not None else ():
         names = (key, *_without(key, _MASK_ENDINGS))
         owner = next((owners[name] for name in names if name in owners), None)
         if owner is None:
-            orphans += paths
+            orphans[key] = paths
         else:  # of one name, .png goes first; another name for the same image is a second mask
             masks.setdefault(owner, []).append(min(paths, key=lambda path: _SUFFIX_ORDER.index(path.suffix.lower())))
-    return Partners(images, masks, tuple(orphans))
+    lonely = {name.casefold(): owner for name, owner in owners.items() if owner not in masks}
+    claims: dict[str, list[Path]] = {}
+    for key, paths in orphans.items():
+        names = (key.casefold(), *_without(key.casefold(), _MASK_ENDINGS))
+        owner = next((lonely[name] for name in names if name in lonely), None)
+        if owner is not None:
+            claims.setdefault(owner, []).extend(paths)
+    by_case = {owner: paths[0] for owner, paths in claims.items() if len(paths) == 1}
+    left = [path for paths in orphans.values() for path in paths if path not in set(by_case.values())]
+    return Partners(images, masks, tuple(left), by_case)
 
 
 def _without(key: str, endings: Iterable[str]) -> list[str]:

@@ -14,18 +14,18 @@ from pathlib import Path, PurePosixPath
 from refineseg.data.own.coco import coco_files, coco_splits, open_coco
 from refineseg.data.own.cvat import cvat_splits, open_cvat
 from refineseg.data.own.folder import open_folder
-from refineseg.data.own.folder_layout import folder_splits, has_layout
+from refineseg.data.own.folder_layout import folder_splits, folders_to_rename, has_layout
 from refineseg.data.own.label_studio import is_brush_png, open_label_studio
 from refineseg.data.own.labelme import labelme_splits, open_labelme
 from refineseg.data.own.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
-from refineseg.data.own.yolo import is_bare_yolo, open_yolo, yolo_file, yolo_splits
+from refineseg.data.own.yolo import check_yaml, is_bare_yolo, open_yolo, yolo_file, yolo_splits
 from refineseg.data.samples.class_files import NO_ANNOTATIONS
 from refineseg.data.samples.remap import read_remap, remapped
 from refineseg.data.samples.sample import Dataset, PairDataset
 from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, list_folder, locate, read_text, subfolders
-from refineseg.images.files import first_names
+from refineseg.images.files import IMAGE_SUFFIXES, first_names
 
 _SNIFFED = 8  # JSON files looked into
 _HEAD = 2048  # characters of a JSON file that tell its kind
@@ -143,7 +143,8 @@ def recognise(root: Path) -> tuple[str, Path]:
        ``annotations``), Label Studio (a JSON list of tasks, or ``task-...png``), labelme (JSON with ``shapes``).
     4. Pairs: a list whose first line names two image files.
     5. Masks under other names, or without splits (:mod:`refineseg.data.own.folder_layout`).
-    6. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing.
+    6. ``images`` or ``masks`` (or the like) are there but not both: masks, whose reader says what is missing; with
+       YOLO's text files in ``labels`` it is ``data.yaml``.
 
     In a zip file, a single folder that holds everything may surround all this.
 
@@ -151,7 +152,7 @@ def recognise(root: Path) -> tuple[str, Path]:
         A key of :data:`FORMATS`, and the root without that folder.
 
     Raises:
-        DatasetError: Nothing fits, or several of rule 3 do; the message lists what was found.
+        DatasetError: Nothing fits, or several of rule 3 do; the message lists what was found. YOLO without names.
     """
     if is_file(root) and not is_folder(root):
         return _of_file(root), root
@@ -173,6 +174,7 @@ def recognise(root: Path) -> tuple[str, Path]:
         if has_layout(candidate, usual=False):
             return "masks", candidate
     for candidate in _candidates(root):
+        check_yaml(candidate)
         if folder_splits(candidate):
             return "masks", candidate
     raise DatasetError(*_unknown(root))
@@ -313,12 +315,20 @@ def _unknown(root: Path) -> tuple[str, ...]:
     folders = ", ".join(
         f"{name} ({sum(f.startswith(f'{name}/') for f in files)} files)" for name in subfolders(root)[:8]
     )
+    where = f" in {folders}" if folders else " directly in it" if files else ""
     advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
     inner = [name for name in subfolders(root) if _fits(root / name)]
     advice += _CVAT_XML if any(PurePosixPath(name).name == "annotations.xml" for name in files) else ""
     advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
+    coco = [name for name in files if "/" not in name and name.endswith(".json") and name not in NO_ANNOTATIONS]
+    coco = [name for name in coco[:_SNIFFED] if _json_kind(root / name) == "coco"]
+    advice += f"; {coco[0]} is COCO JSON: give folder:{root / coco[0]}" if coco else ""
+    rename = folders_to_rename(root)
+    advice += f"; rename {rename}" if rename else ""
+    if not folders and any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+        advice += "; put the images into a folder images, and their masks, if there are any, into a folder masks"
     return (
-        f"expected data in one of the forms below in {root}, got {listed} in {folders or 'no folders'}{advice}",
+        f"expected data in one of the forms below in {root}, got {listed}{where}{advice}",
         *(f"  {own.layout}" for own in FORMATS.values()),
     )
 

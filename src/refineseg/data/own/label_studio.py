@@ -12,6 +12,8 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,7 +79,8 @@ def open_label_studio(root: Path, split: str) -> SourceDataset:
     classes = classes_beside(base)
     if classes is None:
         regions = (region for drawing in drawings for region in json.loads(drawing.text))
-        classes = named_classes(sorted({tidy(str(label)) for region in regions for label in region["labels"]}))
+        uses = Counter(tidy(str(label)) for region in regions for label in region["labels"])
+        classes = replace(named_classes(sorted(uses)), uses=uses)
     return painted_dataset(drawings, classes, paint_label_studio, notes=notes)
 
 

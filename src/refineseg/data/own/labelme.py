@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -155,13 +157,16 @@ def _content(path: Path) -> dict[str, Any]:
 def _classes_of(paths: Sequence[Path]) -> NamedClasses:
     """The sorted labels of all files."""
 
-    def labels(index: int) -> set[str]:
+    def labels(index: int) -> Counter[str]:
         try:
-            return {tidy(_label(shape)) for shape in _content(paths[index])["shapes"]}
+            return Counter(tidy(_label(shape)) for shape in _content(paths[index])["shapes"])
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{paths[index]}: expected shapes with a label, got others ({error!r})") from error
 
-    return named_classes(sorted(set().union(*read_all(labels, len(paths)))))
+    uses: Counter[str] = Counter()
+    for found in read_all(labels, len(paths)):
+        uses.update(found)
+    return replace(named_classes(sorted(uses)), uses=uses)
 
 
 def embedded_image(drawing: Drawing) -> bytes | None:

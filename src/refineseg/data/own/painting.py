@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.own.folder_layout import splits_to_train_on
 from refineseg.data.own.outlines import Canvas
 from refineseg.data.samples.left_out import LeftOut, summed
 from refineseg.data.samples.own_classes import NamedClasses, alike
@@ -180,7 +181,7 @@ def painted_dataset(
                 f"{drawing.name}; copy the images under their own folders"
             )
     source = PaintedSource(drawings, classes, paint, content, strays)
-    return SourceDataset(names, source, classes.class_info, (*notes, *alike(classes.class_info.names)))
+    return SourceDataset(names, source, classes.class_info, (*notes, *alike(classes.class_info.names, classes.uses)))
 
 
 def unknown_split(split: str, splits: tuple[str, ...], root: Path, advice: str = "") -> DatasetError:
@@ -188,6 +189,8 @@ def unknown_split(split: str, splits: tuple[str, ...], root: Path, advice: str =
     only = (
         "; it is one set without splits: divide its files, or train without validation" if splits == ("train",) else ""
     )
+    if split == "train" and (options := splits_to_train_on(splits)):
+        only = f"; to train on these: {options}"
     return DatasetError(
         f"expected a split of {', '.join(splits) or '(none found)'} (those in {root}), got {split!r}{advice or only}"
     )

@@ -8,6 +8,7 @@ Source: https://docs.ultralytics.com/datasets/segment/
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,8 @@ from refineseg.images.files import IMAGE_SUFFIXES, find_images, first_names
 _CLASSES = "classes.txt"
 _SLACK = 0.01  # rounding of programs beside the image's edge
 _BOX = 5
+_SNIFFED = 8  # label files looked into
+_LINE = re.compile(r"\d+(\s+[\d.eE+-]+){4,}")
 
 
 def yolo_file(root: Path) -> Path | None:
@@ -47,6 +50,32 @@ def is_bare_yolo(root: Path) -> bool:
     if not all(is_folder(root / name) for name in ("images", "labels")) or not is_file(root / _CLASSES):
         return False
     return any(name.endswith(".txt") for name in list_files(root / "labels"))
+
+
+def check_yaml(root: Path) -> None:
+    """Refuse a folder of YOLO's label files, of which nothing says what their classes are.
+
+    Args:
+        root: A folder of no other form.
+
+    Raises:
+        DatasetError: It is one.
+    """
+    labels = [name for name in list_files(root) if "labels" in name.split("/")[:-1] and name.endswith(".txt")]
+    lines = [line for name in labels[:_SNIFFED] for line in read_text(root / name).splitlines() if line.strip()]
+    if not lines or not all(_LINE.fullmatch(line.strip()) for line in lines):
+        return
+    places = [(split, place) for split in ("train", "val", "valid", "test") for place in _places(split)]
+    found = {split.replace("valid", "val"): place for split, place in places if is_folder(root / place)}
+    listed = ", ".join(f"{split}: {place}" for split, place in (found or {"train": "images"}).items())
+    raise DatasetError(
+        f"expected {root / 'data.yaml'} with the names of the classes, because {labels[0]} and {len(labels) - 1} more "
+        f"look like YOLO, got none; write it: {{{listed}, names: [NAME_OF_0, NAME_OF_1, ...]}}"
+    )
+
+
+def _places(split: str) -> tuple[str, str]:
+    return f"images/{split}", f"{split}/images"
 
 
 def yolo_splits(root: Path) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
       entries with ``"ignore": true`` are void, and so is the value ``ignore_index`` (default: 255, unless a class).
     * ``labelmap.txt`` of CVAT: ``name:r,g,b:parts:actions`` per line, ``#`` starts a comment; the value of a class is
       the number of its line, from 0; 255 is void.
-    * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices.
+    * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices. Numbers
+      before the names (``0: sky``) are left out where they count 0, 1, 2, ... on all lines.
 
     Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in default colours,
     but only the colours in the file are accepted in RGB masks.
@@ -174,7 +175,9 @@ def _from_names(text: str, path: Path) -> list[_Entry]:
             f"expected a class name on each line of {path}, got an empty line {names.index('') + 1}; "
             "remove it, or write classes.json if the value is not used"
         )
-    return [_Entry(value, name) for value, name in enumerate(names)]
+    numbered = [re.fullmatch(r"(\d+)(?:\s*[:.,;=)]\s*|\s+)(.+)", name) for name in names]
+    bare = [match[2] for value, match in enumerate(numbered) if match and int(match[1]) == value]
+    return [_Entry(value, name) for value, name in enumerate(bare if len(bare) == len(names) else names)]
 
 
 def _check(entries: Sequence[_Entry], ignore_index: int | None, path: Path) -> None:

@@ -32,11 +32,13 @@ class NamedClasses:
         class_info: The background first.
         index_of: Name of a label -> class index or void.
         listed_in: The class file they come from; empty where the labels themselves tell.
+        uses: How often each label occurs, where the labels themselves tell.
     """
 
     class_info: ClassInfo
     index_of: Mapping[str, int] = field(repr=False)
     listed_in: str = ""
+    uses: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def index(self, label: str, *, where: str) -> int:
         """Class index, or void, of a label.
@@ -70,8 +72,18 @@ def tidy(label: str) -> str:
     return lower if lower in VOID_NAMES else plain
 
 
-def alike(names: Sequence[str]) -> tuple[str, ...]:
+class AlikeNote(str):
+    """A note of :func:`alike`, which holds for these names only."""
+
+    __slots__ = ()
+
+
+def alike(names: Sequence[str], uses: Mapping[str, int] | None = None) -> tuple[AlikeNote, ...]:
     """One note where names differ by capitals, blanks, hyphens, underscores or unseen characters only; else none.
+
+    Args:
+        names: The classes.
+        uses: How often each occurs; the others are renamed to the most frequent, else to the first.
 
     Example:
         >>> print(*alike(["car", "sky", "Car"]))
@@ -80,9 +92,12 @@ def alike(names: Sequence[str]) -> tuple[str, ...]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_bare(name), []).append(name)
+    groups = {bare: sorted(group, key=lambda name: -(uses or {}).get(name, 0)) for bare, group in groups.items()}
     return tuple(
-        f"the classes {' and '.join(map(repr, group))} differ by capitals or blanks only; remap.json can make them "
-        f"one: {json.dumps(dict.fromkeys(group[1:], group[0]), ensure_ascii=False)}"
+        AlikeNote(
+            f"the classes {' and '.join(map(repr, group))} differ by capitals or blanks only; remap.json can make them "
+            f"one: {json.dumps(dict.fromkeys(group[1:], group[0]), ensure_ascii=False)}"
+        )
         for group in groups.values()
         if len(group) > 1
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo, usual_void
 from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import LeftOut, left_out
-from refineseg.data.samples.own_classes import alike, near
+from refineseg.data.samples.own_classes import AlikeNote, alike, near
 from refineseg.data.samples.sample import Dataset, PairDataset, Sample, image_file, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text
@@ -93,8 +93,7 @@ class Remapped:
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes of the data set, but of its classes as they are now, and what was done."""
-        before = alike(self.dataset.class_info.names)
-        kept = (note for note in self.dataset.notes if note not in before)
+        kept = (note for note in self.dataset.notes if not isinstance(note, AlikeNote))
         return (*kept, *alike(self.class_info.names), self.note)
 
     def left_out(self) -> tuple[LeftOut, ...]:
