@@ -103,7 +103,7 @@ def test_an_unlabelled_image_between_labelled_ones_ends_the_evaluation(monkeypat
         def read_mask(self, index):
             return masks[index]
 
-    monkeypatch.setattr("refineseg.evaluate.measuring.open_sources", lambda *_, **__: Gap())
+    monkeypatch.setattr("refineseg.evaluate.measuring.open_split", lambda *_, **__: Gap())
     options = PredictorOptions.parse(device="cpu")
     with pytest.raises(DatasetError, match="got both in val of .* image 1"):
         evaluate_to_files(

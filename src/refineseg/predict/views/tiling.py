@@ -21,6 +21,7 @@ TileMode = Literal["exact", "blend"]
 SMALLEST_TILE = 32
 """Pixels: the coarsest stride of every encoder."""
 
+_LEAST_MEMORY = 10**6  # less is an amount whose unit was forgotten
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -176,14 +177,11 @@ class ArraySource:
         return self._image[region.slices]
 
 
-_LEAST_MEMORY = 10**6
-
-
 def parse_bytes(text: str) -> int:
     """``4GB``, ``512 MB``, ``1.5GiB`` or a plain number of bytes.
 
     Raises:
-        ConfigError: Something else, or less than a megabyte: the unit was forgotten.
+        ConfigError: Something else, or nothing at all.
 
     Example:
         >>> parse_bytes("4GB"), parse_bytes("1.5GiB")
@@ -191,8 +189,8 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?\s*", text.lower())
     number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if number < _LEAST_MEMORY:
-        raise ConfigError(f"expected an amount of memory of 1MB at least, such as 4GB, 512MB or 4GiB, got {text!r}")
+    if number < 1:
+        raise ConfigError(f"expected an amount of memory such as 4GB, 512MB or 4GiB, got {text!r}")
     return number
 
 
@@ -260,4 +258,7 @@ class TilingOptions:
         if mode not in get_args(TileMode):
             raise ConfigError(f"expected --tile-mode of {', '.join(get_args(TileMode))}, got {mode!r}")
         chosen: TileMode = "blend" if mode == "blend" else "exact"
-        return cls(words, None if memory is None else parse_bytes(memory), chosen, overlap)
+        memory_bytes = None if memory is None else parse_bytes(memory)
+        if memory_bytes is not None and memory_bytes < _LEAST_MEMORY:
+            raise ConfigError(f"expected --memory of 1MB at least, got {memory!r}; write the unit, for instance 4GB")
+        return cls(words, memory_bytes, chosen, overlap)
