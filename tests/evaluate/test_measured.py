@@ -125,7 +125,7 @@ def test_numbers_and_arrays_of_numpy_are_those_of_python(flat, tmp_path):
     [
         (lambda out: package.predict([], out), "expected at least one image, folder or video, got none"),
         (lambda out: package.predict("a.png", out / "b.png"), "which is named like a file; name a folder"),
-        (lambda out: package.predict("a.png", out, memory=4), "expected --memory of 1MB at least, got '4'; write the unit"),
+        (lambda out: package.predict("a.png", out, memory=4), "--memory of 1MB at least, got '4'; write the unit"),
         (lambda out: package.train(None, out, recipe="folder:mine"), "got none; for instance --data folder:mine"),
         (
             lambda out: package.train("folder:mine", out, budget=20),
