@@ -16,6 +16,8 @@ WHOLE_PIXEL_BYTES = 600
 """Memory of a pixel of an image that a network in PyTorch sees whole: 540 (LW-MobileNet-v2, 21 classes)."""
 OTHER_PIXEL_BYTES = 300
 """The same in another runtime: 230 (`camvid` in OpenVINO)."""
+SCORED_CLASS_BYTES = 16
+"""Memory of a pixel for each class, where its probability is computed: 12 to 13 (300 classes). For classes alone 1."""
 
 
 def check_images(images: Sequence[NDArray[np.uint8]]) -> None:
