@@ -205,15 +205,22 @@ def test_a_file_keeps_its_kind_whatever_its_name_is(exported, tmp_path):
 
 
 def test_words_of_precision_are_checked_everywhere(exported, scenes):
-    segmenter, files = exported
+    _, files = exported
     for word in ("float16", "int8", "nonsense"):
         for backend in ("auto", "openvino", None):
             with pytest.raises(ConfigError, match=f"expected a precision of float32, bfloat16, got '{word}'"):
                 check_backend(backend, precision=word, device=CPU)
-        with pytest.raises(ConfigError, match="expected a precision of float32, bfloat16"):
-            Predictor(segmenter, device="cpu", precision=word)
     with pytest.raises(ConfigError, match=r"expected the precision of .*net.onnx, which is float32, got int8"):
         bench_folder(str(files["onnx"]), scenes / "val", device="cpu", precision="int8", rounds=1)
+
+
+def test_the_precision_of_a_segmenter_is_checked():
+    """In a process of its own: here types are checked, too."""
+    code = (
+        "import refineseg as r; r.Predictor(r.build('refineseg_nano', num_classes=2), device='cpu', precision='bf16')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "ConfigError: expected a precision of float32, bfloat16, got 'bf16'" in run.stderr
 
 
 def test_precision_is_lowered_only_where_it_is_said(exported):
@@ -374,7 +381,7 @@ def test_export_refuses_wrong_words(exported, tmp_path):
         ExportOptions.parse("trt", "class_map", None)
     with pytest.raises(ConfigError, match="expected --outputs of class_map, logits, got mask"):
         ExportOptions.parse("onnx", "mask", None)
-    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for onnx"):
+    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for --format onnx"):
         export_file(segmenter, tmp_path / "net.xml", ExportOptions("onnx"))
 
 

@@ -84,6 +84,7 @@ def read_description(path: Path) -> Description:
     try:
         metadata = load_onnx().load(str(path), load_external_data=False).metadata_props
         text = next((entry.value for entry in metadata if entry.key == KEY), None)
+        text = text.decode() if isinstance(text, bytes) else text  # of protobuf, where it is no text
     except MissingExtraError:
         raise
     except Exception as error:  # protobuf fails with several kinds
