@@ -140,7 +140,8 @@ def folder_beside(path: Path) -> Iterator[Path]:
         try:
             yield folder
         except RefinesegError as error:  # names the file as it will be called
-            error.args = tuple(str(line).replace(f"{folder}", f"{path.parent}") for line in error.args)
+            lines = error.args
+            error.args = tuple(str(line).replace(f"{folder}", f"{path.parent}") for line in lines)
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
