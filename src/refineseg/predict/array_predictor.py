@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.predict.batches import OTHER_PIXEL_BYTES, check_images
+from refineseg.predict.batches import IN_OPENVINO, IN_OTHERS, check_images
 from refineseg.prediction import Prediction
 from refineseg.runtimes.opened_file import OpenedFile
 
@@ -43,7 +43,8 @@ class ArrayPredictor:
         """About the memory that an image of this size needs; see :meth:`Predictor.whole_bytes`."""
         if scored or "class_map" not in self._opened.description.outputs:
             return self._scoring.whole_bytes(size_hw, scored=True)
-        return size_hw[0] * size_hw[1] * (OTHER_PIXEL_BYTES + self.class_info.num_classes)
+        each = IN_OPENVINO if self._opened.backend == "openvino" else IN_OTHERS
+        return size_hw[0] * size_hw[1] * (each.network + each.alone * self.class_info.num_classes)
 
     @cached_property
     def _scoring(self) -> Predictor:

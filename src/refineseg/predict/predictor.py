@@ -18,7 +18,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
-from refineseg.predict.batches import OTHER_PIXEL_BYTES, SCORED_CLASS_BYTES, WHOLE_PIXEL_BYTES, check_images
+from refineseg.predict.batches import IN_OTHERS, IN_PYTORCH, check_images
 from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
@@ -148,18 +148,18 @@ class Predictor:
             scale *= self._view.factor(size_hw) * (self._view.enlargement or 1.0)
         elif self._inner is not None:
             scale *= self._inner.segmenter.spec.preprocessing.input_scale
-        each = OTHER_PIXEL_BYTES if self._inner is None else WHOLE_PIXEL_BYTES
+        each = IN_OTHERS if self._inner is None else IN_PYTORCH
         if self._view.is_authors:
             classes = 8 + scale * scale
         elif self._scales != (1.0,) or self._flip or scale != 1:
-            classes = SCORED_CLASS_BYTES + 4 * scale * scale
+            classes = each.scored + 4 * scale * scale
         else:
             scored = scored or self._view.looks_inside or self._crf is not None
-            classes = SCORED_CLASS_BYTES if scored else 1.0
-        refined = 0
+            classes = each.scored if scored else each.alone
+        pixel = each.network * scale * scale
         if self._crf is not None:
-            refined, classes = _CRF_PIXEL_BYTES, classes + _CRF_CLASS_BYTES
-        return int(size_hw[0] * size_hw[1] * (each * scale * scale + refined + classes * self.class_info.num_classes))
+            pixel, classes = pixel + _CRF_PIXEL_BYTES, classes + _CRF_CLASS_BYTES
+        return int(size_hw[0] * size_hw[1] * (pixel + classes * self.class_info.num_classes))
 
     @property
     def prefers_batches(self) -> bool:

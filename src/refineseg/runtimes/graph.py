@@ -149,7 +149,7 @@ def export_program(
             "segmenter.float() before"
         )
     channels = segmenter.spec.preprocessing.in_channels
-    graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten, two_passes=two_passes).eval()
+    graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten, two_passes=two_passes).eval().cpu()
     any_length = torch.export.Dim.DYNAMIC
     shape = (1 if size_hw else 2, channels, *(size_hw or _EXAMPLE_HW))  # a batch of one would be taken for a constant
     sizes = None if size_hw else ({0: any_length, 2: any_length, 3: any_length},)
