@@ -435,14 +435,17 @@ def test_a_run_without_exactly_one_plain_contender_is_refused():
 
 
 def test_want_of_memory_is_told_and_other_failures_are_not_hidden():
-    images = example_images(1, 3, (4, 5))
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")):
         with (
             pytest.raises(ConfigError, match="expected a size and batch that fit into memory, got 1 of 4x5"),
-            memory_explained(images),
+            memory_explained(1, (4, 5)),
         ):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), memory_explained(images):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "zeros", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(ConfigError, match="expected a size and batch that fit into memory, got 2 of 6x7 pixels"):
+            example_images(2, 3, (6, 7))
+    with pytest.raises(RuntimeError, match="something else"), memory_explained(1, (4, 5)):
         raise RuntimeError("something else")
 
 
@@ -592,6 +595,7 @@ def test_bench_prints_a_table_and_writes_its_json(refineseg, tmp_path):
         (("--repeats", 0), "expected --repeats of at least 1, got 0"),
         (("--counts", "--papers"), "got another combination"),
         (("--device", "gpu"), "use auto, which takes what is there"),
+        (("--model", "M.ONNX"), "expected --folder with an exported file, which is measured on images, got M.ONNX"),
     ],
 )
 def test_wrong_calls_of_bench_are_refused_before_anything_is_exported(refineseg, monkeypatch, options, message):

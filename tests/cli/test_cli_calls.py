@@ -207,7 +207,7 @@ WRONG = [
     ("train --resume --out run", 2, "expected the description of a run in run/run.json, which is damaged"),
     ("train --resume --out o --epochs 3", 2, "a run keeps its settings"),
     # export, convert
-    ("export --out m.xyz", 2, "expected a file name ending in .onnx for onnx, got m.xyz"),
+    ("export --out m.xyz", 2, "expected a file name ending in .onnx, .xml, .pt2 as --out, got m.xyz"),
     ("export --out m.onnx --model nope", 2, NO_MODEL),
     ("export --out m.onnx --format openvno", 2, "expected --format onnx, openvino, .* got 'openvno'"),
     ("export --out note.txt/m.onnx", 2, "expected --out FILE, .*" + A_FILE),

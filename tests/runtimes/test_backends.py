@@ -1,6 +1,9 @@
 """Exported files and runtimes: the same masks as the model, at any size, and nothing damaged is accepted."""
 
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +21,7 @@ import refineseg
 from conftest import call, imported_by_a_prediction
 from fakes.exports import exported_files, tiny
 from fakes.scenes import fake_camvid
+from refineseg.bench.end_to_end import bench_folder
 from refineseg.bench.timing import example_images
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
@@ -26,6 +30,7 @@ from refineseg.export.options import ExportOptions
 from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.options import PredictorOptions
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer
@@ -165,6 +170,57 @@ def test_an_export_that_differs_does_not_get_its_name(scenes, exported, tmp_path
     status, _, err = call(monkeypatch, capsys, "export", "--out", path, "--check")
     assert status == 2
     assert "expected --accept NAME:ROOT with --check" in err
+
+
+def test_a_report_is_that_of_the_file_beside_it(scenes, exported, tmp_path, monkeypatch):
+    segmenter, files = exported
+    good, out, data = files["onnx"].read_bytes(), tmp_path / "net.onnx", f"camvid:{scenes}"
+
+    def report():
+        return json.loads((tmp_path / "net.onnx.acceptance.json").read_text())
+
+    monkeypatch.setattr("refineseg.export.files.export_file", lambda _, path, __, **___: path.write_bytes(good))
+    segmenter.train()
+    try:
+        assert refineseg.export(out, model=segmenter, accept=data).is_accepted
+        assert segmenter.training, "the caller's model stays as it is"
+    finally:
+        segmenter.eval()
+    assert report()["sha256"] == hashlib.sha256(good).hexdigest()
+    monkeypatch.setattr("refineseg.export.files.export_file", lambda _, path, __, **___: damaged(files["onnx"], path))
+    assert not refineseg.export(out, model=segmenter, accept=data).is_accepted
+    assert out.read_bytes() == good
+    assert report()["sha256"] != hashlib.sha256(good).hexdigest()
+    refineseg.export(out, model=segmenter)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_file_keeps_its_kind_whatever_its_name_is(exported, tmp_path):
+    names = (tmp_path / "NET.ONNX", Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff.onnx")))
+    for path in names:
+        shutil.copy(exported[1]["onnx"], path)
+        for backend in (None, "openvino"):
+            scorer = open_exported(path, backend=backend, device=CPU, precision="float32")
+            assert scorer.class_map(example_images(1, 3, (40, 56))).shape == (1, 40, 56)
+
+
+def test_words_of_precision_are_checked_everywhere(exported, scenes):
+    _, files = exported
+    for word in ("float16", "int8", "nonsense"):
+        for backend in ("auto", "openvino", None):
+            with pytest.raises(ConfigError, match=f"expected a precision of float32, bfloat16, got '{word}'"):
+                check_backend(backend, precision=word, device=CPU)
+    with pytest.raises(ConfigError, match=r"expected the precision of .*net.onnx, which is float32, got int8"):
+        bench_folder(str(files["onnx"]), scenes / "val", device="cpu", precision="int8", rounds=1)
+
+
+def test_the_precision_of_a_segmenter_is_checked():
+    """In a process of its own: here types are checked, too."""
+    code = (
+        "import refineseg as r; r.Predictor(r.build('refineseg_nano', num_classes=2), device='cpu', precision='bf16')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "ConfigError: expected a precision of float32, bfloat16, got 'bf16'" in run.stderr
 
 
 def test_precision_is_lowered_only_where_it_is_said(exported):
@@ -325,7 +381,7 @@ def test_export_refuses_wrong_words(exported, tmp_path):
         ExportOptions.parse("trt", "class_map", None)
     with pytest.raises(ConfigError, match="expected --outputs of class_map, logits, got mask"):
         ExportOptions.parse("onnx", "mask", None)
-    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for onnx"):
+    with pytest.raises(ConfigError, match="expected a file name ending in .onnx for --format onnx"):
         export_file(segmenter, tmp_path / "net.xml", ExportOptions("onnx"))
 
 
@@ -382,6 +438,10 @@ def test_the_description_survives_its_file():
     assert found.spec.class_info == spec.class_info
     with pytest.raises(ModelFileError, match="which is damaged"):
         Description.from_text('{"format": 1}', Path("x"))
+    for size in ("[1e999, 3]", "[-1, -1]", "[0, 0]", "[2.5, 3]", "[true, 3]", "[3]", "[3, 3, 3]", '"33"', "7"):
+        text = description.to_text().replace("[32, 64]", size)
+        with pytest.raises(ModelFileError, match="which is damaged"):
+            Description.from_text(text, Path("x"))
 
 
 def largest_whole_numbers(model):
@@ -448,6 +508,38 @@ def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_calibration_looks_for_images_that_fit(monkeypatch):
+    """Of 40 images every third has the size."""
+    shapes = [(8, 8, 3) if index % 3 == 1 else (6, 9, 3) for index in range(40)]
+    samples = [refineseg.Sample(np.full(shape, i, np.uint8), None, str(i)) for i, shape in enumerate(shapes)]
+    monkeypatch.setattr("refineseg.export.files.open_sources", lambda *_, **__: samples)
+    for asked, expected in ((5, 5), (13, 13), (40, 13)):
+        found = calibration_images("any", split="train", num_images=asked, size_hw=(8, 8))
+        assert [image.shape for image in found] == [(8, 8, 3)] * expected
+        assert len({int(image[0, 0, 0]) for image in found}) == expected
+    assert len(calibration_images("any", split="train", num_images=5)) == 5
+
+
+def test_what_cannot_be_exported_is_refused_before_it_is_traced(monkeypatch, tmp_path):
+    grey = refineseg.build("refineseg_nano", num_classes=3, in_channels=1)
+    calibration = (np.zeros((8, 8, 3), np.uint8),)
+    with pytest.raises(ConfigError, match="expected a model of 3 channels, as the calibration images have, got one of"):
+        export_file(grey, tmp_path / "m.xml", ExportOptions("openvino", calibration=calibration))
+    for dtype in (torch.float16, torch.float64):
+        with pytest.raises(ConfigError, match=f"expected a segmenter in single precision, torch.float32, got {dtype}"):
+            refineseg.export(tmp_path / "m.onnx", model=tiny().to(dtype))
+    zeros = torch.zeros
+
+    def full(*shape, **options):
+        if options.get("dtype") is torch.uint8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(ConfigError, match="expected a size that fits into memory, got 7x9 pixels; choose less"):
+        export_program(tiny(), size_hw=(7, 9))
+
+
 def resizing(scale=0.5):
     segmenter = tiny()
     preprocessing = replace(segmenter.spec.preprocessing, input_scale=scale)
@@ -476,6 +568,34 @@ def test_images_that_do_not_fit_a_file_cost_a_line_each(tmp_path):
     assert result.done == 2
     assert len(result.failures) == 1
     assert "b.png: expected images of 40x56 pixels" in result.failures[0]
+    record = (tmp_path / "out" / ".refineseg.json").read_bytes()
+    for wrong, message in (
+        ({"save": "mask,confidence"}, "gives logits"),
+        ({"save": "probabilities"}, "gives logits"),
+        ({"save": "polygons"}, "gives logits"),
+        ({"save": "mask", "unknown_below": 0.5}, "gives logits"),
+        ({"save": "mask", "flip": True}, "gives logits"),
+        ({"save": "mask", "crf": True}, "gives logits"),
+        ({"save": "mask", "batch_size": 2}, "one image at a time"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            refineseg.predict(tmp_path, tmp_path / "out", model=tmp_path / "m.onnx", **wrong)
+        assert (tmp_path / "out" / ".refineseg.json").read_bytes() == record, wrong
+    assert refineseg.predict(tmp_path, tmp_path / "out", model=tmp_path / "m.onnx", save="mask", resume=True).done == 0
+
+
+def test_what_a_file_does_with_no_image_is_refused_before_one_is_read():
+    fixed = Description(tiny().spec, OUTPUTS, "float32", (40, 56))
+    usual = {"scored": False, "resized": False, "batch_size": 1}
+    fixed.check_use("m.onnx", **usual | {"scored": True})
+    with pytest.raises(ConfigError, match="expected images at their own size for m.onnx"):
+        fixed.check_use("m.onnx", **usual | {"resized": True})
+    with pytest.raises(ConfigError, match="expected one image at a time for m.onnx"):
+        fixed.check_use("m.onnx", **usual | {"batch_size": 2})
+    replace(fixed, size_hw=None).check_use("m.onnx", scored=True, resized=True, batch_size=4)
+    grey = refineseg.build("refineseg_nano", num_classes=3, in_channels=1)
+    with pytest.raises(ConfigError, match="expected a model of RGB images for a CRF"):
+        Predictor(grey, device="cpu", crf=CrfOptions())
 
 
 def test_a_file_of_logits_alone_gives_classes_too(tmp_path):

@@ -327,6 +327,21 @@ class TestRuntimesFiles:
                 match=message,
             )
 
+    def test_texts_that_are_none_are_told(self, tmp_path, capfd):
+        """Bytes that are no UTF-8 in the description."""
+        info = [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 3, None, None])]
+        node = onnx.helper.make_node("Identity", ["images"], ["same"])
+        out = [onnx.helper.make_tensor_value_info("same", onnx.TensorProto.UINT8, [1, 3, None, None])]
+        model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", info, out), ir_version=10)
+        model.opset_import[0].version = 18
+        onnx.helper.set_model_props(model, {"refineseg": "to be damaged"})
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString().replace(b"damaged", b"\xff\xfe\xffaged"))
+        for backend in ("onnxruntime", "openvino"):
+            refused(
+                lambda name=backend: open_exported(tmp_path / "m.onnx", backend=name, device=CPU, precision="float32")
+            )
+        assert capfd.readouterr() == ("", "")
+
     def test_a_backend_that_runs_native_code_of_a_file_is_no_more(self, tmp_path):
         with pytest.raises(ConfigError, match="expected a backend of auto"):
             open_exported(tmp_path / "m.pt2", backend="torch_inductor", device=CPU, precision="float32")

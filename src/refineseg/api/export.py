@@ -6,6 +6,7 @@ PyTorch is loaded after them.
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,8 @@ class ExportedModel:
     """What was exported or checked.
 
     Args:
-        path: The file; it is not there where the acceptance has complaints.
-        acceptance: Comparison with the model on real images; None: not asked for.
+        path: The file; where the acceptance has complaints it was not written, and an earlier one stays as it is.
+        acceptance: Comparison with the model on real images, with the digest of the file; None: not asked for.
     """
 
     path: Path
@@ -50,7 +51,7 @@ def export(
     out: str | Path,
     *,
     model: str | Path | Segmenter = "camvid",
-    file_format: str = "onnx",
+    file_format: str | None = None,
     outputs: Words = "class_map",
     size: str | tuple[int, int] | None = None,
     precision: str = "float32",
@@ -66,7 +67,7 @@ def export(
 ) -> ExportedModel:
     """Write a model for another runtime; ``refineseg export --help`` describes each option, with the same name here.
 
-    ``model`` may also be a segmenter, and ``size`` (height, width). ``console`` shows progress.
+    ``model`` may also be a segmenter, which stays as it is, and ``size`` (height, width). ``console`` shows progress.
 
     Returns:
         The file, and with ``accept`` how it compares: a file that differs from its model does not get its name, and
@@ -77,8 +78,8 @@ def export(
         DatasetError: Images that cannot be read.
         MissingExtraError: The format's packages are not installed.
     """
-    given = dict(locals())
-    check_call("export", export, {**given, "model": ""}, without=("out", "console"))
+    given, size_hw = dict(locals()), _whole_size(size)
+    check_call("export", export, {**given, "model": "", "size": size_hw}, without=("out", "console"))
     if check and accept is None:
         raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")
     check_word("precision", precision, ("float32", "int8"))
@@ -87,23 +88,31 @@ def export(
     check_number("--images", images, least=1)
     check_number("--agreement", agreement, least=0, most=1)
     check_number("--drift", drift, least=0, most=1)
-    options, out = _options(file_format, as_words(outputs), size), Path(out)
+    out = Path(out)
+    options = _options(file_format, as_words(outputs), size_hw, out)
     _check_files(options, out, model, precision, check=check, accept=accept)
     _check_data((calibrate, calibrate_split), (accept, split))
 
     # from here on PyTorch is there
-    from refineseg.export.files import accept_file, calibration_images, export_accepted, export_file, write_acceptance
+    from refineseg.export.files import (
+        accept_file,
+        calibration_images,
+        export_accepted,
+        export_file,
+        remove_acceptance,
+        write_acceptance,
+    )
     from refineseg.segmenter import Segmenter, load
 
     if calibrate is not None and not check:
         if console is not None:
             console.tell(f"reading at most {images} images of {calibrate} {calibrate_split} to calibrate with")
-        size_hw = options.size_hw
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
         options = replace(options, calibration=calibration)
     segmenter = model if isinstance(model, Segmenter) else load(model)
     if accept is None:
         export_file(segmenter, out, options, console=console)
+        remove_acceptance(out)  # which is of an earlier file
         return ExportedModel(out)
     asked = {"data": accept, "split": split, "tolerance": _tolerance(out, precision, check, agreement, drift)}
     if check:
@@ -124,10 +133,27 @@ def _tolerance(out: Path, precision: str, check: bool, agreement: float | None, 
     return tolerance if drift is None else replace(tolerance, mean_iou_drift=drift)
 
 
-def _options(file_format: str, outputs: str, size: str | tuple[int, int] | None) -> Any:  # noqa: ANN401 - ExportOptions
+def _options(file_format: str | None, outputs: str, size_hw: tuple[int, int] | None, out: Path) -> Any:  # noqa: ANN401
     from refineseg.export.options import ExportOptions
 
-    return ExportOptions.parse(file_format, outputs, parse_size(size) if isinstance(size, str) else size)
+    return ExportOptions.parse(file_format, outputs, size_hw, path=out)
+
+
+def _whole_size(size: Any) -> tuple[int, int] | None:  # noqa: ANN401 - whatever a program gives
+    """Height and width, from words, a tuple, a list or an array.
+
+    Raises:
+        ConfigError: Not two whole numbers of at least 1.
+    """
+    if size is None or isinstance(size, str):
+        return None if size is None else parse_size(size)
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ConfigError(f"expected a size (height, width) of two whole numbers of at least 1, got {size!r:.80}")
+    return height, width
 
 
 def _check_files(
@@ -140,7 +166,7 @@ def _check_files(
     accept: str | None,
 ) -> None:
     """The model, and the file that is written, or with ``check`` read."""
-    from refineseg.export.options import REPORT_ENDING
+    from refineseg.export.options import REPORT_ENDING, report_path
     from refineseg.networks.model_names import model_file
 
     if check:
@@ -151,14 +177,15 @@ def _check_files(
         options.check_installed(precision)
     if isinstance(model, str | Path):
         model_file(model)
-    report = None if accept is None else out.with_name(out.name + REPORT_ENDING)
+    report = None if accept is None else report_path(out)
     if report is not None and len(os.fsencode(report.name)) > LONGEST_NAME >= len(os.fsencode(out.name)):
         raise ConfigError(
             f"expected a name of at most {LONGEST_NAME - len(REPORT_ENDING)} bytes as --out with --accept, whose "
             f"report is written beside it as NAME{REPORT_ENDING}, got {len(os.fsencode(out.name))}; choose a shorter "
             "one"
         )
-    check_outputs({"--out": out, "--accept": report})
+    weights = out.with_suffix(".bin") if options.file_format == "openvino" and not check else None
+    check_outputs({"--out": out, "--out (the weights beside it)": weights, "--accept": report})
 
 
 def _check_data(*parts: tuple[str | None, str]) -> None:

@@ -140,6 +140,8 @@ class BatchModel:
         self._job = job
         self._opened = job.options.opened_for_images(job.model)
         job.outputs.check(self._opened.spec.class_info)
+        scored = job.outputs.needs_probabilities or job.outputs.needs_confidence
+        job.options.check_use(self._opened, scored=scored, batch_size=job.batch_size)
         self.class_info = self._opened.spec.class_info
 
     @cached_property

@@ -295,7 +295,8 @@ def bench_papers(
     """
     place = find_device(device)
     size = size or ("256x256" if place.type == "cpu" else "512x512")
-    images = example_images(1, 3, parse_size(size))
+    size_hw = parse_size(size)
+    images = example_images(1, 3, size_hw)
     names, scorers, counts = [], [], []
     for encoder in encoders:
         variant = f"refinenet_lw_{encoder}"
@@ -310,7 +311,7 @@ def bench_papers(
             names.append(name.format(encoder))
             scorers.append(TorchScorer(in_default_order(segmenter), device=place))
     calls = [partial(class_map, scorer, images) for scorer in scorers]
-    with memory_explained(images):
+    with memory_explained(1, size_hw):
         times = time_in_turns(calls, repeats=repeats, console=console)
     rows: list[dict[str, Any]] = []
     for index, (name, numbers, own) in enumerate(zip(names, counts, times, strict=True)):

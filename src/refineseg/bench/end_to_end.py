@@ -242,7 +242,13 @@ def bench_folder(
     for name, one in choices:
         if console is not None:
             console.say(f"opening {model} in {name}, {one}")
-        ways.append(_Way(_opened(model, name, one, place), paths, images, quiet))
+        opened = _opened(model, name, one, place)
+        if precision not in (None, opened.precision):
+            raise ConfigError(
+                f"expected the precision of {model}, which is {opened.precision}, got {precision}; leave --precision "
+                "out"
+            )
+        ways.append(_Way(opened, paths, images, quiet))
     sizes = dict(Counter(f"{image.shape[2]}x{image.shape[3]}" for image in images).most_common())
     times = _in_turns(ways, rounds)
     rows = []

@@ -130,12 +130,13 @@ class Row:
 def example_images(batch: int, channels: int, size_hw: tuple[int, int]) -> UInt8[Tensor, "n c h w"]:
     """Coloured clouds with a little noise, always the same; smooth like photographs, unlike noise alone."""
     generator = torch.Generator().manual_seed(0)
-    clouds = torch.zeros(batch, channels, *size_hw)
-    for cells, strength in ((3, 70.0), (9, 40.0), (40, 15.0)):
-        coarse = torch.randn(batch, channels, cells, cells, generator=generator)
-        clouds += strength * F.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
-    clouds += 4 * torch.randn(clouds.shape, generator=generator)
-    return (clouds + 128).clamp(0, 255).to(torch.uint8)
+    with memory_explained(batch, size_hw):
+        clouds = torch.zeros(batch, channels, *size_hw)
+        for cells, strength in ((3, 70.0), (9, 40.0), (40, 15.0)):
+            coarse = torch.randn(batch, channels, cells, cells, generator=generator)
+            clouds += strength * F.interpolate(coarse, size=size_hw, mode="bilinear", align_corners=False)
+        clouds += 4 * torch.randn(clouds.shape, generator=generator)
+        return (clouds + 128).clamp(0, 255).to(torch.uint8)
 
 
 def time_in_turns(
@@ -190,8 +191,12 @@ def class_map(scorer: Scorer, images: UInt8[Tensor, "n c h w"]) -> Integer[Tenso
 
 
 @contextlib.contextmanager
-def memory_explained(images: UInt8[Tensor, "n c h w"]) -> Iterator[None]:
+def memory_explained(batch: int, size_hw: tuple[int, int]) -> Iterator[None]:
     """Turn what PyTorch raises for want of memory into a message.
+
+    Args:
+        batch: Images at a time.
+        size_hw: Their height and width.
 
     Raises:
         ConfigError: The images need more memory than there is.
@@ -202,8 +207,8 @@ def memory_explained(images: UInt8[Tensor, "n c h w"]) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            f"expected a size and batch that fit into memory, got {len(images)} of {images.shape[2]}x{images.shape[3]} "
-            f"pixels; choose less ({str(error)[:120]})"
+            f"expected a size and batch that fit into memory, got {batch} of {size_hw[0]}x{size_hw[1]} pixels; "
+            f"choose less ({str(error)[:120]})"
         ) from error
 
 
@@ -232,14 +237,14 @@ def measure(
     plain = [index for index, contender in enumerate(contenders) if contender.plain]
     if len(plain) != 1:
         raise ConfigError(f"expected exactly one plain contender, got {len(plain)} of {len(contenders)}")
-    size = f"{images.shape[2]}x{images.shape[3]}"
-    with memory_explained(images):
+    batch, _, height, width = images.shape
+    with memory_explained(batch, (height, width)):
         firsts = [_first(contender.scorer, images) for contender in contenders]
         calls = [partial(class_map, contender.scorer, images) for contender in contenders]
         products = {} if multiply_adds is None else {name: _product(dtype) for name, dtype in _PRODUCTS.items()}
         all_times = time_in_turns([*calls, *products.values()], repeats=repeats, console=console)
     times, beside = all_times[: len(calls)], dict(zip(products, all_times[len(calls) :], strict=True))
-    done = (multiply_adds or 0) * len(images) / _SIDE**3  # in matrix products
+    done = (multiply_adds or 0) * batch / _SIDE**3  # in matrix products
     rows = []
     for index, (contender, first, own) in enumerate(zip(contenders, firsts, times, strict=True)):
         same = first.classes == firsts[plain[0]].classes
@@ -252,8 +257,8 @@ def measure(
                 plain=contender.plain,
                 memory_order=contender.memory_order,
                 agreement=float(same.double().mean()),
-                batch=len(images),
-                size=size,
+                batch=batch,
+                size=f"{height}x{width}",
                 min_ms=float(own.min()),
                 p50_ms=float(np.percentile(own, 50)),
                 p95_ms=float(np.percentile(own, 95)),

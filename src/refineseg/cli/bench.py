@@ -155,8 +155,13 @@ def _check_bench_words(
 ) -> None:
     """Refuse words and numbers that mean nothing, before PyTorch is imported; None: no model of its own."""
     from refineseg.networks.model_names import check_model_or_variant
-    from refineseg.runtimes.table import BACKENDS, PRECISIONS
+    from refineseg.runtimes.table import BACKENDS, PRECISIONS, is_exported
 
+    if model is not None and is_exported(model) and folder is None:
+        raise ConfigError(
+            f"expected --folder with an exported file, which is measured on images, got {model} without it; add "
+            "--folder FOLDER, or name the model file"
+        )
     if model is not None:
         check_model_or_variant(model)
     if size is not None:

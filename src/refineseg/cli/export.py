@@ -11,6 +11,10 @@ from refineseg.cli.app import ModelFile, messages, verb
 from refineseg.cli.completion import data_sets
 from refineseg.terminal.printing import print_lines
 
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Format of the file: onnx, openvino or torch; by default that of its ending."),
+]
 Outputs = Annotated[str, typer.Option(help="Outputs of the file: class_map, logits, or both separated by a comma.")]
 Size = Annotated[
     str | None,
@@ -18,7 +22,7 @@ Size = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(help="Precision: float32, or int8 (8-bit convolutions; needs --format openvino and --calibrate)."),
+    typer.Option(help="Precision: float32, or int8 (8-bit convolutions; needs an .xml file and --calibrate)."),
 ]
 Calibrate = Annotated[
     str | None,
@@ -52,7 +56,7 @@ Drift = Annotated[
 def export(
     out: Annotated[Path, typer.Option(help="File to write: .onnx, .xml (with .bin beside it), or .pt2.")],
     model: ModelFile = "camvid",
-    file_format: Annotated[str, typer.Option("--format", help="Format of the file: onnx, openvino or torch.")] = "onnx",
+    file_format: Format = None,
     outputs: Outputs = ("class_map"),
     size: Size = None,
     precision: Precision = "float32",
@@ -62,7 +66,7 @@ def export(
     accept: Accept = None,
     split: Annotated[str, typer.Option(help="Split of the images for --accept.")] = "val",
     check: Annotated[
-        bool, typer.Option("--check", help="Check the file that is already there, and write nothing.")
+        bool, typer.Option("--check", help="Check the file that is there; only the report is written.")
     ] = False,
     agreement: Agreement = None,
     drift: Drift = None,

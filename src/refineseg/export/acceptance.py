@@ -52,6 +52,7 @@ class Acceptance:
         model_mean_iou: Mean IoU of the model, 0..1; None without labels.
         file_mean_iou: Mean IoU of the exported file.
         tolerance: What was asked.
+        sha256: SHA-256 of the file that was compared, with its weights behind it where they lie beside it.
     """
 
     data: str
@@ -62,6 +63,7 @@ class Acceptance:
     model_mean_iou: float | None
     file_mean_iou: float | None
     tolerance: Tolerance
+    sha256: str = ""
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ class Acceptance:
         return {
             "accepted": not self.complaints,
             "complaints": list(self.complaints),
+            "sha256": self.sha256,
             "data": self.data,
             "num_images": self.num_images,
             "agreement": self.agreement,

@@ -1,12 +1,16 @@
 """``refineseg export``: a model as a file for another runtime, accepted on real images before it gets its name.
 
 In: a model's name, a format, a file name. Out: the file, and with ``--accept`` a report ``FILE.acceptance.json`` beside
-it. A file that is refused does not get its name; only the report is written.
+it, which holds the digest of the file that was compared. A file that is refused does not get its name; only the report
+is written.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +20,14 @@ from numpy.typing import NDArray
 from refineseg.data.datasets import open_sources
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
-from refineseg.export.options import REPORT_ENDING, ExportOptions
-from refineseg.files.writing import folder_beside, written_beside
+from refineseg.export.options import ExportOptions, report_path
+from refineseg.files.writing import folder_beside, storing, written_beside
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import onnx_model, write_onnx_model
 from refineseg.runtimes.open import open_exported
+from refineseg.runtimes.opened_file import file_digest
 from refineseg.runtimes.openvino_runtime import openvino_model, write_openvino_model
 from refineseg.runtimes.quantisation import quantised
 from refineseg.runtimes.torch_programs import write_torch_program
@@ -30,6 +35,8 @@ from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal, counting
 
 _LARGEST_SIDE = 640  # of a calibration image in pixels: ranges are the same, and time and memory stay small
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 def calibration_images(
@@ -41,7 +48,7 @@ def calibration_images(
         data: ``NAME:ROOT``.
         split: Split; not the one that is measured on.
         num_images: How many; fewer if there are not so many.
-        size_hw: Only those of this size; None: all.
+        size_hw: Only those of this size, of which as many are looked for; None: all.
 
     Raises:
         ConfigError: Less than one image.
@@ -51,10 +58,12 @@ def calibration_images(
         raise ConfigError(f"expected at least one image to calibrate with (--images), got {num_images}")
     dataset = open_sources(data, split=split)
     places = np.unique(np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int))
-    images = (dataset[int(index)].image for index in places)
-    found = tuple(
-        _middle(image) if size_hw is None else image for image in images if size_hw in (None, image.shape[:2])
-    )
+    if size_hw is None:
+        return tuple(_middle(dataset[int(index)].image) for index in places)
+    others = np.setdiff1d(np.arange(len(dataset)), places)
+    spread = others[np.argsort(others * _GOLDEN % 1)]  # evenly over the data set, wherever it ends
+    images = (dataset[int(index)].image for index in (*places, *spread))
+    found = tuple(islice((image for image in images if image.shape[:2] == size_hw), num_images))
     if not found:
         raise DatasetError(f"expected images of {size_hw} pixels in {data} {split} to calibrate with, got none")
     return found
@@ -76,10 +85,16 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, con
         console: Shows progress; None: nothing does.
 
     Raises:
-        ConfigError: Another ending, or a network that cannot be exported so.
+        ConfigError: Another ending, a network that cannot be exported so, or calibration images of other channels.
         MissingExtraError: The format's packages are not installed.
     """
     options.check_path(path)
+    channels = segmenter.spec.preprocessing.in_channels
+    if any(image.shape[2] != channels for image in options.calibration):
+        raise ConfigError(
+            f"expected a model of {options.calibration[0].shape[2]} channels, as the calibration images have, got one "
+            f"of {channels}; leave out --precision int8"
+        )
     precision = "int8" if options.calibration else "float32"
     description = Description(segmenter.spec, options.outputs, precision, options.size_hw)
     two_passes = options.file_format != "torch"
@@ -108,7 +123,7 @@ def accept_file(
     """Compare an exported file with its model on real images.
 
     Args:
-        segmenter: The original.
+        segmenter: The original; it stays as it is.
         path: The exported file; its ending says the runtime.
         data: ``NAME:ROOT``.
         split: Split of the images.
@@ -122,9 +137,10 @@ def accept_file(
     place = torch.device("cpu")
     exported = open_exported(path, backend=None, device=place, precision="float32")
     dataset = open_sources(data, split=split)
+    original = TorchScorer(copy.deepcopy(segmenter), device=place)
     with counting(console, "accepting", "images") as report:
-        return compare(
-            TorchScorer(segmenter, device=place),
+        found = compare(
+            original,
             exported,
             dataset,
             data=f"{data} {split}",
@@ -132,6 +148,7 @@ def accept_file(
             size_hw=exported.description.size_hw,
             report=report,
         )
+    return replace(found, sha256=file_digest(path))
 
 
 def export_accepted(
@@ -159,7 +176,17 @@ def export_accepted(
 
 def write_acceptance(path: Path, found: Acceptance) -> Path:
     """Write the report of an exported file beside it."""
-    report = path.with_name(path.name + REPORT_ENDING)
+    report = report_path(path)
     with written_beside(report) as temporary:
         temporary.write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
     return report
+
+
+def remove_acceptance(path: Path) -> None:
+    """Remove the report of an earlier file of the name.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    with storing(report_path(path)):
+        report_path(path).unlink(missing_ok=True)

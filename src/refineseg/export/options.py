@@ -21,6 +21,11 @@ REPORT_ENDING = ".acceptance.json"
 """What follows a file's name in the name of the report of its acceptance."""
 
 
+def report_path(path: Path) -> Path:
+    """Where the report of the acceptance of an exported file is."""
+    return path.with_name(path.name + REPORT_ENDING)
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """What to write.
@@ -50,17 +55,29 @@ class ExportOptions:
     @classmethod
     def parse(
         cls,
-        file_format: str,
+        file_format: str | None,
         outputs: str,
         size_hw: tuple[int, int] | None,
         *,
+        path: Path = Path(),
         calibration: tuple[NDArray[np.uint8], ...] = (),
     ) -> ExportOptions:
         """From the words of the command line.
 
+        Args:
+            file_format: A key of :data:`FORMATS`; None: that of the ending of ``path``.
+            outputs: Names between commas.
+            size_hw: The one size it is for; None: any.
+            path: Path of the file.
+            calibration: Calibration images for 8 bits.
+
         Raises:
-            ConfigError: An unknown format or output.
+            ConfigError: An unknown format, ending or output.
         """
+        if file_format is None:
+            file_format = next((name for name, ending in FORMATS.items() if ending == path.suffix), None)
+        if file_format is None:
+            raise ConfigError(f"expected a file name ending in {', '.join(FORMATS.values())} as --out, got {path}")
         names = [name.strip() for name in outputs.split(",")]
         unknown = [name for name in names if name not in OUTPUTS]
         if unknown:
@@ -100,5 +117,6 @@ class ExportOptions:
         """
         if path.suffix != FORMATS[self.file_format]:
             raise ConfigError(
-                f"expected a file name ending in {FORMATS[self.file_format]} for {self.file_format}, got {path}"
+                f"expected a file name ending in {FORMATS[self.file_format]} for --format {self.file_format}, got "
+                f"{path}; leave --format out, or name {path.with_suffix(FORMATS[self.file_format]).name}"
             )

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from refineseg.errors import OutputError
+from refineseg.errors import OutputError, RefinesegError
 from refineseg.files.special import special_kind
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -139,8 +139,10 @@ def folder_beside(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_own_prefix()))
         try:
             yield folder
-        except OutputError as error:
-            raise OutputError(str(error).replace(f"{folder}", f"{path.parent}"), no_room=error.no_room) from error
+        except RefinesegError as error:  # names the file as it will be called
+            lines = error.args
+            error.args = tuple(str(line).replace(f"{folder}", f"{path.parent}") for line in lines)
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.predict.batches import OTHER_PIXEL_BYTES, check_images
+from refineseg.predict.batches import IN_OPENVINO, IN_OTHERS, check_images
 from refineseg.prediction import Prediction
 from refineseg.runtimes.opened_file import OpenedFile
 
@@ -39,9 +39,12 @@ class ArrayPredictor:
         """Whether images of this size are predicted in tiles: never, which would look inside the network."""
         return False
 
-    def whole_bytes(self, size_hw: tuple[int, int]) -> int:
-        """About the memory that an image of this size needs."""
-        return size_hw[0] * size_hw[1] * OTHER_PIXEL_BYTES
+    def whole_bytes(self, size_hw: tuple[int, int], *, scored: bool = False) -> int:
+        """About the memory that an image of this size needs; see :meth:`Predictor.whole_bytes`."""
+        if scored or "class_map" not in self._opened.description.outputs:
+            return self._scoring.whole_bytes(size_hw, scored=True)
+        each = IN_OPENVINO if self._opened.backend == "openvino" else IN_OTHERS
+        return size_hw[0] * size_hw[1] * (each.network + each.alone * self.class_info.num_classes)
 
     @cached_property
     def _scoring(self) -> Predictor:
@@ -65,7 +68,7 @@ class ArrayPredictor:
         Raises:
             ConfigError: No such arrays, of different shapes, or not of the size of the file.
         """
-        if probabilities or confidence or "class_map" not in self._opened.program.description.outputs:
+        if probabilities or confidence or "class_map" not in self._opened.description.outputs:
             return self._scoring.batch(images, probabilities=probabilities, confidence=confidence)
         check_images(images)
         masks = self._opened.program.run("class_map", np.stack([image.transpose(2, 0, 1) for image in images]))

@@ -6,16 +6,34 @@ In: arrays (H, W, C) uint8. Out: nothing, or an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError
 
-WHOLE_PIXEL_BYTES = 600
-"""Memory of a pixel of an image that a network in PyTorch sees whole: 540 (LW-MobileNet-v2, 21 classes)."""
-OTHER_PIXEL_BYTES = 300
-"""The same in another runtime: 230 (`camvid` in OpenVINO)."""
+
+class PixelBytes(NamedTuple):
+    """Memory of a pixel of an image that a network sees whole.
+
+    Args:
+        network: Bytes of its feature maps.
+        alone: Bytes for each class where the class map alone is computed.
+        scored: Bytes for each class where logits or probabilities are.
+    """
+
+    network: int
+    alone: int
+    scored: int
+
+
+IN_PYTORCH = PixelBytes(600, 1, 16)
+"""Measured: 540 (LW-MobileNet-v2, 21 classes); 1 and 13 (300 classes)."""
+IN_OPENVINO = PixelBytes(300, 3, 20)
+"""Measured: 230 (`camvid`); 3 and 20 (300 classes)."""
+IN_OTHERS = PixelBytes(300, 12, 20)
+"""Measured in ONNX Runtime: 12 and 16 (300 classes)."""
 
 
 def check_images(images: Sequence[NDArray[np.uint8]]) -> None:

@@ -97,6 +97,25 @@ class PredictorOptions:
             return open_file(Path(model), backend=self.backend, precision=self.precision)
         return self.opened(model)
 
+    def check_use(self, opened: OpenedModel | OpenedFile, *, scored: bool, batch_size: int | None) -> None:
+        """Refuse what an exported file does with no image, before anything is written.
+
+        Args:
+            opened: What :meth:`opened_for_images` gave.
+            scored: Whether probabilities or confidence are wanted.
+            batch_size: Images at a time; None: chosen.
+
+        Raises:
+            ConfigError: The file gives no logits, or takes one size, or one image at a time.
+        """
+        resized = self.scales != (1.0,)
+        opened.description.check_use(
+            opened.source if isinstance(opened.source, Path) else opened.backend,
+            scored=scored or resized or self.flip or self.crf is not None,
+            resized=resized,
+            batch_size=batch_size or 1,
+        )
+
     def image_predictor(self, opened: OpenedModel | OpenedFile) -> AnyPredictor:
         """A predictor of what :meth:`opened_for_images` gave."""
         if isinstance(opened, OpenedFile):

@@ -18,7 +18,7 @@ from refineseg.class_info import ClassInfo
 from refineseg.devices import find_device
 from refineseg.errors import ConfigError
 from refineseg.networks.variants import find_variant
-from refineseg.predict.batches import OTHER_PIXEL_BYTES, WHOLE_PIXEL_BYTES, check_images
+from refineseg.predict.batches import IN_OTHERS, IN_PYTORCH, check_images
 from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.views.augmented import mean_probabilities
 from refineseg.predict.views.authors import authors_scores
@@ -38,6 +38,7 @@ from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities
 from refineseg.segmenter import Segmenter
 
 _CRF_PIXEL_BYTES = 1000  # of a dense CRF
+_CRF_CLASS_BYTES = 32  # of that for each class of a pixel: eight maps
 
 
 class Predictor:
@@ -105,6 +106,11 @@ class Predictor:
                 f"themselves, got {self._view.enlargement}; add --enlargement 1"
             )
         self.num_channels = self._scorer.num_channels
+        if crf is not None and self.num_channels != 3:
+            raise ConfigError(
+                f"expected a model of RGB images for a CRF, which compares colours, got one of {self.num_channels} "
+                "channels; leave the CRF out"
+            )
         self._cutter: Cutter | None = None
         if self._inner is not None and self._is_plain and tiling is not None:
             self._cutter = Cutter(self._inner, tiling)
@@ -128,18 +134,32 @@ class Predictor:
         """Whether images of this size are predicted in tiles."""
         return self._cutter is not None and self._cutter.cuts(size_hw)
 
-    def whole_bytes(self, size_hw: tuple[int, int]) -> int:
-        """About the memory of the host that an image of this size needs; 0 where it is cut, or a GPU computes."""
+    def whole_bytes(self, size_hw: tuple[int, int], *, scored: bool = False) -> int:
+        """About the memory of the host that an image of this size needs; 0 where it is cut, or a GPU computes.
+
+        Args:
+            size_hw: Its height and width.
+            scored: Whether probabilities or confidence are wanted.
+        """
         if self._cutter is not None or (self._inner is not None and self._inner.device.type != "cpu"):
             return 0
         scale = max(1.0, *self._scales)
-        if self._view.short_side is not None:  # which brings large images down first
-            scale *= min(1.0, self._view.short_side[1] / min(size_hw)) * (self._view.enlargement or 1.0)
+        if self._view.is_authors:
+            scale *= self._view.factor(size_hw) * (self._view.enlargement or 1.0)
         elif self._inner is not None:
             scale *= self._inner.segmenter.spec.preprocessing.input_scale
-        each = OTHER_PIXEL_BYTES if self._inner is None else WHOLE_PIXEL_BYTES
-        refined = 0 if self._crf is None else _CRF_PIXEL_BYTES
-        return int(size_hw[0] * size_hw[1] * (each * scale * scale + refined))
+        each = IN_OTHERS if self._inner is None else IN_PYTORCH
+        if self._view.is_authors:
+            classes = 8 + scale * scale
+        elif self._scales != (1.0,) or self._flip or scale != 1:
+            classes = each.scored + 4 * scale * scale
+        else:
+            scored = scored or self._view.looks_inside or self._crf is not None
+            classes = each.scored if scored else each.alone
+        pixel = each.network * scale * scale
+        if self._crf is not None:
+            pixel, classes = pixel + _CRF_PIXEL_BYTES, classes + _CRF_CLASS_BYTES
+        return int(size_hw[0] * size_hw[1] * (pixel + classes * self.class_info.num_classes))
 
     @property
     def prefers_batches(self) -> bool:

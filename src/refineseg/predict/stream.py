@@ -190,7 +190,9 @@ def _finished(futures: Sequence[Future[Item]], predictor: AnyPredictor, options:
 def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
     images = [picture.image for _, picture in group]
-    if (needed := predictor.whole_bytes(images[0].shape[:2])) > _ALWAYS_THERE and needed > free_memory():
+    scored = options.probabilities or options.confidence
+    needed = predictor.whole_bytes(images[0].shape[:2], scored=scored)
+    if needed > _ALWAYS_THERE and needed > free_memory():
         text = (
             f"about {needed / 1e9:.0f} GB are needed to see {images[0].shape[0]}x{images[0].shape[1]} pixels at once; "
             "shrink it, or use a model file without --scales, --flip, --crf and --protocol, which is cut into tiles"

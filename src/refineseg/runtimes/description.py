@@ -61,10 +61,10 @@ class Description:
         try:
             header = read_json(text, path)
             export = header["export"]
-            size_hw = None if export["size_hw"] is None else (int(export["size_hw"][0]), int(export["size_hw"][1]))
+            size_hw = None if export["size_hw"] is None else _size_of(export["size_hw"])
             outputs = tuple(known for name in export["outputs"] for known in OUTPUTS if known == name)
             return cls(ModelSpec.from_json(header), outputs, str(export["precision"]), size_hw)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, ModelFileError) as error:
+        except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, ModelFileError) as error:
             raise ModelFileError(
                 f"expected the description of a model in {path}, which is damaged ({error!r:.300})"
             ) from error
@@ -115,11 +115,7 @@ class Description:
             ConfigError: It does not give this output, takes other channels, or one image at a time.
             ImageSizeError: It takes another size.
         """
-        if wanted not in self.outputs:
-            raise ConfigError(
-                f"expected a file that gives {wanted}, got {path}, which gives {' and '.join(self.outputs)}; export it "
-                f"with --outputs {','.join(OUTPUTS)}"
-            )
+        self._check_output(wanted, path)
         channels = self.spec.preprocessing.in_channels
         if dtype != "uint8" or len(shape) != 4 or shape[1] != channels or 0 in shape:
             raise ConfigError(
@@ -132,8 +128,47 @@ class Description:
                 f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
                 "images, or export without --size"
             )
-        if self.size_hw is not None and shape[0] != 1:
+        self._check_batch(shape[0], path)
+
+    def check_use(self, path: Path | str, *, scored: bool, resized: bool, batch_size: int) -> None:
+        """Refuse what a file does with no image, before one is read; :meth:`check` refuses the rest.
+
+        Args:
+            path: Names the file in the message.
+            scored: Whether more than classes is wanted: probabilities, or a mean of several views.
+            resized: Whether images are brought to other scales in front of it.
+            batch_size: Images at a time.
+
+        Raises:
+            ConfigError: It gives no logits, or takes one size, or one image at a time.
+        """
+        if scored:
+            self._check_output("logits", path)
+        if self.size_hw is not None and resized:
             raise ConfigError(
-                f"expected one image at a time for {path}, which was exported for one size, got {shape[0]}; leave "
-                "out --batch-size, or export without --size"
+                f"expected images at their own size for {path}, which was exported for one size, got other --scales; "
+                "leave out --scales, or export without --size"
             )
+        self._check_batch(batch_size, path)
+
+    def _check_output(self, wanted: Output, path: Path | str) -> None:
+        if wanted not in self.outputs:
+            raise ConfigError(
+                f"expected a file that gives {wanted}, got {path}, which gives {' and '.join(self.outputs)}; export it "
+                f"with --outputs {','.join(OUTPUTS)}"
+            )
+
+    def _check_batch(self, count: int, path: Path | str) -> None:
+        if self.size_hw is not None and count != 1:
+            raise ConfigError(
+                f"expected one image at a time for {path}, which was exported for one size, got {count}; leave out "
+                "--batch-size, or export without --size"
+            )
+
+
+def _size_of(stored: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON
+    """Two whole numbers of at least 1, or an error of Python's."""
+    height, width = stored
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise ValueError(f"a size of {stored!r:.80}")
+    return height, width

@@ -12,9 +12,10 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from refineseg.class_info import ClassInfo
-from refineseg.runtimes.table import Precision
+from refineseg.runtimes.table import PRECISIONS, Precision
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.arguments import check_word
 
 
 class TorchScorer(Scorer):
@@ -24,9 +25,13 @@ class TorchScorer(Scorer):
         segmenter: The model; it is moved to the device and set to evaluation mode.
         device: Device of the network.
         precision: ``float32``, or ``bfloat16`` autocast (faster where the hardware has it, slightly other masks).
+
+    Raises:
+        ConfigError: Another precision.
     """
 
     def __init__(self, segmenter: Segmenter, *, device: torch.device, precision: Precision = "float32") -> None:
+        check_word("precision", precision, PRECISIONS)
         self._segmenter = segmenter.to(device).eval()
         self._device = device
         self._autocast = precision == "bfloat16"

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refineseg.errors import ConfigError
+from refineseg.devices import is_out_of_memory
+from refineseg.errors import ConfigError, told
 from refineseg.networks.fused import enlarged_class_map, separate_pooling
 from refineseg.networks.lite import assume_even_sizes
 from refineseg.networks.variants import find_variant
@@ -133,23 +134,34 @@ def export_program(
         two_passes: Pool rows and then columns: faster in OpenVINO, slower in PyTorch.
 
     Raises:
-        ConfigError: The network cannot be traced, or only for a fixed size.
+        ConfigError: The network cannot be traced, or only for a fixed size, is in another precision, or the size does
+            not fit into memory.
     """
     if size_hw is None and not takes_any_size(segmenter):
         raise ConfigError(
             "expected a fixed size for a model that resizes images in front of the network, or features as the "
             "RefineNet authors' code does; add --size HEIGHTxWIDTH"
         )
+    others = {value.dtype for value in segmenter.state_dict().values() if value.is_floating_point()} - {torch.float32}
+    if others:
+        raise ConfigError(
+            f"expected a segmenter in single precision, torch.float32, got {', '.join(sorted(map(str, others)))}; call "
+            "segmenter.float() before"
+        )
     channels = segmenter.spec.preprocessing.in_channels
-    graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten, two_passes=two_passes).eval()
+    graph = InferenceGraph(segmenter, outputs=outputs, rewritten=rewritten, two_passes=two_passes).eval().cpu()
     any_length = torch.export.Dim.DYNAMIC
-    # a batch of one would be taken for a constant
-    example = torch.zeros(1 if size_hw else 2, channels, *(size_hw or _EXAMPLE_HW), dtype=torch.uint8)
+    shape = (1 if size_hw else 2, channels, *(size_hw or _EXAMPLE_HW))  # a batch of one would be taken for a constant
     sizes = None if size_hw else ({0: any_length, 2: any_length, 3: any_length},)
     try:
         with traceable(), torch.no_grad():
-            return torch.export.export(graph, (example,), dynamic_shapes=sizes)
+            return torch.export.export(graph, (torch.zeros(shape, dtype=torch.uint8),), dynamic_shapes=sizes)
     except Exception as error:  # torch.export fails with any kind of exception
+        if is_out_of_memory(error):
+            height, width = shape[2:]
+            raise ConfigError(
+                f"expected a size that fits into memory, got {height}x{width} pixels; choose less ({told(error)})"
+            ) from error
         hint = "add --size HEIGHTxWIDTH" if size_hw is None else "use another encoder"
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:160]
         raise ConfigError(

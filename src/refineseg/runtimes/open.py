@@ -27,6 +27,7 @@ from refineseg.runtimes.openvino_runtime import OpenVinoScorer, openvino_model
 from refineseg.runtimes.program_scorer import DescribedScorer
 from refineseg.runtimes.table import (
     BACKENDS,
+    PRECISIONS,
     SUFFIXES,
     Precision,
     check_fits,
@@ -40,6 +41,7 @@ from refineseg.runtimes.torch_compile import CompiledScorer
 from refineseg.runtimes.torch_programs import TorchProgramScorer
 from refineseg.scoring import Scorer
 from refineseg.segmenter import Segmenter, load, load_spec
+from refineseg.terminal.arguments import check_word
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def check_backend(name: str | None, *, precision: str, device: torch.device) -> 
     if name is None:
         name = "torch"
     if check_name(name) == "auto":
+        check_word("precision", precision, PRECISIONS)
         return fastest(device, precision)
     check_fits(name, precision=precision, device=str(device))
     return name
@@ -237,7 +240,7 @@ def read_description(path: Path) -> Description:
         ConfigError: There is no such file, or its ending is of no format.
         ModelFileError: It is damaged, or of others.
     """
-    if path.suffix not in SUFFIXES:
+    if not is_exported(str(path)):
         raise ConfigError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}")
     return open_exported(path, backend=None, device=torch.device("cpu"), precision="float32").description
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
 from refineseg.networks.model_spec import ModelSpec
+from refineseg.runtimes.description import Description
 from refineseg.runtimes.programs import ArrayProgram, OnnxProgram, OpenVinoProgram
 from refineseg.runtimes.table import Precision, check_fits, check_reads, is_exported, own_backend
 
@@ -40,6 +41,11 @@ class OpenedFile:
     def spec(self) -> ModelSpec:
         """The specification of the model."""
         return self.program.description.spec
+
+    @property
+    def description(self) -> Description:
+        """What it gives, for images of which size."""
+        return self.program.description
 
     @property
     def class_info(self) -> ClassInfo:
@@ -92,7 +98,7 @@ def takes_arrays(model: str, *, backend: str | None, device: str) -> bool:
 def file_digest(path: Path) -> str:
     """SHA-256 of an exported file, with its weights where they lie beside it."""
     digest, weights = hashlib.sha256(path.read_bytes()), path.with_suffix(".bin")
-    if path.suffix == ".xml" and weights.is_file():
+    if path.suffix.lower() == ".xml" and weights.is_file():
         digest.update(weights.read_bytes())
     return digest.hexdigest()
 

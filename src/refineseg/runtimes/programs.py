@@ -83,16 +83,27 @@ def read_description(path: Path) -> Description:
     """
     try:
         metadata = load_onnx().load(str(path), load_external_data=False).metadata_props
+        text = next((entry.value for entry in metadata if entry.key == KEY), None)
+        text = text.decode() if isinstance(text, bytes) else text  # of protobuf, where it is no text
     except MissingExtraError:
         raise
     except Exception as error:  # protobuf fails with several kinds
         raise ModelFileError(f"expected an ONNX file, got {path}, which cannot be read ({told(error)})") from error
-    return Description.from_text(next((entry.value for entry in metadata if entry.key == KEY), None), path)
+    return Description.from_text(text, path)
 
 
 def computes_on(kind: str) -> bool:
     """Whether the installed ONNX Runtime was built for a kind of device: ``cpu``, ``cuda``, ``tensorrt``."""
     return _PROVIDERS.get(kind) in _onnxruntime().get_available_providers()
+
+
+def _named(path: Path) -> str | bytes:
+    """What a runtime takes for a file: its name, or where that is no text its content."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
 
 
 def _places(kind: str, index: int) -> list[Any]:
@@ -132,8 +143,11 @@ class OnnxProgram(ArrayProgram):
         options.log_severity_level = 3
         self._name = model if isinstance(model, Path) else Path("the exported model")
         try:
-            content = str(model) if isinstance(model, Path) else model
-            self._session = runtime.InferenceSession(content, options, providers=_places(kind, int(index or 0)))
+            content = _named(model) if isinstance(model, Path) else model
+            places = _places(kind, int(index or 0))
+            self._session = runtime.InferenceSession(content, options, providers=places, enable_fallback=0)
+            metadata = self._session.get_modelmeta().custom_metadata_map  # texts that may be damaged
+            given = [node.name for node in self._session.get_outputs()]
         except Exception as error:  # ONNX Runtime has exceptions of its own for every status
             raise ModelFileError(f"expected an ONNX file that runs here, got {self._name} ({told(error)})") from error
         if provider not in self._session.get_providers():  # it goes on without a word on the CPU
@@ -141,9 +155,8 @@ class OnnxProgram(ArrayProgram):
                 f"expected ONNX Runtime to compute on {device}, but its {provider} did not start; install the CUDA and "
                 "cuDNN that this version of onnxruntime-gpu asks for, or use --device cpu"
             )
-        metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = Description.from_text(metadata.get(KEY), self._name)
-        self.description.check_file([node.name for node in self._session.get_outputs()], self._name)
+        self.description.check_file(given, self._name)
         self._run_options = runtime.RunOptions()
         self._run_options.only_execute_path_to_fetches = True  # the class map alone needs no logits at image size
 
@@ -247,7 +260,7 @@ def _check_kind(path: Path) -> None:
         ValueError: XML of something else, or with definitions that may grow without end.
         ElementTree.ParseError: No XML.
     """
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         read_description(path)
         return
     content = path.read_bytes()

@@ -98,12 +98,12 @@ def check_name(name: str) -> str:
 
 def is_exported(model: str) -> bool:
     """Whether a model's name is that of an exported file."""
-    return Path(model).suffix in SUFFIXES
+    return Path(model).suffix.lower() in SUFFIXES
 
 
 def own_backend(path: Path) -> str:
     """The runtime that an exported file is for, by its ending."""
-    return SUFFIXES[path.suffix]
+    return SUFFIXES[path.suffix.lower()]
 
 
 def check_installed(name: str, *, for_file: bool = False) -> None:
@@ -129,6 +129,7 @@ def check_fits(name: str, *, precision: str, device: str) -> None:
         ConfigError: It does not.
     """
     backend = BACKENDS[name]
+    check_word("precision", precision, PRECISIONS)
     if precision not in backend.precisions:
         fitting = ", ".join(other for other, known in BACKENDS.items() if precision in known.precisions)
         raise ConfigError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, RequestError
 from refineseg.images.files import read_image_size
-from refineseg.predict.batches import OTHER_PIXEL_BYTES, WHOLE_PIXEL_BYTES
+from refineseg.predict.batches import IN_OTHERS, IN_PYTORCH
 
 UPLOAD = Path("the upload")
 """The name of an uploaded image in messages; no file of a client's naming is ever opened."""
@@ -108,7 +108,7 @@ class RequestLimits:
         Raises:
             RequestError: It needs more memory than there is.
         """
-        most = self.memory_bytes // (WHOLE_PIXEL_BYTES if in_torch else OTHER_PIXEL_BYTES)
+        most = self.memory_bytes // (IN_PYTORCH if in_torch else IN_OTHERS).network
         if size_hw[0] * size_hw[1] > most:
             raise RequestError(
                 f"expected an image of at most {most} pixels where it is not cut into tiles (with scales, mirror "

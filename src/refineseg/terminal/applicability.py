@@ -100,7 +100,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(("split", "agreement", "drift"), "with --accept", lambda call: call["accept"] is not None),
         Rule(
             ("file_format", "outputs", "size", "precision", "calibrate"),
-            "without --check, which writes nothing",
+            "without --check, which exports nothing",
             lambda call: not call["check"],
         ),
     ),

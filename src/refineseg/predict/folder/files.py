@@ -136,6 +136,9 @@ def predict_plan(
     if opened.inner is None and files.asked & {"tile", "tile_mode", "memory", "overlap"}:
         opened.needs_inner("tiles and a bound of memory")
     predictor = options.image_predictor(opened)
+    smoothed, stream = bool(plan.videos) and files.videos.smooth > 0, files.stream
+    scored = bool(plan.files) and (stream.probabilities or stream.confidence)
+    options.check_use(opened, scored=scored or smoothed, batch_size=files.batch_size)
     prover = None
     if files.prove:
         from refineseg.predict.folder.proofs import Prover

@@ -25,12 +25,7 @@ _LEAST_LOG = -20.0
 
 def network_images(images: UInt8[Tensor, "n c h w"], scale: float, *, view: ScoringView) -> UInt8[Tensor, "n c h2 w2"]:
     """Images as the network gets them: one resize for the short side and the scale, another for the enlargement."""
-    short = min(images.shape[2:])
-    factor = 1.0
-    if view.short_side is not None:
-        low, high = view.short_side
-        factor = low / short if short < low else high / short if short > high else 1.0
-    factor *= scale
+    factor = view.factor((images.shape[2], images.shape[3])) * scale
     if factor != 1:
         size_hw = math.ceil(images.shape[2] * factor), math.ceil(images.shape[3] * factor)
         images = matlab_resize_images(images, size_hw, scale=factor)

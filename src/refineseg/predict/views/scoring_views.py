@@ -89,6 +89,13 @@ class ScoringView:
                 f"expected no mirror images with the protocol {self.name}, which has none; leave --flip out"
             )
 
+    def factor(self, size_hw: tuple[int, int]) -> float:
+        """What an image's sides are multiplied by, so that the shorter one lies where it must."""
+        if self.short_side is None:
+            return 1.0
+        (low, high), short = self.short_side, min(size_hw)
+        return low / short if short < low else high / short if short > high else 1.0
+
     @property
     def stated(self) -> str:
         """Its name, and the enlargement where that is another than the name's."""
