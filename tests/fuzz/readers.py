@@ -273,7 +273,8 @@ def seed_of_a_reproduction(name: str) -> Reader:
             "boundary": {"mean_iou": 0.5},
             KEY: MeasurementProtocol("camvid", "test").to_json(),
         }
-        described = {"variant": "refineseg_nano", "model": "last.safetensors", "model_sha256": "0", "training": {}}
+        known = {"version": "0", "recipe": "r", "epochs": 2, "hardware": "CPU", "torch": "2", "training_seconds": 60.0}
+        described = {"variant": "refineseg_nano", "model": "last.safetensors", "model_sha256": "0", "training": known}
         (place / "test.json").write_text(json.dumps({**measured, **described}))
         return place / name
 
@@ -292,7 +293,9 @@ def result() -> Reader:
     def write(folder: Path) -> Path:
         from refineseg.evaluate.comparison import KEY
 
-        (folder / "result.json").write_text(json.dumps({"mean_iou": 0.5, KEY: {"data": "camvid", "scales": [1]}}))
+        protocol = {"dataset": "camvid", "split": "test", "scales": [1]}
+        value = {"mean_iou": 0.5, "per_class": {"sky": {"iou": 0.5}}, "boundary": {"mean_iou": 0.5}, KEY: protocol}
+        (folder / "result.json").write_text(json.dumps(value))
         return folder / "result.json"
 
     def read(folder: Path) -> object:
