@@ -392,6 +392,7 @@ def test_stages_leave_images_of_original_networks_as_they_are(tmp_path, monkeypa
     """Networks whose enlargements align corners are not padded by the segmenter, and so not by the stages."""
     from refineseg.bench import stages as module
 
+    torch.manual_seed(0)
     segmenter = build("refinenet_lw_mobilenetv2", num_classes=300, align_corners=True)
     write_image(tmp_path / "a.png", example_images(1, 3, (33, 45))[0].permute(1, 2, 0).numpy())
     seen, network = [], segmenter.network

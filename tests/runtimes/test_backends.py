@@ -208,7 +208,7 @@ def test_words_of_precision_are_checked_everywhere(exported, scenes):
     _, files = exported
     for word in ("float16", "int8", "nonsense"):
         for backend in ("auto", "openvino", None):
-            with pytest.raises(ConfigError, match=f"expected a precision of float32, bfloat16, got '{word}'"):
+            with pytest.raises(ConfigError, match=rf"expected a precision of .*float32, bfloat16.*, got '?{word}"):
                 check_backend(backend, precision=word, device=CPU)
     with pytest.raises(ConfigError, match=r"expected the precision of .*net.onnx, which is float32, got int8"):
         bench_folder(str(files["onnx"]), scenes / "val", device="cpu", precision="int8", rounds=1)

@@ -129,12 +129,11 @@ def check_fits(name: str, *, precision: str, device: str) -> None:
         ConfigError: It does not.
     """
     backend = BACKENDS[name]
-    check_word("precision", precision, PRECISIONS)
     if precision not in backend.precisions:
         fitting = ", ".join(other for other, known in BACKENDS.items() if precision in known.precisions)
         raise ConfigError(
-            f"expected a precision of {name} ({', '.join(backend.precisions)}), got {precision}; backends that have "
-            f"it: {fitting}"
+            f"expected a precision of {name} ({', '.join(backend.precisions)}), got {precision}; "
+            + (f"backends that have it: {fitting}" if fitting else "choose one of those")
         )
     if device != "auto" and device.partition(":")[0] not in backend.devices:
         raise ConfigError(f"expected a device of {name} ({', '.join(backend.devices)}), got {device}")
