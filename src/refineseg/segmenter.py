@@ -357,6 +357,8 @@ def load(model: str | Path) -> Segmenter:
         ModelFileError: No such model, an unknown format, any tensor missing, unused or of another shape, or weights
             that are no finite floating-point numbers.
     """
+    if not isinstance(model, str | Path):
+        raise ConfigError(f"expected the name of a shipped model or a path, got {type(model).__name__}")
     path = model_file(model)
     spec, shapes = _read(path)
     try:

@@ -1,6 +1,8 @@
 """What is measured, and what a result may take the place of: splits, held out images, inputs, damaged results."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +55,14 @@ def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):
         package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
 
 
+def test_images_that_were_held_out_of_joined_data_are_measured(flat):
+    root, model = flat
+    record = json.loads((model.parent / "data.json").read_text())
+    record["data"]["folder:train + camvid:train"] = record["data"].pop("folder:train")
+    (model.parent / "data.json").write_text(json.dumps(record))
+    assert package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu").num_images == 1
+
+
 @pytest.mark.parametrize("content", ["{", '{"format": 99}', "[]"])
 def test_a_damaged_record_beside_a_model_does_not_stop_its_measurement(flat, content):
     root, model = flat
@@ -70,7 +80,8 @@ def test_numbers_take_the_place_of_earlier_numbers_only(flat):
     call = {"model": model, "split": "held_out", "device": "cpu"}
     before = model.read_bytes()
     (root / "annotations.json").write_text('{"images": []}')
-    for target in (model, root / "annotations.json", root / "images" / "000.png"):
+    (model.parent / "run.json").write_text('{\n "version": "0"}')
+    for target in (model, model.parent / "run.json", root / "annotations.json", root / "images" / "000.png"):
         kept = target.read_bytes()
         with pytest.raises(ConfigError, match="expected --json as a new file or an earlier result"):
             package.evaluate(f"folder:{root}", json_file=target, **call)
@@ -79,6 +90,24 @@ def test_numbers_take_the_place_of_earlier_numbers_only(flat):
     for _ in range(2):
         package.evaluate(f"folder:{root}", json_file=root / "numbers.json", **call)
     assert json.loads((root / "numbers.json").read_text())["split"] == "held_out"
+
+
+def test_pages_and_tables_take_the_place_of_earlier_ones_only(flat, refineseg):
+    root, model = flat
+    image = root / "images" / "000.png"
+    kept = image.read_bytes()
+    for call, option in (
+        (("doctor", f"folder:{root}", "--html", image), "--html"),
+        (("predict", image, "--out", root.parent / "o", "--model", model, "--areas", root.parent / "m.csv"), "--areas"),
+    ):
+        (root.parent / "m.csv").write_text("another table\n1\n")
+        status, _, err = refineseg(*call)
+        assert (status, f"expected {option} as a new file or an earlier result" in err) == (2, True)
+    assert image.read_bytes() == kept
+    page = ("doctor", f"folder:{root}", "--html", root.parent / "page.html")
+    table = ("predict", image, "--out", root.parent / "o", "--model", model, "--areas", root.parent / "areas.csv")
+    for call in (page, page, table, table):
+        assert refineseg(*call)[0] == 0
 
 
 def test_masks_of_void_alone_give_no_numbers_but_an_error(flat):
@@ -113,6 +142,8 @@ def test_numbers_and_arrays_of_numpy_are_those_of_python(flat, tmp_path):
         for scales, pictures in (((0.5, 1.0), 0), (np.array([0.5, 1.0]), np.int64(0)))
     )
     assert arrays.options.scales == (0.5, 1.0)
+    yes = package.evaluate(f"folder:{root}", model=model, split="train", device="cpu", flip=np.True_)
+    assert yes.options.flip is True
     np.testing.assert_array_equal(plain.matrix.counts, arrays.matrix.counts)
     options = {"variant": "refineseg_nano", "pretrained": False, "device": "cpu", "epochs": np.int64(1)}
     settings = {"seed": np.int64(3), "phases.0.crop_hw": np.array([32, 32]), "phases.0.batch_size": 2, "val_share": 0}
@@ -136,6 +167,30 @@ def test_numbers_and_arrays_of_numpy_are_those_of_python(flat, tmp_path):
 def test_everyday_mistakes_have_a_message_of_their_own(call, message, tmp_path):
     with pytest.raises((ConfigError, NoInputError), match=message):
         call(tmp_path)
+
+
+def test_predictors_and_models_of_other_types_are_refused():
+    """In a process of its own: here types are checked, too."""
+    code = """
+import refineseg as r
+model = r.load("camvid_nano")
+for call in (
+    lambda: r.Predictor(model, flip="no"), lambda: r.Predictor(model, scales=1), lambda: r.Predictor(model, crf=True),
+    lambda: r.Predictor(model, precision=1), lambda: r.load(None),
+):
+    try:
+        call()
+    except r.errors.ConfigError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert [line.partition(", got")[0] for line in run.stdout.splitlines()] == [
+        "expected bool as flip",
+        "expected scales as numbers in a sequence, for instance (0.5, 1)",
+        "expected CrfOptions as crf, or None",
+        "expected a text as precision, one of float32, bfloat16",
+        "expected the name of a shipped model or a path",
+    ]
 
 
 def test_predictions_that_are_no_whole_numbers_are_refused():
@@ -172,7 +227,7 @@ def test_a_damaged_result_is_refused_before_anything_is_predicted(change, refine
 
 def test_cards_of_windows_are_filled_and_a_block_without_its_end_is_refused():
     card = "by hand <!-- made: facts -->\r\nold\r\n<!-- end: facts --> kept"
-    assert fill(card, {"facts": "new"}) == "by hand <!-- made: facts -->\nnew\n<!-- end: facts --> kept"
+    assert fill(card, {"facts": "new"}) == "by hand <!-- made: facts -->\r\nnew\r\n<!-- end: facts --> kept"
     broken = card + "\n<!-- made: results -->\n11.1 %\n<!-- end: result -->"
     with pytest.raises(ConfigError, match="a mark without its partner"):
         fill(broken, {"facts": "new", "results": "5 %"})

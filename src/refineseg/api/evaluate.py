@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import Words, as_path, as_words, check_types
+from refineseg.api.words import Words, as_path, as_words
 from refineseg.files.writing import write_json
 from refineseg.terminal.arguments import check_number, check_outputs
+from refineseg.terminal.value_types import check_types
 
 if TYPE_CHECKING:
     from refineseg.data.samples.sample import Dataset
@@ -55,7 +56,9 @@ def evaluate(
         LabelError: No labelled pixel.
         ModelFileError: No such model.
     """
-    check_types(evaluate, dict(locals()))
+    given = check_types(evaluate, dict(locals()))
+    flip, boundary, crf, legend = (given[name] for name in ("flip", "boundary", "crf", "legend"))
+    pictures, enlargement = given["pictures"], given["enlargement"]
     from refineseg.predict.views.scoring_views import check_scoring
 
     model = str(model) if isinstance(model, Path) else model

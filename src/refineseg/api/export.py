@@ -22,6 +22,7 @@ from refineseg.terminal.arguments import (
     check_word,
     parse_size,
 )
+from refineseg.terminal.value_types import check_types
 
 if TYPE_CHECKING:
     from refineseg.export.acceptance import Acceptance
@@ -78,7 +79,9 @@ def export(
         DatasetError: Images that cannot be read.
         MissingExtraError: The format's packages are not installed.
     """
-    given, size_hw = dict(locals()), _whole_size(size)
+    given = check_types(export, dict(locals()))
+    size_hw, images, check = _whole_size(size), given["images"], given["check"]
+    agreement, drift = given["agreement"], given["drift"]
     check_call("export", export, {**given, "model": "", "size": size_hw}, without=("out", "console"))
     if check and accept is None:
         raise ConfigError("expected --accept NAME:ROOT with --check, got none: a file is checked on images")

@@ -18,6 +18,7 @@ from refineseg.errors import ConfigError, MissingExtraError, NoInputError
 from refineseg.files.writing import write_json
 from refineseg.terminal.applicability import is_batch
 from refineseg.terminal.arguments import check_not_input, check_outputs, check_word
+from refineseg.terminal.value_types import check_types
 
 if TYPE_CHECKING:
     from refineseg.batch.job import BatchJob
@@ -96,6 +97,7 @@ def predict(
     """
     given = dict(locals())
     if asked is None:
+        given = check_types(predict, given)
         given["inputs"] = inputs = _listed(inputs)
         given["asked"] = asked = check_call("predict", predict, given, without=("inputs", "out", "asked", "follower"))
     if is_batch(given):

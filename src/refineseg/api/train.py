@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import Arrayed, as_path, check_types
+from refineseg.api.words import as_path
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
+from refineseg.terminal.value_types import Arrayed, check_types
 from refineseg.training.launch import find_launch
 from refineseg.training.request import launch_mark, was_begun_by
 

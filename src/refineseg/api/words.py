@@ -8,21 +8,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral, Number, Real
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from refineseg.errors import ConfigError
 from refineseg.terminal.applicability import check_options
-
-
-@runtime_checkable
-class Arrayed(Protocol):
-    """Arrays and numbers of NumPy and PyTorch."""
-
-    def tolist(self) -> Any:  # noqa: ANN401 - numbers, and lists of them
-        """The same as numbers of Python."""
-
+from refineseg.terminal.value_types import Arrayed
 
 Words = str | Sequence[object]
 """Names or numbers: ``"mask,overlay"`` or ``("mask", "overlay")``, ``"0.5,1"`` or ``(0.5, 1)``."""
@@ -51,51 +41,6 @@ def as_path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (Integral,),
-    "float": (Real,),
-    "str": (str,),
-    "Path": (Path,),
-    "None": (type(None),),
-}
-
-
-def check_types(function: Callable[..., object], values: dict[str, Any]) -> dict[str, Any]:
-    """Refuse values of another type than the function says: ``flip="no"`` would be true.
-
-    Args:
-        function: Function of the call, in a module with ``from __future__ import annotations``.
-        values: Its values by the names of its parameters; those of other types than plain ones are left alone.
-
-    Returns:
-        The same values; numbers of NumPy are those of Python.
-
-    Raises:
-        ConfigError: A value of another type.
-
-    Example:
-        >>> def call(flip: bool = False) -> None: ...
-        >>> call.__annotations__["flip"] = "bool"
-        >>> check_types(call, {"flip": "no"})
-        Traceback (most recent call last):
-        refineseg.errors.ConfigError: expected bool as flip, got 'no' of type str
-    """
-    for name, written in function.__annotations__.items():
-        kinds = written.split(" | ")
-        if name not in values or not all(kind in _KINDS for kind in kinds):
-            continue
-        value = values[name]
-        allowed = tuple(kind for word in kinds for kind in _KINDS[word])
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            shown = f"{value!r:.80} of type " if isinstance(value, str | int | float | list | tuple) else ""
-            raise ConfigError(f"expected {written} as {name}, got {shown}{type(value).__name__}")
-    return {
-        name: value.tolist() if isinstance(value, Number) and isinstance(value, Arrayed) else value
-        for name, value in values.items()
-    }
-
-
 def check_call(
     verb: str, function: Callable[..., object], values: Mapping[str, Any], *, without: Collection[str] = ()
 ) -> frozenset[str]:
@@ -111,9 +56,8 @@ def check_call(
         Options that are not what they are by default.
 
     Raises:
-        ConfigError: There are options that have no effect, or a value of another type.
+        ConfigError: There are options that have no effect.
     """
-    check_types(function, {name: value for name, value in values.items() if name not in without})
     asked = named_options(function, values) - frozenset(without)
     names = {name: f"--{name.replace('_', '-')}" for name in asked}
     check_options(verb, names, {name: as_words(value) for name, value in values.items()})

@@ -66,6 +66,10 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
         <!-- end: facts --> kept
     """
     _check_names(text, blocks)
-    return _BLOCK.sub(
-        lambda match: f"<!-- made: {match[1]} -->\n{blocks[match[1]].strip()}\n<!-- end: {match[1]} -->", text
-    )
+    end = "\r\n" if "\r\n" in text else "\n"
+
+    def block(match: re.Match[str]) -> str:
+        made = f"<!-- made: {match[1]} -->\n{blocks[match[1]].strip()}\n<!-- end: {match[1]} -->"
+        return made.replace("\n", end)
+
+    return _BLOCK.sub(block, text)

@@ -36,6 +36,7 @@ from refineseg.runtimes.eager import TorchScorer
 from refineseg.runtimes.table import Precision
 from refineseg.scoring import Scorer, class_map_of, confidence_of, probabilities_of
 from refineseg.segmenter import Segmenter
+from refineseg.terminal.value_types import check_types
 
 _CRF_PIXEL_BYTES = 1000  # of a dense CRF
 _CRF_CLASS_BYTES = 32  # of that for each class of a pixel: eight maps
@@ -83,6 +84,9 @@ class Predictor:
         crf: CrfOptions | None = None,
         tiling: TilingOptions | None = None,
     ) -> None:
+        flip = check_types(Predictor.__init__, {"flip": flip, "device": device})["flip"]
+        if crf is not None and not isinstance(crf, CrfOptions):
+            raise ConfigError(f"expected CrfOptions as crf, or None, got {type(crf).__name__}")
         self._scales, self._flip, self._crf = check_scales(scales), flip, crf
         self._view = find_view(protocol) if isinstance(protocol, str) else protocol
         self._view.check_flip(flip)

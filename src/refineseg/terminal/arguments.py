@@ -26,8 +26,14 @@ LONGEST_NAME = 255
 """Bytes that a file system takes in a name."""
 _LONGEST_PATH = 4000
 """Bytes of a whole path; systems take 4096, with the name of a temporary file in it."""
-_OWN_JSON = b'{\n "'
-"""First bytes of the numbers that this package writes."""
+_OWN_BEGINNINGS = {
+    "--json": re.compile(rb'\{\n "'),
+    "--html": re.compile(rb"<!doctype html>", re.IGNORECASE),
+    "--areas": re.compile(rb'image,pixels,|\{"classes": \[.*\],\n "images": \['),
+}
+"""How the results of this package begin that are written to a file of any name."""
+_OWN_RECORDS = ("run.json", "data.json", ".refineseg.json")
+_LONGEST_BEGINNING = 1 << 16
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d{1,2})?")
 
 
@@ -77,6 +83,8 @@ def check_word(what: str, word: str, known: Sequence[str]) -> str:
     Raises:
         ConfigError: It is not; the message has all of them, and the near ones.
     """
+    if not isinstance(word, str):
+        raise ConfigError(f"expected a text as {what}, one of {', '.join(known)}, got {type(word).__name__}")
     if word not in known:
         near = nearest(word, known)
         advice = f"; near: {', '.join(near)}" if near else ""
@@ -91,7 +99,7 @@ def check_device_name(name: str) -> None:
     Raises:
         ConfigError: No device is called so.
     """
-    if not _DEVICE.fullmatch(name):
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
         raise ConfigError(
             f"expected a device of this machine (cpu, cuda, cuda:1, mps), got {name!r}; use auto, which takes what is "
             "there"
@@ -181,7 +189,7 @@ def check_outputs(files: Mapping[str, Path | None], folders: Mapping[str, Path |
             raise ConfigError(f"expected {option} FILE, got {path}, which is a folder; name a file in it")
         if _is(path, "exists") and not _is(path, "file"):
             raise ConfigError(f"expected {option} FILE, got {path}, which is a device or a pipe; name an ordinary file")
-        if option == "--json" and not _is_replaceable(path):
+        if option in _OWN_BEGINNINGS and not _is_replaceable(option, path):
             raise ConfigError(
                 f"expected {option} as a new file or an earlier result, got {path}, which is another file and would be "
                 "lost; name another"
@@ -199,15 +207,15 @@ def check_outputs(files: Mapping[str, Path | None], folders: Mapping[str, Path |
         _check_place(option, path, path)
 
 
-def _is_replaceable(path: Path) -> bool:
-    """Whether numbers may take the place of what a path names: nothing, an empty file, or numbers of this package.
-
-    Those are told by their first line: one brace, and a key indented by one space below it.
-    """
+def _is_replaceable(option: str, path: Path) -> bool:
+    """Whether a result may take the place of what a path names: nothing, an empty file, or such a result."""
     if not _is(path, "file") or not os.access(path, os.R_OK):
         return True  # what cannot be written to is refused with its own words
+    if path.name in _OWN_RECORDS or path.name.endswith(".acceptance.json"):
+        return False
     with path.open("rb") as file:
-        return file.read(len(_OWN_JSON)) in (b"", _OWN_JSON)
+        begin = file.read(_LONGEST_BEGINNING)
+    return not begin or bool(_OWN_BEGINNINGS[option].match(begin))
 
 
 def check_not_input(option: str, path: Path | None, inputs: Iterable[str | Path]) -> None:

@@ -166,7 +166,9 @@ def _mixed_palettes(masks: Named, expected: Expected) -> list[Fault]:
         if others:
             shown = ", ".join(f"{v} is {_rgb(painted[v])} and not {_rgb(usual[v])}" for v in sorted(others)[:_SHOWN])
             faults.append(Fault("mixed_palettes", name, shown))
-    colours = classes_of_colours(_colours([mask for name, mask in masks if name in palettes]))
+    found = _colours([mask for name, mask in masks if name in palettes])
+    in_order = {usual[value]: -value for value in usual}  # the numbers that most masks have
+    colours = classes_of_colours(in_order if in_order.keys() == found.keys() else found)
     action = (
         f"write classes.json with your names, {colours}, then --fix numbers the masks by their colours; where the "
         "numbers are right and only the colours differ, save the masks as grey PNG"

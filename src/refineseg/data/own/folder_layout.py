@@ -45,8 +45,12 @@ def split_like(usual: str, splits: Sequence[str]) -> str | None:
     Args:
         usual: Usual name, for instance ``val``.
         splits: Splits that are there.
+
+    Example:
+        >>> split_like("val", ("train", "Validation")), split_like("train", ("city", "trainstation"))
+        ('Validation', None)
     """
-    alike = [split for split in splits if split.lower().startswith(usual)]
+    alike = [split for split in splits if re.fullmatch(rf"{usual}(ing|id|idation|val)?([^a-z].*)?", split.lower())]
     return usual if usual in splits else alike[0] if len(alike) == 1 else None
 
 
@@ -59,8 +63,10 @@ def splits_to_train_on(splits: Sequence[str]) -> str:
     Example:
         >>> splits_to_train_on(("plate0", "plate1", "plate 2"))
         "--set train_split=plate0+plate1 --set 'val_split=plate 2'"
+        >>> splits_to_train_on(("Test", "a", "testing_2", "b"))
+        '--set train_split=a --set val_split=b'
     """
-    named = [split for split in splits if split != "test" and "+" not in split]
+    named = [split for split in splits if not re.match(r"test(ing)?([^a-z]|$)", split.lower()) and "+" not in split]
     val = split_like("val", named) or (named[-1] if len(named) > 1 else None)
     learn = [split for split in named if split != val]
     chosen = [("train_split", "+".join(learn))] * bool(learn) + [("val_split", val)] * bool(val)

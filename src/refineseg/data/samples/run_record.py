@@ -59,7 +59,8 @@ class RunRecord:
             name: Name of the data set.
         """
         record = self.data.get(validation_name(f"{name}:{HELD_OUT}"))
-        splits = [part.removeprefix(f"{name}:") for part in self.data if part.startswith(f"{name}:")]
+        parts = {part for key in self.data if not key.startswith(_VALIDATION) for part in key.split(" + ")}
+        splits = [part.removeprefix(f"{name}:") for part in parts if part.startswith(f"{name}:")]
         return (splits[0], frozenset(name for name, _, _ in record.samples)) if record and len(splits) == 1 else None
 
     @property

@@ -23,6 +23,7 @@ from refineseg.runtimes.table import (
     is_exported,
 )
 from refineseg.terminal.arguments import check_device_name, check_word
+from refineseg.terminal.value_types import Arrayed
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]
 
@@ -187,12 +188,18 @@ def find_view(name: str, *, enlargement: float | None = None) -> ScoringView:
     return SCORING_VIEWS[name] if enlargement is None else replace(SCORING_VIEWS[name], enlargement=enlargement)
 
 
+def _check_sequence(scales: object) -> None:
+    if isinstance(scales, str) or not isinstance(scales, Sequence | Arrayed):
+        raise ConfigError(f"expected scales as numbers in a sequence, for instance (0.5, 1), got {scales!r:.80}")
+
+
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     """The scales, if images can be resized by them.
 
     Raises:
         ConfigError: None or more than 16 of them, or one that is not above 0 and at most 8.
     """
+    _check_sequence(scales)
     if not 1 <= len(scales) <= _MOST_SCALES or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
         raise ConfigError(
             f"expected 1 to {_MOST_SCALES} scales, each above 0 and at most {_LARGEST_SCALE:g}, got "
