@@ -432,3 +432,21 @@ def test_a_sample_that_cannot_be_fetched_is_said(chromium, service):
         page.click("#samples button")
         page.wait_for_selector("#error:not([hidden])")
         assert "cannot be fetched (status 502)" in page.inner_text("#error p")
+
+
+def test_a_background_is_not_painted_until_it_is_chosen(chromium, tmp_path):
+    info = ClassInfo(("Background", "thing"), ((60, 70, 50), (220, 40, 40)))
+    picture = photograph((120, 160))
+    own = untrained(tmp_path / "own.safetensors", info)
+    with running({"own": own}) as service, page_of(chromium, service.address) as page:
+        drop(page, png(picture))
+        page.fill("#opacity", "100")
+        mask = np.asarray(Image.open(io.BytesIO(saved(page, "mask")[1])))
+        shown = [saved(page, "overlay")[1]]
+        page.click("#legend button[data-index='0']")
+        shown.append(saved(page, "overlay")[1])
+    pictures = [np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in shown]
+    behind = (mask == 0)[..., None]
+    assert behind.any()
+    assert np.array_equal(pictures[0], np.where(behind, picture, np.array(info.palette[1])))
+    assert np.array_equal(pictures[1], np.where(behind, np.array(info.palette[0]), picture))
