@@ -10,6 +10,7 @@ from PIL import Image
 
 import refineseg as package
 from conftest import untrained, write_folder
+from fakes.own import fake_coco, fake_yolo
 from refineseg.class_info import ClassInfo
 from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import open_dataset
@@ -61,6 +62,19 @@ def test_images_that_were_held_out_of_joined_data_are_measured(flat):
     record["data"]["folder:train + camvid:train"] = record["data"].pop("folder:train")
     (model.parent / "data.json").write_text(json.dumps(record))
     assert package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu").num_images == 1
+
+
+@pytest.mark.parametrize("make", [fake_coco, fake_yolo], ids=["COCO", "YOLO"])
+def test_images_of_annotations_that_were_trained_on_are_counted(make, tmp_path):
+    root = make(tmp_path / "data")
+    learned = check_files(open_dataset("folder", root, split="train"))
+    assert all(image for _, image, _ in learned.samples)
+    RunRecord({"folder:train": learned}, {}).write(tmp_path)
+    untrained(tmp_path / "m.safetensors", learned.class_info)
+    result = package.evaluate(f"folder:{root}", model=tmp_path / "m.safetensors", split="train", device="cpu")
+    assert result.num_seen == result.num_images > 0
+    earlier = DataRecord(learned.class_info, learned.rules, tuple((n, "", mask) for n, _, mask in learned.samples))
+    assert earlier.differences(learned) == []  # a run that an earlier version began goes on
 
 
 @pytest.mark.parametrize("content", ["{", '{"format": 99}', "[]"])

@@ -82,6 +82,11 @@ class PaintedSource:
         drawing = self.drawings[index]
         return read_rgb(drawing.image, content=self._content(drawing))
 
+    def image_file(self, index: int) -> Path | None:
+        """The file of the image; None where it lies in the annotations."""
+        drawing = self.drawings[index]
+        return drawing.image if self._content(drawing) is None else None
+
     def image_hw(self, index: int) -> tuple[int, int]:
         """Height and width, from the file's header."""
         drawing = self.drawings[index]

@@ -26,7 +26,7 @@ class DataRecord:
     Args:
         class_info: The classes.
         rules: How mask files write them, as plain values.
-        samples: Name, mark of the image, mark of the mask; in order.
+        samples: Name, mark of the image (empty: not known), mark of the mask; in order.
     """
 
     class_info: ClassInfo
@@ -66,8 +66,10 @@ class DataRecord:
         found += _named("samples are new", [name for name in after if name not in before])
         both = [name for name in before if name in after]
         for place, what in ((0, "images"), (1, "masks")):
-            found += _named(f"{what} have changed", [n for n in both if before[n][place] != after[n][place]])
-        if not found and self.samples != now.samples:
+            marks = [(name, before[name][place], after[name][place]) for name in both]
+            changed = [name for name, old, new in marks if old != new and (place or (old and new))]
+            found += _named(f"{what} have changed", changed)
+        if not found and list(before) != list(after):
             found.append("the samples stand in another order")
         return found
 
