@@ -36,7 +36,9 @@ from refineseg.terminal.printing import print_lines, summed_up
 def evaluate(
     data: Data,
     model: Model = "camvid",
-    split: Annotated[str, typer.Option(help="Split that is measured; train+val joins two splits.")] = "val",
+    split: Annotated[
+        str, typer.Option(help="Split that is measured; train+val joins two, held_out is what a run held out.")
+    ] = "val",
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all numbers, as JSON.")] = None,
     pictures: Annotated[
         int, typer.Option(help="Number of worst images to draw: image, truth, prediction, errors.")
