@@ -113,9 +113,10 @@ def accuracy_page(results: dict[str, dict[str, Any]]) -> str:
     rows = []
     for kept in found:
         result = kept["result"]
+        scales = "" if result["scales"] == [1] else f" `--scales {result['scales'][0]:g}`"
         rows.append(
             (
-                f"`{_option(kept, '--model', 'camvid')}`",
+                f"`{_option(kept, '--model', 'camvid')}`{scales}",
                 f"`{result['data']}`, {result['split']}",
                 f"{result['num_images']}",
                 f"{result['backend']}, {result['precision']}",

@@ -42,7 +42,7 @@ def test_a_card_of_the_shipped_model_has_everything(refineseg, root, tmp_path):
         f"`{spec.variant}`, 11 classes, 3,160,779 parameters",
         "camvid:train+val, 468 images",
         spec.licence,
-        "`camvid_refineseg_lite0`: 46 epochs of 352x480 crops",
+        "`camvid_refineseg_lite0`: 18 epochs of 440x600 crops",
         "Measured: data set camvid; split test; classes 11; images 3; image size 40x56; image files lossless",
         "| class | IoU %, all (3) | accuracy % | boundary IoU % |",
         "| DABNet | 66.7 | unlike protocols",

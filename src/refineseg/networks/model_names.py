@@ -18,7 +18,7 @@ from refineseg.networks.variants import VARIANTS, find_variant
 from refineseg.terminal.arguments import hint, near_files, nearest
 
 SHIPPED: dict[str, str] = {
-    "camvid": "925e768e507e4110dd5f8dfc14ebc97daef7372149ca049db4ecc75f7298f187",
+    "camvid": "85df8f7dff5e93f21e13b2e02371188e652fc33c56a2bab67895e35913bf6a09",
     "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
     "nyud": "4b6dbd04d2b196790eeb5957de20dae134c004fb27907fa47315937485297c0f",
 }

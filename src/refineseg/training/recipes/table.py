@@ -173,9 +173,9 @@ def camvid_refineseg_lite0() -> TrainingConfig:
 
     Small crops of shrunk images first, then twice larger crops that end at full frames with a cosine to zero. The
     encoder, which has learned already, gets a quarter of the decoder's rate. White balance varies, so that the model
-    does not learn the colours of one camera by heart. The shipped ``camvid`` was trained in four runs
-    (16 + 9, then 18 + 8, then 32 + 28 of these phases, then 46 + 44 epochs), and is the mean of the last three
-    (docs/experiments.md).
+    does not learn the colours of one camera by heart. The shipped ``camvid`` was trained in five runs
+    (16 + 9, then 18 + 8, then 32 + 28 of these phases, then 46 + 44 epochs, then 18 + 34 of larger crops), and is a
+    mean of the last four (docs/experiments.md).
     """
     first, last = (replace(phase, encoder_lr=5e-4, decoder_lr=2e-3) for phase in camvid_refineseg_small().phases)
     frames = replace(last, epochs=8, crops=CropOptions((352, 480), (0.8, 1.25)))
