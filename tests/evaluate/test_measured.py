@@ -56,6 +56,21 @@ def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):
         package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
 
 
+def test_other_images_under_the_names_of_those_held_out_are_refused(flat):
+    root, model = flat
+    call = {"model": model, "split": "held_out", "device": "cpu"}
+    image = root / "images" / "002.png"
+    with Image.open(image) as file:
+        Image.fromarray(255 - np.asarray(file)).save(image)
+    with pytest.raises(DatasetError, match=r"but 1 of that name are other images, .*\(002\); give the data as the run"):
+        package.evaluate(f"folder:{root}", **call)
+    record = json.loads((model.parent / "data.json").read_text())
+    for sample in record["data"]["validation on folder:held out of train"]["samples"]:
+        sample[1] = ""  # as an earlier version wrote it for some forms
+    (model.parent / "data.json").write_text(json.dumps(record))
+    assert package.evaluate(f"folder:{root}", **call).num_images == 1
+
+
 def test_images_that_were_held_out_of_joined_data_are_measured(flat):
     root, model = flat
     record = json.loads((model.parent / "data.json").read_text())

@@ -17,7 +17,7 @@ from refineseg.data.checks.expected import Expected, class_counts
 from refineseg.data.checks.facts import MaskFacts, glance_at_image, inspect_pair
 from refineseg.data.checks.files import file_faults
 from refineseg.data.checks.kinds import FATAL, KINDS, Fault
-from refineseg.data.checks.marks import data_mark
+from refineseg.data.checks.marks import data_mark, image_mark
 from refineseg.data.checks.masks import mask_faults, void_share
 from refineseg.data.samples.sample import Dataset, PairDataset, image_file, pair_of
 from refineseg.errors import DatasetError, ImageError, LabelError
@@ -88,7 +88,7 @@ def _look_through(dataset: Dataset, index: int) -> Look:
     mask = dataset.read_mask(index)
     mark = "" if mask is None else f"{mask.shape}-{zlib.crc32(np.ascontiguousarray(mask).tobytes()):08x}"
     several = str(path) if facts is not None and facts.one_of_many else ""
-    return Look(_counted(dataset, index, mask), ("" if path is None else data_mark(path), mark), several=several)
+    return Look(_counted(dataset, index, mask), (image_mark(dataset, index), mark), several=several)
 
 
 def _class_pixels(mask: MaskFacts, expected: Expected) -> NDArray[np.int64] | None:
