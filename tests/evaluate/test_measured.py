@@ -56,6 +56,18 @@ def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):
         package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
 
 
+def test_an_exported_file_is_accepted_on_the_images_that_were_held_out(flat, tmp_path, monkeypatch):
+    root, model = flat
+    seen = []
+    monkeypatch.setattr("refineseg.export.files.export_accepted", lambda *_, **asked: seen.append(asked))
+    package.export(tmp_path / "m.pt2", model=model, accept=f"folder:{root}", split="held_out")
+    dataset = seen[0]["dataset"]
+    assert [dataset.name(index) for index in range(len(dataset))] == ["002"]
+    assert seen[0]["data"] == f"folder:{root} held_out"
+    with pytest.raises(DatasetError, match="got 'val'.*--split held_out measures the images that were held out"):
+        package.export(tmp_path / "m.pt2", model=model, accept=f"folder:{root}")
+
+
 def test_other_images_under_the_names_of_those_held_out_are_refused(flat):
     root, model = flat
     call = {"model": model, "split": "held_out", "device": "cpu"}

@@ -94,7 +94,12 @@ def export(
     out = Path(out)
     options = _options(file_format, as_words(outputs), size_hw, out)
     _check_files(options, out, model, precision, check=check, accept=accept)
-    _check_data((calibrate, calibrate_split), (accept, split))
+    from refineseg.data.datasets import open_sources
+    from refineseg.evaluate.measured_split import open_split
+
+    if calibrate is not None:
+        open_sources(calibrate, split=calibrate_split)
+    compared = None if accept is None else open_split(model, accept, split)
 
     # from here on PyTorch is there
     from refineseg.export.files import (
@@ -113,11 +118,12 @@ def export(
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
         options = replace(options, calibration=calibration)
     segmenter = model if isinstance(model, Segmenter) else load(model)
-    if accept is None:
+    if compared is None:
         export_file(segmenter, out, options, console=console)
         remove_acceptance(out)  # which is of an earlier file
         return ExportedModel(out)
-    asked = {"data": accept, "split": split, "tolerance": _tolerance(out, precision, check, agreement, drift)}
+    tolerance = _tolerance(out, precision, check, agreement, drift)
+    asked = {"dataset": compared, "data": f"{accept} {split}", "tolerance": tolerance}
     if check:
         found = accept_file(segmenter, out, console=console, **asked)
         write_acceptance(out, found)
@@ -189,12 +195,3 @@ def _check_files(
         )
     weights = out.with_suffix(".bin") if options.file_format == "openvino" and not check else None
     check_outputs({"--out": out, "--out (the weights beside it)": weights, "--accept": report})
-
-
-def _check_data(*parts: tuple[str | None, str]) -> None:
-    """Data and their splits, where they are given."""
-    from refineseg.data.datasets import open_sources
-
-    for data, split in parts:
-        if data is not None:
-            open_sources(data, split=split)
