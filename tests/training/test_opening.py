@@ -122,6 +122,37 @@ def test_a_void_value_that_the_classes_name_is_no_sign_of_two_classes(tmp_path):
     assert len(opened(root, val_split=None)[1].phases[0].dataset) == 4
 
 
+def numbered(path, colours):
+    """A mask whose palette has these colours."""
+    with Image.open(path) as file:
+        mask = Image.fromarray(np.asarray(file), mode="P")
+    mask.putpalette([part for colour in colours for part in colour])
+    mask.save(path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes"),
+    [
+        ({"train": 3, "val": 1}, {}),
+        ({"a": 1, "b": 3}, {"train_split": "a+b", "val_split": None}),
+        ({"train": 12}, {"val_share": 0.1}),
+    ],
+    ids=["val", "joined", "held out"],
+)
+def test_palettes_that_differ_between_splits_are_refused(tmp_path, splits, changes):
+    """Each split alone is sound; one mask of all numbers the colours otherwise."""
+    root, colours = write_folder(tmp_path / "d", splits=splits), [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    masks = sorted((root / "masks").rglob("*.png"))
+    for path in masks:
+        numbered(path, colours)
+    _, data, _ = opened(root, **changes)
+    alone = "a/000" if "a" in splits else "val/000" if "val" in splits else f"train/{data.val.name(0)}"
+    numbered(root / "masks" / f"{alone}.png", colours[::-1])
+    with pytest.raises(LabelError, match=rf"got 1 in \d+ samples:\n.*{alone}\.png: mixed_palettes"):
+        opened(root, **changes)
+
+
 def test_transparent_pixels_are_not_counted_as_classes(tmp_path):
     """Cut-outs: the background of every image is transparent, so there is one class left and nothing to learn."""
     root = write_folder(tmp_path / "d", splits={"train": 2})

@@ -126,22 +126,34 @@ def void_share_of(looks: Sequence[Look]) -> float:
     return void_share([one.mask for one in looks if one.mask is not None])
 
 
-def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0) -> None:
+Palettes = dict[str, dict[str, MaskFacts]]
+"""Root of own data -> palette masks of the splits that were looked at, by file."""
+
+
+def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0, palettes: Palettes | None = None) -> None:
     """Refuse what is fatal although every file could be read.
 
     Args:
         looks: What was found.
         usual_void: Share of void in other masks of the same data.
+        palettes: Those of splits that were looked at before, to compare with; those of these are added.
 
     Raises:
         LabelError: Masks that say other classes than are meant.
         DatasetError: Images and masks that do not fit each other.
     """
     faults = [fault for one in looks for fault in one.faults]
-    for pairs in {id(one.pairs): one.pairs for one in looks if one.pairs is not None}.values():
-        masks = [one.mask for one in looks if one.pairs is pairs and one.mask is not None]
+    sets: dict[str, tuple[PairDataset, dict[str, MaskFacts]]] = {}
+    for one in looks:
+        if one.pairs is not None and one.mask is not None:
+            sets.setdefault(one.pairs.root or str(id(one.pairs)), (one.pairs, {}))[1].update([one.mask])
+    for root, (pairs, masks) in sets.items():
+        known = {} if palettes is None else palettes.setdefault(root, {})
+        others = [(name, mask) for name, mask in known.items() if name not in masks]
         expected = Expected(pairs.class_info, pairs.table, declared=True)
-        faults += mask_faults(masks, expected, own_classes=False, usual_void=usual_void)
+        named = list(masks.items())
+        faults += mask_faults(named, expected, own_classes=False, usual_void=usual_void, others=others)
+        known.update((name, mask) for name, mask in named if mask.form == "palette")
     fatal = [fault for fault in faults if fault.kind in FATAL and FATAL[fault.kind].outcome == "refused"]
     if not fatal:
         return

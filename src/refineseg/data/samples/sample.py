@@ -124,6 +124,7 @@ class PairDataset:
         read_indices: Reads a mask file as class indices and ``ignore_index``, for masks that are no images (``.mat``
             files); then ``table`` is not used. A function of a module, or a partial of one: reading processes get a
             copy of it.
+        root: Own data that the pairs are a split of, whose masks number their classes alike; empty: none.
     """
 
     pairs: tuple[FilePair, ...]
@@ -131,6 +132,7 @@ class PairDataset:
     table: LabelTable
     notes: tuple[str, ...] = ()
     read_indices: Callable[[Path], NDArray[Any]] | None = None
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.pairs)
