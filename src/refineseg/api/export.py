@@ -25,6 +25,7 @@ from refineseg.terminal.arguments import (
 from refineseg.terminal.value_types import check_types
 
 if TYPE_CHECKING:
+    from refineseg.data.samples.sample import Dataset
     from refineseg.export.acceptance import Acceptance
     from refineseg.segmenter import Segmenter
     from refineseg.terminal.printing import Terminal
@@ -94,12 +95,7 @@ def export(
     out = Path(out)
     options = _options(file_format, as_words(outputs), size_hw, out)
     _check_files(options, out, model, precision, check=check, accept=accept)
-    from refineseg.data.datasets import open_sources
-    from refineseg.evaluate.measured_split import open_split
-
-    if calibrate is not None:
-        open_sources(calibrate, split=calibrate_split)
-    compared = None if accept is None else open_split(model, accept, split)
+    compared = _opened((calibrate, calibrate_split), (accept, split), model)
 
     # from here on PyTorch is there
     from refineseg.export.files import (
@@ -195,3 +191,15 @@ def _check_files(
         )
     weights = out.with_suffix(".bin") if options.file_format == "openvino" and not check else None
     check_outputs({"--out": out, "--out (the weights beside it)": weights, "--accept": report})
+
+
+def _opened(
+    calibrate: tuple[str | None, str], accept: tuple[str | None, str], model: str | Path | Segmenter
+) -> Dataset | None:
+    """Data and their splits, looked at where they are given; the images to accept by."""
+    from refineseg.data.datasets import open_sources
+    from refineseg.evaluate.measured_split import open_split
+
+    if calibrate[0] is not None:
+        open_sources(calibrate[0], split=calibrate[1])
+    return None if accept[0] is None else open_split(model, accept[0], accept[1])

@@ -52,7 +52,7 @@ def check_data(
         report: Function that is called with (samples looked at, samples in all).
         one_class: Whether pixels of one class alone are enough, as to measure on.
         usual_void: Share of void in other masks of the same data, as of :attr:`CheckedData.void_share`.
-        palettes: Those of other splits, see :func:`~refineseg.data.checks.looking.refuse_fatal`.
+        palettes: Palette masks of other splits, see :func:`~refineseg.data.checks.looking.refuse_fatal`.
 
     Raises:
         LabelError: Masks hold values that stand for no class (the first ten files and how many there are), or say other

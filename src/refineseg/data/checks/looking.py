@@ -136,7 +136,7 @@ def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0, palettes: Pa
     Args:
         looks: What was found.
         usual_void: Share of void in other masks of the same data.
-        palettes: Those of splits that were looked at before, to compare with; those of these are added.
+        palettes: Palette masks of splits that were looked at before, to compare with; those of these looks are added.
 
     Raises:
         LabelError: Masks that say other classes than are meant.
