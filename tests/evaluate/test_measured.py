@@ -16,10 +16,13 @@ from refineseg.data.checks.label_check import check_files
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.record import DataRecord
 from refineseg.data.samples.run_record import RunRecord
+from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError, DatasetError, LabelError, NoInputError
 from refineseg.evaluate.card_blocks import fill
+from refineseg.evaluate.failures import WorstImages, check_pictures
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.predict.options import PredictorOptions
+from refineseg.prediction import Prediction
 
 
 @pytest.fixture
@@ -54,6 +57,33 @@ def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):
     (root / "masks" / "002.png").unlink()
     with pytest.raises(DatasetError, match="but 1 of them are not there"):
         package.evaluate(f"folder:{root}", model=model, split="held_out", device="cpu")
+
+
+def test_an_exported_file_is_accepted_on_the_images_that_were_held_out(flat, tmp_path, monkeypatch):
+    root, model = flat
+    seen = []
+    monkeypatch.setattr("refineseg.export.files.export_accepted", lambda *_, **asked: seen.append(asked))
+    package.export(tmp_path / "m.pt2", model=model, accept=f"folder:{root}", split="held_out")
+    dataset = seen[0]["dataset"]
+    assert [dataset.name(index) for index in range(len(dataset))] == ["002"]
+    assert seen[0]["data"] == f"folder:{root} held_out"
+    with pytest.raises(DatasetError, match="got 'val'.*--split held_out measures the images that were held out"):
+        package.export(tmp_path / "m.pt2", model=model, accept=f"folder:{root}")
+
+
+def test_other_images_under_the_names_of_those_held_out_are_refused(flat):
+    root, model = flat
+    call = {"model": model, "split": "held_out", "device": "cpu"}
+    image = root / "images" / "002.png"
+    with Image.open(image) as file:
+        Image.fromarray(255 - np.asarray(file)).save(image)
+    with pytest.raises(DatasetError, match=r"but 1 of that name are other images, .*\(002\); give the data as the run"):
+        package.evaluate(f"folder:{root}", **call)
+    record = json.loads((model.parent / "data.json").read_text())
+    for sample in record["data"]["validation on folder:held out of train"]["samples"]:
+        sample[1] = ""  # as an earlier version wrote it for some forms
+    (model.parent / "data.json").write_text(json.dumps(record))
+    assert package.evaluate(f"folder:{root}", **call).num_images == 1
 
 
 def test_images_that_were_held_out_of_joined_data_are_measured(flat):
@@ -104,6 +134,34 @@ def test_numbers_take_the_place_of_earlier_numbers_only(flat):
     for _ in range(2):
         package.evaluate(f"folder:{root}", json_file=root / "numbers.json", **call)
     assert json.loads((root / "numbers.json").read_text())["split"] == "held_out"
+
+
+def worst_of(names, most):
+    """The worst images of samples that are wrong everywhere, drawn."""
+    worst, classes = WorstImages(most), ClassInfo(("a", "b"))
+    truth, image = np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.uint8)
+    for index, name in enumerate(names):
+        worst.add(index, Sample(image, truth, name), Prediction(image, truth + np.uint8(1), classes))
+    return worst
+
+
+def test_pictures_take_the_place_of_those_of_an_earlier_evaluation_only(flat, tmp_path):
+    folder = tmp_path / "o" / "pictures"
+    worst_of(["a", "b"], 2).write(folder)
+    (folder / "mine.png").write_bytes((folder / "001_a.png").read_bytes())
+    (folder / "notes.txt").write_text("mine")
+    Image.new("RGB", (4, 6)).save(folder / "001_000.png")
+    mine = {path: path.read_bytes() for path in map(folder.joinpath, ("mine.png", "notes.txt", "001_000.png"))}
+    worst_of(["c"], 0).write(folder)
+    assert len(list(folder.iterdir())) == 5
+    worst_of(["c"], 1).write(folder)
+    assert set(folder.iterdir()) == {*mine, folder / "001_c.png"}
+    root, model = flat
+    with pytest.raises(ConfigError, match=r"under the names of new pictures, got .*001_000\.png, .* would be lost"):
+        package.evaluate(f"folder:{root}", model=model, split="train", device="cpu", pictures=1, out=tmp_path / "o")
+    check_pictures(folder, ["c"], 1)
+    check_pictures(tmp_path / "none", ["000"], 1)
+    assert {path: path.read_bytes() for path in mine} == mine
 
 
 def test_pages_and_tables_take_the_place_of_earlier_ones_only(flat, refineseg):

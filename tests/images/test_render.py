@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from refineseg import class_info
 from refineseg.class_info import ClassInfo
@@ -85,6 +85,16 @@ def test_pictures_stand_side_by_side_under_their_titles():
     assert row.shape == (29, 18, 3)
     np.testing.assert_array_equal(row[20:, :7], pictures[0])
     np.testing.assert_array_equal(row[20:, 11:], pictures[1])
+
+
+@pytest.mark.parametrize("width", [1, 30, 100, 300])
+def test_titles_of_narrow_pictures_are_whole(width):
+    titles = ["image", "errors: 12.3 % of the labelled pixels"]
+    row = np.asarray(render.side_by_side([np.zeros((9, width, 3), np.uint8)] * 2, titles))
+    font = ImageFont.load_default(12)
+    ink = sum(np.asarray(font.getmask(word), dtype=int).sum() for title in titles for word in title.split())
+    assert (255 - row[:-9, :, 0].astype(int)).sum() == ink
+    assert (row[-9:] == 0).all(axis=2).sum() == 2 * 9 * width
 
 
 # -------------------------------------------------------------------------------------------------- memory from outside

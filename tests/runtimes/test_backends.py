@@ -23,6 +23,7 @@ from fakes.exports import exported_files, tiny
 from fakes.scenes import fake_camvid
 from refineseg.bench.end_to_end import bench_folder
 from refineseg.bench.timing import example_images
+from refineseg.data.datasets import open_dataset
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.files import accept_file, calibration_images, export_file
@@ -287,8 +288,8 @@ def damaged(path, target):
 
 
 def accepted(segmenter, path, scenes):
-    options = {"data": f"camvid:{scenes}", "split": "val", "tolerance": Tolerance.of("float32")}
-    return accept_file(segmenter, path, **options, console=Terminal(stderr=True))
+    options = {"dataset": open_dataset("camvid", scenes, split="val"), "tolerance": Tolerance.of("float32")}
+    return accept_file(segmenter, path, **options, data="scenes", console=Terminal(stderr=True))
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "openvino", pytest.param("torch", marks=pytest.mark.slow)])

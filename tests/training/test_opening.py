@@ -1,6 +1,7 @@
 """Own data without a val split: some training images are held out, always the same ones, and none is trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from fakes.runs import Silent, tiny
 from fakes.scenes import fake_camvid, fake_idd_lite
 from refineseg.data.datasets import parse_sources
 from refineseg.data.samples.run_record import HELD_OUT
-from refineseg.errors import ConfigError, LabelError
+from refineseg.doctor.examination import examine
+from refineseg.errors import ConfigError, DatasetError, LabelError
 from refineseg.training.opening import open_data
 from refineseg.training.request import fitted
 from refineseg.training.run import RunRequest, start_run
@@ -120,6 +122,49 @@ def test_a_void_value_that_the_classes_name_is_no_sign_of_two_classes(tmp_path):
     listed = {"classes": [*named, {"id": 255, "name": "void", "ignore": True}]}
     (root / "classes.json").write_text(json.dumps(listed))
     assert len(opened(root, val_split=None)[1].phases[0].dataset) == 4
+
+
+def numbered(path, colours):
+    """A mask whose palette has these colours."""
+    with Image.open(path) as file:
+        mask = Image.fromarray(np.asarray(file), mode="P")
+    mask.putpalette([part for colour in colours for part in colour])
+    mask.save(path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "changes"),
+    [
+        ({"train": 3, "val": 1}, {}),
+        ({"a": 1, "b": 3}, {"train_split": "a+b", "val_split": None}),
+        ({"train": 12}, {"val_share": 0.1}),
+    ],
+    ids=["val", "joined", "held out"],
+)
+def test_palettes_that_differ_between_splits_are_refused(tmp_path, splits, changes):
+    """Each split alone is sound; one mask of all numbers the colours otherwise."""
+    root, colours = write_folder(tmp_path / "d", splits=splits), [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    masks = sorted((root / "masks").rglob("*.png"))
+    for path in masks:
+        numbered(path, colours)
+    _, data, _ = opened(root, **changes)
+    alone = "a/000" if "a" in splits else "val/000" if "val" in splits else f"train/{data.val.name(0)}"
+    numbered(root / "masks" / f"{alone}.png", colours[::-1])
+    with pytest.raises(LabelError, match=rf"got 1 in \d+ samples:\n.*{alone}\.png: mixed_palettes"):
+        opened(root, **changes)
+
+
+def test_splits_that_differ_by_capitals_are_told(tmp_path):
+    root = write_folder(tmp_path / "d", splits={"train": 3, "Train": 2})
+    note = "the splits 'train' and 'Train' differ by capitals only and are not one"
+    assert sum(line.startswith(f"note: {note}") for line in opened(root, val_split=None)[2]) == 1
+    assert any(found.startswith(note) for found in examine(f"folder:{root}").inventory.notes)
+    shutil.rmtree(root / "images" / "train")
+    shutil.rmtree(root / "masks" / "Train")
+    with pytest.raises(DatasetError, match=rf"but there is no such folder; {note}"):
+        opened(root, val_split=None)
+    assert any(found.startswith(note) for found in examine(f"folder:{root}").inventory.notes)
 
 
 def test_transparent_pixels_are_not_counted_as_classes(tmp_path):

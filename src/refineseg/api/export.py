@@ -25,6 +25,7 @@ from refineseg.terminal.arguments import (
 from refineseg.terminal.value_types import check_types
 
 if TYPE_CHECKING:
+    from refineseg.data.samples.sample import Dataset
     from refineseg.export.acceptance import Acceptance
     from refineseg.segmenter import Segmenter
     from refineseg.terminal.printing import Terminal
@@ -94,7 +95,7 @@ def export(
     out = Path(out)
     options = _options(file_format, as_words(outputs), size_hw, out)
     _check_files(options, out, model, precision, check=check, accept=accept)
-    _check_data((calibrate, calibrate_split), (accept, split))
+    compared = _opened((calibrate, calibrate_split), (accept, split), model)
 
     # from here on PyTorch is there
     from refineseg.export.files import (
@@ -113,11 +114,12 @@ def export(
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
         options = replace(options, calibration=calibration)
     segmenter = model if isinstance(model, Segmenter) else load(model)
-    if accept is None:
+    if compared is None:
         export_file(segmenter, out, options, console=console)
         remove_acceptance(out)  # which is of an earlier file
         return ExportedModel(out)
-    asked = {"data": accept, "split": split, "tolerance": _tolerance(out, precision, check, agreement, drift)}
+    tolerance = _tolerance(out, precision, check, agreement, drift)
+    asked = {"dataset": compared, "data": f"{accept} {split}", "tolerance": tolerance}
     if check:
         found = accept_file(segmenter, out, console=console, **asked)
         write_acceptance(out, found)
@@ -191,10 +193,13 @@ def _check_files(
     check_outputs({"--out": out, "--out (the weights beside it)": weights, "--accept": report})
 
 
-def _check_data(*parts: tuple[str | None, str]) -> None:
-    """Data and their splits, where they are given."""
+def _opened(
+    calibrate: tuple[str | None, str], accept: tuple[str | None, str], model: str | Path | Segmenter
+) -> Dataset | None:
+    """Data and their splits, looked at where they are given; the images to accept by."""
     from refineseg.data.datasets import open_sources
+    from refineseg.evaluate.measured_split import open_split
 
-    for data, split in parts:
-        if data is not None:
-            open_sources(data, split=split)
+    if calibrate[0] is not None:
+        open_sources(calibrate[0], split=calibrate[1])
+    return None if accept[0] is None else open_split(model, accept[0], accept[1])

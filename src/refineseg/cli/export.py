@@ -64,7 +64,9 @@ def export(
     calibrate_split: Annotated[str, typer.Option(help="Split of the calibration images.")] = "train",
     images: Annotated[int, typer.Option(help="Number of calibration images, evenly spaced in the split.")] = 128,
     accept: Accept = None,
-    split: Annotated[str, typer.Option(help="Split of the images for --accept.")] = "val",
+    split: Annotated[
+        str, typer.Option(help="Split of the images for --accept; held_out is what a run held out.")
+    ] = "val",
     check: Annotated[
         bool, typer.Option("--check", help="Check the file that is there; only the report is written.")
     ] = False,

@@ -18,6 +18,7 @@ from refineseg.data.own.folder_layout import (
     folder_splits,
     partners,
     split_like,
+    splits_alike,
     splits_to_train_on,
     stray_images,
 )
@@ -101,7 +102,8 @@ def take_inventory(name: str, root: Path) -> Inventory:
     except DatasetError as error:
         return Inventory(root, False, True, (), (), (refusal(root.name, error),))
     found = _folder_inventory(inner) if form == "masks" else _read_inventory(name, root)
-    return replace(found, faults=(*found.faults, *_no_train_split(found), *_left_out(inner)))
+    faults = (*found.faults, *_no_train_split(found), *_left_out(inner))
+    return replace(found, faults=faults, notes=(*found.notes, *splits_alike(found.splits)))
 
 
 def _no_train_split(inventory: Inventory) -> list[Fault]:

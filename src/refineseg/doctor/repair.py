@@ -22,6 +22,7 @@ from refineseg.data.checks.expected import Expected
 from refineseg.data.checks.facts import CaseFacts, MaskFacts, upright
 from refineseg.data.checks.kinds import KINDS, Fault
 from refineseg.data.checks.label_check import check_data
+from refineseg.data.checks.looking import Palettes
 from refineseg.data.own.folder import open_folder
 from refineseg.data.own.formats import recognise
 from refineseg.data.samples.class_files import CLASS_FILES
@@ -368,11 +369,12 @@ def _undecided(examination: Examination) -> list[str]:
 def _refused(folder: Path, out: Path) -> list[str]:
     """What the reader, and the check in front of training, still say of the copy, which will lie in OUT."""
     said: list[str] = []
-    usual_void = 0.0
+    usual_void, palettes = 0.0, Palettes()
     splits = sorted(path.name for path in (folder / "images").glob("*") if path.is_dir())
     for split in sorted(splits, key=lambda name: name != "train"):
         try:
-            checked = check_data(open_folder(folder, split), one_class=split != "train", usual_void=usual_void)
+            dataset, one_class = open_folder(folder, split), split != "train"
+            checked = check_data(dataset, one_class=one_class, usual_void=usual_void, palettes=palettes)
             usual_void = max(usual_void, checked.void_share)
         except (DatasetError, ImageError, ConfigError) as error:
             said.append(f"{split} of the copy: {error}".replace(str(folder), str(out)))

@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import heapq
 import io
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngInfo
 
 from refineseg.data.samples.sample import Sample
+from refineseg.errors import ConfigError
 from refineseg.evaluate.metrics import ConfusionMatrix
-from refineseg.files.writing import written_beside
+from refineseg.files.special import has_folder, refuse_special
+from refineseg.files.writing import storing, written_beside
 from refineseg.images.render import compared
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 
+_MARK = ("Software", "refineseg evaluate")  # in the header of each picture, by which it is known again
+_HEAD = 256  # bytes of a picture that hold it
+_NAME = re.compile(r"(\d{3,})_(.*)\.png", re.DOTALL)
 _LONGEST_NAME = 200  # bytes of a sample's name in that of its picture: disks take 255, and the rank comes first
 
 
@@ -52,8 +60,51 @@ class Failure:
 
     def file_name(self, rank: int) -> str:
         """Of its picture."""
-        name = self.name.replace("/", "_").encode("utf-8", "surrogateescape")[-_LONGEST_NAME:]
-        return f"{rank:03d}_{name.decode('utf-8', 'ignore')}.png"
+        return f"{rank:03d}_{_plain(self.name)}.png"
+
+
+def _plain(name: str) -> str:
+    """The name of a sample in that of its picture."""
+    return name.replace("/", "_").encode("utf-8", "surrogateescape")[-_LONGEST_NAME:].decode("utf-8", "ignore")
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """What is called like a picture."""
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if has_folder(folder) else []
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is a picture that an evaluation wrote, by its header."""
+    try:
+        refuse_special(path)
+        with path.open("rb") as file:
+            return "\0".join(_MARK).encode() in file.read(_HEAD)
+    except OSError:
+        return False
+
+
+def check_pictures(folder: Path, names: Iterable[str], most: int) -> None:
+    """Whether pictures can be written without the loss of other files.
+
+    Args:
+        folder: Folder that they go to; it need not exist.
+        names: Names of all samples.
+        most: Number of pictures.
+
+    Raises:
+        ConfigError: A file that no evaluation wrote has the name of one.
+        OutputError: The folder cannot be listed.
+    """
+    plain = set(map(_plain, names)) if most else set()
+    with storing(folder):
+        found = [(path, _NAME.fullmatch(path.name)) for path in _earlier(folder)]
+    for path, match in found:
+        if match and match[2] in plain and 1 <= int(match[1]) <= most and not _is_own(path):
+            raise ConfigError(
+                f"expected no files of your own under the names of new pictures, got {path}, which bears no mark of "
+                "`refineseg evaluate` (those of earlier versions bear none) and would be lost; move it away, or choose "
+                "another --out"
+            )
 
 
 class WorstImages:
@@ -78,8 +129,9 @@ class WorstImages:
             return
         title = f"errors: {100 * wrong:.1f} % of the labelled pixels"
         row = compared((sample.image, truth), prediction.mask, info, errors=title, legend=self._legend)
-        packed = io.BytesIO()
-        row.save(packed, format="PNG")
+        packed, mark = io.BytesIO(), PngInfo()
+        mark.add_text(*_MARK)
+        row.save(packed, format="PNG", pnginfo=mark)
         failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), packed.getvalue())
         heapq.heappush(self._heap, failure)
         if len(self._heap) > self._most:
@@ -91,7 +143,15 @@ class WorstImages:
         return tuple(sorted(self._heap, reverse=True))
 
     def write(self, folder: Path) -> None:
-        """One PNG for each, numbered from the worst."""
+        """One PNG for each, numbered from the worst, in place of those of an earlier evaluation, if there are new ones.
+
+        Raises:
+            OutputError: A picture cannot be written, or an earlier one not be removed.
+        """
+        with storing(folder):
+            for path in _earlier(folder) if self._heap else ():
+                if _is_own(path):
+                    path.unlink()
         for rank, failure in enumerate(self.failures, 1):
             with written_beside(folder / failure.file_name(rank)) as temporary:
                 temporary.write_bytes(failure.picture)

@@ -5,13 +5,17 @@ In: a model, data and the name of a split. Out: the data set; how many of its im
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from refineseg.data.checks.marks import image_mark
 from refineseg.data.datasets import Root, data_splits, open_dataset, open_sources, parse_sources
 from refineseg.data.samples.given import GivenData
 from refineseg.data.samples.run_record import RunRecord
 from refineseg.data.samples.sample import Dataset, Without
+from refineseg.data.samples.threads import read_all
 from refineseg.errors import CheckpointError, DatasetError
+from refineseg.images.files import first_names
 
 HELD_OUT_SPLIT = "held_out"
 """Name of the images that a run held out of its training images, where own data have no split of this name."""
@@ -37,7 +41,8 @@ def open_split(model: object, data: str | GivenData, split: str) -> Dataset:
 
     Raises:
         ConfigError: As ``open_sources``.
-        DatasetError: A missing folder, split or file, or no images that were held out.
+        DatasetError: A missing folder, split or file; or images that were held out are not there, or others have their
+            names.
     """
     sources = parse_sources(data)
     name, root = next(iter(sources.items()))
@@ -55,12 +60,21 @@ def open_split(model: object, data: str | GivenData, split: str) -> Dataset:
         ) from error
 
 
-def _held_out(name: str, root: Root, train_split: str, held_out: frozenset[str]) -> Dataset:
+def _held_out(name: str, root: Root, train_split: str, held_out: Mapping[str, str]) -> Dataset:
     whole = open_dataset(name, root, split=train_split)
     names = [whole.name(index) for index in range(len(whole))]
-    if missing := len(held_out - set(names)):
+    if missing := len(held_out.keys() - set(names)):
         raise DatasetError(
             f"expected the {len(held_out)} images that were held out of training in {train_split} of {root}, but "
             f"{missing} of them are not there; put them back, or measure another split"
         )
-    return Without(whole, [one for one in names if one not in held_out])
+    found = Without(whole, [one for one in names if one not in held_out])
+    marks = read_all(lambda index: image_mark(found, index), len(found))
+    pairs = [(found.name(index), mark) for index, mark in enumerate(marks)]
+    if others := [one for one, mark in pairs if mark and held_out[one] and mark != held_out[one]]:
+        raise DatasetError(
+            f"expected the {len(held_out)} images that were held out of training in {train_split} of {root}, but "
+            f"{len(others)} of that name are other images, or packed otherwise ({first_names(others, most=3)}); give "
+            "the data as the run had them (the folder, zip file or address in its run.json), or measure another split"
+        )
+    return found

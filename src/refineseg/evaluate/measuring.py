@@ -24,7 +24,7 @@ from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError, LabelError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published
-from refineseg.evaluate.failures import Failure, WorstImages
+from refineseg.evaluate.failures import Failure, WorstImages, check_pictures
 from refineseg.evaluate.measured_split import open_split, record_beside
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import class_table, predictions
@@ -297,7 +297,8 @@ def evaluate_to_files(
         boundary: Whether contours are measured, too.
 
     Raises:
-        ConfigError: A submission of a data set without a benchmark, or options that do not fit each other.
+        ConfigError: A submission of a data set without a benchmark, options that do not fit each other, or files that
+            pictures would take the place of.
         DatasetError: Data that cannot be read, or of other classes than the model's; no labels and no submission; or
             images with labels and without.
         LabelError: No labelled pixel.
@@ -307,6 +308,8 @@ def evaluate_to_files(
     opened_split = open_split(model, data, split)
     dataset, mapping, part_of = _in_classes_of(spec.class_info, opened_split, data, submission=benchmark is not None)
     class_table(spec.class_info, dataset.class_info)  # before hours are spent on the files
+    if files.out is not None:
+        check_pictures(files.out / "pictures", map(dataset.name, range(len(dataset))), files.pictures)
     if not (labelled := _is_labelled(dataset, named, split)):
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:

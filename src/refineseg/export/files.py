@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from refineseg.data.datasets import open_sources
+from refineseg.data.samples.sample import Dataset
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.options import ExportOptions, report_path
@@ -118,15 +119,15 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, con
 
 
 def accept_file(
-    segmenter: Segmenter, path: Path, *, data: str, split: str, tolerance: Tolerance, console: Terminal | None
+    segmenter: Segmenter, path: Path, *, dataset: Dataset, data: str, tolerance: Tolerance, console: Terminal | None
 ) -> Acceptance:
     """Compare an exported file with its model on real images.
 
     Args:
         segmenter: The original; it stays as it is.
         path: The exported file; its ending says the runtime.
-        data: ``NAME:ROOT``.
-        split: Split of the images.
+        dataset: The images.
+        data: How they are called in the report.
         tolerance: What is asked.
         console: Shows progress; None: nothing does.
 
@@ -136,14 +137,13 @@ def accept_file(
     """
     place = torch.device("cpu")
     exported = open_exported(path, backend=None, device=place, precision="float32")
-    dataset = open_sources(data, split=split)
     original = TorchScorer(copy.deepcopy(segmenter), device=place)
     with counting(console, "accepting", "images") as report:
         found = compare(
             original,
             exported,
             dataset,
-            data=f"{data} {split}",
+            data=data,
             tolerance=tolerance,
             size_hw=exported.description.size_hw,
             report=report,
@@ -156,8 +156,8 @@ def export_accepted(
     path: Path,
     options: ExportOptions,
     *,
+    dataset: Dataset,
     data: str,
-    split: str,
     tolerance: Tolerance,
     console: Terminal | None,
 ) -> Acceptance:
@@ -165,7 +165,7 @@ def export_accepted(
     with folder_beside(path) as folder:
         candidate = folder / path.name
         export_file(segmenter, candidate, options, console=console)
-        found = accept_file(segmenter, candidate, data=data, split=split, tolerance=tolerance, console=console)
+        found = accept_file(segmenter, candidate, dataset=dataset, data=data, tolerance=tolerance, console=console)
         write_acceptance(path, found)
         if not found.complaints:
             others = [file for file in candidate.parent.iterdir() if file != candidate]

@@ -19,6 +19,7 @@ _ERROR_COLOUR = (230, 30, 30)
 _CORRECT_COLOUR = (235, 235, 235)
 _VOID_COLOUR = (0, 0, 0)
 _LEGEND_PIXELS = 14
+_TITLE_PIXELS, _TITLE_STEP = 12, 14  # of the letters, and from one line to the next
 _BACKGROUNDS = frozenset({"background", "_background_", "bg"})
 _STRIP_PIXELS = 2**18  # painted at a time: some 15 MB of floating-point numbers
 
@@ -186,15 +187,34 @@ def compared(
 
 
 def side_by_side(pictures: Iterable[NDArray[np.uint8]], titles: Sequence[str]) -> Image.Image:
-    """Pictures of equal size in one row, each under its title; they are taken one after the other."""
-    gap, band = 4, 20
+    """Pictures of equal size in one row, each under its title; they are taken one after the other.
+
+    Long titles have several lines, and pictures that are narrower than a word have room beside them.
+    """
+    gap, font = 4, _font(_TITLE_PIXELS)
     canvas = draw = None
-    for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+    column = band = 0
+    lines: list[list[str]] = []
+    for i, (picture, _) in enumerate(zip(pictures, titles, strict=True)):
         height, width = picture.shape[:2]
         if canvas is None or draw is None:
-            canvas = Image.new("RGB", (len(titles) * (width + gap) - gap, height + band), "white")
+            column = max(width, *(int(np.ceil(font.getlength(word))) for title in titles for word in title.split()))
+            lines = [_in_lines(title, font, column) for title in titles]
+            band = 6 + _TITLE_STEP * max(map(len, lines))
+            canvas = Image.new("RGB", (len(titles) * (column + gap) - gap, height + band), "white")
             draw = ImageDraw.Draw(canvas)
-        canvas.paste(Image.fromarray(picture), (i * (width + gap), band))
-        draw.text((i * (width + gap) + 2, band / 2), title, "black", _font(12), anchor="lm")
+        canvas.paste(Image.fromarray(picture), (i * (column + gap), band))
+        for number, line in enumerate(lines[i]):
+            left = i * (column + gap) + max(0, min(2, column - int(np.ceil(font.getlength(line)))))
+            draw.text((left, 10 + _TITLE_STEP * number), line, "black", font, anchor="lm")
     assert canvas is not None
     return canvas
+
+
+def _in_lines(title: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, room: int) -> list[str]:
+    """A title in lines that are no wider than the room, or than one word."""
+    lines: list[str] = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        lines = [*lines[:-1], longer] if font.getlength(longer) <= room else [*lines, word]
+    return lines or [""]

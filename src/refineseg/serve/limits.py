@@ -13,7 +13,6 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, RequestError
 from refineseg.images.files import read_image_size
-from refineseg.predict.batches import IN_OTHERS, IN_PYTORCH
 
 UPLOAD = Path("the upload")
 """The name of an uploaded image in messages; no file of a client's naming is ever opened."""
@@ -98,18 +97,18 @@ class RequestLimits:
             )
         return height, width
 
-    def check_whole(self, size_hw: tuple[int, int], *, in_torch: bool) -> None:
+    def check_whole(self, size_hw: tuple[int, int], num_bytes: int) -> None:
         """Whether the network can see an image whole, which is not cut into tiles.
 
         Args:
-            size_hw: Height and width, at the largest scale.
-            in_torch: PyTorch computes, and no other runtime.
+            size_hw: Height and width.
+            num_bytes: Bytes that it needs then, see :meth:`~refineseg.predict.predictor.Predictor.whole_bytes`.
 
         Raises:
             RequestError: It needs more memory than there is.
         """
-        most = self.memory_bytes // (IN_PYTORCH if in_torch else IN_OTHERS).network
-        if size_hw[0] * size_hw[1] > most:
+        if num_bytes > self.memory_bytes:
+            most = size_hw[0] * size_hw[1] * self.memory_bytes // num_bytes
             raise RequestError(
                 f"expected an image of at most {most} pixels where it is not cut into tiles (with scales, mirror "
                 f"images or another backend than torch), got {size_hw[0]}x{size_hw[1]}; shrink or cut the image",

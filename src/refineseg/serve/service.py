@@ -231,8 +231,8 @@ class SegmentService:
             scored |= ask.flip or tuple(ask.scales) != (1.0,)
             largest = max(1.0, *ask.scales)
             size_hw = (round(height * largest), round(width * largest))
-            if not ask.model.cuts(ask.scales, flip=ask.flip):
-                self.limits.check_whole(size_hw, in_torch=ask.model.opened.inner is not None)
+            predictor = ask.model.predictor(ask.scales, flip=ask.flip)
+            self.limits.check_whole((height, width), predictor.whole_bytes((height, width), scored=scored))
             num_classes = ask.model.opened.class_info.num_classes
             held.grow(memory_needed(size_hw, num_classes=num_classes, scored=scored))
             with self._lock:

@@ -12,6 +12,7 @@ from itertools import zip_longest
 import numpy as np
 
 from refineseg.data.checks.label_check import CheckedData, check_data, check_learnable
+from refineseg.data.checks.looking import Palettes
 from refineseg.data.datasets import Root, ids_of, open_dataset
 from refineseg.data.readers.transfer import joined_for_training
 from refineseg.data.samples.record import DataRecord, shared_marks
@@ -43,15 +44,17 @@ def open_data(
     val_set = _validation(config, first, root)
     held_out = frozenset() if val_set is None else frozenset(val_set.name(i) for i in range(len(val_set)))
     phases: dict[tuple[str, ...], PhaseData] = {}
-    usual_void = 0.0
+    usual_void, palettes = 0.0, Palettes()
     records: dict[str, DataRecord] = {}
     for phase in config.phases:
         parts = phase.data or tuple(f"{name}:{config.train_split}" for name in sources)
         if parts not in phases:
-            phases[parts], checked = _open_phase(parts, sources, held_out, f"{first}:{config.val_split}", progress)
+            val = f"{first}:{config.val_split}"
+            phases[parts], checked = _open_phase(parts, sources, held_out, val, palettes, progress)
             records[" + ".join(parts)], usual_void = checked.record, max(usual_void, checked.void_share)
     if val_set is not None:
-        record = _checked(val_set, partial(check_data, one_class=True, usual_void=usual_void)).record
+        check = partial(check_data, one_class=True, usual_void=usual_void, palettes=palettes)
+        record = _checked(val_set, check).record
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[validation_name(f"{first}:{config.val_split}")] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
@@ -84,7 +87,12 @@ def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None
 
 
 def _open_phase(
-    parts: Sequence[str], sources: Mapping[str, Root], held_out: frozenset[str], val: str, progress: Progress
+    parts: Sequence[str],
+    sources: Mapping[str, Root],
+    held_out: frozenset[str],
+    val: str,
+    palettes: Palettes,
+    progress: Progress,
 ) -> tuple[PhaseData, CheckedData]:
     """The training data of a phase, without the images it is measured on."""
     opened: list[Dataset] = []
@@ -107,7 +115,7 @@ def _open_phase(
     if not len(joined):
         raise DatasetError(f"expected training images in {', '.join(parts)}, got none that are not in {val}")
     progress.say(f"{len(joined)} training images ({' + '.join(parts)}); looking at every image and mask")
-    checked = _checked(joined, check_learnable)
+    checked = _checked(joined, partial(check_learnable, palettes=palettes))
     say_notes([*given, joined], progress)
     for note in checked.notes:
         progress.say(f"note: {note}")

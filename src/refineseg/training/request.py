@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refineseg.data.datasets import DATASETS, Root, data_splits, open_dataset, parse_sources
-from refineseg.data.own.folder_layout import split_like
+from refineseg.data.own.folder_layout import split_like, splits_alike
 from refineseg.data.samples.given import GIVEN
 from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
@@ -142,8 +142,11 @@ def fitted(
         ConfigError: A phase needs data that are not given.
     """
     config = _phases_with_data(config, tuple(sources), skip_missing=skip_missing, say=say)
+    found = {part: data_splits(part, place) for part, place in sources.items()}
+    for note in (note for splits in found.values() for note in splits_alike(splits or ())):
+        say(f"note: {note}")
     name, root = next(iter(sources.items()))
-    splits = data_splits(name, root)
+    splits = found[name]
     if splits is not None and config.train_split == "train":
         config = replace(config, train_split=split_like("train", splits) or "train")
     if splits is not None and config.val_split in ("val", HELD_OUT):  # of a run.json of other data, too

@@ -189,7 +189,8 @@ def test_wrong_text_is_refused_with_the_line_named(tmp_path, name, text, message
     [
         ("0: sky\n1: road 2\n2: car", ("sky", "road 2", "car")),
         ("0 sky\n1\troad", ("sky", "road")),
-        ("1: sky\n2: road", ("1: sky", "2: road")),
+        ("1 euro\n2 euro", ("1 euro", "2 euro")),
+        ("5 cent\n2 doors", ("5 cent", "2 doors")),
         ("0: sky\nroad", ("0: sky", "road")),
         ("0\n1\n2", ("0", "1", "2")),
     ],
@@ -197,3 +198,16 @@ def test_wrong_text_is_refused_with_the_line_named(tmp_path, name, text, message
 def test_numbers_before_names_are_left_out_where_they_are_the_values(tmp_path, lines, names):
     (tmp_path / "classes.txt").write_text(lines)
     assert read_class_file(tmp_path)[0].names == names
+
+
+@pytest.mark.parametrize(
+    ("lines", "number"), [("1: sky\n2: road", 1), ("1 sky\n2 road\n3 car", 1), ("7: sky\n26: road", 7)]
+)
+def test_other_numbers_before_names_are_refused_because_they_may_be_the_values(tmp_path, lines, number):
+    (tmp_path / "classes.txt").write_text(lines)
+    with pytest.raises(ConfigError, match=r"without numbers, or with 0, 1, 2, \.\.\., in .*classes\.txt") as error:
+        read_class_file(tmp_path)
+    advice = str(error.value).partition("write classes.json: ")[2].replace(", ...", "")
+    _json(tmp_path, json.loads(advice))
+    classes, table = read_class_file(tmp_path)
+    assert (classes.names, table.values[number]) == (("sky",), 0)

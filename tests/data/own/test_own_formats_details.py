@@ -750,3 +750,16 @@ def test_a_rare_spelling_is_renamed_to_the_usual_one(tmp_path):
     assert sum('one: {"Red cell": "red cell"}' in note for note in notes) == 1
     (tmp_path / "remap.json").write_text('{"Red cell": "red cell"}')
     assert not any("differ by capitals" in note for note in open_dataset("folder", tmp_path, split="train").notes)
+
+
+def test_numbers_before_yolos_names_follow_the_rule_of_class_files(tmp_path):
+    _image(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("1 0 0 1 0 1 1 0 1\n")
+    (tmp_path / "classes.txt").write_text("0: car\n\n1: tree\n")
+    dataset = open_dataset("yolo", tmp_path, split="train")
+    assert dataset.class_info.names == ("background", "car", "tree")
+    assert np.unique(dataset.read_mask(0)).tolist() == [2]
+    (tmp_path / "classes.txt").write_text("1: car\n2: tree\n")
+    with pytest.raises(ConfigError, match=r"got '1: car' on the first line"):
+        open_dataset("yolo", tmp_path, split="train")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from fakes.remote_servers import SECRET, s3_server, web_server
 from fakes.runs import Silent, tiny
 from fakes.scenes import fake_ade20k_full, fake_camvid, fake_nyud_mat
 from refineseg.class_info import ClassInfo
-from refineseg.data.checks.label_check import check_data
+from refineseg.data.checks.label_check import check_data, check_files
 from refineseg.data.datasets import DATASETS, data_splits, open_dataset, open_sources, parse_data
-from refineseg.data.samples.sample import Sample
+from refineseg.data.samples.sample import Sample, Without
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.data.storage.remote import forget_remotes
 from refineseg.data.storage.shards import ShardSource
@@ -105,6 +106,19 @@ def test_the_tar_files_follow_the_convention_of_webdataset(tmp_path):
     (tmp_path / "mask.png").write_bytes(list(found.values())[1])
     with Image.open(tmp_path / "mask.png") as mask:
         np.testing.assert_array_equal(np.asarray(mask), dataset[0].mask)
+
+
+def test_images_in_shards_have_the_marks_of_their_files(tmp_path):
+    """So that it is known, too, which of them were trained on: through joined splits, and some left out."""
+    root = write_folder(tmp_path / "files", splits={"train": 3, "val": 2})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    for split in ("train", "val"):
+        shard("folder", root, tmp_path / "shards", split=split)
+    found = Without(open_dataset("folder", tmp_path / "shards", split="train+val"), {"001"})
+    files = [root / "images" / place for place in ("train/000.png", "train/002.png", "val/000.png")]
+    contents = [path.read_bytes() for path in files]
+    marks = [image for _, image, _ in check_files(found).samples]
+    assert marks == [f"{len(content)}-{zlib.crc32(content):08x}" for content in contents]
 
 
 @pytest.mark.slow

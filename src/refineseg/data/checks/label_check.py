@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.checks.looking import look, refuse_fatal, void_share_of
+from refineseg.data.checks.looking import Palettes, look, refuse_fatal, void_share_of
 from refineseg.data.samples.left_out import left_out
 from refineseg.data.samples.record import DataRecord, data_record
 from refineseg.data.samples.sample import Dataset
@@ -43,6 +43,7 @@ def check_data(
     report: Callable[[int, int], None] | None = None,
     one_class: bool = False,
     usual_void: float = 0.0,
+    palettes: Palettes | None = None,
 ) -> CheckedData:
     """Find everything that is fatal, in images and masks, and count the classes.
 
@@ -51,6 +52,7 @@ def check_data(
         report: Function that is called with (samples looked at, samples in all).
         one_class: Whether pixels of one class alone are enough, as to measure on.
         usual_void: Share of void in other masks of the same data, as of :attr:`CheckedData.void_share`.
+        palettes: Palette masks of other splits, see :func:`~refineseg.data.checks.looking.refuse_fatal`.
 
     Raises:
         LabelError: Masks hold values that stand for no class (the first ten files and how many there are), or say other
@@ -86,25 +88,26 @@ def check_data(
             "images are void, too",
             *_lost_objects(dataset),
         )
-    refuse_fatal(looks, usual_void=usual_void)
+    refuse_fatal(looks, usual_void=usual_void, palettes=palettes)
     several = [one.several for one in looks if one.several]
     notes = (f"of {len(several)} files of several pictures the first is read: {first_names(several)}",)
     record = data_record(dataset, [one.marks for one in looks])
     return CheckedData(counts, record, void_share_of(looks), notes if several else ())
 
 
-def check_learnable(dataset: Dataset) -> CheckedData:
+def check_learnable(dataset: Dataset, *, palettes: Palettes | None = None) -> CheckedData:
     """A training set also needs pixels of two classes: of one alone the loss is 0 and nothing is learned.
 
     Args:
         dataset: As for :func:`check_data`.
+        palettes: As for :func:`check_data`.
 
     Raises:
         LabelError: As :func:`check_data`; or all labelled pixels are of one class, with the objects that cover no
             pixel, if there are any.
         DatasetError: As :func:`check_data`.
     """
-    checked = check_data(dataset)
+    checked = check_data(dataset, palettes=palettes)
     counts = checked.pixel_counts
     present = np.flatnonzero(counts)
     if len(present) < 2:

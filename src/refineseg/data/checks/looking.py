@@ -17,7 +17,7 @@ from refineseg.data.checks.expected import Expected, class_counts
 from refineseg.data.checks.facts import MaskFacts, glance_at_image, inspect_pair
 from refineseg.data.checks.files import file_faults
 from refineseg.data.checks.kinds import FATAL, KINDS, Fault
-from refineseg.data.checks.marks import data_mark
+from refineseg.data.checks.marks import data_mark, image_mark
 from refineseg.data.checks.masks import mask_faults, void_share
 from refineseg.data.samples.sample import Dataset, PairDataset, image_file, pair_of
 from refineseg.errors import DatasetError, ImageError, LabelError
@@ -88,7 +88,7 @@ def _look_through(dataset: Dataset, index: int) -> Look:
     mask = dataset.read_mask(index)
     mark = "" if mask is None else f"{mask.shape}-{zlib.crc32(np.ascontiguousarray(mask).tobytes()):08x}"
     several = str(path) if facts is not None and facts.one_of_many else ""
-    return Look(_counted(dataset, index, mask), ("" if path is None else data_mark(path), mark), several=several)
+    return Look(_counted(dataset, index, mask), (image_mark(dataset, index), mark), several=several)
 
 
 def _class_pixels(mask: MaskFacts, expected: Expected) -> NDArray[np.int64] | None:
@@ -126,22 +126,34 @@ def void_share_of(looks: Sequence[Look]) -> float:
     return void_share([one.mask for one in looks if one.mask is not None])
 
 
-def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0) -> None:
+Palettes = dict[str, dict[str, MaskFacts]]
+"""Root of own data -> palette masks of the splits that were looked at, by file."""
+
+
+def refuse_fatal(looks: Sequence[Look], *, usual_void: float = 0.0, palettes: Palettes | None = None) -> None:
     """Refuse what is fatal although every file could be read.
 
     Args:
         looks: What was found.
         usual_void: Share of void in other masks of the same data.
+        palettes: Palette masks of splits that were looked at before, to compare with; those of these looks are added.
 
     Raises:
         LabelError: Masks that say other classes than are meant.
         DatasetError: Images and masks that do not fit each other.
     """
     faults = [fault for one in looks for fault in one.faults]
-    for pairs in {id(one.pairs): one.pairs for one in looks if one.pairs is not None}.values():
-        masks = [one.mask for one in looks if one.pairs is pairs and one.mask is not None]
+    sets: dict[str, tuple[PairDataset, dict[str, MaskFacts]]] = {}
+    for one in looks:
+        if one.pairs is not None and one.mask is not None:
+            sets.setdefault(one.pairs.root or str(id(one.pairs)), (one.pairs, {}))[1].update([one.mask])
+    for root, (pairs, masks) in sets.items():
+        known = {} if palettes is None else palettes.setdefault(root, {})
+        others = [(name, mask) for name, mask in known.items() if name not in masks]
         expected = Expected(pairs.class_info, pairs.table, declared=True)
-        faults += mask_faults(masks, expected, own_classes=False, usual_void=usual_void)
+        named = list(masks.items())
+        faults += mask_faults(named, expected, own_classes=False, usual_void=usual_void, others=others)
+        known.update((name, mask) for name, mask in named if mask.form == "palette")
     fatal = [fault for fault in faults if fault.kind in FATAL and FATAL[fault.kind].outcome == "refused"]
     if not fatal:
         return

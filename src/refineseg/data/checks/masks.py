@@ -28,7 +28,9 @@ _UNSURE = "look at these masks: values may be one too high or too low in all mas
 _BACKGROUNDS = frozenset({"background", "bg", "class_0"})
 
 
-def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_void: float = 0.0) -> list[Fault]:
+def mask_faults(
+    masks: Named, expected: Expected, *, own_classes: bool, usual_void: float = 0.0, others: Named = ()
+) -> list[Fault]:
     """The faults of all masks.
 
     Args:
@@ -36,6 +38,7 @@ def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_vo
         expected: What they should hold.
         own_classes: The user's own classes, of which the first is taken as background in masks of nothing else.
         usual_void: Share of void in other masks of the same data, see :func:`void_share`.
+        others: Palette masks of other splits of the same data, with which palettes are compared, too.
     """
     readable = [(name, mask) for name, mask in masks if not mask.problem]
     coloured = sum(mask.form == "colour" for _, mask in readable)
@@ -57,7 +60,8 @@ def mask_faults(masks: Named, expected: Expected, *, own_classes: bool, usual_vo
         faults += found
     if own_classes or expected.table.declared_in:
         by_colour = {fault.file for fault in faults if fault.kind == "palette_mask"}
-        faults += _mixed_palettes([(name, mask) for name, mask in readable if name not in by_colour], expected)
+        own = [(name, mask) for name, mask in readable if name not in by_colour]
+        faults += _mixed_palettes([*others, *own], expected)
     return _with_full_masks(_with_shifted_masks(readable, faults, expected), readable)
 
 

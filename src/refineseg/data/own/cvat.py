@@ -91,7 +91,7 @@ def open_cvat(root: Path, split: str) -> PairDataset:
         notes.append(str(LeftOut("masks", f"no list in {root / _LISTS} names them", unlisted[0], len(unlisted))))
     pairs = tuple(FilePair(images[name], masks[name], name) for name in labelled)
     class_info, table = _classes(root)
-    return PairDataset(pairs, class_info, table, (*notes, *alike(class_info.names)))
+    return PairDataset(pairs, class_info, table, (*notes, *alike(class_info.names)), root=str(root))
 
 
 def _names(listing: Path) -> list[str]:

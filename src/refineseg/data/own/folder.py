@@ -45,7 +45,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
     pairs = _pairs(root, split)
     listed = read_class_file(root)
     if listed is not None:
-        return PairDataset(pairs, *listed, (*alike(listed[0].names), *stray_images(root)))
+        return PairDataset(pairs, *listed, (*alike(listed[0].names), *stray_images(root)), root=str(root))
     if "train" not in folder_splits(root):
         raise DatasetError(
             f"expected classes.json in {root}, or a split 'train' whose masks tell the number of classes, got neither: "
@@ -57,7 +57,7 @@ def open_folder(root: Path, split: str) -> PairDataset:
         f"{class_info.num_classes} classes, counted in {len(training)} training masks; "
         f"write {root / 'classes.json'} to name them and to start faster"
     )
-    return PairDataset(pairs, class_info, table, (note, *stray_images(root)))
+    return PairDataset(pairs, class_info, table, (note, *stray_images(root)), root=str(root))
 
 
 def _pairs(root: Path, split: str) -> tuple[FilePair, ...]:

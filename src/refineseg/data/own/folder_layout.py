@@ -54,6 +54,27 @@ def split_like(usual: str, splits: Sequence[str]) -> str | None:
     return usual if usual in splits else alike[0] if len(alike) == 1 else None
 
 
+def splits_alike(splits: Iterable[str]) -> tuple[str, ...]:
+    """A note for each group of splits whose names differ by capitals only, of which one alone may be meant.
+
+    Args:
+        splits: Splits that are there.
+
+    Example:
+        >>> print(*splits_alike(("train", "val", "Train")))
+        the splits 'train' and 'Train' differ by capitals only and are not one; give them one name if one is meant
+    """
+    groups: dict[str, list[str]] = {}
+    for split in splits:
+        groups.setdefault(split.casefold(), []).append(split)
+    return tuple(
+        f"the splits {' and '.join(map(repr, group))} differ by capitals only and are not one; give them one name "
+        "if one is meant"
+        for group in groups.values()
+        if len(group) > 1
+    )
+
+
 def splits_to_train_on(splits: Sequence[str]) -> str:
     """The options of ``train`` where no split is called like ``train``; empty where none is left to learn from.
 
@@ -231,12 +252,13 @@ def split_folders(root: Path, split: str) -> tuple[Path, Path]:
         )
     images, places = _folders(root, split, _layout(root))
     masks = [folder for folder in places if is_folder(folder)]
+    by_case = "".join(f"; {note}" for note in splits_alike(name for name in splits if name.lower() == split.lower()))
     if not is_folder(images):
-        raise DatasetError(f"expected the images of {masks[0]} in {images}, but there is no such folder")
+        raise DatasetError(f"expected the images of {masks[0]} in {images}, but there is no such folder{by_case}")
     if not masks:
         raise DatasetError(
             f"expected the masks of {images} in {places[0]}, but there is no such folder; add the masks "
-            "(unlabelled images need no data set: use predict)"
+            f"(unlabelled images need no data set: use predict){by_case}"
         )
     return images, masks[0]
 

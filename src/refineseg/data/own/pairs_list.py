@@ -56,11 +56,11 @@ def open_pairs(root: Path, split: str) -> PairDataset:
     pairs = _pairs(lists, folder, split)
     listed = read_class_file(folder)
     if listed is not None:
-        return PairDataset(pairs, *listed, alike(listed[0].names))
+        return PairDataset(pairs, *listed, alike(listed[0].names), root=str(root))
     training = pairs if split == "train" or "train" not in splits else _pairs(lists, folder, "train")
     class_info, table = count_classes(training, folder)
     note = f"{class_info.num_classes} classes, counted in {len(training)} masks; write {folder / 'classes.json'}"
-    return PairDataset(pairs, class_info, table, (f"{note} to name them and to start faster",))
+    return PairDataset(pairs, class_info, table, (f"{note} to name them and to start faster",), root=str(root))
 
 
 def pairs_splits(root: Path) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from refineseg.data.own.folder_layout import USUAL_SPLITS
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
+from refineseg.data.samples.class_files import without_numbers
 from refineseg.data.samples.left_out import NO_IMAGE, NO_SPLIT, LeftOut
 from refineseg.data.samples.own_classes import NamedClasses, named_classes, tidy
 from refineseg.data.samples.sources import SourceDataset
@@ -114,6 +115,7 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
 
     Raises:
         DatasetError: No such split or files, or another YAML file.
+        ConfigError: Numbers before the names in ``classes.txt`` that do not count from 0.
     """
     path, content = _content(root)
     splits = tuple(name for name in USUAL_SPLITS if content.get(name))
@@ -171,7 +173,8 @@ def _outside(root: Path, content: dict[str, Any]) -> tuple[LeftOut, ...]:
 def _content(root: Path) -> tuple[Path, dict[str, Any]]:
     path = yolo_file(root)
     if path is None and is_folder(root) and is_bare_yolo(root):
-        names = [line.strip() for line in read_text(root / _CLASSES).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(root / _CLASSES).splitlines() if line.strip()]
+        names = without_numbers(lines, root / _CLASSES)
         folders = [name for name in subfolders(root / "images") if name in USUAL_SPLITS]
         places = {name: f"images/{name}" for name in folders} or {"train": "images"}
         return root / _CLASSES, {"names": names, **places}

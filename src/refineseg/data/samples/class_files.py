@@ -5,6 +5,7 @@ In: the folder. Out: :class:`ClassInfo` and :class:`LabelTable`, or None where t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def read_class_file(root: Path) -> tuple[ClassInfo, LabelTable] | None:
     * ``labelmap.txt`` of CVAT: ``name:r,g,b:parts:actions`` per line, ``#`` starts a comment; the value of a class is
       the number of its line, from 0; 255 is void.
     * ``classes.txt``: one name per line; values as in ``labelmap.txt``; no colours, so masks must be indices. Numbers
-      before the names (``0: sky``) are left out where they count 0, 1, 2, ... on all lines.
+      before the names as in :func:`without_numbers`.
 
     Whatever the values in the files, class indices are 0..K-1. Classes without a colour are shown in default colours,
     but only the colours in the file are accepted in RGB masks.
@@ -175,9 +176,37 @@ def _from_names(text: str, path: Path) -> list[_Entry]:
             f"expected a class name on each line of {path}, got an empty line {names.index('') + 1}; "
             "remove it, or write classes.json if the value is not used"
         )
-    numbered = [re.fullmatch(r"(\d+)(?:\s*[:.,;=)]\s*|\s+)(.+)", name) for name in names]
-    bare = [match[2] for value, match in enumerate(numbered) if match and int(match[1]) == value]
-    return [_Entry(value, name) for value, name in enumerate(bare if len(bare) == len(names) else names)]
+    return [_Entry(value, name) for value, name in enumerate(without_numbers(names, path))]
+
+
+def without_numbers(names: Sequence[str], path: Path) -> list[str]:
+    """The names of a list without the numbers before them (``0: sky``), where these count the lines from 0.
+
+    Lists with numbers on some lines alone stay as they are, and so do names that only their numbers tell apart
+    (``1 euro``, ``2 euro``).
+
+    Args:
+        names: The lines.
+        path: Path of the list, for the message.
+
+    Raises:
+        ConfigError: The numbers count from 1, or stand before colons and do not count the lines: nobody knows whether
+            they are the values in the masks.
+    """
+    numbered = [match for name in names if (match := re.fullmatch(r"(\d{1,9})(\s*[:.,;=)]\s*|\s+)(.+)", name))]
+    bare, numbers = [match[3] for match in numbered], [int(match[1]) for match in numbered]
+    if len(numbered) < len(names):
+        return list(names)
+    if numbers == list(range(len(names))):
+        return bare
+    from_one = numbers == list(range(1, len(names) + 1)) and len(set(bare)) == len(bare)
+    if from_one or all(match[2].strip() == ":" for match in numbered):
+        raise ConfigError(
+            f"expected names without numbers, or with 0, 1, 2, ..., in {path}, got {names[0]!r} on the first line, "
+            "whose value in masks is 0; leave the numbers out, or where they are the values write classes.json: "
+            f'{{"classes": [{{"id": {numbers[0]}, "name": {json.dumps(bare[0], ensure_ascii=False)}}}, ...]}}'
+        )
+    return list(names)
 
 
 def _check(entries: Sequence[_Entry], ignore_index: int | None, path: Path) -> None:

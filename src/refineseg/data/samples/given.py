@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.samples.sample import Dataset, Sample, image_file, pair_of
+from refineseg.data.samples.sample import Dataset, Sample, held_mark, image_file, pair_of
 from refineseg.data.samples.views import View
 from refineseg.errors import ConfigError, DatasetError
 
@@ -54,6 +54,10 @@ class CheckedSamples(View):
     def image_file(self, index: int) -> Path | None:
         """The file of the image, where the data set has one."""
         return image_file(self._dataset, index)
+
+    def image_mark(self, index: int) -> str:
+        """The mark of the image, where the data set holds one."""
+        return held_mark(self._dataset, index)
 
 
 def _described(value: object) -> str:

@@ -52,8 +52,8 @@ class RunRecord:
         learned = (record for name, record in self.data.items() if not name.startswith(_VALIDATION))
         return frozenset(image for record in learned for _, image, _ in record.samples if image)
 
-    def held_out(self, name: str) -> tuple[str, frozenset[str]] | None:
-        """The split of a data set that images were held out of, and their names; None: none were.
+    def held_out(self, name: str) -> tuple[str, dict[str, str]] | None:
+        """The split of a data set that images were held out of, and their names with their marks; None: none were.
 
         Args:
             name: Name of the data set.
@@ -61,7 +61,7 @@ class RunRecord:
         record = self.data.get(validation_name(f"{name}:{HELD_OUT}"))
         parts = {part for key in self.data if not key.startswith(_VALIDATION) for part in key.split(" + ")}
         splits = [part.removeprefix(f"{name}:") for part in parts if part.startswith(f"{name}:")]
-        return (splits[0], frozenset(name for name, _, _ in record.samples)) if record and len(splits) == 1 else None
+        return (splits[0], {one: mark for one, mark, _ in record.samples}) if record and len(splits) == 1 else None
 
     @property
     def class_info(self) -> ClassInfo:

@@ -78,6 +78,19 @@ def image_file(dataset: object, index: int) -> Path | None:
 
 
 @runtime_checkable
+class MarkedImages(Protocol):
+    """What holds marks of its images, which have no files of their own: a data set, or the source of one."""
+
+    def image_mark(self, index: int, /) -> str:
+        """The mark of the image of a sample; empty where none is held."""
+
+
+def held_mark(dataset: object, index: int) -> str:
+    """The mark of an image that its data set holds; empty where there is none, as of images in files."""
+    return dataset.image_mark(index) if isinstance(dataset, MarkedImages) else ""
+
+
+@runtime_checkable
 class PairFiles(Protocol):
     """What knows which pair of files a sample is."""
 
@@ -111,6 +124,7 @@ class PairDataset:
         read_indices: Reads a mask file as class indices and ``ignore_index``, for masks that are no images (``.mat``
             files); then ``table`` is not used. A function of a module, or a partial of one: reading processes get a
             copy of it.
+        root: Own data that the pairs are a split of, whose masks number their classes alike; empty: none.
     """
 
     pairs: tuple[FilePair, ...]
@@ -118,6 +132,7 @@ class PairDataset:
     table: LabelTable
     notes: tuple[str, ...] = ()
     read_indices: Callable[[Path], NDArray[Any]] | None = None
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -267,6 +282,11 @@ class Concatenation:
         part, inner = self._locate(index)
         return image_file(part, inner)
 
+    def image_mark(self, index: int) -> str:
+        """The mark of the image, where the part holds one."""
+        part, inner = self._locate(index)
+        return held_mark(part, inner)
+
     def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
         """The pair of files of a sample, where the part has one."""
         part, inner = self._locate(index)
@@ -335,6 +355,10 @@ class Without:
     def image_file(self, index: int) -> Path | None:
         """The file of the image, where the data set has one."""
         return image_file(self._dataset, self._inner(index))
+
+    def image_mark(self, index: int) -> str:
+        """The mark of the image, where the data set holds one."""
+        return held_mark(self._dataset, self._inner(index))
 
     def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
         """The pair of files of a sample, where the data set has one."""

@@ -78,6 +78,11 @@ class ShardSource:
         """Height and width, from the index."""
         return self.columns["height"][index], self.columns["width"][index]
 
+    def image_mark(self, index: int) -> str:
+        """The mark of the image, from the index: that of its file, where this is stored and has 1 MiB at most."""
+        size, crc = self.columns["image_bytes"][index], self.columns["image_crc"][index]
+        return f"{size}-{crc:08x}" if isinstance(crc, int) else ""  # of a damaged index reading says more
+
     def mask(self, index: int) -> NDArray[Any] | None:
         """``(H, W)`` class indices and ``ignore_index``."""
         kind = self.columns["mask_type"][index]
