@@ -202,8 +202,9 @@ def parse_data(data: str) -> tuple[str, Path]:
     path, files = open_root(root), DATASETS[name].files
     if not path.is_dir() and not (files and (is_folder(path) or (path.suffix.lower() in files and is_file(path)))):
         allowed = f" or a file {', '.join(files)}" if files else ""
-        near = "" if path.exists() else near_files(path)
-        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}{near}")
+        todo = "; unpack it and name its folder" if path.suffix.lower() == ".zip" else "; name the folder that holds it"
+        todo = todo if path.exists() else near_files(path)
+        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}{todo}")
     if name == "shards" or is_sharded(path):
         source = sharded_data(path)
         if name not in ("shards", source) or source not in DATASETS:
