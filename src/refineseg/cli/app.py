@@ -203,7 +203,7 @@ def one_data_set(place: str | None, data: str | None) -> str:
     """
     if (place is None) == (data is None):
         got = "none" if data is None else f"two ({place} and {data})"
-        raise ConfigError(f"expected one data set as --data NAME:ROOT, got {got}; for instance --data folder:images")
+        raise ConfigError(f"expected one data set as --data NAME:ROOT, got {got}; say --data folder:my_pictures")
     return str(data or place)
 
 

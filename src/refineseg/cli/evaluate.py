@@ -30,7 +30,7 @@ from refineseg.terminal.printing import print_lines, summed_up
 
 @verb(
     "refineseg evaluate --data camvid:CamVid --split test",
-    "refineseg evaluate --model runs/first/best.safetensors --data folder:pictures",
+    "refineseg evaluate --model runs/first/best.safetensors \\\n  --data folder:my_pictures",
     "refineseg evaluate --data camvid:CamVid --pictures 8 --json numbers.json",
 )
 def evaluate(
