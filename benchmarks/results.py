@@ -262,6 +262,8 @@ This page shows how good a model for your own data gets in a few minutes. The se
 [CrackForest](https://github.com/cuilimeng/CrackForest-dataset)), cell membranes under an electron microscope
 (`cell_membrane`, 24 and 6, 512x512, [ISBI 2012](https://github.com/zhixuhao/unet)) and defects of steel
 (`steel_defects`, 4 classes, 908 and 420, 200x200, a part of [NEU_Seg](https://github.com/DHW-Master/NEU_Seg)).
+The command below expects each set in `OWN/SET` as `images/SPLIT` and `masks/SPLIT`. Every fourth pair of the cracks and
+every fifth of the membranes is `val`. Of NEU_Seg, every fourth training pair and every second test pair is taken.
 
 Every run is a process of its own, with nothing else running. Its time counts from the start of Python to the end of
 training: imports, reading and checks of the data are in it. *refineseg* is the default recipe with `--budget`. The

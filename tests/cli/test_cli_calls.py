@@ -46,7 +46,7 @@ print(json.dumps(results))
 """
 
 NO_MODEL = r"expected a shipped model \(camvid, camvid_nano, nyud\) or a \.safetensors file, got "
-OWN = "for your own pictures say folder:mine$"
+OWN = "for your own images say folder:mine$"
 A_FILE = "note.txt exists and is a file; choose another"
 CANNOT = "cannot be written to .*; choose a folder that can be written to"
 NUMBER = "Input should be a valid|is not a valid"

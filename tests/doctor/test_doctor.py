@@ -295,7 +295,7 @@ def test_notes_alone_leave_status_0(refineseg, folder_root):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere:/tmp"], "expected NAME:ROOT, for instance folder:pictures, got 'nowhere:/tmp'"),
+        (["nowhere:/tmp"], "expected NAME:ROOT, for instance folder:my_pictures, got 'nowhere:/tmp'"),
         (["folder:/no/such"], "got '/no/such', which is not there"),
         (
             ["camvid:{root}", "--fix", "--out", "{out}"],

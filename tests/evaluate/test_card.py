@@ -134,6 +134,12 @@ def test_a_card_that_cannot_be_written_is_refused_before_anything_is_measured(re
     assert not (tmp_path / "o").exists()
 
 
+def test_training_images_of_unknown_size_are_said_to_be_so():
+    parts = [{"num_images": n, "image_size": size, "compression": None} for n, size in ((7, None), (8, "various"))]
+    spec = package.build("refineseg_nano", num_classes=3).with_provenance({"protocol": {"training_images": parts}}).spec
+    assert "7 images of unknown size, files of unknown compression; 8 images of various sizes" in _facts(spec, 5)
+
+
 def test_provenance_of_another_form_is_not_stated():
     foreign = {"protocol": "none", "config": {"phases": 3}, "training_seconds": "long", "seed": [1]}
     spec = package.build("refineseg_nano", num_classes=3).with_provenance(foreign).spec

@@ -174,8 +174,8 @@ DataArgument = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, ...")]
 Precision = Annotated[str, typer.Option(help="Precision: float32, or bfloat16 (faster on hardware that has it).")]
-Scales = Annotated[str, typer.Option(help="Scales of the image whose scores are averaged, for instance 0.5,1,1.5.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average with the scores of the mirrored image.")]
+Scales = Annotated[str, typer.Option(help="Scales of the image whose probabilities are averaged, such as 0.5,1,1.5.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the probabilities of the mirrored image.")]
 Protocol = Annotated[
     str, typer.Option(help="Way of scoring: light_weight, light_weight_v1, authors, authors_cityscapes.")
 ]
@@ -192,7 +192,7 @@ BackendName = Annotated[
         "default torch; for an exported file, the runtime of its format.",
     ),
 ]
-Crf = Annotated[bool, typer.Option("--crf", help="Refine the scores by a dense CRF.")]
+Crf = Annotated[bool, typer.Option("--crf", help="Refine the probabilities by a dense CRF.")]
 
 
 def one_data_set(place: str | None, data: str | None) -> str:
@@ -203,7 +203,7 @@ def one_data_set(place: str | None, data: str | None) -> str:
     """
     if (place is None) == (data is None):
         got = "none" if data is None else f"two ({place} and {data})"
-        raise ConfigError(f"expected one data set as --data NAME:ROOT, got {got}; for instance --data folder:images")
+        raise ConfigError(f"expected one data set as --data NAME:ROOT, got {got}; say --data folder:my_pictures")
     return str(data or place)
 
 

@@ -13,7 +13,7 @@ from refineseg.terminal.arguments import check_input_file, check_number, check_o
 from refineseg.terminal.printing import print_lines
 
 
-@verb("refineseg card --model runs/first/best.safetensors --data folder:pictures \\\n  --split val --out card")
+@verb("refineseg card --model runs/first/best.safetensors --data folder:my_pictures \\\n  --split val --out card")
 def card(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the images and, without --card, for card.md.")],

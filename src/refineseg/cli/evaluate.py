@@ -30,7 +30,7 @@ from refineseg.terminal.printing import print_lines, summed_up
 
 @verb(
     "refineseg evaluate --data camvid:CamVid --split test",
-    "refineseg evaluate --model runs/first/best.safetensors --data folder:pictures",
+    "refineseg evaluate --model runs/first/best.safetensors \\\n  --data folder:my_pictures",
     "refineseg evaluate --data camvid:CamVid --pictures 8 --json numbers.json",
 )
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
     ),
     submission: Annotated[
         Path | None,
-        typer.Option(help="Folder for prediction files in the form of the benchmark's server; needs no labels."),
+        typer.Option(help="Folder for prediction files in the form of the benchmark's server; needs no masks."),
     ] = None,
     boundary: Annotated[
         bool, typer.Option("--boundary", help="Measure boundary IoU, too: the IoU of bands along contours.")
@@ -69,7 +69,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images.
 
-    The numbers are pixel and mean accuracy, mIoU, frequency-weighted and boundary IoU, and the IoU of each class.
+    The numbers are pixel and mean accuracy, mIoU, frequency-weighted IoU, and the IoU of each class.
     """
     given: Any = dict(locals())
     check_input_file("--against", given.pop("against"), what="a result of `refineseg evaluate --json`")

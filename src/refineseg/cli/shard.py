@@ -23,7 +23,7 @@ def shard(
 ) -> None:
     """Pack a data set into tar files with an index.
 
-    --data NAME:OUT then reads the same samples.
+    The folder is then read like the data set itself: --data NAME:OUT.
     """
     from refineseg.data.datasets import open_dataset, open_sources, parse_data
     from refineseg.data.shard_writer import ShardOptions, check_shard_target, write_shards

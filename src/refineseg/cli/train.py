@@ -132,7 +132,7 @@ def _show_result(run: Any) -> None:  # noqa: ANN401 - TrainedRun, whose module i
     print_lines(f"model: {run.best}", f"curves: {run.folder / 'curves.png'}")
     if (run.folder / PICTURES_FOLDER).is_dir():
         print_lines(f"validation pictures: {run.folder / PICTURES_FOLDER}")
-    messages().say(f"next: refineseg predict --model {shlex.quote(str(run.best))} --out masks PICTURES")
+    messages().say(f"next: refineseg predict --model {shlex.quote(str(run.best))} --out masks IMAGES")
 
 
 def _better(best: Any, last: Any) -> str:  # noqa: ANN401 - provenance

@@ -196,14 +196,15 @@ def parse_data(data: str) -> tuple[str, Path]:
         raise ConfigError(f"expected one data set here, got {' and '.join(_joined(data))}; run this for each of them")
     name, colon, root = data.partition(":")
     if not colon or name not in DATASETS:
-        raise ConfigError(f"expected NAME:ROOT, for instance folder:pictures, got {data!r}; {_meant(data)}")
+        raise ConfigError(f"expected NAME:ROOT, for instance folder:my_pictures, got {data!r}; {_meant(data)}")
     if not root:
         raise ConfigError(f"expected a folder after {name}:, got none; {name}:. is the current folder")
     path, files = open_root(root), DATASETS[name].files
     if not path.is_dir() and not (files and (is_folder(path) or (path.suffix.lower() in files and is_file(path)))):
         allowed = f" or a file {', '.join(files)}" if files else ""
-        near = "" if path.exists() else near_files(path)
-        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}{near}")
+        todo = "; unpack it and name its folder" if path.suffix.lower() == ".zip" else "; name the folder that holds it"
+        todo = todo if path.exists() else near_files(path)
+        raise DatasetError(f"expected a folder{allowed} after {name}:, got {root!r}, which is {_what(path)}{todo}")
     if name == "shards" or is_sharded(path):
         source = sharded_data(path)
         if name not in ("shards", source) or source not in DATASETS:
@@ -216,7 +217,7 @@ def _meant(data: str) -> str:
     """What was probably meant by something that is not ``NAME:ROOT`` with a known name."""
     name, colon, root = data.partition(":")
     if data and (is_folder(Path(data)) or is_file(Path(data))):
-        return f"for your own pictures say folder:{data}"
+        return f"for your own images say folder:{data}"
     if not colon and name in DATASETS:
         return f"say where it lies: {name}:FOLDER"
     if colon and root.startswith("//"):

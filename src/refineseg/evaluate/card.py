@@ -140,8 +140,9 @@ def _stated(read: Callable[[], str], *, otherwise: str = _UNKNOWN) -> str:
 
 
 def _images(protocol: Mapping[str, Any]) -> str:
+    sizes = {None: "unknown size", "various": "various sizes"}
     return "; ".join(
-        f"{part['num_images']} images of {part['image_size'] or 'several sizes'}, "
+        f"{part['num_images']} images of {sizes.get(part['image_size'], part['image_size'])}, "
         f"{part['compression'] + ' files' if part['compression'] else 'files of unknown compression'}"
         for part in protocol.get("training_images", [])
     )

@@ -302,7 +302,7 @@ def _add_segment(app: FastAPI, service: SegmentService) -> None:
             str,
             Query(
                 max_length=200,
-                description="Scales whose scores are averaged: 0.5,1,1.5.",
+                description="Scales whose probabilities are averaged: 0.5,1,1.5.",
                 json_schema_extra={"pattern": r"^[0-9.]+(,[0-9.]+)*$"},
             ),
         ] = "1",

@@ -97,7 +97,7 @@ def test_files_may_stand_for_the_folder(tmp_path):
 def test_only_your_own_data_may_be_a_file(tmp_path):
     (tmp_path / "a.zip").touch()
     (tmp_path / "a.json").touch()
-    with pytest.raises(DatasetError, match=r"expected a folder after voc:, got '.*a\.zip', which is a file"):
+    with pytest.raises(DatasetError, match=r"expected a folder after voc:, got '.*a\.zip', which is a file; unpack it"):
         parse_data(f"voc:{tmp_path / 'a.zip'}")
     with pytest.raises(DatasetError, match=r"expected a folder or a file \.zip, \.yaml, \.yml after yolo:, got"):
         parse_data(f"yolo:{tmp_path / 'a.json'}")
