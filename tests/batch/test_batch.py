@@ -162,15 +162,31 @@ def rows_made(job, found=None):
     return [item for items in made for item in items if isinstance(item, ManifestRow)]
 
 
-def test_inputs_that_change_or_vanish_after_they_were_listed_fail(tmp_path, model):
+def test_inputs_that_change_after_they_were_listed_are_predicted_as_they_are_and_vanished_ones_fail(
+    tmp_path, model, monkeypatch
+):
     source = pictures(tmp_path / "in", ["a.png", "b.png", "c.png"])
     job = job_of(source, tmp_path / "out", model)
     found = list(chunks(job))
     (source / "a.png").unlink()
     shutil.copyfile(source / "c.png", source / "b.png")
-    causes = {row.key: (row.cause, row.reason.split(" between")[0]) for row in rows_made(job, found)}
-    assert causes == {"a.png": ("input", "it vanished"), "b.png": ("input", "it changed"), "c.png": ("", "")}
-    assert list(contents(tmp_path / "out")) == ["c.png.png"]
+    rows = {row.key: row for row in rows_made(job, found)}
+    causes = {key: (row.cause, row.reason.split(" between")[0]) for key, row in rows.items()}
+    assert causes == {"a.png": ("input", "it vanished"), "b.png": ("", ""), "c.png": ("", "")}
+    made = contents(tmp_path / "out")
+    assert made["b.png.png"] == made["c.png.png"]
+    Manifest(LocalStore(str(tmp_path / "out"))).write(list(rows.values()))
+    assert [items[-1].kept for items in chunks(job)] == [2]  # a second call has nothing to do
+
+    def read(store, name, before=LocalStore.read):
+        content = before(store, name)
+        with (source / name).open("ab") as file:  # somebody writes on and on
+            file.write(b"more")
+        return content
+
+    monkeypatch.setattr(LocalStore, "read", read)
+    reasons = {row.key: row.reason.split(";")[0] for row in rows_made(job, found)}
+    assert reasons["c.png"] == "it changed again and again while it was read"
 
 
 def test_odd_entries_of_a_folder_stop_nothing(predict, tmp_path):

@@ -29,6 +29,7 @@ RGBA[:10, :, 3], RGBA[10:12, :, 3] = 0, 1
 RGB = np.ascontiguousarray(RGBA[..., :3])
 TWELVE = RNG.integers(0, 4096, (HEIGHT, WIDTH, 4)).astype(np.uint16)
 TWELVE[:10, :, 3], TWELVE[10:12, :, 3] = 0, 100
+FLOAT = RNG.normal(3, 900, (HEIGHT, WIDTH)).astype(np.float32)
 
 
 def _pillow(folder, name, array, mode=None, **options):
@@ -68,12 +69,16 @@ def containers(tmp_path_factory):
     _pillow(folder, "palette_alpha.png", palette, transparency=bytes([0, 0, 0, 9, *[255] * 36]))
     _pillow(folder, "grey_key.png", RGB[..., 0], transparency=int(RGB[0, 0, 0]))
     _pillow(folder, "rgb_key.png", RGB, transparency=tuple(RGB[3, 3].tolist()))
-    _pillow(folder, "float.tif", RNG.normal(3, 900, (HEIGHT, WIDTH)).astype(np.float32))
+    _pillow(folder, "float.tif", FLOAT)
     _rasterio(folder, "grey_alpha16.png", TWELVE[..., 2:])
     _rasterio(folder, "packed16.tif", TWELVE[..., :3], photometric="RGB", compress="lzw")
     _rasterio(folder, "big_end16.tif", TWELVE[..., :3], photometric="RGB", ENDIANNESS="BIG")
     _rasterio(folder, "bands_apart.tif", RGB, photometric="RGB", interleave="band")
+    _rasterio(folder, "negative_bits.tif", RGB[..., 0] // 128, photometric="MINISWHITE", nbits=1)
+    for name, values in (("negative8", RGB[..., 0]), ("negative16", TWELVE[..., 0]), ("negative_float", FLOAT)):
+        _rasterio(folder, f"{name}.tif", values, photometric="MINISWHITE")
     for bits in (2, 4):
+        _rasterio(folder, f"negative_{bits}_bits.tif", RGB[..., 0] >> (8 - bits), photometric="MINISWHITE", nbits=bits)
         rows = RNG.integers(0, 256, (HEIGHT, WIDTH * bits // 8), dtype=np.uint8).tobytes()
         write_raw_png(folder / f"grey_{bits}_bits.png", WIDTH, HEIGHT, bits=bits, kind=GREY, rows=rows)
     return sorted(folder.iterdir())
@@ -82,9 +87,8 @@ def containers(tmp_path_factory):
 def _by_the_raster_way(path, reading):
     with open_raster(path) as reader:
         bands = choose_bands(reader.colours, reading.bands, num_channels=3, path=path)
-        palette = reader.palette(bands[0]) if len(bands) == 1 else None
-        source = RasterSource(reader, bands, num_channels=3, nodata=reading.nodata, palette=palette)
-        source = source.scaled(source.find_scaling(reading, num_bits=reader.num_bits))
+        source = RasterSource(reader, bands, num_channels=3, nodata=reading.nodata)
+        source = source.scaled(source.find_scaling(reading))
         whole = Region.whole(reader.size_hw)
         valid = source.valid(whole)
         return source.read(whole), np.ones(reader.size_hw, bool) if valid is None else valid
@@ -106,7 +110,7 @@ def _by_the_raster_way(path, reading):
 def test_both_ways_see_the_same_pixels_and_the_same_void_in_every_container(containers, reading):
     compared = 0
     for path in containers:
-        if reading.value_range is not None and path.stem == "bits":
+        if reading.value_range is not None and path.stem in ("bits", "negative_bits"):
             continue  # black and white have no values to choose from
         try:
             picture = read_picture(path, reading=reading)
@@ -133,6 +137,16 @@ def test_the_same_pixels_are_the_same_image_whatever_file_they_lie_in(containers
         np.testing.assert_array_equal(found[name].valid, TWELVE[..., 3] > 0, err_msg=name)
     for name in ("rgb16.tif", "packed16.tif", "big_end16.tif"):
         np.testing.assert_array_equal(found["rgb16.png"].image, found[name].image, err_msg=name)
+    grey = RGB[..., 0]
+    for name, seen in (
+        ("negative8", 255 - grey),
+        ("negative_bits", np.where(grey < 128, 255, 0)),
+        ("negative_4_bits", 255 - grey // 16 * 17),
+        ("negative_2_bits", 255 - grey // 64 * 85),
+    ):
+        np.testing.assert_array_equal(found[f"{name}.tif"].image[..., 0], seen, err_msg=name)
+    for name, plain in (("negative16", "grey16"), ("negative_float", "float")):
+        np.testing.assert_array_equal(found[f"{name}.tif"].image, 255 - found[f"{plain}.tif"].image, err_msg=name)
     low, high = np.percentile(TWELVE[..., :3].reshape(-1, 3), (2, 98), axis=0)
     line = np.rint((TWELVE[..., :3] - low) / (high - low) * 255).clip(0, 255)
     np.testing.assert_array_equal(found["rgb16.png"].image, line)

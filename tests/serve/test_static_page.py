@@ -79,6 +79,38 @@ def test_the_static_page_gives_the_mask_of_the_command_line(monkeypatch, capsys,
         browser.close()
 
 
+DECODE = """
+async ([picture, file]) => {
+  const { decoded, pixelsOf } = await import(picture);
+  const bitmap = await decoded(await (await fetch(file)).blob());
+  return Array.from(pixelsOf(bitmap));
+}
+"""
+
+
+def test_transparent_pixels_keep_the_colours_of_the_file(tmp_path):
+    """As in ``predict``: they are seen by the pixels around them."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
+    rgba = np.random.default_rng(0).integers(0, 256, (12, 20, 4), np.uint8)
+    rgba[:6, :, 3] = 0
+    (tmp_path / "a.png").write_bytes(png(rgba))
+    (tmp_path / "picture.js").write_bytes(package_files()["picture.js"].content)
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        found = page.evaluate(DECODE, ["/picture.js", "/a.png"])
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    np.testing.assert_array_equal(np.array(found, np.uint8).reshape(rgba.shape), rgba)
+
+
 def test_another_copy_of_the_runtime_is_refused_by_name(refineseg, tmp_path):
     status, _, err = refineseg("demo", tmp_path / "out", "--runtime", tmp_path)
     assert status == 2

@@ -16,6 +16,8 @@ from refineseg.data.samples.reduced import Reduced
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import build, load
+from refineseg.terminal.printing import Terminal
+from refineseg.training import speed
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.distillation import check_teacher
@@ -89,6 +91,26 @@ def test_photographs_of_many_megapixels_are_reduced_and_told(tmp_path):
     assert "--set input_scale=1" in said[0]
     assert seen_at(large, input_scale=1.0) == (1.0, [])
     assert seen_at(large, input_scale=0.3) == (0.3, [])
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "seen_hw", "crop_hw"),
+    [((1536, 2048), (768, 1024), (320, 320)), ((60, 90), (60, 90), (64, 96))],
+)
+def test_the_speed_of_training_is_that_of_images_and_crops_as_training_takes_them(
+    tmp_path, monkeypatch, size_hw, seen_hw, crop_hw
+):
+    fed = []
+
+    def feed(learned, phase, config, **more):
+        fed.append((learned.dataset[0].image.shape[:2], phase.crops.crop_hw))
+
+    monkeypatch.setattr(speed, "Feed", feed)
+    monkeypatch.setattr(speed, "_measure", lambda *given: ({way: [1.0] for way in speed.WAYS}, 1))
+    root = photographs(tmp_path, size_hw=size_hw, splits={"train": 1})
+    config = find_recipe("folder_refineseg_lite0")
+    speed.bench_training(config, f"folder:{root}", device="cpu", console=Terminal(quiet=True))
+    assert fed == [(seen_hw, crop_hw)]
 
 
 @pytest.mark.parametrize(("size_hw", "suffix"), [((1200, 2048), ".jpg"), ((1536, 2048), ".png")])

@@ -21,6 +21,7 @@ from refineseg.batch.job import BatchJob
 from refineseg.batch.keys import output_key
 from refineseg.batch.manifest import Entry, ManifestRow
 from refineseg.batch.stores import is_as_listed, open_store
+from refineseg.data.storage.objects import Mark
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import DatasetError, OutputError, RefinesegError
 from refineseg.images.files import Picture, read_picture
@@ -30,6 +31,8 @@ from refineseg.prediction import Prediction
 
 if TYPE_CHECKING:
     from refineseg.predict.array_predictor import AnyPredictor
+
+_READINGS = 3  # of an image that changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +78,17 @@ class Worker:
         row, key = entry.row, entry.row.key
         start = time.perf_counter()
         try:
-            content = self._source.read(key)
-            if not is_as_listed(content, entry.listed, self._source, key):
-                return row.failed("input", "it changed between listing and reading; the next call predicts it")
+            content, listed = self._read(key, entry.listed)
         except FileNotFoundError:
             return row.failed("input", "it vanished between listing and reading")
         except (DatasetError, OSError) as error:
             return row.failed("storage", str(error))
         except RefinesegError as error:  # no ordinary file
             return row.failed("input", str(error))
-        read = time.perf_counter()
-        row = replace(row, sha256=hashlib.sha256(content).hexdigest())
+        if listed is None:
+            return row.failed("input", "it changed again and again while it was read; the next call predicts it")
+        read, digest = time.perf_counter(), hashlib.sha256(content).hexdigest()
+        row = replace(row, size=listed.size, etag=listed.version, mark=self._job.mark_of(listed), sha256=digest)
         try:
             if is_raster(Path(key), content=content):
                 text = "a raster, or an image with more pixels than are read at once; predict it by itself: "
@@ -100,6 +103,21 @@ class Worker:
         seconds = {"read_s": read - start, "decode_s": time.perf_counter() - read}
         height, width = picture.image.shape[:2]
         return Loaded(replace(row, seconds=seconds, height=height, width=width), picture)
+
+    def _read(self, key: str, listed: Mark) -> tuple[bytes, Mark | None]:
+        """A content and its mark, a later one where it has changed since it was listed; None: it changes on and on.
+
+        Raises:
+            FileNotFoundError: It vanished.
+            DatasetError: It cannot be read.
+            ImageError: It is no ordinary file.
+        """
+        for _ in range(_READINGS):
+            content = self._source.read(key)
+            if is_as_listed(content, listed, self._source, key):
+                return content, listed
+            listed = self._source.mark(key) or listed
+        return content, None
 
     def keep(self, predicted: Predicted) -> ManifestRow:
         """Encode, write, and read back; then the row is right."""

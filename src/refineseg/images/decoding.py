@@ -65,6 +65,7 @@ _COLOURS = {
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 _GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # bits, and how Pillow spreads the values over 0..255
 _TIFF_BITS = 258
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _NODATA = 42113  # Source: GDAL's driver of GeoTIFF
 _BITS = {  # of a pixel of a PNG, by Pillow's names of what is stored
@@ -93,6 +94,7 @@ class Stored(NamedTuple):
         palette: (256, 4) colours and opacity of the values; None: they are no indices.
         keyed: Pixels that have not the one value that the file declares to be transparent; None: it declares none.
         unmasked: Pixels that a mask beside the values leaves; None: there is none.
+        inverted: The smallest value of the first band is white.
     """
 
     path: Path
@@ -102,6 +104,7 @@ class Stored(NamedTuple):
     palette: NDArray[np.uint8] | None = None
     keyed: NDArray[np.bool_] | None = None
     unmasked: NDArray[np.bool_] | None = None
+    inverted: bool = False
 
     @property
     def opaque(self) -> NDArray[np.bool_] | None:
@@ -271,12 +274,18 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
             )
         turned = upright(image, path, content)
         key, kind = image.info.get("transparency", declared_nodata(image)), image.format
+        inverted = _is_inverted(image)
     if how in _LOW_BYTES:
         wide = _sixteen_bits(np.asarray(turned), _low_bytes(path, content, how), how)
         colours = ("gray", "alpha") if how.startswith("LA") else _COLOURS[turned.mode]
         keyed = None if key is None else (wide != np.array(key)).any(axis=2)
         return Stored(path, wide.transpose(2, 0, 1), colours, 16, keyed=keyed)
-    return _as_stored(path, turned, how, key, kind)
+    return _as_stored(path, turned, how, key, kind)._replace(inverted=inverted)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return bool(tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE)
 
 
 def declared_nodata(image: Image.Image) -> float | None:
@@ -307,7 +316,9 @@ def held(image: Image.Image, path: Path) -> Stored:
     try:
         turn = turn_of(image)
         turned = image if turn is None else image.transpose(turn)
-        return _as_stored(path, turned, "", image.info.get("transparency"), image.format)
+        inverted = _is_inverted(image) and image.mode not in ("1", "L")  # which Pillow has turned into positives
+        found = _as_stored(path, turned, "", image.info.get("transparency"), image.format)
+        return found._replace(inverted=inverted)
     except _UNREADABLE as error:
         raise ImageError(f"expected a readable image, got {path}: {error}; replace it") from error
 
@@ -324,9 +335,11 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
         num_bits = 32
     elif turned.mode == "P":
         palette = _palette(turned, key)
-    elif how in _GREY_STEPS or turned.mode == "1":
-        num_bits, step = _GREY_STEPS.get(how, (1, 1))
+    elif (plain := how.rstrip("IR")) in _GREY_STEPS or turned.mode == "1":
+        num_bits, step = _GREY_STEPS.get(plain, (1, 1))
         values = values.astype(np.uint8) // np.uint8(step)
+    if kind == "TIFF" and how.endswith(("I", "IR")):  # Pillow has turned them into positives
+        values = np.uint8((1 << num_bits) - 1) - values
     if values.ndim == 2:
         values = values[:, :, None]
     if key is not None and palette is None and not isinstance(key, bytes):

@@ -142,6 +142,7 @@ def as_picture(found: Stored, reading: Reading, *, num_channels: int) -> Picture
     every = tuple(range(1, len(found.colours) + 1))
     values = found.values if bands == every else found.values[[band - 1 for band in bands]]
     palette = found.palette if len(bands) == 1 else None
+    inverted = found.inverted and bands == (1,)
     declared = [found.opaque, found.unmasked] + ([found.keyed] if reading.nodata is None else [])
     known = [part for part in declared if part is not None]
     valid = with_data(values, np.logical_and.reduce(known) if known else None, nodata=reading.nodata, palette=palette)
@@ -162,7 +163,9 @@ def as_picture(found: Stored, reading: Reading, *, num_channels: int) -> Picture
                 ),
             ),
         )
-    image = as_channels(values, lambda: valid, num_channels=num_channels, scaling=scaling, palette=palette)
+    image = as_channels(
+        values, lambda: valid, num_channels=num_channels, scaling=scaling, palette=palette, inverted=inverted
+    )
     valid = None if valid is None or valid.all() else valid
     return Picture(np.require(image, requirements=("C", "W")), valid, scaling is not None)
 

@@ -348,6 +348,7 @@ def as_channels(
     num_channels: int,
     scaling: Scaling | None,
     palette: NDArray[np.uint8] | None,
+    inverted: bool,
 ) -> NDArray[np.uint8]:
     """What the network sees, (h, w, C) uint8; scaled pixels are 0 where there are no data.
 
@@ -357,6 +358,7 @@ def as_channels(
         num_channels: C; a single band is repeated.
         scaling: To 8 bits; None: the values are that already.
         palette: (256, 4) colours that the values stand for.
+        inverted: The smallest value is white.
     """
     if palette is not None:
         coloured: NDArray[np.uint8] = palette[:, :3].take(values[0], axis=0)
@@ -368,8 +370,12 @@ def as_channels(
         return coloured
     if scaling is not None:
         scaled = scaling(values)
+        if inverted:
+            np.subtract(255, scaled, out=scaled)
         if (holding := valid()) is not None:
             scaled[:, ~holding] = 0
         values = scaled
+    elif inverted:
+        values = 255 - values
     channels = values.transpose(1, 2, 0)
     return channels if channels.shape[2] == num_channels else channels.repeat(num_channels, axis=2)

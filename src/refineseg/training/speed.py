@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -29,6 +29,7 @@ from refineseg.networks.variants import find_variant
 from refineseg.segmenter import Segmenter
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig
+from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.engine import Engine, Stepper
 from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_workers, held, taught
 from refineseg.training.objective import Objective
@@ -112,11 +113,12 @@ def bench_training(
         raise ConfigError(f"expected at least one round, got {rounds}")
     find_variant(config.variant)
     progress = TerminalProgress(console)
-    engine = Engine(config, device=device, say=progress.say)
-    workers = default_workers(engine.device) if num_workers is None else num_workers
     sources = parse_sources(data)
     parts = [open_dataset(name, root, split=config.train_split) for name, root in sources.items()]
     dataset, unions = joined_for_training(parts)
+    config = fit_crops(fit_input(config, dataset, progress), dataset, progress)
+    engine = Engine(config, device=device, say=progress.say)
+    workers = default_workers(engine.device) if num_workers is None else num_workers
     learned = PhaseData(dataset, np.ones(dataset.class_info.num_classes, np.int64), unions=unions)
     whole = TrainingData((learned,) * len(config.phases), None, data)
     whole = whole.reduced(config.input_scale)
@@ -124,7 +126,8 @@ def bench_training(
     if workers == 0:
         whole = whole.cached(config.cache_mib << 20)
     torch.manual_seed(config.seed)
-    spec = ModelSpec(config.variant, dataset.class_info, preprocessing_of(config.variant), config.network)
+    preprocessing = replace(preprocessing_of(config.variant), input_scale=config.input_scale or 1.0)
+    spec = ModelSpec(config.variant, dataset.class_info, preprocessing, config.network)
     segmenter = Segmenter(spec)
     engine.place(segmenter)
     state = RunState.new(segmenter, config)

@@ -32,6 +32,7 @@ from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
 from refineseg.predict.views.authors import network_images
+from refineseg.predict.views.crf_options import CrfOptions
 from refineseg.predict.views.scoring_views import SCORING_VIEWS
 from refineseg.predict.views.tiling import TilingOptions
 from refineseg.scoring import Scorer
@@ -572,3 +573,12 @@ def test_the_memory_of_a_whole_image_counts_its_classes():
     assert 70e6 < plain.whole_bytes((500, 500)) < 300e6
     assert 970e6 < plain.whole_bytes((500, 500), scored=True) < 2e9
     assert 1320e6 < mirrored.whole_bytes((500, 500)) < 2e9
+
+
+@pytest.mark.parametrize(
+    ("classes", "size_hw", "measured"), [(2, (1024, 2048), 583), (19, (1024, 2048), 887), (100, (512, 1024), 3360)]
+)
+def test_the_memory_of_a_dense_crf_is_what_was_measured(classes, size_hw, measured):
+    """The peak of a process that predicts a street of Cityscapes, less that before, in bytes per pixel."""
+    predictor = Predictor(build("refineseg_nano", num_classes=classes), device="cpu", crf=CrfOptions())
+    assert measured < predictor.whole_bytes(size_hw) / (size_hw[0] * size_hw[1]) < 1.3 * measured

@@ -281,7 +281,7 @@ def test_large_rasters_are_scaled_by_samples_close_to_all_pixels_whatever_their_
                 dataset.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
         with raster_files.open_raster(src) as reader:
             source = RasterSource(reader, (1,), num_channels=3)
-            found.append(source.find_scaling(Reading(percentiles=(2.0, 98.0)), num_bits=16))
+            found.append(source.find_scaling(Reading(percentiles=(2.0, 98.0))))
         np.testing.assert_allclose((found[-1].low[0], found[-1].high[0]), truth, rtol=0.02)
     assert found[0] == found[1]
 
@@ -293,7 +293,7 @@ def test_few_data_in_a_large_raster_are_found_for_its_percentiles(tmp_path, monk
     values[:, 100:200, 70:170] = 500 + np.arange(100)
     src = write(tmp_path / "in.tif", values, nodata=0)
     with raster_files.open_raster(src) as reader:
-        found = RasterSource(reader, (1,), num_channels=3).find_scaling(Reading(), num_bits=16)
+        found = RasterSource(reader, (1,), num_channels=3).find_scaling(Reading())
     assert 500 <= found.low[0] < 530
     assert 570 < found.high[0] <= 600
 
@@ -421,16 +421,53 @@ def test_a_world_file_makes_an_image_a_raster(tmp_path, ending):
     assert is_raster(path)
 
 
-def test_bands_of_different_types_are_read(tmp_path, model):
-    for name, dtype in (("a", "uint8"), ("b", "uint16")):
-        write(tmp_path / f"{name}.tif", pixels((40, 50), bands=1, dtype=dtype), **UTM)
+def mosaic(folder, *bands, extra=""):
+    """A VRT whose bands are (type, file, colour) each, of 40x50 pixels."""
     band = (
-        '<VRTRasterBand dataType="{}" band="{}"><SimpleSource><SourceFilename relativeToVRT="1">{}.tif</SourceFilename>'
-        '<SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
-        '<DstRect xOff="0" yOff="0" xSize="50" ySize="40"/></SimpleSource></VRTRasterBand>'
+        '<VRTRasterBand dataType="{}" band="{}"><ColorInterp>{}</ColorInterp>{}<SimpleSource><SourceFilename '
+        'relativeToVRT="1">{}.tif</SourceFilename><SourceBand>1</SourceBand><SrcRect xOff="0" yOff="0" xSize="50" '
+        'ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/></SimpleSource></VRTRasterBand>'
     )
-    bands = band.format("Byte", 1, "a") + band.format("UInt16", 2, "b")
-    (tmp_path / "m.vrt").write_text(f'<VRTDataset rasterXSize="50" rasterYSize="40">{bands}</VRTDataset>')
-    with raster_files.open_raster(tmp_path / "m.vrt") as reader:
-        values = reader.read((1, 2), Region.whole((40, 50)))
-    np.testing.assert_array_equal(values, [opened(tmp_path / "a.tif"), opened(tmp_path / "b.tif")])
+    texts = [
+        band.format(kind, i, col, extra if col == "Palette" else "", name)
+        for i, (kind, name, col) in enumerate(bands, 1)
+    ]
+    path = folder / "m.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="50" rasterYSize="40">{"".join(texts)}</VRTDataset>')
+    return path
+
+
+def test_bands_of_different_types_are_scaled_by_those_that_are_seen_or_refused(tmp_path, model):
+    """Independent truth: the class of a pixel is its first value, divided by 64."""
+    eight, wide = pixels((40, 50), bands=1), pixels((40, 50), bands=1, dtype="uint16", seed=1) * 200
+    write(tmp_path / "a.tif", eight, **UTM)
+    write(tmp_path / "b.tif", wide, **UTM)
+    src = mosaic(tmp_path, ("Byte", "a", "Gray"), ("UInt16", "b", "Undefined"), ("Byte", "a", "Undefined"))
+    with raster_files.open_raster(src) as reader:
+        np.testing.assert_array_equal(reader.read((1, 2), Region.whole((40, 50))), [eight[0], wide[0]])
+    with pytest.raises(ImageError, match=r"expected bands of one type, got uint8, uint16, uint8 .*--value-range"):
+        run(src, tmp_path / "out.tif", model)
+    run(src, tmp_path / "out.tif", model, bands=(1,))
+    np.testing.assert_array_equal(opened(tmp_path / "out.tif"), eight[0] // 64)
+    run(src, tmp_path / "out2.tif", model, value_range=(0.0, 255.0))
+    np.testing.assert_array_equal(opened(tmp_path / "out2.tif"), eight[0] // 64)
+
+
+def test_palettes_of_some_bands_are_seen_or_refused(tmp_path, model):
+    write(tmp_path / "a.tif", pixels((40, 50), bands=1, top=4), **UTM)
+    write(tmp_path / "b.tif", pixels((40, 50), bands=1, dtype="uint16"), **UTM)
+    reds = (200, 100, 10, 70)
+    entries = "".join(f'<Entry c1="{red}" c2="1" c3="2" c4="255"/>' for red in reds)
+    colours = f"<ColorTable>{entries}</ColorTable>"
+    indexed, grey = ("Byte", "a", "Palette"), ("UInt16", "b", "Gray")
+    run(mosaic(tmp_path, indexed, grey, extra=colours), tmp_path / "out.tif", model)
+    np.testing.assert_array_equal(opened(tmp_path / "out.tif"), np.array(reds)[opened(tmp_path / "a.tif")] // 64)
+    with pytest.raises(ImageError, match=r"got bands 1, 2, 3 of .*where 2, 3 have palettes; choose one"):
+        run(mosaic(tmp_path, ("Byte", "a", "Gray"), indexed, indexed, extra=colours), tmp_path / "no.tif", model)
+    with pytest.raises(ImageError, match="expected a palette of band 1 .*save it as grey or RGB"):
+        run(mosaic(tmp_path, indexed), tmp_path / "no.tif", model)
+    wide = ("UInt16", "a", "Palette")
+    run(mosaic(tmp_path, wide, extra=colours), tmp_path / "wide.tif", model)
+    np.testing.assert_array_equal(opened(tmp_path / "wide.tif"), opened(tmp_path / "out.tif"))
+    with pytest.raises(ImageError, match="expected palette indices of 8 or 16 bits without a sign, got float32"):
+        run(mosaic(tmp_path, ("Float32", "a", "Palette"), extra=colours), tmp_path / "no.tif", model)

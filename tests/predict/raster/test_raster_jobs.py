@@ -437,6 +437,7 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
     assert is_raster(write(tmp_path / "real.tif", plain.astype(np.float32)))
     assert is_raster(write(tmp_path / "signed.tif", plain.astype(np.int16)))
     assert is_raster(write(tmp_path / "bands.tif", pixels(bands=7)))
+    assert is_raster(write(tmp_path / "negative.tif", pixels(bands=2), photometric="MINISWHITE", ALPHA="YES"))
     assert is_raster(write(tmp_path / "big.tif", plain, BIGTIFF="YES"))
     assert is_raster(write(tmp_path / "big_endian.tif", plain, ENDIANNESS="BIG", **UTM))
     assert not is_raster(tmp_path / "none.tif")

@@ -31,6 +31,7 @@ from refineseg.predict.video.files import VideoReader, VideoWriter
 from refineseg.predict.video.pipeline import Channel, Workers
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import camera_device, find_source, upright
+from refineseg.predict.video.times import FrameTimes
 from refineseg.predict.video.video import VideoOptions, is_video, predict_video
 from refineseg.prediction import Prediction
 
@@ -405,6 +406,72 @@ def test_a_sequence_keeps_gaps_leaves_broken_images_out_and_orders_by_number(tmp
         np.testing.assert_allclose(frame_times_float(tmp_path / "out" / "o_mask.mkv"), [0, 0.1, 0.2, 0.4], atol=0.0005)
     with pytest.raises(ImageError, match=r"expected images as frames, but there is no .*run_%d.png"):
         predict_video(tmp_path / "run_%d.png", tmp_path / "o", BrightnessPredictor())
+
+
+def test_recordings_that_were_joined_follow_each_other(tmp_path):
+    """Each begins its clock anew; the second one's frames came within a millisecond before."""
+    for name, count in (("a", 30), ("b", 20)):
+        write_clip(tmp_path / f"{name}.ts", moving_square(count))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    result = predict_video(joined, tmp_path / "o", BrightnessPredictor())
+    assert (result.frames, result.failures) == (50, ())
+    assert result.notes == ("the clock jumps back once; what follows is joined on",)
+    steps = np.diff(frame_times_float(tmp_path / "o.mp4"))
+    assert sorted(steps.round(3))[1:] == [0.04] * 48  # but of one frame, which could have been a damaged one
+
+
+def test_a_single_frame_with_a_time_of_long_ago_moves_no_other():
+    times = FrameTimes(Fraction(1, 25), Fraction(25), begin=0)
+    assert [times.next(stamp) for stamp in (100, 101, 3, 103, None, 105)] == [100, 101, 102, 103, 104, 105]
+    assert times.notes == []
+
+
+def test_a_broadcast_begins_at_0_and_a_matroska_film_that_begins_late_is_whole(tmp_path):
+    late = [3600 * 25 + i for i in range(20)]
+    for name, start_s in (("o.ts", 0.0), ("o.mkv", 3600.0)):
+        result = predict_video(
+            write_clip(tmp_path / name, moving_square(20), times=late),
+            tmp_path / "out" / name[2:],
+            BrightnessPredictor(),
+        )
+        assert result.failures == ()
+        np.testing.assert_allclose(
+            frame_times_float(tmp_path / "out" / f"{name[2:]}.mp4"), start_s + np.arange(20) / 25, atol=0.001
+        )
+
+
+def test_frames_larger_than_the_memory_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mkv", moving_square(3))
+    monkeypatch.setattr(video_files, "_ALWAYS_THERE", 48 * 64 * 120)
+    monkeypatch.setattr(video_files, "free_memory", lambda: 0)
+    assert predict_video(clip, tmp_path / "o", BrightnessPredictor()).frames == 3
+    monkeypatch.setattr(video_files, "_ALWAYS_THERE", 48 * 64 * 120 - 1)
+    with pytest.raises(ImageError, match=r"expected frames of at most 3071 pixels, .*got 48x64 in .*clip\.mkv; shrink"):
+        predict_video(clip, tmp_path / "o", BrightnessPredictor())
+
+
+def test_names_of_images_that_are_no_numbers_of_frames_are_told(tmp_path):
+    for names, message in (
+        (("1.png", "01.png"), r"expected one image for each number, got 01.png and 1.png"),
+        (("1403636579763555584.png", "1403636579813555584.png"), r"expected numbers of frames, got .*too far apart"),
+    ):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(moving_square(1)[0]).save(folder / name)
+        with pytest.raises(ImageError, match=message):
+            predict_video(folder / "%d.png", tmp_path / "o", BrightnessPredictor())
+        assert predict_video(folder, tmp_path / "o", BrightnessPredictor()).frames == 2
+    assert find_source("%99999999999d.png").kind == "file"
+    (tmp_path / "1.png" / "1.png").rename(tmp_path / "1.png" / "1²2.png")
+    assert predict_video(tmp_path / "1.png", tmp_path / "o", BrightnessPredictor()).frames == 2
+
+
+def test_addresses_that_are_none_are_told_and_no_part_of_a_password_is():
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        is_video("rtsp://[::1")
+    assert find_source("rtsp://user:pa@ss@host/door?mail=a@b").shown == "rtsp://host/door?mail=a@b"
 
 
 def test_folders_are_ordered_by_numbers_as_numbers_and_missing_numbers_are_noted(tmp_path):

@@ -67,11 +67,10 @@ class Prover:
         with open_raster(path) as reader:
             channels, reading = self._segmenter.spec.preprocessing.in_channels, options.reading
             bands = choose_bands(reader.colours, reading.bands, num_channels=channels, path=path)
-            palette = reader.palette(bands[0]) if len(bands) == 1 else None
             if reader.is_sequential or reader.orientation != 1:
                 return
-            source = RasterSource(reader, bands, num_channels=channels, nodata=reading.nodata, palette=palette)
-            self._prove(str(path), source.scaled(source.find_scaling(reading, num_bits=reader.num_bits)))
+            source = RasterSource(reader, bands, num_channels=channels, nodata=reading.nodata)
+            self._prove(str(path), source.scaled(source.find_scaling(reading)))
 
     def _prove(self, name: str, source: PixelSource) -> None:
         proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)

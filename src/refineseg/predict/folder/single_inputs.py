@@ -163,5 +163,6 @@ def _refuse_bomb(path: Path) -> None:
         return
     with open_raster(path) as reader:
         height, width = reader.size_hw
-        bits, kind = reader.num_bands * reader.num_bits, "JPEG" if path.suffix.lower() in _JPEG else "PNG"
+        bits = reader.num_bands * reader.meaning((1,)).num_bits
+        kind = "JPEG" if path.suffix.lower() in _JPEG else "PNG"
     check_plausible(path, kind, (height, width), path.stat().st_size, bits=bits)

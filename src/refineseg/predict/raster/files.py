@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,27 @@ def quietly() -> Iterator[None]:
         yield
 
 
+class Meaning(NamedTuple):
+    """What the values of chosen bands stand for.
+
+    Args:
+        types: Type of the pixels of each band.
+        num_bits: Number of bits of a pixel, where the file says it has fewer than its type, else those of the type.
+        palette: (256, 4) colours and opacities of palette indices, 65536 of 16 bits; None: they are none.
+        inverted: The smallest value is white.
+    """
+
+    types: tuple[str, ...]
+    num_bits: int
+    palette: NDArray[np.uint8] | None
+    inverted: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type that holds the pixels of all of them."""
+        return np.result_type(*map(np.dtype, self.types))
+
+
 class RasterReader:
     """An open raster. Bands count from 1. One thread reads at a time.
 
@@ -93,14 +114,20 @@ class RasterReader:
         self._lock = threading.Lock()
         self.size_hw: tuple[int, int] = (int(dataset.height), int(dataset.width))
         self.num_bands = int(dataset.count)
-        self.dtype: np.dtype[Any] = np.result_type(*(np.dtype(name) for name in dataset.dtypes))
         self.colours: tuple[str, ...] = tuple(colour.name for colour in dataset.colorinterp)
 
-    @property
-    def num_bits(self) -> int:
-        """Of a pixel, where the file says it has fewer than its type, else those of the type."""
-        said = self._dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-        return int(said) if said else 8 * self.dtype.itemsize
+    def meaning(self, bands: Sequence[int]) -> Meaning:
+        """What the values of these bands (from 1) stand for.
+
+        Raises:
+            ImageError: One of several has palette indices, or indices have no colours.
+        """
+        types = tuple(self._dataset.dtypes[band - 1] for band in bands)
+        said = [self._dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS") for band in bands]
+        num_bits = max(int(bits or 8 * np.dtype(name).itemsize) for bits, name in zip(said, types, strict=True))
+        palette = self._palette(bands)
+        white = tuple(bands) == (1,) and self._dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        return Meaning(types, num_bits, palette, white and palette is None)
 
     @property
     def orientation(self) -> int:
@@ -141,14 +168,27 @@ class RasterReader:
         packed = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION") is not None
         return bool(strips and packed and height * width > _SEQUENTIAL_PIXELS)
 
-    def palette(self, band: int) -> NDArray[np.uint8] | None:
-        """(256, 4) colours and opacities of a band of palette indices; None where it has none."""
-        if self.colours[band - 1] != "palette" or self.dtype != np.uint8:
+    def _palette(self, bands: Sequence[int]) -> NDArray[np.uint8] | None:
+        indexed = [band for band in bands if self.colours[band - 1] == "palette"]
+        if not indexed:
             return None
-        table = np.zeros((256, 4), np.uint8)
+        if len(bands) > 1:
+            raise ImageError(
+                f"expected one band of palette indices or several without, got bands {', '.join(map(str, bands))} of "
+                f"{self.path}, where {', '.join(map(str, indexed))} have palettes; choose one of them with --bands"
+            )
+        dtype = np.dtype(self._dataset.dtypes[bands[0] - 1])
+        if dtype not in (np.uint8, np.uint16):
+            raise ImageError(
+                f"expected palette indices of 8 or 16 bits without a sign, got {dtype} in {self.path}; save it as RGB"
+            )
+        table = np.zeros((1 << (8 * dtype.itemsize), 4), np.uint8)
         table[:, 3] = 255
-        for index, colour in self._dataset.colormap(band).items():
-            table[index] = colour
+        with translated(f"a palette of band {bands[0]} of {self.path}", "save it as grey or RGB"):
+            colours = self._dataset.colormap(bands[0])
+        for index, colour in colours.items():
+            if index < len(table):
+                table[index] = colour
         return table
 
     @property
@@ -199,8 +239,7 @@ class RasterReader:
             if len({self._dataset.dtypes[band - 1] for band in bands}) == 1:
                 values: NDArray[Any] = self._dataset.read(list(bands), out_shape=(len(bands), *shape), **how)
                 return values
-            different = [self._dataset.read(band, out_shape=shape, **how) for band in bands]
-        return np.stack(different).astype(self.dtype)
+            return np.stack([self._dataset.read(band, out_shape=shape, **how) for band in bands])
 
     def valid(
         self, bands: Sequence[int], region: Region, *, size_hw: tuple[int, int] | None = None, declared: bool = True

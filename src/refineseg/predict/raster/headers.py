@@ -28,7 +28,7 @@ _HEADER_BYTES = 1 << 16
 _GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
 _WORLD_FILES = tuple(case for name in (".tfw", ".tifw", ".tiffw", ".wld") for case in (name, name.upper()))
 _WIDTH, _HEIGHT, _BITS, _COLOURS, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
-_RGB, _CMYK = 2, 5  # of PhotometricInterpretation
+_MIN_IS_WHITE, _RGB, _CMYK = 0, 2, 5  # of PhotometricInterpretation
 _UNSIGNED = (1, 4)  # of SampleFormat: unsigned integer, and undefined, which writers mean as that
 _TYPE_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _GEOJP2 = bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03")
@@ -104,7 +104,7 @@ def _has_other_bands(tags: dict[int, int]) -> bool:
     """Whether there are bands that an image cannot have, or that lie as Pillow does not read them."""
     bits, samples, colours = tags.get(_BITS, 1), tags.get(_SAMPLES, 1), tags.get(_COLOURS, 0)
     return (
-        (samples == 2 and bits > 8)
+        (samples == 2 and (bits > 8 or colours == _MIN_IS_WHITE))
         or (samples > 2 and colours < _RGB)
         or (samples == 4 and colours != _CMYK and tags.get(_EXTRA, 1) == 0)  # 0: it is no opacity
         or (samples > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2)

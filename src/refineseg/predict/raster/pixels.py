@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.errors import ImageError
 from refineseg.images.reading import Reading, Scaling, Values, as_channels, find_scaling, gathered, with_data
-from refineseg.predict.raster.files import RasterReader
+from refineseg.predict.raster.files import Meaning, RasterReader
 from refineseg.predict.views.tiling import Region
 
 _FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, 32767.0, float(np.finfo(np.float32).min))
@@ -42,7 +43,7 @@ class RasterSource:
         num_channels: C; a single band is repeated.
         nodata: A value that stands for no data, instead of the one the file declares.
         data_band: A band that is 0 where there are no data, instead of all the file says (it is a copy then).
-        palette: (256, 4) colours and opacities that the values of the band stand for.
+        meaning: What the values of the bands stand for; None: as the reader says (of a copy it does not).
         scaling: To 8 bits; None: the values are that already.
     """
 
@@ -54,11 +55,13 @@ class RasterSource:
         num_channels: int,
         nodata: float | None = None,
         data_band: int | None = None,
-        palette: NDArray[np.uint8] | None = None,
+        meaning: Meaning | None = None,
         scaling: Scaling | None = None,
     ) -> None:
         self._reader, self._bands, self._nodata, self._data_band = reader, bands, nodata, data_band
-        self._num_channels, self._palette, self._scaling = num_channels, palette, scaling
+        self._num_channels, self._scaling = num_channels, scaling
+        self.meaning = reader.meaning(bands) if meaning is None else meaning
+        self._palette, self._dtype = self.meaning.palette, self.meaning.dtype
 
     def scaled(self, scaling: Scaling | None) -> RasterSource:
         """The same pixels with that scaling."""
@@ -68,7 +71,7 @@ class RasterSource:
             num_channels=self._num_channels,
             nodata=self._nodata,
             data_band=self._data_band,
-            palette=self._palette,
+            meaning=self.meaning,
             scaling=scaling,
         )
 
@@ -109,7 +112,7 @@ class RasterSource:
 
     def _parts(self, region: Region) -> Iterator[Region]:
         """Rows of a region of which little enough is held at once in the raster's own type."""
-        rows = max(1, _CHUNK_BYTES // (region.width * len(self._bands) * self._reader.dtype.itemsize))
+        rows = max(1, _CHUNK_BYTES // (region.width * len(self._bands) * self._dtype.itemsize))
         if rows > _ALIGNED_ROWS:
             rows -= rows % _ALIGNED_ROWS
         for top in range(region.top - region.top % rows, region.bottom, rows):
@@ -122,6 +125,7 @@ class RasterSource:
             num_channels=self._num_channels,
             scaling=self._scaling,
             palette=self._palette,
+            inverted=self.meaning.inverted,
         )
 
     def _valid(
@@ -132,28 +136,38 @@ class RasterSource:
             valid: NDArray[np.bool_] | None = reader.read([self._data_band], region, size_hw=size_hw)[0] > 0
         else:
             valid = reader.valid(self._bands, region, size_hw=size_hw, declared=self._nodata is None)
-        if reader.dtype.kind != "f" and self._nodata is None and self._palette is None:
+        if self._dtype.kind != "f" and self._nodata is None and self._palette is None:
             return valid
         if values is None:
             values = reader.read(self._bands, region, size_hw=size_hw)
         return with_data(values, valid, nodata=self._nodata, palette=self._palette)
 
-    def find_scaling(self, reading: Reading, *, num_bits: int) -> Scaling | None:
+    def find_scaling(self, reading: Reading) -> Scaling | None:
         """Scaling of each band (:func:`refineseg.images.reading.find_scaling`); None: the values are 8 bits already.
 
         Args:
             reading: What was asked for.
-            num_bits: Number of bits of a pixel.
+
+        Raises:
+            ImageError: Bands of several types, of which no type says what is white.
         """
-        reader = self._reader
         if self._palette is not None:
             return None
+        if (
+            len(set(self.meaning.types)) > 1
+            and reading.value_range is None
+            and not isinstance(reading.percentiles, tuple)
+        ):
+            raise ImageError(
+                f"expected bands of one type, got {', '.join(self.meaning.types)} in {self._reader.path}; choose "
+                "others with --bands, or say what is white with --percentiles 2,98 or --value-range"
+            )
         return find_scaling(
             reading,
-            dtype=reader.dtype,
-            num_bits=num_bits,
+            dtype=self._dtype,
+            num_bits=self.meaning.num_bits,
             num_bands=len(self._bands),
-            path=reader.path,
+            path=self._reader.path,
             samples=lambda: gathered(self.size_hw, self._values),
         )
 

@@ -116,7 +116,7 @@ def predict_raster(
         if "polygons" in task.outputs.kinds and reader.transform and reader.crs and reader.orientation == 1:
             Ground(reader.transform, reader.crs).check_places(reader.size_hw)
         job = RasterJob(dst, task.options.part)
-        identity = task.identity()
+        identity = task.identity(reader)
         if (found := _finished_before(task, job, identity, reader)) is not None:
             told(1.0)
             return replace(found, seconds=time.monotonic() - begun)
@@ -191,13 +191,13 @@ def _opened_source(
     """The raster's pixels, through a copy where they can only be read in order, and what is to be said of them."""
     num_channels, reading = task.segmenter.spec.preprocessing.in_channels, task.options.reading
     bands = choose_bands(reader.colours, reading.bands, num_channels=num_channels, path=reader.path)
-    palette = reader.palette(bands[0]) if len(bands) == 1 else None
+    meaning = reader.meaning(bands)
     with _random_access(reader, job, bands, declared=reading.nodata is None) as (pixels, chosen, data_band):
         raw = RasterSource(
-            pixels, chosen, num_channels=num_channels, nodata=reading.nodata, data_band=data_band, palette=palette
+            pixels, chosen, num_channels=num_channels, nodata=reading.nodata, data_band=data_band, meaning=meaning
         )
         if "scaling" not in job.facts:
-            found = raw.find_scaling(reading, num_bits=reader.num_bits)
+            found = raw.find_scaling(reading)
             job.keep("scaling", None if found is None else asdict(found))
             job.keep("notes", _notes(task, reader, raw))
         known = job.facts["scaling"]
@@ -226,7 +226,7 @@ def exact(value: float) -> str:
 def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list[str]:
     """What a user should know of how a raster is read, and where its results lie."""
     found = []
-    fill = None if task.options.reading.nodata is not None or reader.num_bits < 8 else source.undeclared_fill()
+    fill = None if task.options.reading.nodata is not None or source.meaning.num_bits < 8 else source.undeclared_fill()
     if fill is not None:
         found.append(
             f"{100 * fill[1]:.0f} % of its pixels are {exact(fill[0])} in all bands and no nodata value says why; if "

@@ -18,7 +18,7 @@ from refineseg.errors import ConfigError
 from refineseg.files.special import has_file
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.polygons.vectors import VectorOptions
-from refineseg.predict.raster.files import open_raster
+from refineseg.predict.raster.files import RasterReader
 from refineseg.predict.raster.job import file_facts
 from refineseg.predict.raster.options import RasterOptions
 from refineseg.predict.raster.tiles import Layers
@@ -67,13 +67,17 @@ class RasterTask:
         wanted = {kind: self.dst.with_name(name) for kind, name in names.items() if kind in self.outputs.kinds}
         return wanted | {"areas": self.dst.with_name(f"{stem}_areas.json")}
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides what a tile holds, but for what is found out on the way."""
+    def identity(self, reader: RasterReader) -> dict[str, Any]:
+        """All that decides what a tile holds, but for what is found out on the way.
+
+        Args:
+            reader: The input, open.
+        """
         tiling, reading = self.tiling, self.options.reading
         memory = {} if tiling.memory_bytes is None else {"memory": tiling.memory_bytes}
         return {
             "input": file_facts(self.src),
-            "files": self._others(),
+            "files": self._others(reader.files),
             "model": self.segmenter.digest(),
             "bands": reading.bands,
             "scaling": [reading.percentiles, reading.value_range],
@@ -85,11 +89,9 @@ class RasterTask:
             "version": __version__,
         }
 
-    def _others(self) -> list[list[Any]]:
+    def _others(self, names: tuple[str, ...]) -> list[list[Any]]:
         """Name, length and time of every other file that the raster is made of: of a mosaic, a world file, a mask."""
-        with open_raster(self.src) as reader:
-            paths = [Path(name) for name in reader.files]
-        facts = [(path, path.stat()) for path in paths if path != self.src and has_file(path)]
+        facts = [(path, path.stat()) for path in map(Path, names) if path != self.src and has_file(path)]
         return [[path.name, fact.st_size, fact.st_mtime_ns] for path, fact in sorted(facts)]
 
     def form(self) -> dict[str, Any]:

@@ -207,13 +207,14 @@ def copy_in_order(
         ImageError: The raster is damaged, or the copy cannot be written.
     """
     height, width = reader.size_hw
+    dtype = reader.meaning(bands).dtype
     layout = Layout(
         (width, height) if orientation >= 5 else (height, width),
-        str(reader.dtype),
+        str(dtype),
         (*(f"band {band}" for band in bands), "data"),
     )
     block = 256
-    while block > 16 and block * width * len(layout.names) * reader.dtype.itemsize > _COPY_BYTES:
+    while block > 16 and block * width * len(layout.names) * dtype.itemsize > _COPY_BYTES:
         block //= 2
 
     def pieces() -> Iterator[tuple[list[int], Region, NDArray[Any]]]:

@@ -9,7 +9,6 @@ What is broken is counted (:class:`~refineseg.predict.video.sources.Faults`) and
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.devices import free_memory
 from refineseg.errors import ImageError, MissingExtraError
 from refineseg.files.special import special_kind
 from refineseg.predict.video.sources import (
@@ -31,15 +31,17 @@ from refineseg.predict.video.sources import (
     VideoSource,
     camera_device,
     display_matrix,
-    missing_frames,
     scaled,
     upright,
 )
+from refineseg.predict.video.times import FrameTimes
 
 _PATIENCE_S = 10.0  # a network source that is silent for longer has ended
 _MOST_FAILURES = 50  # in a row: the file's structure, not its frames, is damaged
 _USUAL_RATE = Fraction(25)
 _SOUND_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
+_ALWAYS_THERE, _PIXEL_BYTES = 10**9, 120  # of all frames in memory at once; measured: 118 of 6000x6000 pixels
+_OWN_CLOCK = ("mpegts", "mpeg")  # formats whose clock begins anywhere
 _BT709, _LIMITED, _FULL = 1, 1, 2  # Source: ITU-T H.273; FFmpeg's AVColorRange
 
 
@@ -78,18 +80,17 @@ class VideoReader:
             self._container.close()
             raise ImageError(f"expected a video, got {source.shown}, which holds no pictures; replace or remove it")
         self._video = self._container.streams.video[0]
-        rate = self._video.average_rate or self._video.guessed_rate or _USUAL_RATE
+        self._bound_pixels(source)
+        rate = Fraction(self._video.average_rate or self._video.guessed_rate or _USUAL_RATE)
         if live is None:
             streaming = source.kind == "address" and not source.name.startswith("http")
             live = streaming or source.kind == "camera" or (source.kind == "address" and not self._container.duration)
         aspect = self._video.sample_aspect_ratio or Fraction(1)
-        base = self._video.time_base or 1 / Fraction(rate)
-        frames = self._video.frames or None
-        self._info = StreamInfo(base, Fraction(rate), frames, None if live else self._end_s(), live, aspect)
-        self._step = max(1, round(1 / (self._info.rate * base)))
-        self._last: int | None = None
-        self._steps: Counter[int] = Counter()
-        self._shift = 0
+        base = self._video.time_base or 1 / rate
+        end_s = None if live else self._end_s()
+        self._info = StreamInfo(base, rate, self._video.frames or None, end_s, live, aspect)
+        starts = self._container.format.name in _OWN_CLOCK and self._container.start_time
+        self._times = FrameTimes(base, rate, begin=None if live else round((starts or 0) / 10**6 / base))
         self._packets = self._frames = self._end = self._left_out = 0
         self._size_hw: tuple[int, int] | None = None
         self.faults = Faults()
@@ -112,6 +113,8 @@ class VideoReader:
                 return
             if packet.stream is not self._video:
                 if packet.pts is not None and packet.dts is not None:
+                    shift = round(self._times.shift * self._info.time_base / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                     yield SoundPacket(packet, float(packet.pts * packet.time_base))
                 continue
             self._count(packet)
@@ -123,6 +126,7 @@ class VideoReader:
                     yield self._frame(decoded)
         if self.faults.broken and not self._info.live:  # a broken one takes others with it, of which nothing is heard
             self.faults.broken = max(self.faults.broken, self._packets - self._frames)
+        self.faults.notes += self._times.notes
         self._check_complete()
 
     def close(self) -> None:
@@ -145,7 +149,7 @@ class VideoReader:
                     self.faults.failures.append(f"the source stopped: {reason}")
                     return
                 failures += 1
-                self._broken(_reason(error), self._last)
+                self._broken(_reason(error), self._times.stamp)
         self.faults.failures.append(f"gave up after {_MOST_FAILURES} failures in a row")
 
     def _count(self, packet: Any) -> None:  # noqa: ANN401 - PyAV's
@@ -154,7 +158,7 @@ class VideoReader:
         elif packet.size:
             self._packets += 1
             if packet.pts is not None:
-                self._end = max(self._end, packet.pts + (packet.duration or self._step))
+                self._end = max(self._end, packet.pts + (packet.duration or self._times.step))
 
     def _decoded(self, packet: Any) -> list[Any]:  # noqa: ANN401 - PyAV's
         try:
@@ -176,30 +180,33 @@ class VideoReader:
         elif size_hw != self._size_hw:
             self.faults.resized += 1
             image = scaled(image, self._size_hw)
-        time: int | None = decoded.pts
-        if time is not None and self._last is None and self._info.live:
-            self._shift = time
-        time = None if time is None else time - self._shift
-        if self._last is not None and (time is None or time <= self._last):
-            time = self._last + self._step if time is None else self._last + 1
-        if self._last is not None and time is not None:
-            self._steps[time - self._last] += 1
-        self._last = time or 0
-        return Frame(image, self._last)
+        return Frame(image, self._times.next(decoded.pts))
 
     def _broken(self, reason: str, time: int | None) -> None:
         if self._info.live and not self._frames:
             return  # whoever joins a stream between two key frames has to wait for the next
-        place = (
-            "at an unknown time" if time is None else f"at {float((time - self._shift) * self._info.time_base):.2f} s"
-        )
-        self.faults.add_broken(reason, where=place)
+        self.faults.add_broken(reason, where=self._times.place(time))
+
+    def _bound_pixels(self, source: VideoSource) -> None:
+        """No larger frames than there is memory for; a small file may declare frames of gigabytes.
+
+        Raises:
+            ImageError: The video declares larger ones.
+        """
+        coder, most = self._video.codec_context, max(free_memory(), _ALWAYS_THERE) // _PIXEL_BYTES
+        if coder is not None and coder.width * coder.height > most:
+            self._container.close()
+            size = f"{coder.height}x{coder.width} in {source.shown}"
+            raise ImageError(f"expected frames of at most {most} pixels, as the memory allows, got {size}; shrink them")
+        if coder is not None:
+            coder.options = {**coder.options, "max_pixels": str(most)}  # they may grow on the way
 
     def _end_s(self) -> float | None:
         """When the last frame should end: the earliest of what the container and its video stream announce."""
         ends = []
         if self._container.duration:
-            ends.append((self._container.duration + (self._container.start_time or 0)) / 1e6)
+            from_0 = "matroska" in self._container.format.name  # whose duration counts what is before the first frame
+            ends.append((self._container.duration + (0 if from_0 else self._container.start_time or 0)) / 1e6)
         if self._video.duration and self._video.time_base:
             ends.append(float((self._video.duration + (self._video.start_time or 0)) * self._video.time_base))
         return min(ends, default=None)
@@ -212,7 +219,7 @@ class VideoReader:
         alone = bool(self._video.duration) or len(self._container.streams) == 1
         tolerance_s = max(0.3, float(3 / self._info.rate)) if alone else max(2.0, 0.05 * (self._info.end_s or 0))
         known = self._info.num_frames
-        lost = missing_frames(self._steps) if known is None else known - self._frames - self._left_out
+        lost = self._times.missing if known is None else known - self._frames - self._left_out
         lost -= self.faults.broken  # those are told already
         due_s = self._info.end_s
         if due_s is not None and end_s < due_s - tolerance_s:

@@ -10,10 +10,10 @@ import math
 import re
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -37,8 +37,8 @@ LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 """Addresses that send at their own pace."""
 
 _ADDRESS = re.compile(rf"^({'|'.join((*LIVE_SCHEMES, 'https', 'http'))}):/+", re.IGNORECASE)
-_CONSTANT = 0.8  # of the steps are equal: then the others are gaps
-_NUMBER = re.compile(r"%0?(\d*)d")
+_NUMBER = re.compile(r"%0?(\d{0,3})d")
+_MOST_LEFT_OUT = 1_000_000  # numbers between two images: half a day at 25 frames per second
 SourceKind = Literal["file", "address", "camera", "sequence"]
 
 
@@ -59,11 +59,14 @@ class VideoSource:
     @property
     def shown(self) -> str:
         """The name for messages and results: an address without user name and password."""
-        return re.sub(r"^(\w+://)[^/@]*@", r"\1", self.name) if self.kind == "address" else self.name
+        return re.sub(r"^(\w+://)[^/?#]*@", r"\1", self.name) if self.kind == "address" else self.name
 
 
 def find_source(source: str | Path) -> VideoSource:
     """What a path, pattern, address or number means; a folder is a sequence of images.
+
+    Raises:
+        ConfigError: An address that is none.
 
     Example:
         >>> find_source("rtsp://10.0.0.7/door").stem, find_source("walk/frame_%05d.png").kind, find_source("0").stem
@@ -72,7 +75,10 @@ def find_source(source: str | Path) -> VideoSource:
     text = str(source)
     if address := _ADDRESS.match(text):  # of a Path, which has lost a slash, too
         text = f"{address[1].lower()}://{text[address.end() :]}"
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:
+            raise ConfigError(f"expected an address such as rtsp://10.0.0.7/door, got another: {error}") from error
         return VideoSource("address", text, Path(parts.path).stem or (parts.hostname or "stream"))
     if text.isdigit() and not (has_file(text) or has_folder(text)):
         return VideoSource("camera", text, f"camera{text}")
@@ -214,24 +220,6 @@ def scaled(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uin
     return np.array(Image.fromarray(image).resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))  # writable
 
 
-def missing_frames(steps: Counter[int]) -> int:
-    """How many frames are missing in the times of a constant rate; at a variable rate there is no telling: 0.
-
-    Args:
-        steps: How often each step from a frame to the next occurs, in units of the time base.
-
-    Example:
-        >>> missing_frames(Counter({40: 20, 120: 1}))
-        2
-    """
-    usual = max(steps, key=steps.__getitem__, default=0)
-    slack = max(1, usual // 10)  # Matroska rounds times to milliseconds
-    even = sum(count for step, count in steps.items() if abs(step - usual) <= slack)
-    if even < _CONSTANT * sum(steps.values()):
-        return 0
-    return sum((round(step / usual) - 1) * count for step, count in steps.items() if step > usual + slack)
-
-
 def upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """Turn and mirror an image as its display matrix says.
 
@@ -270,12 +258,13 @@ class SequenceReader:
 
     def __init__(self, name: str, *, rate: Fraction) -> None:
         path = Path(name)
-        self._files = list(enumerate(sorted(find_images(path), key=_natural))) if path.is_dir() else _numbered(path)
+        is_folder = has_folder(path)
+        self._files = list(enumerate(sorted(find_images(path), key=_natural))) if is_folder else _numbered(path)
         self.faults = Faults()
-        for entry, what in (list_folder(path).left_out if path.is_dir() else {}).items():
+        for entry, what in (list_folder(path).left_out if is_folder else {}).items():
             self.faults.add_broken(what, where=entry)
         if not self._files:
-            raise ImageError(f"expected images as frames, but there is no {'image in ' if path.is_dir() else ''}{name}")
+            raise ImageError(f"expected images as frames, but there is no {'image in ' if is_folder else ''}{name}")
         missing = self._files[-1][0] - self._files[0][0] + 1 - len(self._files)
         if missing:
             self.faults.notes.append(f"{missing} numbers are missing in the sequence; their time is left empty")
@@ -314,7 +303,7 @@ class SequenceReader:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names as numbers."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def _numbered(pattern: Path) -> list[tuple[int, Path]]:
@@ -324,7 +313,19 @@ def _numbered(pattern: Path) -> list[tuple[int, Path]]:
         found = [(form.fullmatch(path.name), path) for path in pattern.parent.iterdir()]
     except OSError as error:
         raise ImageError(f"expected a folder of images, but {pattern.parent} cannot be listed: {error}") from error
-    return sorted((int(match[1]), path) for match, path in found if match)
+    files = sorted((int(match[1]), path) for match, path in found if match)
+    for (number, path), (following, other) in pairwise(files):
+        if number == following:
+            raise ImageError(
+                f"expected one image for each number, got {path.name} and {other.name} in {pattern.parent}; "
+                "remove one, or give the folder, whose images follow each other"
+            )
+        if following - number > _MOST_LEFT_OUT:
+            raise ImageError(
+                f"expected numbers of frames, got {path.name} and {other.name} in {pattern.parent}, which are too far "
+                "apart; if they are times, give the folder, whose images follow each other"
+            )
+    return files
 
 
 def display_matrix(decoded: Any) -> tuple[int, int, int, int]:  # noqa: ANN401 - PyAV's

@@ -157,7 +157,8 @@ def predict_video(
 ) -> VideoResult:
     """Predict every frame of a video.
 
-    Times are the source's, so a variable rate stays variable; rotation is applied; frames whose size changes are
+    Times are the source's, so a variable rate stays variable (those of a broadcast begin at 0, and recordings that were
+    joined follow each other); rotation is applied; frames whose size changes are
     scaled to the first one's before the network sees them. Frames that cannot be decoded are left out, counted and
     reported in ``failures``; so is a file that ends too early. Files never lose frames for speed; live sources do, the
     oldest first, when more than ``options.queue`` wait, and Ctrl-C ends them properly. Results appear under their names
@@ -174,7 +175,7 @@ def predict_video(
     Raises:
         ImageError: The source cannot be opened or has no frame that can be decoded, or results cannot be written;
             nothing is under the results' names then.
-        ConfigError: A result would overwrite the source.
+        ConfigError: A result would overwrite the source, or an address is none.
         MissingExtraError: PyAV is not installed.
     """
     options = options or VideoOptions()

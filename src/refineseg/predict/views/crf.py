@@ -189,7 +189,7 @@ def dense_crf(
 
     Each step sets ``Q(l) ~ P(l) * exp(sum over kernels of weight * (kernel Q)(l))`` (Potts compatibility). The kernels
     are approximate, see :class:`PermutohedralLattice`; the result is that of the published code. One core takes about
-    1.5 s for a 500x375 image of 21 classes, and 32 s for two megapixels; memory is 1 to 2 kB per pixel.
+    1.5 s for a 500x375 image of 21 classes, and 32 s for two megapixels; memory is about 1 kB per pixel.
 
     Args:
         probabilities: ``(K, H, W)`` float32, sum 1 over the classes.

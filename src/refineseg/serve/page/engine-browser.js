@@ -50,7 +50,7 @@ export class BrowserEngine {
     let bitmap = picture.bitmap;
     if (scale < 1) {
       const size = { resizeWidth: Math.floor(width * scale), resizeHeight: Math.floor(height * scale) };
-      bitmap = await createImageBitmap(picture.bitmap, { ...size, resizeQuality: "high" });
+      bitmap = await createImageBitmap(picture.bitmap, { ...size, resizeQuality: "high", premultiplyAlpha: "none" });
     }
     const pixels = pixelsOf(bitmap).buffer;
     const id = this.#count++;
