@@ -111,14 +111,14 @@ def _pair(option: str, text: str) -> tuple[float, float]:
 
 def _numbers(option: str, text: str, *, count: int | None = None, whole: bool = False) -> list[float]:
     try:
-        numbers = [int(part) if whole else float(part) for part in text.split(",")]
-    except ValueError:
+        numbers = [float(int(part) if whole else part) for part in text.split(",")]
+    except (ValueError, OverflowError):
         numbers = []
     if not numbers or count not in (None, len(numbers)):
         kind = "whole numbers" if whole else "numbers"
         wanted = f"{count} {kind}" if count else f"{kind} with commas"
         raise ConfigError(f"expected {option} as {wanted if count != 1 else 'a number'}, got {text!r}")
-    return [float(number) for number in numbers]
+    return numbers
 
 
 def choose_bands(
@@ -166,11 +166,11 @@ def _usual_bands(colours: Sequence[str], num_channels: int, path: Path) -> tuple
 
 @dataclass(frozen=True)
 class Scaling:
-    """A straight line per band from its values to 0..255: what is at most ``low`` becomes 0, from ``high`` on 255.
+    """A straight line per band from its values to 0..255: ``low`` becomes 0, ``high`` 255, and so what lies beyond.
 
     Args:
         low: One per band.
-        high: One per band, above ``low``.
+        high: One per band, above ``low``, or below it where the image is a negative.
 
     Example:
         >>> Scaling((100.0,), (300.0,))(np.array([[[0, 100, 200, 301]]], np.uint16)).tolist()

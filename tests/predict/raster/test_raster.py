@@ -398,10 +398,12 @@ def test_a_raster_that_declares_more_than_a_million_megapixels_is_refused(tmp_pa
         run(tmp_path / "a.vrt", tmp_path / "out.tif", model)
 
 
-def test_mercator_stretches_areas_so_that_none_are_told(tmp_path, model):
-    there = {"crs": "EPSG:3857", "transform": Affine(10, 0, 800_000, 0, -10, 6_800_000)}
+@pytest.mark.parametrize("system", ["EPSG:3857", "EPSG:4087"])
+def test_mercator_stretches_areas_so_that_none_are_told(tmp_path, model, system):
+    """So does the plate carrée, in which 60 degrees north is twice as wide as it is."""
+    there = {"crs": system, "transform": Affine(10, 0, 800_000, 0, -10, 6_800_000)}
     result = run(write(tmp_path / "a.tif", pixels((40, 50)), **there), tmp_path / "out.tif", model)
-    assert any("Mercator coordinates stretch them" in note for note in result.notes)
+    assert any("its coordinates stretch them" in note for note in result.notes)
     rows = json.loads((tmp_path / "out_areas.json").read_text())["classes"]
     assert all(row.get("square_metres") is None for row in rows)
 
@@ -434,3 +436,17 @@ def test_bands_of_different_types_are_read(tmp_path, model):
     with raster_files.open_raster(tmp_path / "m.vrt") as reader:
         values = reader.read((1, 2), Region.whole((40, 50)))
     np.testing.assert_array_equal(values, [opened(tmp_path / "a.tif"), opened(tmp_path / "b.tif")])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_raster_whose_zero_is_white_is_seen_as_its_positive(tmp_path, model, dtype):
+    positive = pixels((40, 50), bands=1, dtype=dtype) * np.array(np.iinfo(dtype).max // 255, dtype)
+    negative = np.iinfo(dtype).max - positive
+    run(write(tmp_path / "a.tif", positive, **UTM), tmp_path / "out_a.tif", model)
+    run(write(tmp_path / "b.tif", negative, photometric="MINISWHITE", **UTM), tmp_path / "out_b.tif", model)
+    assert len(np.unique(opened(tmp_path / "out_a.tif"))) == 4
+    np.testing.assert_array_equal(opened(tmp_path / "out_b.tif"), opened(tmp_path / "out_a.tif"))
+    stated = {"value_range": (0, float(np.iinfo(dtype).max))}  # of black and white
+    run(tmp_path / "b.tif", tmp_path / "stated.tif", model, **stated)
+    run(write(tmp_path / "c.tif", negative, **UTM), tmp_path / "out_c.tif", model, **stated)
+    np.testing.assert_array_equal(opened(tmp_path / "stated.tif"), opened(tmp_path / "out_c.tif"))

@@ -31,6 +31,12 @@ from refineseg.predict.raster.writing import copy_in_order
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"
+MOSAIC = (
+    '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
+    '<SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
+    "</SimpleSource></VRTRasterBand></VRTDataset>"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
@@ -283,6 +289,9 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, model):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="expected to write .*choose a folder that can be written to"):
         run(src, tmp_path / "file" / "out.tif", model)
+    (tmp_path / ".out.tif.parts" / "lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match="expected to write .*parts, but .*run the same command again"):
+        run(src, tmp_path / "out.tif", model)
 
 
 def test_results_stand_apart_from_the_input(tmp_path, model):
@@ -293,6 +302,12 @@ def test_results_stand_apart_from_the_input(tmp_path, model):
     with pytest.raises(ConfigError, match=r"expected the class raster to end in \.tif, got .*out.png"):
         run(src, tmp_path / "out.png", model)
     assert src.read_bytes() == content
+    write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
+    content = (tmp_path / "part.tif").read_bytes()
+    (tmp_path / "part.vrt").write_text(MOSAIC)
+    with pytest.raises(ConfigError, match=r"expected results apart from the input, got .*part\.tif for .*part\.vrt"):
+        run(tmp_path / "part.vrt", tmp_path / "part.tif", model, bands=(1, 1, 1), resume=False)
+    assert (tmp_path / "part.tif").read_bytes() == content
 
 
 def test_inputs_that_cannot_be_read_are_named(tmp_path, model):
@@ -442,6 +457,10 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
     assert not is_raster(tmp_path / "none.tif")
     (tmp_path / "text.tif").write_text("II*")
     assert not is_raster(tmp_path / "text.tif")
+    whole = write(tmp_path / "plain.jp2", plain).read_bytes()
+    for end in range(8, whole.index(b"ihdr") + 20):
+        (tmp_path / "short.jp2").write_bytes(whole[:end])
+        assert is_raster(tmp_path / "short.jp2") in (True, False)
     Image.fromarray(plain.transpose(1, 2, 0)).save(tmp_path / "plain.jpg")
     assert not is_raster(tmp_path / "plain.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (plain[0].size - 1) // 2)  # what is not read at once is a raster
@@ -455,6 +474,7 @@ def test_options_are_said_in_words():
     assert Reading.parse(percentiles="none", value_range="0,10000").value_range == (0.0, 10000.0)
     for words, message in (
         ({"bands": "red"}, "expected --bands as whole numbers with commas, got 'red'"),
+        ({"bands": "9" * 400}, "expected --bands as whole numbers"),
         ({"bands": "0,1"}, "expected bands counted from 1"),
         ({"percentiles": "98,2"}, "expected two rising percentiles within 0..100"),
         ({"percentiles": "2"}, "expected --percentiles as 2 numbers, got '2'"),
@@ -510,12 +530,7 @@ def test_endings_of_rasters_are_listed_once():
 def test_results_of_a_mosaic_are_made_anew_when_its_files_change(tmp_path, model):
     """The named file is a list of others, and stays as it is."""
     write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
-    (tmp_path / "mosaic.vrt").write_text(
-        '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
-        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
-        '<SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
+    (tmp_path / "mosaic.vrt").write_text(MOSAIC)
     run(tmp_path / "mosaic.vrt", tmp_path / "out.tif", model, bands=(1, 1, 1))
     before = (tmp_path / "out.tif").read_bytes()
     write(tmp_path / "part.tif", 255 - pixels((40, 50)), **UTM)

@@ -64,10 +64,14 @@ def is_raster(path: Path, *, content: bytes | None = None) -> bool:
                 return True
             if start.startswith(b"\xff\xd8\xff"):
                 return _jpeg_pixels(file) > most_pixels()
-            header = start + file.read(_HEADER_BYTES)
+            return _declares_raster(start + file.read(_HEADER_BYTES))
     except (OSError, struct.error):
         return False
-    if header.startswith(b"\x89PNG") and len(header) >= 24:
+
+
+def _declares_raster(header: bytes) -> bool:
+    """Whether a PNG or JPEG 2000 file is a raster."""
+    if header.startswith(b"\x89PNG"):
         width, height = struct.unpack(">II", header[16:24])
         return bool(width * height > most_pixels())
     if header.startswith(b"\0\0\0\x0cjP  "):

@@ -120,7 +120,8 @@ class RasterJob:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.is_dir():
-            self._hold()
+            with writing(self.folder):
+                self._hold()
         if not resume:
             self.remove()
         known = self._read()
@@ -141,6 +142,8 @@ class RasterJob:
             with writing(self.folder):
                 self.folder.mkdir(parents=True)
                 self._hold()
+        for path in self._costly():  # of a job whose removal was broken off; other parts would take them for theirs
+            path.unlink(missing_ok=True)
         self._journal = {"format": _FORMAT, "identity": plain, "facts": {}}
         self._write()
         return False
@@ -245,7 +248,10 @@ class RasterJob:
     @property
     def is_empty(self) -> bool:
         """Whether nothing in the folder took long to compute."""
-        return not any(True for pattern in ("tile_*.npz", "pixels.tif") for _ in self.folder.glob(pattern))
+        return not self._costly()
+
+    def _costly(self) -> list[Path]:
+        return [path for pattern in ("tile_*.npz", "pixels.tif") for path in self.folder.glob(pattern)]
 
     @property
     def exists(self) -> bool:
