@@ -195,7 +195,7 @@ def _ends_of_tiff(path: Path, content: bytes | None) -> bool | None:
             place, number, entry = _TIFF_STARTS[file.read(4)]
             file.seek(*struct.unpack(place, file.read(struct.calcsize(place))))
             (count,) = struct.unpack(number, file.read(struct.calcsize(number)))
-            return file.tell() + count * entry > file.seek(0, io.SEEK_END)
+            return bool(file.tell() + count * entry > file.seek(0, io.SEEK_END))
     except (struct.error, OverflowError):
         return True
     except (OSError, DatasetError, KeyError):
@@ -218,7 +218,7 @@ def stretch_of(image: Image.Image) -> float:
     """What Pillow multiplies the values of a grey image by that is not loaded: of few bits, or a PGM of any maximum."""
     tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
     if tile is not None and tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
-        return (255 if image.mode == "L" else 65535) / tile.args[1]
+        return (255 if image.mode == "L" else 65535) / int(tile.args[1])
     return _GREY_STEPS.get(stored_as(image)[:3], (8, 1))[1]
 
 
@@ -338,7 +338,7 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
         turned, key = turned.convert(_CONVERTED.get(turned.mode, "RGB")), None
     colours, values = _COLOURS.get(turned.mode, ("gray",)), np.asarray(turned)
     if turned.mode.startswith("I;16") or (turned.mode == "I" and kind not in ("TIFF", None)):
-        num_bits, values = 16, values.astype(np.uint16)
+        num_bits, values = 12 if how == "I;12" else 16, values.astype(np.uint16)
     elif turned.mode in ("I", "F"):
         num_bits = 32
     elif turned.mode == "P":

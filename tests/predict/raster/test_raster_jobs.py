@@ -21,7 +21,7 @@ import refineseg
 from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
-from refineseg.images.files import IMAGE_SUFFIXES
+from refineseg.images.files import IMAGE_SUFFIXES, read_picture, read_rgb
 from refineseg.images.reading import Reading
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster import headers as raster_headers
@@ -466,6 +466,28 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (plain[0].size - 1) // 2)  # what is not read at once is a raster
     for name in ("plain.tif", "plain.png", "plain.jpg"):
         assert is_raster(tmp_path / name)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7, 8, 10, 12, 14, 16])
+def test_a_tiff_is_a_raster_where_pillow_does_not_read_it(tmp_path, bands, bits):
+    """Of these the message of images says that predict reads them."""
+    values = np.arange(bands * 60).reshape(bands, 6, 10) % (1 << bits)
+    few = {} if bits in (8, 16) else {"nbits": bits}
+    for interleave in ("pixel", "band"):
+        path = write(tmp_path / "a.tif", values.astype("uint16" if bits > 8 else "uint8"), interleave=interleave, **few)
+        try:
+            read_rgb(path)
+        except ImageError:
+            assert is_raster(path)
+    assert is_raster(write(tmp_path / "b.tif", pixels(), compress="LERC"))
+
+
+def test_images_of_12_bits_are_seen_up_to_their_largest_value(tmp_path):
+    values = np.arange(0, 4096, 91, dtype=np.uint16)[None, None]
+    path = write(tmp_path / "a.tif", values, nbits=12)
+    shown = read_picture(path, reading=Reading(percentiles=None)).image[..., 0]
+    np.testing.assert_array_equal(shown, np.rint(values[0] / 4095 * 255))
 
 
 def test_options_are_said_in_words():

@@ -123,7 +123,7 @@ class RasterReader:
     @property
     def is_negative(self) -> bool:
         """Whether 0 is white (TIFF's WhiteIsZero), which GDAL tells but does not heed."""
-        return self._dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        return bool(self._dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES")
 
     @property
     def is_placed_by_points(self) -> bool:

@@ -74,7 +74,7 @@ def find_source(source: str | Path) -> VideoSource:
         text = f"{address[1].lower()}://{text[address.end() :]}"
         parts = urlsplit(text)
         return VideoSource("address", text, Path(parts.path).stem or (parts.hostname or "stream"))
-    if text.isdigit() and not (has_file(text) or has_folder(text)):
+    if text.isdecimal() and not (has_file(text) or has_folder(text)):
         return VideoSource("camera", text, f"camera{text}")
     path = Path(text)
     if has_folder(path) or (_NUMBER.search(path.name) and not has_file(path)):
@@ -314,7 +314,7 @@ class SequenceReader:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names as numbers."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
 
 
 def _numbered(pattern: Path) -> list[tuple[int, Path]]:
