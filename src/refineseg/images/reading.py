@@ -166,11 +166,11 @@ def _usual_bands(colours: Sequence[str], num_channels: int, path: Path) -> tuple
 
 @dataclass(frozen=True)
 class Scaling:
-    """A straight line per band from its values to 0..255: ``low`` becomes 0, ``high`` 255, and so what lies beyond.
+    """A straight line per band from its values to 0..255: what is at most ``low`` becomes 0, from ``high`` on 255.
 
     Args:
         low: One per band.
-        high: One per band, above ``low``, or below it where the image is a negative.
+        high: One per band, above ``low``.
 
     Example:
         >>> Scaling((100.0,), (300.0,))(np.array([[[0, 100, 200, 301]]], np.uint16)).tolist()

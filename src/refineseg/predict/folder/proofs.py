@@ -71,10 +71,7 @@ class Prover:
             if reader.is_sequential or reader.orientation != 1:
                 return
             source = RasterSource(reader, bands, num_channels=channels, nodata=reading.nodata, palette=palette)
-            self._prove(
-                str(path),
-                source.scaled(source.find_scaling(reading, num_bits=reader.num_bits, negative=reader.is_negative)),
-            )
+            self._prove(str(path), source.scaled(source.find_scaling(reading, num_bits=reader.num_bits)))
 
     def _prove(self, name: str, source: PixelSource) -> None:
         proof = prove(self._segmenter, source, options=self._tiling, device=self._device, generator=self._generator)

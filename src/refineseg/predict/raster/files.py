@@ -96,6 +96,10 @@ class RasterReader:
         self.num_bands = int(dataset.count)
         self.dtype: np.dtype[Any] = np.result_type(*(np.dtype(name) for name in dataset.dtypes))
         self.colours: tuple[str, ...] = tuple(colour.name for colour in dataset.colorinterp)
+        negative = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"  # which GDAL tells but does not heed
+        self._white = (
+            2**self.num_bits - 1 if negative and self.dtype.kind == "u" and "palette" not in self.colours else 0
+        )
 
     @property
     def num_bits(self) -> int:
@@ -119,11 +123,6 @@ class RasterReader:
         """Whether a metre of its coordinates is shorter the farther it is from the equator, as Mercator's is."""
         crs = self._dataset.crs
         return bool(crs and crs.is_projected and crs.to_dict().get("proj") in _STRETCHING)
-
-    @property
-    def is_negative(self) -> bool:
-        """Whether 0 is white (TIFF's WhiteIsZero), which GDAL tells but does not heed."""
-        return bool(self._dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES")
 
     @property
     def is_placed_by_points(self) -> bool:
@@ -186,7 +185,7 @@ class RasterReader:
     def read(
         self, bands: Sequence[int], region: Region, *, size_hw: tuple[int, int] | None = None, smooth: bool = False
     ) -> NDArray[Any]:
-        """Pixels as they are stored, (B, h, w).
+        """Pixels as they are stored, (B, h, w), or as they are seen where 0 stands for white.
 
         Args:
             bands: Bands, from 1.
@@ -204,7 +203,7 @@ class RasterReader:
             shape = size_hw or region.size_hw
             if len({self._dataset.dtypes[band - 1] for band in bands}) == 1:
                 values: NDArray[Any] = self._dataset.read(list(bands), out_shape=(len(bands), *shape), **how)
-                return values
+                return self.dtype.type(self._white) - values if self._white else values
             different = [self._dataset.read(band, out_shape=shape, **how) for band in bands]
         return np.stack(different).astype(self.dtype)
 

@@ -115,7 +115,7 @@ def _has_other_bands(tags: dict[int, int]) -> bool:
         or (samples == 2 and (bits > 8 or planar))
         or (samples > 2 and colours < _RGB)
         or (samples == 4 and colours != _CMYK and tags.get(_EXTRA, 1) == 0)  # 0: it is no opacity
-        or (planar and (bits > 8 or (samples == 1 and bits in (2, 4))))
+        or (planar and (bits > 8 or (samples == 1 and (bits in (2, 4) or colours == 0))))
     )
 
 

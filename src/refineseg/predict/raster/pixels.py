@@ -138,18 +138,17 @@ class RasterSource:
             values = reader.read(self._bands, region, size_hw=size_hw)
         return with_data(values, valid, nodata=self._nodata, palette=self._palette)
 
-    def find_scaling(self, reading: Reading, *, num_bits: int, negative: bool = False) -> Scaling | None:
+    def find_scaling(self, reading: Reading, *, num_bits: int) -> Scaling | None:
         """Scaling of each band (:func:`refineseg.images.reading.find_scaling`); None: the values are 8 bits already.
 
         Args:
             reading: What was asked for.
             num_bits: Number of bits of a pixel.
-            negative: Whether 0 is white; values of black and white that were asked for stay as they are.
         """
         reader = self._reader
         if self._palette is not None:
             return None
-        found = find_scaling(
+        return find_scaling(
             reading,
             dtype=reader.dtype,
             num_bits=num_bits,
@@ -157,10 +156,6 @@ class RasterSource:
             path=reader.path,
             samples=lambda: gathered(self.size_hw, self._values),
         )
-        if not negative or reading.value_range is not None:
-            return found
-        bands = len(self._bands)
-        return Scaling((255.0,) * bands, (0.0,) * bands) if found is None else Scaling(found.high, found.low)
 
     def undeclared_fill(self) -> tuple[float, float] | None:
         """A value that all bands have in a fifth of the raster or more and that often means no data, and its share."""

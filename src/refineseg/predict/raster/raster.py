@@ -198,7 +198,7 @@ def _opened_source(
             pixels, chosen, num_channels=num_channels, nodata=reading.nodata, data_band=data_band, palette=palette
         )
         if "scaling" not in job.facts:
-            found = raw.find_scaling(reading, num_bits=reader.num_bits, negative=reader.is_negative)
+            found = raw.find_scaling(reading, num_bits=reader.num_bits)
             job.keep("scaling", None if found is None else asdict(found))
             job.keep("notes", _notes(task, reader, raw))
         known = job.facts["scaling"]
