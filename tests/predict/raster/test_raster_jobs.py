@@ -238,6 +238,22 @@ def test_a_finished_raster_is_not_computed_again_and_anothers_not_replaced(tmp_p
     assert foreign.read_bytes() == b"someone's"
 
 
+def test_a_journal_that_cannot_be_read_costs_no_finished_tile(tmp_path, model, monkeypatch):
+    src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
+    broken_off(src, dst, model, monkeypatch)
+    journal = tmp_path / ".out.tif.parts" / "job.json"
+    content = journal.read_bytes()
+    journal.unlink()
+    journal.mkdir()  # as a disk says that does not answer: an error that is not "not found"
+    with pytest.raises(
+        ImageError, match=r"expected to go on with .* but .*job\.json cannot be read \(Is a directory\)"
+    ):
+        run(src, dst, model)
+    journal.rmdir()
+    journal.write_bytes(content)
+    assert run(src, dst, model).tiles_kept == 3
+
+
 def test_a_damaged_tile_is_named_or_computed_again(tmp_path, model, monkeypatch):
     src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
     broken_off(src, dst, model, monkeypatch)

@@ -149,10 +149,16 @@ class RasterJob:
         return False
 
     def _read(self) -> dict[str, Any] | None:
+        path = self.folder / _JOURNAL
         try:
-            journal = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            journal = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
+        except OSError as error:  # then nobody knows whether its tiles may be removed
+            raise ImageError(
+                f"expected to go on with the unfinished job in {self.folder}, but {path} cannot be read "
+                f"({error.strerror or error}); run the same command again, or remove the folder"
+            ) from error
         sound = isinstance(journal, dict) and all(isinstance(journal.get(key), dict) for key in ("identity", "facts"))
         return journal if sound and journal.get("format") == _FORMAT else None
 
