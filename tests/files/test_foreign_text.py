@@ -175,7 +175,12 @@ def test_yaml_tags_are_refused(text):
 
 def test_a_yaml_key_in_two_spellings_is_refused():
     with pytest.raises(ValueError, match="a key twice: in two spellings"):
-        parse_yaml("{1: a, 0x1: b}")
+        parse_yaml("{1: a, +1: b}")
+
+
+def test_yaml_numbers_in_other_forms_are_the_names_that_stand_there():
+    names = ["010", "0x1F", "12:30", "1_000", "0b1"]
+    assert parse_yaml(f"[{', '.join(names)}, 7, -3, 0]") == [*names, 7, -3, 0]
 
 
 @pytest.mark.parametrize(

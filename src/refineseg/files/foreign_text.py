@@ -26,6 +26,7 @@ _MOST_SCALAR = 4096
 _MOST_DEPTH = 32
 _MOST_JSON_DEPTH = 100  # the deepest of the formats read here have ten
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # one without an end, too, else each quote in it would begin one
+_KEPT, _WHOLE = (":null", ":int"), re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
 _PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
@@ -49,7 +50,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _repeated(names: Iterable[str]) -> str:
-    """The first of several that occurs twice; 1 and 0x1 are one key of a YAML file in two spellings."""
+    """The first of several that occurs twice; 1 and +1 are one key of a YAML file in two spellings."""
     return next((name for name, count in Counter(names).items() if count > 1), "in two spellings")
 
 
@@ -128,10 +129,10 @@ def csv_rows(lines: Iterable[str], path: Path) -> list[list[str]]:
 
 
 class _WordsLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Words are texts: ``no`` and ``1.10`` are names of classes, and not ``False`` and 1.1."""
+    """Words are texts: ``no``, ``1.10`` and ``010`` are names of classes, and not ``False``, 1.1 and 8."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's name
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":int"))]
+        first: [(tag, _WHOLE if tag.endswith(":int") else pattern) for tag, pattern in resolvers if tag.endswith(_KEPT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
