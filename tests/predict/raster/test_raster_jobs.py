@@ -20,6 +20,7 @@ from test_raster import opened, pixels, run
 import refineseg
 from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
+from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
 from refineseg.images.files import IMAGE_SUFFIXES, read_picture, read_rgb
 from refineseg.images.reading import Reading
@@ -317,6 +318,9 @@ def test_results_stand_apart_from_the_input(tmp_path, model):
         run(src, src, model, resume=False)
     with pytest.raises(ConfigError, match=r"expected the class raster to end in \.tif, got .*out.png"):
         run(src, tmp_path / "out.png", model)
+    for given in ((tmp_path / "a\udcff.tif", tmp_path / "out.tif"), (src, tmp_path / "\udcff" / "out.tif")):
+        with pytest.raises(ConfigError, match=r"expected names in UTF-8 for a raster, .* rename it"):
+            run(*given, model)
     assert src.read_bytes() == content
     write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
     content = (tmp_path / "part.tif").read_bytes()
@@ -401,6 +405,15 @@ def test_rasters_of_odd_sizes_are_predicted(tmp_path, model, size):
     src = write(tmp_path / "in.tif", values, **UTM)
     run(src, tmp_path / "out.tif", model, tile=20_000, kinds="mask,overlay")
     np.testing.assert_array_equal(opened(tmp_path / "out.tif"), values[0] // 64)
+
+
+def test_a_class_whose_name_is_no_text_does_not_stop_the_bands_of_probabilities(tmp_path):
+    """The tiles were finished, and the results could never be written."""
+    names = ("a\ud800", "ä", "c", "d")
+    odd = refineseg.build("refinenet_lw_mobilenetv2", class_info=ClassInfo(names))
+    result = run(write(tmp_path / "in.tif", pixels((40, 50)), **UTM), tmp_path / "out.tif", odd, kinds="probabilities")
+    with rasterio.open(result.paths["probabilities"]) as dataset:
+        assert dataset.descriptions == ("a\\ud800", *names[1:])
 
 
 def test_confidence_probabilities_unknown_pixels_and_overlay_follow_from_the_scores(tmp_path, model):
