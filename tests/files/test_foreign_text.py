@@ -14,6 +14,7 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.errors import ConfigError, DatasetError, ImageError, RefinesegError
 from refineseg.files.foreign_text import parse_json, parse_yaml
+from refineseg.files.run_lengths import decompressed
 
 DEEP = (101, 900, 5000, 100_000)
 
@@ -160,3 +161,40 @@ def test_an_index_of_shards_nested_too_deeply_is_refused(tmp_path):
     (root / "index.json").write_text('{"format": "refineseg shards", "a": ' + "[" * 5000 + "]" * 5000 + "}")
     with pytest.raises(DatasetError, match="expected the index of shards in"):
         open_dataset("folder", root, split="train")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: !!timestamp b", "a: !!int ''", "a: !!bool b", "a: !!set {b}", "!!map {a: 1}", "!x a"]
+)
+def test_yaml_tags_are_refused(text):
+    """The first three raised errors of the parser's own code."""
+    with pytest.raises(ValueError, match=r"a tag \(.*\); write plain values"):
+        parse_yaml(text)
+    assert parse_yaml("a: !!str 3") == {"a": "3"}
+
+
+def test_a_yaml_key_in_two_spellings_is_refused():
+    with pytest.raises(ValueError, match="a key twice: in two spellings"):
+        parse_yaml("{1: a, +1: b}")
+
+
+def test_yaml_numbers_in_other_forms_are_the_names_that_stand_there():
+    names = ["010", "0x1F", "12:30", "1_000", "0b1"]
+    assert parse_yaml(f"[{', '.join(names)}, 7, -3, 0]") == [*names, 7, -3, 0]
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_json, "{" + "".join(f'"k{i}": 0,' for i in range(100_000)) + '"k99999": 0}'),
+        (parse_json, "[" * 101 + '"' + '\\"' * 100_000),
+        (parse_yaml, "".join(f"k{i}: 0\n" for i in range(6000)) + "k5999: 0"),
+        (decompressed, "o" * 1_000_000),
+    ],
+    ids=["keys", "quotes", "yaml keys", "run lengths"],
+)
+def test_long_texts_are_refused_in_time_that_grows_with_their_length(parse, text):
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="a key twice: k|nested in each other|a run length of more than 60 bits"):
+        parse(text)
+    assert time.process_time() - begun < 8  # a minute and more where each looked at all others

@@ -127,6 +127,22 @@ def test_bad_entries_alone_are_no_empty_folder_unsaid(tmp_path):
     assert "expected images in" in failures[1]
 
 
+def test_folders_whose_links_lead_to_each_other_are_refused_and_links_to_one_folder_followed(tmp_path):
+    """Seven such folders have 13699 names: each picture would be predicted some 2000 times."""
+    for one in range(7):
+        (tmp_path / "in" / str(one)).mkdir(parents=True)
+        for other in {*range(7)} - {one}:
+            (tmp_path / "in" / str(one) / f"to{other}").symlink_to(tmp_path / "in" / str(other))
+    with pytest.raises(DatasetError, match="links lead to .* in more than 256 ways; give folders without such links"):
+        list_folder(tmp_path / "in")
+    (tmp_path / "shared").mkdir()
+    PICTURE.save(tmp_path / "shared" / "a.png")
+    (tmp_path / "splits").mkdir()
+    for fold in range(100):
+        (tmp_path / "splits" / f"{fold:02d}").symlink_to(tmp_path / "shared")
+    assert list_folder(tmp_path / "splits").files == tuple(f"{fold:02d}/a.png" for fold in range(100))
+
+
 # ------------------------------------------------------------------------------------------------------------ data sets
 
 

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin, WebPImagePlugin
 
 from conftest import SHARED
+from fakes.rasters import UTM, write
 from fakes.raw_png import GREY, RGB, write_raw_png
 from refineseg.data.checks.facts import glance_at_image
 from refineseg.errors import ImageError
 from refineseg.images.encoding import write_image
-from refineseg.images.files import find_images, read_image_size, read_picture, read_rgb
+from refineseg.images.files import IMAGE_SUFFIXES, find_images, read_image_size, read_picture, read_rgb
 
 
 def _random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -290,6 +291,32 @@ def test_a_truncated_file_is_refused(tmp_path, name):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ImageError, match=r"expected .* got .*" + name):
         read_rgb(path)
+
+
+@pytest.mark.parametrize("end", [5, 60, -30])
+def test_a_tiff_that_ends_before_its_directory_is_not_called_a_raster(tmp_path, end):
+    path = _saved(Image.fromarray(_random(64, 64, 3)), tmp_path / "a.tif", compression="tiff_lzw")
+    path.write_bytes(path.read_bytes()[:end])
+    for read in (read_rgb, read_image_size):
+        with pytest.raises(ImageError, match=r"got .*a\.tif, which is a TIFF that ends too early"):
+            read(path)
+
+
+def test_a_damaged_avif_file_does_not_ask_for_what_is_installed(tmp_path):
+    if ".avif" not in IMAGE_SUFFIXES:
+        pytest.skip("Pillow without AVIF")
+    path = _saved(Image.fromarray(_random(64, 64, 3)), tmp_path / "a.avif")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ImageError, match=r"got .*a\.avif, which is none, damaged, or of an unknown kind"):
+        read_rgb(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_grey_whose_zero_is_white_is_read_as_it_is_seen(tmp_path, dtype):
+    seen = np.arange(0, 256, 5).reshape(4, 13)
+    largest = np.iinfo(dtype).max
+    write(tmp_path / "a.tif", (largest - seen * (largest // 255)).astype(dtype)[None], photometric="MINISWHITE", **UTM)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif")[..., 0], seen)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -109,6 +109,12 @@ def test_what_a_masked_array_masks_holds_no_data_and_has_no_part_in_the_scaling(
     assert picture_of(np.ma.masked_array(RGBA[..., :3])).valid is None
 
 
+@pytest.mark.parametrize("kind", ["u2", "i2", "u4", "f4", "f8"])
+def test_the_order_of_bytes_of_an_array_changes_nothing(kind):
+    values = np.linspace(1000, 60000 if kind != "i2" else 30000, 437).reshape(19, 23)
+    same(picture_of(values.astype(f">{kind}")), picture_of(values.astype(f"<{kind}")))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

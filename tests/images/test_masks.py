@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fakes.rasters import UTM, write
 from fakes.raw_png import GREY, PALETTE, RGB, write_raw_png
 from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.errors import ImageError, LabelError
@@ -71,6 +72,37 @@ def test_files_of_few_bits_hold_their_values_as_stored(tmp_path, bits, kind):
     table = LabelTable({value: value for value in range(8)})
     np.testing.assert_array_equal(_read(tmp_path / "m.png", table), rows)
     assert mask_values(tmp_path / "m.png") == {int(v): int((rows == v).sum()) for v in np.unique(rows)}
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_tiff_masks_of_few_bits_hold_their_values_as_stored(tmp_path, bits):
+    rows = np.arange(8, dtype=np.uint8).reshape(2, 4) % (1 << bits)
+    write(tmp_path / "m.tif", rows[None], nbits=bits, **UTM)
+    np.testing.assert_array_equal(_read(tmp_path / "m.tif", LabelTable({value: value for value in range(8)})), rows)
+
+
+@pytest.mark.parametrize("largest", [3, 11, 255, 1000, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_pgm_masks_of_any_maximum_hold_their_values_as_stored(tmp_path, largest, plain):
+    """Pillow spreads the values 0..maximum over 0..255 or 0..65535."""
+    rows = np.array([[0, 1, 2], [3, 1, largest]])
+    digits = " ".join(map(str, rows.ravel())).encode()
+    packed = rows.astype(np.uint8 if largest < 256 else ">u2").tobytes()
+    head = f"P{2 if plain else 5}\n3 2\n{largest}\n".encode()
+    (tmp_path / "m.pgm").write_bytes(head + (digits if plain else packed))
+    assert mask_values(tmp_path / "m.pgm") == {int(v): int((rows == v).sum()) for v in np.unique(rows)}
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(RGB, 3), (4, 2), (6, 4)])
+def test_masks_of_16_bit_colours_are_refused(tmp_path, kind, channels):
+    """Pillow reads the upper bytes alone: all small values would be class 0 or black."""
+    values = np.arange(12, dtype=">u2").repeat(channels)
+    write_raw_png(tmp_path / "m.png", 4, 3, bits=16, kind=kind, rows=values.tobytes())
+    for read in (_read, mask_values):
+        with pytest.raises(
+            ImageError, match=r"got colours of 16 bits in .*m\.png; save it as an 8- or 16-bit grey PNG"
+        ):
+            read(tmp_path / "m.png")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -41,6 +41,7 @@ _ENCRYPTED = 0x1
 _DEFLATED = 8
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SHOWN = 3
+_MOST_VISITS = 256  # of one folder by different names
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def list_folder(folder: Path) -> Listing:
 
     Raises:
         OSError: There is no such folder, or it cannot be listed.
-        DatasetError: The zip file cannot be used.
+        DatasetError: The zip file cannot be used, or links lead to one folder in hundreds of ways.
     """
     located = locate(folder)
     if located is None:
@@ -133,7 +134,7 @@ def list_files(folder: Path) -> tuple[str, ...]:
 
     Raises:
         OSError: There is no such folder, or it cannot be listed.
-        DatasetError: The zip file cannot be used.
+        DatasetError: The zip file cannot be used, or links lead to one folder in hundreds of ways.
     """
     return list_folder(folder).files
 
@@ -249,12 +250,19 @@ def file_mark(path: Path, *, whole: bool = False) -> str:
 def _walk(root: str) -> Listing:
     files: list[str] = []
     left_out: dict[str, str] = {}
+    visits: Counter[str] = Counter()
     waiting: list[tuple[str, str, frozenset[str]]] = [(root, "", frozenset())]
     while waiting:
         folder, start, above = waiting.pop()
         real = os.path.realpath(folder)
         if real in above:  # a link back to a folder it lies in
             continue
+        visits[real] += 1
+        if visits[real] > _MOST_VISITS:  # ten folders with links to each other have a million names
+            raise DatasetError(
+                f"expected folders whose links do not lead to each other, but in {root} links lead to {real} in more "
+                f"than {_MOST_VISITS} ways; give folders without such links"
+            )
         try:
             with os.scandir(folder) as entries:
                 found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,9 @@ MOST_YAML = 1 << 18
 _MOST_SCALAR = 4096
 _MOST_DEPTH = 32
 _MOST_JSON_DEPTH = 100  # the deepest of the formats read here have ten
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)  # one without an end, too, else each quote in it would begin one
+_KEPT, _WHOLE = (":null", ":int"), re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
+_PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
@@ -42,9 +45,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of a key that occurs twice, json would take the last value unsaid."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"a key twice: {next(name for name in names if names.count(name) > 1):.40}")
+        raise ValueError(f"a key twice: {_repeated(name for name, _ in pairs):.40}")
     return found
+
+
+def _repeated(names: Iterable[str]) -> str:
+    """The first of several that occurs twice; 1 and +1 are one key of a YAML file in two spellings."""
+    return next((name for name, count in Counter(names).items() if count > 1), "in two spellings")
 
 
 _ELEMENT_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_once)
@@ -122,10 +129,10 @@ def csv_rows(lines: Iterable[str], path: Path) -> list[list[str]]:
 
 
 class _WordsLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Words are texts: ``no`` and ``1.10`` are names of classes, and not ``False`` and 1.1."""
+    """Words are texts: ``no``, ``1.10`` and ``010`` are names of classes, and not ``False``, 1.1 and 8."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's name
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":int"))]
+        first: [(tag, _WHOLE if tag.endswith(":int") else pattern) for tag, pattern in resolvers if tag.endswith(_KEPT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -133,8 +140,7 @@ class _WordsLoader(yaml.SafeLoader):  # type: ignore[misc]
         """Every key once: of two, yaml would take the last unsaid."""
         found = super().construct_mapping(node, deep=deep)
         if len(found) < len(node.value):
-            names = [key.value for key, _ in node.value]
-            raise ValueError(f"a key twice: {next(name for name in names if names.count(name) > 1)!s:.40}")
+            raise ValueError(f"a key twice: {_repeated(key.value for key, _ in node.value):.40}")
         mapping: dict[Any, Any] = found
         return mapping
 
@@ -143,8 +149,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
     r"""The values of a YAML text: whole numbers, null, and everything else as the text that stands there.
 
     Raises:
-        ValueError: It is no YAML, is long or deep beyond all need, has a key twice, or has anchors, by which a kilobyte
-            may stand for gigabytes.
+        ValueError: It is no YAML, is long or deep beyond all need, has a key twice, a tag (``!!set``), or anchors, by
+            which a kilobyte may stand for gigabytes.
 
     Example:
         >>> parse_yaml("a: &x [1]\nb: [*x, *x]")
@@ -162,6 +168,8 @@ def parse_yaml(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
                 raise ValueError(f"an alias (*{event.anchor[:40]}); write its value out")
             if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_SCALAR:
                 raise ValueError(f"a value of {len(event.value)} characters, at most {_MOST_SCALAR} are read")
+            if getattr(event, "tag", None) not in _PLAIN_TAGS:
+                raise ValueError(f"a tag ({event.tag[:60]}); write plain values")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_DEPTH:
                 raise ValueError(f"values nested in each other more than {_MOST_DEPTH} times")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from refineseg.errors import MissingExtraError
 
 WRITING = "write COCO's run lengths"
+_MOST_BITS = 60
 
 
 def rle_tools(purpose: str = "paint COCO's outlines") -> ModuleType:
@@ -63,6 +64,8 @@ def decompressed(text: str) -> list[int]:
             raise ValueError(f"a run length with the character {character!r}")
         number |= (bits & 31) << shift
         shift += 5
+        if shift > _MOST_BITS:  # more characters would take quadratic time
+            raise ValueError(f"a run length of more than {_MOST_BITS} bits")
         if not bits & 32:
             number -= (bits & 16) << (shift - 4)
             counts.append(number + (counts[-2] if len(counts) > 2 else 0))

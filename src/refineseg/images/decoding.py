@@ -63,17 +63,20 @@ _COLOURS = {
     "RGBA": ("red", "green", "blue", "alpha"),
 }
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
-_GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # bits, and how Pillow spreads the values over 0..255
-_TIFF_BITS = 258
-_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
+_GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # beginning -> bits, and how Pillow spreads the values over 0..255
+_TIFF_BITS, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0
 _SAMPLE_FORMAT, _SIGNED = 339, 2
+_TIFF_STARTS = {  # how the place of the directory and the number of its entries are stored, and the bytes of an entry
+    **{b"II*\0": ("<I", "<H", 12), b"MM\0*": (">I", ">H", 12)},
+    **{b"II+\0": ("<4xQ", "<Q", 20), b"MM\0+": (">4xQ", ">Q", 20)},
+}
 _NODATA = 42113  # Source: GDAL's driver of GeoTIFF
 _BITS = {  # of a pixel of a PNG, by Pillow's names of what is stored
     **{"1": 1, "P;1": 1, "L;2": 2, "P;2": 2, "L;4": 4, "P;4": 4, "I;16B": 16},
     **{"LA": 16, "LA;16B": 32, "RGB": 24, "RGB;16B": 48, "RGBA": 32, "RGBA;16B": 64},
 }
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_LOW_BYTES = {  # Pillow reads the high byte of 16-bit colours alone; in the other order of bytes, the low one
+LOW_BYTES = {  # of colours so stored Pillow reads the high byte alone; in the other order of bytes, the low one
     **{
         f"{colours};16{order}": f"{colours};16{other}"
         for colours in ("RGB", "RGBX", "RGBA")
@@ -163,7 +166,7 @@ def _pillow_opened(source: Path | io.BytesIO, path: Path) -> Image.Image:
         else:
             with source.open("rb") as file:
                 start = file.read(12)
-        if start[4:8] != b"ftyp" or start[8:] not in (*_HEIC, b"avif"):
+        if start[4:8] != b"ftyp" or start[8:] not in (*_HEIC, *(() if "AVIF" in FORMATS else (b"avif",))):
             raise
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -179,22 +182,26 @@ def _pillow_opened(source: Path | io.BytesIO, path: Path) -> Image.Image:
 
 def _what_instead(path: Path, content: bytes | None) -> str:
     is_empty = not content if content is not None else has_file(path) and path.stat().st_size == 0
-    if _starts_like_tiff(path, content):
+    if ends := _ends_of_tiff(path, content):
+        return "a TIFF that ends too early"
+    if ends is not None:
         return "a TIFF whose bands or type of pixels are those of a raster: predict reads it; for others save it as RGB"
     return "empty (0 bytes)" if is_empty else "none, damaged, or of an unknown kind"
 
 
-def _starts_like_tiff(path: Path, content: bytes | None) -> bool:
+def _ends_of_tiff(path: Path, content: bytes | None) -> bool | None:
+    """Whether a TIFF file ends before the list of what it holds; None: it is no TIFF file."""
     try:
         source = openable(path) if content is None else io.BytesIO(content)
-        if isinstance(source, Path):
-            with source.open("rb") as file:
-                start = file.read(4)
-        else:
-            start = source.read(4)
-    except (OSError, DatasetError):
-        return False
-    return start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        with source.open("rb") if isinstance(source, Path) else source as file:
+            place, number, entry = _TIFF_STARTS[file.read(4)]
+            file.seek(*struct.unpack(place, file.read(struct.calcsize(place))))
+            (count,) = struct.unpack(number, file.read(struct.calcsize(number)))
+            return bool(file.tell() + count * entry > file.seek(0, io.SEEK_END))
+    except (struct.error, OverflowError):
+        return True
+    except (OSError, DatasetError, KeyError):
+        return None
 
 
 def _kind(image: Image.Image) -> str:
@@ -202,15 +209,23 @@ def _kind(image: Image.Image) -> str:
     return "JPEG" if is_jpeg else str(image.format)
 
 
-def _stored_as(image: Image.Image) -> str:
+def stored_as(image: Image.Image) -> str:
     """Pillow's name of how the pixels of an image that is not loaded lie in the file; empty: unknown."""
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
     how = tiles[0][3] if tiles else ""
     return str(how[0] if isinstance(how, tuple) and how else how)
 
 
+def stretch_of(image: Image.Image) -> float:
+    """What Pillow multiplies the values of a grey image by that is not loaded: of few bits, or a PGM of any maximum."""
+    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    if tile is not None and tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
+        return (255 if image.mode == "L" else 65535) / int(tile.args[1])
+    return _GREY_STEPS.get(stored_as(image)[:3], (8, 1))[1]
+
+
 def _bits_of_pixel(image: Image.Image) -> int:
-    return _BITS.get(_stored_as(image), 8)
+    return _BITS.get(stored_as(image), 8)
 
 
 def turn_of(image: Image.Image, *, loaded: bool = True) -> Image.Transpose | None:
@@ -261,7 +276,7 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
     with opened(path, content) as image:
         if noted is not None and is_one_of_many(image):
             noted(f"{path} holds several pictures (an animation, or pages); only the first is read")
-        how = _stored_as(image)
+        how = stored_as(image)
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
         if tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED and tags.get(_TIFF_BITS, (8,))[0] == 8:  # read as unsigned
             raise ImageError(
@@ -275,7 +290,7 @@ def stored(path: Path, content: bytes | None = None, *, noted: Callable[[str], N
         turned = upright(image, path, content)
         key, kind = image.info.get("transparency", declared_nodata(image)), image.format
         inverted = _is_inverted(image)
-    if how in _LOW_BYTES:
+    if how in LOW_BYTES:
         wide = _sixteen_bits(np.asarray(turned), _low_bytes(path, content, how), how)
         colours = ("gray", "alpha") if how.startswith("LA") else _COLOURS[turned.mode]
         keyed = None if key is None else (wide != np.array(key)).any(axis=2)
@@ -309,7 +324,7 @@ def held(image: Image.Image, path: Path) -> Stored:
     """
     if 0 in image.size:
         raise ImageError(f"expected an image of at least one pixel, got {image.size} in {path}")
-    if _stored_as(image) in _LOW_BYTES:
+    if stored_as(image) in LOW_BYTES:
         raise ImageError(
             f"expected 8-bit colours in {path}, got 16 bits, of which Pillow keeps 8; give the file's path"
         )
@@ -330,7 +345,7 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
         turned, key = turned.convert(_CONVERTED.get(turned.mode, "RGB")), None
     colours, values = _COLOURS.get(turned.mode, ("gray",)), np.asarray(turned)
     if turned.mode.startswith("I;16") or (turned.mode == "I" and kind not in ("TIFF", None)):
-        num_bits, values = 16, values.astype(np.uint16)
+        num_bits, values = 12 if how == "I;12" else 16, values.astype(np.uint16)
     elif turned.mode in ("I", "F"):
         num_bits = 32
     elif turned.mode == "P":
@@ -351,7 +366,7 @@ def _low_bytes(path: Path, content: bytes | None, how: str) -> NDArray[np.uint8]
     with opened(path, content) as image:
         assert isinstance(image, ImageFile.ImageFile)
         image.tile = [
-            tile._replace(args=(_LOW_BYTES[how], *tile.args[1:]) if isinstance(tile.args, tuple) else _LOW_BYTES[how])
+            tile._replace(args=(LOW_BYTES[how], *tile.args[1:]) if isinstance(tile.args, tuple) else LOW_BYTES[how])
             for tile in image.tile
         ]
         image.load()

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import PngImagePlugin
 
 from refineseg.class_info import LabelTable, index_dtype
 from refineseg.errors import ImageError, LabelError
@@ -19,12 +18,15 @@ from refineseg.files.archives import list_files
 from refineseg.images.decoding import (
     FORMATS,
     HAS_HEIF,
+    LOW_BYTES,
     LYING,
     Stored,
     declared_nodata,
     is_one_of_many,
     opened,
     stored,
+    stored_as,
+    stretch_of,
     turn_of,
     upright,
 )
@@ -197,9 +199,6 @@ def read_opaque(path: Path, *, content: bytes | None = None) -> NDArray[np.bool_
     return read_picture(path, content=content).valid
 
 
-_GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit grey over 0..255; a mask's values are those stored
-
-
 def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], bool]:
     """The values of a mask file as stored, or its colours as 0xRRGGBB; True for colours."""
     with opened(path, content) as image:
@@ -212,8 +211,12 @@ def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any],
                 f"expected a mask of one picture, got {path}, which holds several (an animation, or pages); save the "
                 "one that is meant alone"
             )
-        stored = image.tile[0][3] if isinstance(image, PngImagePlugin.PngImageFile) and image.tile else None
-        step = _GREY_STEPS.get(str(stored), 1)
+        if stored_as(image) in LOW_BYTES:  # of which Pillow reads one byte
+            raise ImageError(
+                f"expected a mask of indices, a palette or 8-bit RGB colours, got colours of 16 bits in {path}; save "
+                "it as an 8- or 16-bit grey PNG, or with colours of 8 bits"
+            )
+        stretch = stretch_of(image)
         turned = upright(image, path, content)
         if turned.mode in ("RGB", "RGBA"):
             return _colour_codes(np.asarray(turned)), True
@@ -225,7 +228,9 @@ def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any],
                 "save it as an 8- or 16-bit grey PNG"
             )
         values = np.asarray(turned)
-    return values.astype(np.uint8) // np.uint8(step) if values.dtype.kind == "b" or step > 1 else values, False
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8), False
+    return values if stretch == 1 else np.rint(values / stretch).astype(values.dtype), False
 
 
 def _colour_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:

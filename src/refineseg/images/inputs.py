@@ -108,4 +108,4 @@ def _channels_last(image: AnyImage, num_channels: int) -> NDArray[Any]:
     if values.ndim != 3 or not values.size or values.dtype.kind not in "buif":
         what = f"{values.dtype} of shape {values.shape}" if values.ndim else type(image).__name__
         raise ConfigError(f"expected an image as a path, Pillow image, tensor or array (H, W, channels), got {what}")
-    return values
+    return values.astype(values.dtype.newbyteorder("="), copy=False)  # tifffile gives the file's order of bytes

@@ -111,14 +111,14 @@ def _pair(option: str, text: str) -> tuple[float, float]:
 
 def _numbers(option: str, text: str, *, count: int | None = None, whole: bool = False) -> list[float]:
     try:
-        numbers = [int(part) if whole else float(part) for part in text.split(",")]
-    except ValueError:
+        numbers = [float(int(part) if whole else part) for part in text.split(",")]
+    except (ValueError, OverflowError):
         numbers = []
     if not numbers or count not in (None, len(numbers)):
         kind = "whole numbers" if whole else "numbers"
         wanted = f"{count} {kind}" if count else f"{kind} with commas"
         raise ConfigError(f"expected {option} as {wanted if count != 1 else 'a number'}, got {text!r}")
-    return [float(number) for number in numbers]
+    return numbers
 
 
 def choose_bands(

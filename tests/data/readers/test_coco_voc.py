@@ -237,3 +237,10 @@ def test_without_pycocotools_the_error_names_the_extra(coco, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(MissingExtraError, match=r"pycocotools to paint COCO's outlines, .*'refineseg\[coco\]'"):
         open_coco_voc(coco, "train")
+
+
+@pytest.mark.parametrize(("key", "value"), [("file_name", 7), ("height", -40), ("width", 0), ("height", 10**9)])
+def test_images_without_a_name_or_of_no_possible_size_are_refused(coco, key, value):
+    _rewrite(coco, lambda instances: instances["images"][0].update({key: value}))
+    with pytest.raises(DatasetError, match=r"expected COCO's instances .* got ValueError\(.* pixels"):
+        open_coco_voc(coco, "train")

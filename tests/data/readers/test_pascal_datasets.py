@@ -247,6 +247,13 @@ def test_the_shared_image_is_the_same_in_voc_and_sbd(voc, sbd):
     np.testing.assert_array_equal(ours.mask[ours.mask != 255], theirs.mask[ours.mask != 255])
 
 
+@pytest.mark.parametrize("stored", [np.zeros((1, 1), np.uint8), "text", np.zeros((1, 5), np.uint8)])
+def test_sbd_masks_that_are_no_pictures_are_refused(tmp_path, stored):
+    savemat(tmp_path / "a.mat", {"GTcls": {"Segmentation": stored}})
+    with pytest.raises(DatasetError, match=r"expected GTcls\.Segmentation of integers by row and column in .*a\.mat"):
+        read_sbd_mask(tmp_path / "a.mat")
+
+
 def test_wrong_sbd_folders_splits_and_lists_are_named(sbd, tmp_path):
     with pytest.raises(DatasetError, match=r"expected an SBD split of train, val, train_noval, all, got 'test'"):
         open_sbd(sbd, "test")

@@ -397,7 +397,14 @@ def test_a_web_server_without_a_list_says_how_to_write_it(tmp_path):
         open_root(url)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "a//b.png", "/a.png", "a/./b.png"])
+@pytest.mark.parametrize("size", ["²", "-1", "9" * 5000])
+def test_a_list_with_sizes_that_are_none_is_refused(tmp_path, size):
+    (tmp_path / "files.txt").write_text(f"a.png\t{size}\n")
+    with web_server(tmp_path) as (url, _), pytest.raises(DatasetError, match="expected 'path' or 'path<TAB>bytes' on"):
+        open_root(url)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "a//b.png", "/a.png", "a/./b.png", "a\udcff.png", "a/" * 2100 + "b"])
 def test_names_that_lead_out_of_the_folder_are_refused(name):
     with pytest.raises(DatasetError, match="expected relative paths below s3://b"):
         check_names({name: RemoteFile(1, "")}, "s3://b")

@@ -28,7 +28,7 @@ from refineseg.data.datasets import DATASETS, data_splits, open_dataset, open_so
 from refineseg.data.samples.sample import Sample, Without
 from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.data.storage.remote import forget_remotes
-from refineseg.data.storage.shards import ShardSource
+from refineseg.data.storage.shards import ShardSource, open_shards
 from refineseg.errors import DatasetError, OutputError
 from refineseg.training.run import RunRequest, start_run
 
@@ -346,3 +346,12 @@ def test_reading_any_sample_reads_its_bytes_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(ShardSource, "image", lambda *_: pytest.fail("the image was read"))
     np.testing.assert_array_equal(dataset.read_mask(2), mask)
     assert Path(dataset.source.shards[0]).name == "shard-000000.tar"
+
+
+@pytest.mark.parametrize("more", ["", ', "source": "voc"', ', "source": "voc", "splits": 3'])
+def test_an_index_without_source_or_splits_is_refused(tmp_path, more):
+    (tmp_path / "index.json").write_text(f'{{"format": "refineseg shards", "version": 1{more}}}')
+    with pytest.raises(
+        DatasetError, match=r"expected the index of shards in .*index\.json, got .*write the shards again"
+    ):
+        open_shards(tmp_path, "train")

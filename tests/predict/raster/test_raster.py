@@ -398,10 +398,12 @@ def test_a_raster_that_declares_more_than_a_million_megapixels_is_refused(tmp_pa
         run(tmp_path / "a.vrt", tmp_path / "out.tif", model)
 
 
-def test_mercator_stretches_areas_so_that_none_are_told(tmp_path, model):
-    there = {"crs": "EPSG:3857", "transform": Affine(10, 0, 800_000, 0, -10, 6_800_000)}
+@pytest.mark.parametrize("system", ["EPSG:3857", "EPSG:4087"])
+def test_mercator_stretches_areas_so_that_none_are_told(tmp_path, model, system):
+    """So does the plate carrée, in which 60 degrees north is twice as wide as it is."""
+    there = {"crs": system, "transform": Affine(10, 0, 800_000, 0, -10, 6_800_000)}
     result = run(write(tmp_path / "a.tif", pixels((40, 50)), **there), tmp_path / "out.tif", model)
-    assert any("Mercator coordinates stretch them" in note for note in result.notes)
+    assert any("its coordinates stretch them" in note for note in result.notes)
     rows = json.loads((tmp_path / "out_areas.json").read_text())["classes"]
     assert all(row.get("square_metres") is None for row in rows)
 
@@ -471,3 +473,13 @@ def test_palettes_of_some_bands_are_seen_or_refused(tmp_path, model):
     np.testing.assert_array_equal(opened(tmp_path / "wide.tif"), opened(tmp_path / "out.tif"))
     with pytest.raises(ImageError, match="expected palette indices of 8 or 16 bits without a sign, got float32"):
         run(mosaic(tmp_path, ("Float32", "a", "Palette"), extra=colours), tmp_path / "no.tif", model)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_raster_whose_zero_is_white_is_seen_as_its_positive(tmp_path, model, dtype):
+    positive = pixels((40, 50), bands=1, dtype=dtype) * np.array(np.iinfo(dtype).max // 255, dtype)
+    negative = np.iinfo(dtype).max - positive
+    run(write(tmp_path / "a.tif", positive, **UTM), tmp_path / "out_a.tif", model)
+    run(write(tmp_path / "b.tif", negative, photometric="MINISWHITE", **UTM), tmp_path / "out_b.tif", model)
+    assert len(np.unique(opened(tmp_path / "out_a.tif"))) == 4
+    np.testing.assert_array_equal(opened(tmp_path / "out_b.tif"), opened(tmp_path / "out_a.tif"))

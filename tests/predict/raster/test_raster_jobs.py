@@ -20,8 +20,9 @@ from test_raster import opened, pixels, run
 import refineseg
 from conftest import SHARED
 from fakes.rasters import UTM, PointScorer, point_model, write
+from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError, MissingExtraError, OutputError, RefinesegError
-from refineseg.images.files import IMAGE_SUFFIXES
+from refineseg.images.files import IMAGE_SUFFIXES, read_picture, read_rgb
 from refineseg.images.reading import Reading
 from refineseg.predict.raster import files as raster_files
 from refineseg.predict.raster import headers as raster_headers
@@ -31,6 +32,12 @@ from refineseg.predict.raster.writing import copy_in_order
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SPACENET = SHARED / "samples" / "extras" / "geotiff_spacenet"
+MOSAIC = (
+    '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
+    '<SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
+    "</SimpleSource></VRTRasterBand></VRTDataset>"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
@@ -232,6 +239,22 @@ def test_a_finished_raster_is_not_computed_again_and_anothers_not_replaced(tmp_p
     assert foreign.read_bytes() == b"someone's"
 
 
+def test_a_journal_that_cannot_be_read_costs_no_finished_tile(tmp_path, model, monkeypatch):
+    src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
+    broken_off(src, dst, model, monkeypatch)
+    journal = tmp_path / ".out.tif.parts" / "job.json"
+    content = journal.read_bytes()
+    journal.unlink()
+    journal.mkdir()  # as a disk says that does not answer: an error that is not "not found"
+    with pytest.raises(
+        ImageError, match=r"expected to go on with .* but .*job\.json cannot be read \(Is a directory\)"
+    ):
+        run(src, dst, model)
+    journal.rmdir()
+    journal.write_bytes(content)
+    assert run(src, dst, model).tiles_kept == 3
+
+
 def test_a_damaged_tile_is_named_or_computed_again(tmp_path, model, monkeypatch):
     src, dst = write(tmp_path / "in.tif", pixels(), **UTM), tmp_path / "out.tif"
     broken_off(src, dst, model, monkeypatch)
@@ -283,6 +306,9 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, model):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match="expected to write .*choose a folder that can be written to"):
         run(src, tmp_path / "file" / "out.tif", model)
+    (tmp_path / ".out.tif.parts" / "lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match="expected to write .*parts, but .*run the same command again"):
+        run(src, tmp_path / "out.tif", model)
 
 
 def test_results_stand_apart_from_the_input(tmp_path, model):
@@ -292,7 +318,16 @@ def test_results_stand_apart_from_the_input(tmp_path, model):
         run(src, src, model, resume=False)
     with pytest.raises(ConfigError, match=r"expected the class raster to end in \.tif, got .*out.png"):
         run(src, tmp_path / "out.png", model)
+    for given in ((tmp_path / "a\udcff.tif", tmp_path / "out.tif"), (src, tmp_path / "\udcff" / "out.tif")):
+        with pytest.raises(ConfigError, match=r"expected names in UTF-8 for a raster, .* rename it"):
+            run(*given, model)
     assert src.read_bytes() == content
+    write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
+    content = (tmp_path / "part.tif").read_bytes()
+    (tmp_path / "part.vrt").write_text(MOSAIC)
+    with pytest.raises(ConfigError, match=r"expected results apart from the input, got .*part\.tif for .*part\.vrt"):
+        run(tmp_path / "part.vrt", tmp_path / "part.tif", model, bands=(1, 1, 1), resume=False)
+    assert (tmp_path / "part.tif").read_bytes() == content
 
 
 def test_inputs_that_cannot_be_read_are_named(tmp_path, model):
@@ -372,6 +407,15 @@ def test_rasters_of_odd_sizes_are_predicted(tmp_path, model, size):
     np.testing.assert_array_equal(opened(tmp_path / "out.tif"), values[0] // 64)
 
 
+def test_a_class_whose_name_is_no_text_does_not_stop_the_bands_of_probabilities(tmp_path):
+    """The tiles were finished, and the results could never be written."""
+    names = ("a\ud800", "ä", "c", "d")
+    odd = refineseg.build("refinenet_lw_mobilenetv2", class_info=ClassInfo(names))
+    result = run(write(tmp_path / "in.tif", pixels((40, 50)), **UTM), tmp_path / "out.tif", odd, kinds="probabilities")
+    with rasterio.open(result.paths["probabilities"]) as dataset:
+        assert dataset.descriptions == ("a\\ud800", *names[1:])
+
+
 def test_confidence_probabilities_unknown_pixels_and_overlay_follow_from_the_scores(tmp_path, model):
     values = pixels((300, 260)) | 1
     values[:, :30] = 0
@@ -443,11 +487,37 @@ def test_what_is_a_raster_is_seen_from_its_header(tmp_path, monkeypatch):
     assert not is_raster(tmp_path / "none.tif")
     (tmp_path / "text.tif").write_text("II*")
     assert not is_raster(tmp_path / "text.tif")
+    whole = write(tmp_path / "plain.jp2", plain).read_bytes()
+    for end in range(8, whole.index(b"ihdr") + 20):
+        (tmp_path / "short.jp2").write_bytes(whole[:end])
+        assert is_raster(tmp_path / "short.jp2") in (True, False)
     Image.fromarray(plain.transpose(1, 2, 0)).save(tmp_path / "plain.jpg")
     assert not is_raster(tmp_path / "plain.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", (plain[0].size - 1) // 2)  # what is not read at once is a raster
     for name in ("plain.tif", "plain.png", "plain.jpg"):
         assert is_raster(tmp_path / name)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7, 8, 10, 12, 14, 16])
+def test_a_tiff_is_a_raster_where_pillow_does_not_read_it(tmp_path, bands, bits):
+    """Of these the message of images says that predict reads them."""
+    values = np.arange(bands * 60).reshape(bands, 6, 10) % (1 << bits)
+    few = {} if bits in (8, 16) else {"nbits": bits}
+    for interleave in ("pixel", "band"):
+        path = write(tmp_path / "a.tif", values.astype("uint16" if bits > 8 else "uint8"), interleave=interleave, **few)
+        try:
+            read_rgb(path)
+        except ImageError:
+            assert is_raster(path)
+    assert is_raster(write(tmp_path / "b.tif", pixels(), compress="LERC"))
+
+
+def test_images_of_12_bits_are_seen_up_to_their_largest_value(tmp_path):
+    values = np.arange(0, 4096, 91, dtype=np.uint16)[None, None]
+    path = write(tmp_path / "a.tif", values, nbits=12)
+    shown = read_picture(path, reading=Reading(percentiles=None)).image[..., 0]
+    np.testing.assert_array_equal(shown, np.rint(values[0] / 4095 * 255))
 
 
 def test_options_are_said_in_words():
@@ -456,6 +526,7 @@ def test_options_are_said_in_words():
     assert Reading.parse(percentiles="none", value_range="0,10000").value_range == (0.0, 10000.0)
     for words, message in (
         ({"bands": "red"}, "expected --bands as whole numbers with commas, got 'red'"),
+        ({"bands": "9" * 400}, "expected --bands as whole numbers"),
         ({"bands": "0,1"}, "expected bands counted from 1"),
         ({"percentiles": "98,2"}, "expected two rising percentiles within 0..100"),
         ({"percentiles": "2"}, "expected --percentiles as 2 numbers, got '2'"),
@@ -511,12 +582,7 @@ def test_endings_of_rasters_are_listed_once():
 def test_results_of_a_mosaic_are_made_anew_when_its_files_change(tmp_path, model):
     """The named file is a list of others, and stays as it is."""
     write(tmp_path / "part.tif", pixels((40, 50)), **UTM)
-    (tmp_path / "mosaic.vrt").write_text(
-        '<VRTDataset rasterXSize="50" rasterYSize="40"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
-        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
-        '<SrcRect xOff="0" yOff="0" xSize="50" ySize="40"/><DstRect xOff="0" yOff="0" xSize="50" ySize="40"/>'
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
+    (tmp_path / "mosaic.vrt").write_text(MOSAIC)
     run(tmp_path / "mosaic.vrt", tmp_path / "out.tif", model, bands=(1, 1, 1))
     before = (tmp_path / "out.tif").read_bytes()
     write(tmp_path / "part.tif", 255 - pixels((40, 50)), **UTM)

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from test_raster import pixels, run
@@ -13,6 +14,7 @@ from test_raster_jobs import ended, forked, needs_fork
 from fakes.rasters import UTM, PointScorer, point_model, write
 from refineseg.errors import ConfigError
 from refineseg.predict.raster import raster
+from refineseg.predict.raster.job import RasterJob
 from refineseg.predict.raster.raster import RasterOptions
 
 pytestmark = [needs_fork, pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]
@@ -139,3 +141,21 @@ def test_parts_that_are_killed_at_random_end_with_the_same_bytes(raster_and_trut
 def test_a_part_cannot_begin_anew():
     with pytest.raises(ConfigError, match="expected --part without --no-resume"):
         RasterOptions(part=(1, 2), resume=False)
+
+
+def test_tiles_that_a_broken_off_removal_left_are_no_part_of_a_job(raster_and_truth, tmp_path, model):
+    """The journal goes first, and then a kill: the second part took them for finished tiles of the first one."""
+    src, truth = raster_and_truth
+    dst = tmp_path / "parts" / "in.tif"
+    left = RasterJob(dst)
+    left.open({}, resume=True)
+    for index in range(42):
+        left.write_tile(index, [("mask", number, np.zeros((96, 96), np.uint8)) for number in range(2)])
+    left.release()
+    (left.folder / "job.json").unlink()
+    for index in (1, 2):
+        child, words = part_of(src, dst, model, index, 2)
+        with words:
+            words.read()
+        assert ended(child) == 0
+    assert bytes_of(dst.parent) == truth

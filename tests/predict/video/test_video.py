@@ -851,6 +851,7 @@ def test_sources_are_known_by_their_names(source, video, kind, stem):
 def test_a_folder_is_no_video_unless_it_is_given_as_one(tmp_path, monkeypatch):
     assert not is_video(tmp_path)
     assert find_source(tmp_path).kind == "sequence"
+    assert find_source("²").kind == "file"
     (tmp_path / "7").mkdir()
     monkeypatch.chdir(tmp_path)
     assert not is_video("7")

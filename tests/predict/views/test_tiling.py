@@ -41,6 +41,7 @@ def image_of(size_hw, seed=0):
 )
 def test_amounts_of_memory(text, value):
     assert parse_bytes(text) == value
+    assert parse_bytes("9" * 400) == 2**62
 
 
 @pytest.mark.parametrize("text", ["", "GB", "four", "-4GB", "0", "4XB", "4G B B", "1e9"])
@@ -101,6 +102,7 @@ def test_words_of_the_command_line():
     assert TilingOptions.parse(tile="off").tile == "off"
     for words, message in (
         ({"tile": "large"}, "--tile auto, off or a number"),
+        ({"tile": "9" * 5000}, "--tile auto, off or a number"),
         ({"tile": "-5"}, "--tile auto, off or a number"),
         ({"tile": "8"}, "at least 32 pixels, got 8"),
         ({"mode": "mean"}, "--tile-mode of exact, blend"),

@@ -152,7 +152,7 @@ def _colours(root: Path) -> dict[str, Colour]:
         rows = csv_rows(text, path)[1:] if delimiter else [[*line.split()[3:], *line.split()[:3]] for line in text]
         found = {row[0].strip(): tuple(row[1:]) for row in rows if len(row) == 4}
         numbers = [value.strip() for colour in found.values() for value in colour]
-        if set(found) != set(packaged) or not all(number.isdigit() for number in numbers):
+        if set(found) != set(packaged) or not all(number.isdecimal() for number in numbers):
             differing = sorted(set(found) ^ set(packaged))
             raise DatasetError(
                 f"expected the 32 classes of CamVid with a colour each in {path}, got {len(found)}"

@@ -20,6 +20,7 @@ from refineseg.data.samples.sources import SourceDataset
 from refineseg.errors import DatasetError
 from refineseg.files.run_lengths import rle_tools
 from refineseg.files.special import refuse_special
+from refineseg.images.decoding import most_pixels
 from refineseg.images.files import first_names, read_image_size, read_rgb
 
 SPLITS = ("train", "val", "train2014", "val2014", "train2017", "val2017")
@@ -122,8 +123,10 @@ def _read(path: Path) -> _Found:
         refuse_special(path)
         for key, value, text in json_elements(path.read_text(encoding="utf-8")):
             if key == "images":
-                name = value["file_name"]
-                found.images.append((value["id"], name, (int(value["height"]), int(value["width"]))))
+                name, size_hw = value["file_name"], (int(value["height"]), int(value["width"]))
+                if not isinstance(name, str) or min(size_hw) < 1 or size_hw[0] * size_hw[1] > most_pixels():
+                    raise ValueError(f"{name!r:.80} of {size_hw[0]}x{size_hw[1]} pixels")
+                found.images.append((value["id"], name, size_hw))
             elif key == "categories":
                 found.categories[value["id"]] = value["name"]
             elif key == "annotations" and value["category_id"] in _CLASS_OF:

@@ -200,7 +200,6 @@ def open_pascal_context(root: Path, split: str, *, order: str = "", background: 
 
     Raises:
         DatasetError: No such split, list or files; an order that cannot be known, or that VOC's masks contradict.
-        MissingExtraError: The masks are ``.mat`` files and scipy is not installed; raised when one is read.
     """
     if split not in SPLITS:
         raise DatasetError(

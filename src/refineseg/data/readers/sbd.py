@@ -39,7 +39,7 @@ def read_sbd_mask(path: Path) -> NDArray[np.uint8]:
             "give SBD's folder cls (the files of inst are another thing)"
         )
     values: NDArray[Any] = struct["Segmentation"].item()
-    if values.ndim != 2 or values.dtype.kind not in "ui":
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "ui":
         raise DatasetError(
             f"expected GTcls.Segmentation of integers by row and column in {path}, got {_shape_of(values)}"
         )

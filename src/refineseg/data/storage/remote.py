@@ -214,7 +214,7 @@ def _web_listing(url: str) -> dict[str, RemoteFile]:
     files = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         name, _, size = line.partition("\t")
-        if size and not size.isdigit():
+        if size and not (size.isdecimal() and len(size) < 20):
             raise DatasetError(f"expected 'path' or 'path<TAB>bytes' on each line of {url}/{LIST_NAME}, got {line!r}")
         files[name.removeprefix("./")] = RemoteFile(int(size) if size else None, size)
     if not files:

@@ -23,6 +23,7 @@ LIST_NAME = "files.txt"
 _WEB = ("http", "https")
 _LOCAL = ("file", "local")
 _ATTEMPTS = 4
+_LONGEST_PATH = 4096
 _FIRST_PAUSE_S = 0.5
 _EXTRAS = {"s3": ("s3fs", "remote"), "s3a": ("s3fs", "remote"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
 _VERSION_KEYS = (
@@ -215,6 +216,11 @@ def _refuse_links_out(base: str, addresses: Iterable[str]) -> None:
             )
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name is UTF-8, and no longer than systems allow."""
+    return len(name) <= _LONGEST_PATH and name.encode("utf-8", "ignore").decode("utf-8") == name
+
+
 def check_names(names: Mapping[str, Any], url: str) -> None:
     """Refuse names that would not be a file below the local folder.
 
@@ -223,8 +229,8 @@ def check_names(names: Mapping[str, Any], url: str) -> None:
     """
     for name in names:
         parts = name.split("/")
-        if name and (any(part in ("", ".", "..") for part in parts) or "\0" in name):
-            raise DatasetError(f"expected relative paths below {url}, got {name!r}; rename it")
+        if name and (any(part in ("", ".", "..") for part in parts) or "\0" in name or not _is_path(name)):
+            raise DatasetError(f"expected relative paths below {url}, got {name[:200]!r}; rename it")
         for end in range(1, len(parts)):
             if "/".join(parts[:end]) in names:
                 raise DatasetError(

@@ -157,12 +157,22 @@ def sharded_data(root: Path) -> str:
             f"expected shards in {root}, but it has no {INDEX_NAME} of theirs; write them with: "
             "refineseg shard NAME:ROOT --split SPLIT --out FOLDER"
         )
-    return str(read_index(root / INDEX_NAME)["source"])
+    return _root_index(root)[0]
 
 
 def shard_splits(root: Path) -> tuple[str, ...]:
     """The splits of shards, in the order they were written."""
-    return tuple(read_index(root / INDEX_NAME)["splits"])
+    return _root_index(root)[1]
+
+
+def _root_index(root: Path) -> tuple[str, tuple[str, ...]]:
+    index = read_index(root / INDEX_NAME)
+    try:
+        return str(index["source"]), tuple(map(str, index["splits"]))
+    except (KeyError, TypeError) as error:
+        raise DatasetError(
+            f"expected the index of shards in {root / INDEX_NAME}, got {error!r}; write the shards again"
+        ) from error
 
 
 def open_shards(root: Path, split: str) -> SourceDataset:

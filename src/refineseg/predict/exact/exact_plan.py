@@ -47,7 +47,6 @@ class _Choice:
     cost: float
     tile_hw: tuple[int, int]
     step: int
-    peak: int
 
 
 def plan_tiles(graph: Graph, *, options: TilingOptions, budget: int, result_bytes: int = RESULT_BYTES) -> TilePlan:
@@ -66,8 +65,7 @@ def plan_tiles(graph: Graph, *, options: TilingOptions, budget: int, result_byte
     if options.tile != "auto":
         tile_hw = size_hw if options.tile == "off" else (options.tile, options.tile)
         tile_hw = (min(tile_hw[0], size_hw[0]), min(tile_hw[1], size_hw[1]))
-        step, peak = _largest_step(graph, tile_hw, budget, result_bytes=result_bytes, memory=options.memory_bytes)
-        return _plan(graph, tile_hw, step, peak, result_bytes)
+        return _plan(graph, tile_hw, _largest_step(graph, tile_hw, budget, result_bytes, memory=options.memory_bytes))
     smallest = (min(32, size_hw[0]), min(32, size_hw[1]))
     needs = int(_probe(graph, smallest, STEPS[-1]) / _SPARE) + result_bytes * math.prod(smallest)
     if needs > budget:
@@ -75,14 +73,14 @@ def plan_tiles(graph: Graph, *, options: TilingOptions, budget: int, result_byte
             f"expected memory for maps of at least {needs / 1e6:.0f} MB beside the program and the weights, "
             f"{_got(needs, budget, options.memory_bytes)}; give more with --memory"
         )
-    best = _Choice(math.inf, smallest, STEPS[-1], needs)
+    best = _Choice(math.inf, smallest, STEPS[-1])
     for width in dict.fromkeys(_rounded(size_hw[1] / count, size_hw[1]) for count in _SPLITS):
         found = _best_of_width(graph, width, budget, result_bytes)
         if found is not None and found.cost < best.cost:
             best = found
         elif best.cost < math.inf:
             break
-    return _plan(graph, best.tile_hw, best.step, best.peak, result_bytes)
+    return _plan(graph, best.tile_hw, best.step)
 
 
 def _rounded(side: float, limit: int) -> int:
@@ -106,21 +104,18 @@ def _best_of_width(graph: Graph, width: int, budget: int, result_bytes: int) -> 
         tile_hw = (min(rows, height), width)
         cost = extra_arithmetic(graph, tile_hw) * (1 + 6 / step)  # small steps are slower
         if best is None or cost < best.cost:
-            best = _Choice(cost, tile_hw, step, peak)
+            best = _Choice(cost, tile_hw, step)
         if rows >= min(height, _PROBE_ROWS):  # smaller steps would save memory that is not needed
             break
     return best
 
 
-def _largest_step(
-    graph: Graph, tile_hw: tuple[int, int], budget: int, *, result_bytes: int, memory: int | None
-) -> tuple[int, int]:
+def _largest_step(graph: Graph, tile_hw: tuple[int, int], budget: int, result_bytes: int, *, memory: int | None) -> int:
     needs = 0
     for step in STEPS:
-        peak = _probe(graph, tile_hw, step)
-        needs = int(peak / _SPARE) + result_bytes * math.prod(tile_hw)
+        needs = int(_probe(graph, tile_hw, step) / _SPARE) + result_bytes * math.prod(tile_hw)
         if needs <= budget:
-            return step, peak
+            return step
     raise TooLittleMemoryError(
         f"expected memory for tiles of {tile_hw[0]}x{tile_hw[1]}, about {needs / 1e6:.0f} MB for maps and result "
         f"beside the program and the weights, {_got(needs, budget, memory)}; choose smaller tiles (--tile), tile auto, "
@@ -143,7 +138,7 @@ def _probe(graph: Graph, tile_hw: tuple[int, int], step: int) -> int:
     return maps_bytes(graph, Region(top, left, top + rows, left + tile_hw[1]), step=step)
 
 
-def _plan(graph: Graph, tile_hw: tuple[int, int], step: int, peak: int, result_bytes: int) -> TilePlan:
+def _plan(graph: Graph, tile_hw: tuple[int, int], step: int) -> TilePlan:
     tiles = grid(graph.maps[graph.output].size_hw, tile_hw)
     return TilePlan(tiles, step, extra_arithmetic(graph, tile_hw))
 

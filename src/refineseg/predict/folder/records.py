@@ -130,7 +130,7 @@ class InputsRecord:
                 known = None if times is None else tuple(map(int, times))
                 if known is None or len(known) == 3:
                     self._known[str(target)] = (known, str(mark))
-            except (ValueError, TypeError):  # the last line of a killed run
+            except (ValueError, TypeError, RecursionError):  # the last line of a killed run
                 continue
 
     def is_unchanged(self, job: FileJob, *, made_ns: int) -> bool:

@@ -35,6 +35,7 @@ _NOTHING_FOREIGN = {  # a .vrt may name what lies anywhere, which GDAL would fet
     **dict.fromkeys(("GDAL_HTTP_PROXY", "GDAL_HTTPS_PROXY"), "http://127.0.0.1:1"),  # where nothing listens
 }
 _MOST_PIXELS = 1 << 40
+_STRETCHING = ("merc", "webmerc", "eqc", "mill")  # PROJ's names of what keeps no areas in any part of the world
 _RANDOM_ACCESS = ("GTiff", "JP2OpenJPEG", "VRT", "HFA")
 _SEQUENTIAL_PIXELS = 1 << 24  # compressed strips of larger images are unpacked again and again by windows
 _MOST_CHECKED_BLOCKS = 1 << 20
@@ -142,9 +143,9 @@ class RasterReader:
 
     @property
     def stretches_areas(self) -> bool:
-        """Whether its coordinates are Mercator's, in which a metre is shorter the farther it is from the equator."""
+        """Whether a metre of its coordinates is shorter the farther it is from the equator, as Mercator's is."""
         crs = self._dataset.crs
-        return bool(crs and crs.is_projected and crs.to_dict().get("proj") in ("merc", "webmerc"))
+        return bool(crs and crs.is_projected and crs.to_dict().get("proj") in _STRETCHING)
 
     @property
     def is_placed_by_points(self) -> bool:
@@ -210,7 +211,7 @@ class RasterReader:
 
     @property
     def pixel_area_m2(self) -> float | None:
-        """Square metres of a pixel where the coordinate system is projected, else None; None in Mercator's, too."""
+        """Square metres of a pixel where the coordinate system is projected and does not stretch areas, else None."""
         crs, transform = self._dataset.crs, self._dataset.transform
         if not crs or transform.is_identity or not crs.is_projected or self.stretches_areas:
             return None

@@ -27,6 +27,7 @@ RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", *RASTER_ONLY_SUFFIXES)
 _HEADER_BYTES = 1 << 16
 _GEO_TAGS = {33550, 33922, 34264, 34735, 50844, 42113}  # GeoTIFF's, RPC coefficients, GDAL's nodata
 _WORLD_FILES = tuple(case for name in (".tfw", ".tifw", ".tiffw", ".wld") for case in (name, name.upper()))
+_COMPRESSION, _UNREAD_COMPRESSIONS = 259, {34712, 34887, 50001, 50002}  # JPEG 2000, LERC, WebP, JPEG XL
 _WIDTH, _HEIGHT, _BITS, _COLOURS, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 284, 338, 339
 _MIN_IS_WHITE, _RGB, _CMYK = 0, 2, 5  # of PhotometricInterpretation
 _UNSIGNED = (1, 4)  # of SampleFormat: unsigned integer, and undefined, which writers mean as that
@@ -39,9 +40,9 @@ def is_raster(path: Path, *, content: bytes | None = None) -> bool:
     """Whether a file is predicted as a raster, in windows.
 
     These are TIFF files with georeferencing or a nodata value, BigTIFF, TIFF of floating-point, signed or more than
-    16-bit pixels, of more than four bands or others than grey, RGB, CMYK and opacity, JPEG 2000 with georeferencing or
-    colours of more than 8 bits, ``.vrt`` and ``.img``, and images of any kind with more pixels than are read at once. A
-    file that cannot be read is none.
+    16-bit pixels, of more than four bands or others than grey, RGB, CMYK and opacity, TIFF that Pillow does not read,
+    JPEG 2000 with georeferencing or colours of more than 8 bits, ``.vrt`` and ``.img``, and TIFF, JPEG, PNG and JPEG
+    2000 with more pixels than are read at once. A file that cannot be read is none.
 
     Args:
         path: The file.
@@ -64,10 +65,14 @@ def is_raster(path: Path, *, content: bytes | None = None) -> bool:
                 return True
             if start.startswith(b"\xff\xd8\xff"):
                 return _jpeg_pixels(file) > most_pixels()
-            header = start + file.read(_HEADER_BYTES)
+            return _declares_raster(start + file.read(_HEADER_BYTES))
     except (OSError, struct.error):
         return False
-    if header.startswith(b"\x89PNG") and len(header) >= 24:
+
+
+def _declares_raster(header: bytes) -> bool:
+    """Whether a PNG or JPEG 2000 file is a raster."""
+    if header.startswith(b"\x89PNG"):
         width, height = struct.unpack(">II", header[16:24])
         return bool(width * height > most_pixels())
     if header.startswith(b"\0\0\0\x0cjP  "):
@@ -103,11 +108,14 @@ def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
 def _has_other_bands(tags: dict[int, int]) -> bool:
     """Whether there are bands that an image cannot have, or that lie as Pillow does not read them."""
     bits, samples, colours = tags.get(_BITS, 1), tags.get(_SAMPLES, 1), tags.get(_COLOURS, 0)
+    planar = tags.get(_PLANAR, 1) == 2
     return (
-        (samples == 2 and (bits > 8 or colours == _MIN_IS_WHITE))
+        bits not in ((1, 2, 4, 8, 12, 16) if samples == 1 else (8, 16))
+        or tags.get(_COMPRESSION, 1) in _UNREAD_COMPRESSIONS
+        or (samples == 2 and (bits > 8 or planar or colours == _MIN_IS_WHITE))
         or (samples > 2 and colours < _RGB)
         or (samples == 4 and colours != _CMYK and tags.get(_EXTRA, 1) == 0)  # 0: it is no opacity
-        or (samples > 1 and bits > 8 and tags.get(_PLANAR, 1) == 2)
+        or (planar and (bits > 8 or (samples == 1 and (bits in (2, 4) or colours == _MIN_IS_WHITE))))
     )
 
 

@@ -120,7 +120,8 @@ class RasterJob:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
         if self.folder.is_dir():
-            self._hold()
+            with writing(self.folder):
+                self._hold()
         if not resume:
             self.remove()
         known = self._read()
@@ -141,15 +142,23 @@ class RasterJob:
             with writing(self.folder):
                 self.folder.mkdir(parents=True)
                 self._hold()
+        for path in self._costly():  # of a job whose removal was broken off; other parts would take them for theirs
+            path.unlink(missing_ok=True)
         self._journal = {"format": _FORMAT, "identity": plain, "facts": {}}
         self._write()
         return False
 
     def _read(self) -> dict[str, Any] | None:
+        path = self.folder / _JOURNAL
         try:
-            journal = json.loads((self.folder / _JOURNAL).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            journal = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return None
+        except OSError as error:  # then nobody knows whether its tiles may be removed
+            raise ImageError(
+                f"expected to go on with the unfinished job in {self.folder}, but {path} cannot be read "
+                f"({error.strerror or error}); run the same command again, or remove the folder"
+            ) from error
         sound = isinstance(journal, dict) and all(isinstance(journal.get(key), dict) for key in ("identity", "facts"))
         return journal if sound and journal.get("format") == _FORMAT else None
 
@@ -245,7 +254,10 @@ class RasterJob:
     @property
     def is_empty(self) -> bool:
         """Whether nothing in the folder took long to compute."""
-        return not any(True for pattern in ("tile_*.npz", "pixels.tif") for _ in self.folder.glob(pattern))
+        return not self._costly()
+
+    def _costly(self) -> list[Path]:
+        return [path for pattern in ("tile_*.npz", "pixels.tif") for path in self.folder.glob(pattern)]
 
     @property
     def exists(self) -> bool:

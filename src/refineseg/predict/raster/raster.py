@@ -109,9 +109,10 @@ def predict_raster(
         vectors or VectorOptions(),
         outputs or Outputs(("mask",)),
     )
-    check_paths(task)
+    check_paths(task, (str(src),))
     told = progress or (lambda _: None)
     with open_raster(src) as reader:
+        check_paths(task, reader.files)
         reader.check_complete()
         if "polygons" in task.outputs.kinds and reader.transform and reader.crs and reader.orientation == 1:
             Ground(reader.transform, reader.crs).check_places(reader.size_hw)
@@ -234,8 +235,8 @@ def _notes(task: RasterTask, reader: RasterReader, source: RasterSource) -> list
         )
     if reader.stretches_areas:
         found.append(
-            "areas in square metres are left out, because Mercator coordinates stretch them; for areas, warp it to UTM "
-            "or to an equal-area system first (gdalwarp)"
+            "areas in square metres are left out, because its coordinates stretch them, as Mercator's do; for areas, "
+            "warp it to UTM or to an equal-area system first (gdalwarp)"
         )
     if "polygons" in task.outputs.kinds and reader.is_placed_by_points:
         found.append(

@@ -6,6 +6,8 @@ JSON values by which a job that was broken off, or results that are there, are k
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,15 +107,24 @@ class RasterTask:
         } | ({} if self.outputs.legend else {"legend": False})
 
 
-def check_paths(task: RasterTask) -> None:
+def check_paths(task: RasterTask, inputs: Iterable[str]) -> None:
     """Whether results can stand where they are to.
 
+    Args:
+        task: The task.
+        inputs: Files that the input is made of.
+
     Raises:
-        ConfigError: Another ending, or one of them would replace the input.
+        ConfigError: Another ending, names that are no UTF-8, or one of them would replace the input, or a file that it
+            is made of.
     """
     if task.dst.suffix.lower() not in (".tif", ".tiff"):
         raise ConfigError(f"expected the class raster to end in .tif, got {task.dst}")
-    if task.src.resolve() in {path.resolve() for path in task.targets.values()}:
+    for path in (task.src, task.dst):
+        if os.fsencode(path).decode("utf-8", "ignore") != str(path):
+            raise ConfigError(f"expected names in UTF-8 for a raster, as GDAL wants them, got {path}; rename it")
+    results = {path.resolve() for path in task.targets.values()}
+    if any(Path(name).resolve() in results for name in inputs):
         raise ConfigError(
             f"expected results apart from the input, got {task.dst} for {task.src}; choose another folder"
         )

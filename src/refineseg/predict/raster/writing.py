@@ -108,7 +108,7 @@ def write_raster(path: Path, *, like: RasterReader, layout: Layout, rows: Rows, 
         point = {"AREA_OR_POINT": "Point"} if like.is_point and not turned else {}
         dataset.update_tags(**layout.tags, **point)
         for band, name in enumerate(layout.names):
-            dataset.set_band_description(band + 1, name)
+            dataset.set_band_description(band + 1, name.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def pieces() -> Iterator[tuple[list[int], Region, NDArray[Any]]]:
         for band in range(len(layout.names)):

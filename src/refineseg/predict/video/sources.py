@@ -80,7 +80,7 @@ def find_source(source: str | Path) -> VideoSource:
         except ValueError as error:
             raise ConfigError(f"expected an address such as rtsp://10.0.0.7/door, got another: {error}") from error
         return VideoSource("address", text, Path(parts.path).stem or (parts.hostname or "stream"))
-    if text.isdigit() and not (has_file(text) or has_folder(text)):
+    if text.isdecimal() and not (has_file(text) or has_folder(text)):
         return VideoSource("camera", text, f"camera{text}")
     path = Path(text)
     if has_folder(path) or (_NUMBER.search(path.name) and not has_file(path)):

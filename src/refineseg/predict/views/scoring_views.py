@@ -27,9 +27,6 @@ from refineseg.terminal.value_types import Arrayed
 
 Enlarged = Literal["logits_bilinear", "logits_cubic", "log_probabilities_cubic"]
 
-AUTHORS_SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
-"""Scales of the RefineNet authors' multi-scale demonstrations, the same for all their data sets; single scale: 0.8."""
-
 _MOST_SCALES = 16
 _LARGEST_SCALE = 8.0
 

@@ -22,6 +22,7 @@ SMALLEST_TILE = 32
 """Pixels: the coarsest stride of every encoder."""
 
 _LEAST_MEMORY = 10**6  # less is an amount whose unit was forgotten
+_MOST_MEMORY = 2.0**62
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -188,7 +189,7 @@ def parse_bytes(text: str) -> int:
         (4000000000, 1610612736)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmgt]i?)b?\s*", text.lower())
-    number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    number = int(min(float(match[1]) * _UNITS[match[2]], _MOST_MEMORY)) if match else 0
     if number < 1:
         raise ConfigError(f"expected an amount of memory such as 4GB, 512MB or 4GiB, got {text!r}")
     return number
@@ -252,7 +253,7 @@ class TilingOptions:
         """
         words: Literal["auto", "off"] | int = "off" if tile == "off" else "auto"
         if tile not in ("auto", "off"):
-            if not (tile.isascii() and tile.isdigit()):
+            if not (tile.isascii() and tile.isdigit() and len(tile) < 10):
                 raise ConfigError(f"expected --tile auto, off or a number of pixels, got {tile!r}")
             words = int(tile)
         if mode not in get_args(TileMode):
