@@ -69,7 +69,7 @@ def check_address(address: str) -> None:
         ConfigError: It is no ``host:port``, or nothing answers there.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in address:
+    if not host or not port.isdecimal() or "/" in address:
         raise ConfigError(
             f"expected the address of a Ray cluster as host:port, for instance 10.0.0.1:6379, got {address!r}; "
             "`ray status` on the head names it"
