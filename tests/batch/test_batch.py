@@ -23,7 +23,7 @@ from refineseg.batch.keys import Part, output_key
 from refineseg.batch.listing import chunks
 from refineseg.batch.manifest import Manifest, ManifestRow
 from refineseg.batch.stores import LocalStore
-from refineseg.batch.work import BatchModel
+from refineseg.batch.work import BatchModel, Worker
 from refineseg.class_info import ClassInfo
 from refineseg.data.storage import remote_access
 from refineseg.errors import ConfigError
@@ -187,6 +187,51 @@ def test_inputs_that_change_after_they_were_listed_are_predicted_as_they_are_and
     monkeypatch.setattr(LocalStore, "read", read)
     reasons = {row.key: row.reason.split(";")[0] for row in rows_made(job, found)}
     assert reasons["c.png"] == "it changed again and again while it was read"
+
+
+def test_a_folder_whose_name_is_no_utf8_costs_no_run(predict, tmp_path):
+    """The reason of a failure names it, and stands in the manifest."""
+    source = pictures(tmp_path / os.fsdecode(b"in\xff"), ["a.png"])
+    (source / "b.png").symlink_to("/nowhere.png")
+    assert predict(source, tmp_path / "out", "--part", "1/1").status == 1
+    rows = rows_of(tmp_path / "out")
+    assert (rows["a.png"]["status"], rows["b.png"]["status"]) == ("done", "failed")
+    assert r"in\udcff/b.png, a link that leads nowhere" in rows["b.png"]["reason"]
+
+
+def test_few_predictions_wait_to_be_written_where_they_are_large(tmp_path, model, monkeypatch):
+    source = pictures(tmp_path / "in", [f"{i}.png" for i in range(6)])
+    job = job_of(source, tmp_path / "out", model)
+    predicted, most, written = [], [], []
+
+    def predict(network, some, size, before=BatchModel._batch):
+        most.append(len(predicted) - len(written))
+        predicted.append(some)
+        return before(network, some, size)
+
+    def keep(worker, item, before=Worker.keep):
+        time.sleep(0.15)
+        row = before(worker, item)
+        written.append(row)
+        return row
+
+    monkeypatch.setattr(BatchModel, "_batch", predict)
+    monkeypatch.setattr(Worker, "keep", keep)
+    monkeypatch.setattr("refineseg.batch.work._MOST_HELD", 2 * 40 * 48 * (3 + 1))  # images and masks of two
+    assert not any(row.cause for row in rows_made(job))
+    assert len(written) == 6
+    assert max(most) <= 2
+
+
+def test_no_memory_to_read_an_image_fails_this_image_alone(tmp_path, model, monkeypatch):
+    def read(store, name, before=LocalStore.read):
+        if name == "b.png":
+            raise MemoryError
+        return before(store, name)
+
+    monkeypatch.setattr(LocalStore, "read", read)
+    job = job_of(pictures(tmp_path / "in", ["a.png", "b.png"]), tmp_path / "out", model)
+    assert {row.key: row.cause for row in rows_made(job)} == {"a.png": "", "b.png": "worker"}
 
 
 def test_odd_entries_of_a_folder_stop_nothing(predict, tmp_path):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,6 +163,20 @@ def test_a_million_keys_are_listed_and_resumed_in_bounded_memory(tmp_path):
     print(f"resumed {count} keys: {mib} MiB more, {seconds:.0f} s")
     assert (entries, inputs, kept) == (0, count, count)
     assert mib < 250
+
+
+@pytest.mark.parametrize("column", ["key", "key_hash", "status", "outputs", "areas", "height"])
+def test_a_file_of_the_manifest_with_empty_values_is_named(tmp_path, column):
+    manifest = Manifest(LocalStore(str(tmp_path)))
+    manifest.write([ManifestRow("a.png", None, "e", 1, "m", 1)])  # a storage need not tell a size
+    (name,) = manifest.files()
+    assert len(list(manifest.latest(manifest.state()))) == 1
+    table = pq.read_table(tmp_path / name)
+    place = table.schema.get_field_index(column)
+    empty = pa.nulls(1, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), empty), tmp_path / name)
+    with pytest.raises(DatasetError, match=f"expected a file of the manifest in .*no {column}.*; remove it"):
+        list(manifest.tables())
 
 
 def test_a_part_that_puts_its_files_together_meanwhile_takes_no_row_away(tmp_path):

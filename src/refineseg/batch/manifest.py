@@ -31,6 +31,7 @@ _FOLDER = f"{FOLDER}/manifest"
 _DONE, _FAILED = "done", "failed"
 _LARGEST = 1_000_000  # rows of a file that is made of several
 _TIMES = ("read_s", "decode_s", "model_s", "encode_s", "write_s")
+_MAY_BE_EMPTY = ("size", *_TIMES)
 _OUTPUT = pa.struct(
     [("kind", pa.string()), ("key", pa.string()), ("size", pa.int64()), ("sha256", pa.string()), ("etag", pa.string())]
 )
@@ -97,7 +98,8 @@ class ManifestRow:
 
     def failed(self, cause: str, reason: str) -> ManifestRow:
         """The row of the same input, which has failed."""
-        return replace(self, cause=cause, reason=reason, outputs=(), areas=())
+        text = reason.encode(errors="backslashreplace").decode()  # names of folders may be no UTF-8
+        return replace(self, cause=cause, reason=text, outputs=(), areas=())
 
     def plain(self) -> dict[str, Any]:
         """By the names of the columns."""
@@ -214,7 +216,11 @@ class Manifest:
             table = pq.read_table(
                 pa.BufferReader(self._store.read(name)), columns=None if columns is None else list(columns)
             )
-            return table.cast(SCHEMA if columns is None else pa.schema([SCHEMA.field(column) for column in columns]))
+            wanted = SCHEMA.names if columns is None else columns
+            empty = [column for column in wanted if column not in _MAY_BE_EMPTY and table[column].null_count]
+            if empty:
+                raise ValueError(f"no {', '.join(empty)}")
+            return table.cast(pa.schema([SCHEMA.field(column) for column in wanted]))
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise DatasetError(
                 f"expected a file of the manifest in {self._store.place}/{name}, got another one ({told(error)}); "

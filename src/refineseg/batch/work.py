@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from refineseg.predict.array_predictor import AnyPredictor
 
 _READINGS = 3  # of an image that changes
+_MOST_HELD = 256 * 2**20  # bytes of the predictions of a chunk that wait to be written, where there are several
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,13 @@ class Predicted:
     row: ManifestRow
     prediction: Prediction
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays."""
+        one = self.prediction
+        arrays = (one.image, one.mask, one.probabilities, one.confidence)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 class Worker:
     """The steps of one process.
@@ -85,6 +94,8 @@ class Worker:
             return row.failed("storage", str(error))
         except RefinesegError as error:  # no ordinary file
             return row.failed("input", str(error))
+        except MemoryError:
+            return row.failed("worker", "not enough memory to read it")
         if listed is None:
             return row.failed("input", "it changed again and again while it was read; the next call predicts it")
         read, digest = time.perf_counter(), hashlib.sha256(content).hexdigest()
@@ -221,8 +232,16 @@ def load_all(worker: Worker, items: Sequence[Any], pool: ThreadPoolExecutor) -> 
 
 
 def keep_all(worker: Worker, items: Iterable[Any], pool: ThreadPoolExecutor) -> list[Future[Any]]:
-    """Keep what is a prediction, in threads."""
-    return [pool.submit(worker.keep, item) if isinstance(item, Predicted) else _there(item) for item in items]
+    """Keep what is a prediction, in threads; while many bytes wait for that, no other is taken."""
+    found: list[Future[Any]] = []
+    held: deque[tuple[Future[Any], int]] = deque()
+    for item in items:
+        if isinstance(item, Predicted):
+            while held and sum(num_bytes for _, num_bytes in held) + item.num_bytes > _MOST_HELD:
+                wait([held.popleft()[0]])
+            held.append((pool.submit(worker.keep, item), item.num_bytes))
+        found.append(held[-1][0] if isinstance(item, Predicted) else _there(item))
+    return found
 
 
 def _there(item: object) -> Future[Any]:
