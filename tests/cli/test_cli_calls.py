@@ -45,7 +45,7 @@ for arguments in json.load(sys.stdin):
 print(json.dumps(results))
 """
 
-NO_MODEL = r"expected a shipped model \(camvid, camvid_nano, nyud\) or a \.safetensors file, got "
+NO_MODEL = r"expected a shipped model \(camvid, .*nyud_lite2\) or a \.safetensors file, got "
 OWN = "for your own images say folder:mine$"
 A_FILE = "note.txt exists and is a file; choose another"
 CANNOT = "cannot be written to .*; choose a folder that can be written to"

@@ -139,14 +139,15 @@ app = typer.Typer(
 Model = Annotated[
     str,
     typer.Option(
-        help="Model: a shipped name (camvid, camvid_nano, nyud), or a .safetensors, .onnx, .xml or .pt2 file.",
+        help="Model: a shipped name (camvid, camvid_nano, nyud, nyud_lite2) or a .safetensors, .onnx, .xml, .pt2 file.",
         autocompletion=model_files,
     ),
 ]
 ModelFile = Annotated[
     str,
     typer.Option(
-        help="Model: a shipped name (camvid, camvid_nano, nyud), or a .safetensors file.", autocompletion=model_files
+        help="Model: a shipped name (camvid, camvid_nano, nyud, nyud_lite2), or a .safetensors file.",
+        autocompletion=model_files,
     ),
 ]
 ModelOrVariant = Annotated[

@@ -19,8 +19,8 @@ def demo(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model of the page: a shipped name (camvid, camvid_nano, nyud), a model file, or NAME=FILE; repeat "
-            "it for several. By default camvid.",
+            help="Model of the page: a shipped name (camvid, camvid_nano, nyud, nyud_lite2), a model file, or "
+            "NAME=FILE; repeat it for several. By default camvid.",
         ),
     ] = None,
     runtime: Annotated[

@@ -21,8 +21,8 @@ _LEAST_TOKEN = 16
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        help="Model that clients choose: a shipped name (camvid, camvid_nano, nyud), a file, or NAME=FILE; repeat it "
-        "for several. By default camvid.",
+        help="Model that clients choose: a shipped name (camvid, camvid_nano, nyud, nyud_lite2), a file, or NAME=FILE; "
+        "repeat it for several. By default camvid.",
     ),
 ]
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")]

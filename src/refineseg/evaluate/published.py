@@ -326,6 +326,15 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             SINGLE,
             "refineseg evaluate --model nyud --data nyud:NYUD --split test --json nyud_test.json",
         ),
+        MeasuredScore(
+            "nyud_lite2",
+            "refineseg_lite2",
+            "nyud",
+            "test",
+            0.398,
+            SINGLE,
+            "refineseg evaluate --model nyud_lite2 --data nyud:NYUD --split test --json nyud_test.json",
+        ),
     ),
 }
 """Of the shipped models, by recipe name; their cards in ``packages/weights`` tell more."""

@@ -21,6 +21,7 @@ SHIPPED: dict[str, str] = {
     "camvid": "85df8f7dff5e93f21e13b2e02371188e652fc33c56a2bab67895e35913bf6a09",
     "camvid_nano": "8dc204463bac51859db143cda28fa5562a691d6d1cbfb42995ff31280d4713d6",
     "nyud": "4b6dbd04d2b196790eeb5957de20dae134c004fb27907fa47315937485297c0f",
+    "nyud_lite2": "069238c4210d4e941d79c936e3977ed5060032cd96fef0a02f63d48aec032a1d",
 }
 """Models of the package refineseg-weights, which has terms of its own: name -> SHA-256 of the file."""
 
