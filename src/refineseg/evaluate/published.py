@@ -324,8 +324,10 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             "test",
             0.383,
             SINGLE,
-            "refineseg evaluate --model nyud --data nyud:NYUD --split test --json nyud_test.json",
+            "refineseg evaluate --model nyud --data nyud:NYUD --split test --boundary --json nyud_test.json",
         ),
+    ),
+    "nyud_refineseg_lite2": (
         MeasuredScore(
             "nyud_lite2",
             "refineseg_lite2",
@@ -333,7 +335,7 @@ MEASURED_SCORES: dict[str, tuple[MeasuredScore, ...]] = {
             "test",
             0.398,
             SINGLE,
-            "refineseg evaluate --model nyud_lite2 --data nyud:NYUD --split test --json nyud_test.json",
+            "refineseg evaluate --model nyud_lite2 --data nyud:NYUD --split test --boundary --json nyud_test.json",
         ),
     ),
 }

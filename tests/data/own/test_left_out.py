@@ -395,6 +395,7 @@ def test_one_class_is_refused_with_the_objects_that_were_lost(tmp_path):
 
 @pytest.mark.parametrize("names", ["background\n", "a\nb\nc\n"])
 def test_training_says_the_notes_and_refuses_one_class_before_it_writes(tmp_path, names):
+    from refineseg.data.checks.looking import Palettes
     from refineseg.training.opening import _open_phase
     from refineseg.training.progress import Progress
 
@@ -406,7 +407,7 @@ def test_training_says_the_notes_and_refuses_one_class_before_it_writes(tmp_path
             self.lines.append(text)
 
     said = Said()
-    _open_phase(("coco:train",), {"coco": _coco(tmp_path / "c", [[_flat(BOX)], []])}, frozenset(), "coco:val", said)
+    _open_phase(("coco:train",), {"coco": _coco(tmp_path / "c", [[_flat(BOX)], []])}, frozenset(), "coco:val", Palettes(), said)
     assert any(
         line.startswith("note: 1 annotations cover no pixel, because they have no outline") for line in said.lines
     )
@@ -416,4 +417,4 @@ def test_training_says_the_notes_and_refuses_one_class_before_it_writes(tmp_path
     Image.fromarray(np.zeros(HW, np.uint8)).save(root / "masks" / "train" / "a.png")
     (root / "classes.txt").write_text(names)
     with pytest.raises(LabelError, match=r"more than one class in the 1 training masks, got only '(a|background)'"):
-        _open_phase(("folder:train",), {"folder": root}, frozenset(), "folder:val", Said())
+        _open_phase(("folder:train",), {"folder": root}, frozenset(), "folder:val", Palettes(), Said())
