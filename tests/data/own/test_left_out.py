@@ -407,7 +407,9 @@ def test_training_says_the_notes_and_refuses_one_class_before_it_writes(tmp_path
             self.lines.append(text)
 
     said = Said()
-    _open_phase(("coco:train",), {"coco": _coco(tmp_path / "c", [[_flat(BOX)], []])}, frozenset(), "coco:val", Palettes(), said)
+    _open_phase(
+        ("coco:train",), {"coco": _coco(tmp_path / "c", [[_flat(BOX)], []])}, frozenset(), "coco:val", Palettes(), said
+    )
     assert any(
         line.startswith("note: 1 annotations cover no pixel, because they have no outline") for line in said.lines
     )
