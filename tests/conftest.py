@@ -22,6 +22,7 @@ SHARED = Path(os.environ.get("REFINESEG_SHARED", REPOSITORY.parent / "shared"))
 
 
 def pytest_configure() -> None:
+    os.environ.pop("PYTHONUNBUFFERED", None)  # programs that tests start write as they do for a user
     if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores
         torch.set_num_threads(1)
 

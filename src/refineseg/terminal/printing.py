@@ -128,9 +128,9 @@ def tables() -> Terminal:
 
 
 def print_lines(*lines: object) -> None:
-    """Results as lines on stdout; above a progress bar, where one is shown."""
+    """Results as lines on stdout, at once also for a pipe; above a progress bar, where one is shown."""
     for line in lines:
-        print(printable(line))
+        print(printable(line), flush=True)
 
 
 def warn(message: object) -> None:
