@@ -492,6 +492,32 @@ def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes
     )
 
 
+@pytest.mark.slow
+def test_layers_that_change_too_many_classes_stay_in_floating_point(exported, scenes):
+    """Compared with PyTorch, which the search does not know; a file of all layers in 8 bits misses the limit."""
+    segmenter, files = exported
+    model = openvino.Core().read_model(str(files["openvino"]))
+    images = calibration_images(f"camvid:{scenes}", split="train", num_images=2)
+    told, shares, filters = [], [], []
+    for agreement in (0.0, 0.988):
+        made = quantised(
+            model, Description(segmenter.spec, OUTPUTS, "int8"), images, agreement=agreement, tell=told.append
+        )
+        compiled = openvino.compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        same = []
+        for image in images:
+            pixels = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+            with torch.no_grad():
+                classes = segmenter(torch.from_numpy(pixels)).argmax(1).numpy()
+            same.append(np.mean(compiled(pixels)[OUTPUTS.index("class_map")] == classes))
+        shares.append(np.mean(same))
+        filters.append(len(largest_whole_numbers(made)))
+    assert shares[0] < 0.988 <= shares[1]
+    assert 0 < filters[1] < filters[0]
+    assert [text for text in told if "8 bits keep the class of" in text]
+    assert f"{filters[1]} of " in told[-1]
+
+
 def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp_path):
     data = f"camvid:{scenes}"
     int8 = ("--precision", "int8", "--calibrate", data, "--format", "openvino", "--out", tmp_path / "net.xml")
@@ -501,6 +527,7 @@ def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp
         (("--precision", "int4"), "expected a precision of float32, int8"),
         (("--precision", "int8", "--calibrate", data, "--images", "0"), "expected --images of at least 1, got 0"),
         (("--precision", "int8", "--calibrate", data), "expected --format openvino with --precision int8, got onnx"),
+        ((*int8, "--calibrate-agreement", "98"), "expected --calibrate-agreement of at most 1, got 98"),
         ((*int8, "--size", "8x8"), "expected images of (8, 8) pixels"),
     ):
         status, _, err = call(monkeypatch, capsys, "export", "--out", tmp_path / "net.onnx", *arguments)

@@ -60,6 +60,7 @@ def export(
     calibrate: str | None = None,
     calibrate_split: str = "train",
     images: int = 128,
+    calibrate_agreement: float = 0.98,
     accept: str | None = None,
     split: str = "val",
     check: bool = False,
@@ -90,6 +91,7 @@ def export(
     if (precision == "int8") != (calibrate is not None) and not check:
         raise ConfigError("expected --precision int8 and --calibrate NAME:ROOT together, got one of them")
     check_number("--images", images, least=1)
+    check_number("--calibrate-agreement", given["calibrate_agreement"], least=0, most=1)
     check_number("--agreement", agreement, least=0, most=1)
     check_number("--drift", drift, least=0, most=1)
     out = Path(out)
@@ -112,7 +114,7 @@ def export(
         if console is not None:
             console.tell(f"reading at most {images} images of {calibrate} {calibrate_split} to calibrate with")
         calibration = calibration_images(calibrate, split=calibrate_split, num_images=images, size_hw=size_hw)
-        options = replace(options, calibration=calibration)
+        options = replace(options, calibration=calibration, agreement=given["calibrate_agreement"])
     segmenter = model if isinstance(model, Segmenter) else load(model)
     if compared is None:
         export_file(segmenter, out, options, console=console)

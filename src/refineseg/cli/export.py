@@ -32,6 +32,13 @@ Calibrate = Annotated[
         autocompletion=data_sets,
     ),
 ]
+CalibrateAgreement = Annotated[
+    float,
+    typer.Option(
+        help="Share of the pixels of calibration images, 0..1, whose class 8 bits must keep; layers that change more "
+        "stay in floating point. 0: all layers get 8 bits."
+    ),
+]
 Accept = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +70,7 @@ def export(
     calibrate: Calibrate = None,
     calibrate_split: Annotated[str, typer.Option(help="Split of the calibration images.")] = "train",
     images: Annotated[int, typer.Option(help="Number of calibration images, evenly spaced in the split.")] = 128,
+    calibrate_agreement: CalibrateAgreement = 0.98,
     accept: Accept = None,
     split: Annotated[
         str, typer.Option(help="Split of the images for --accept; held_out is what a run held out.")

@@ -112,7 +112,9 @@ def export_file(segmenter: Segmenter, path: Path, options: ExportOptions, *, con
             count = len(options.calibration)
             tell(f"calibrating 8 bits on {count} images (--images)")
             with counting(console, "calibrating", "images") as report:
-                model = quantised(model, description, options.calibration, report=report)
+                model = quantised(
+                    model, description, options.calibration, agreement=options.agreement, report=report, tell=tell
+                )
         write_openvino_model(model, path)
     else:
         write_torch_program(program, description, path)

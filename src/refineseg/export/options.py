@@ -35,6 +35,7 @@ class ExportOptions:
         outputs: What the file gives.
         size_hw: The one size it is for; None: any.
         calibration: With ``int8`` alone: images for the ranges of feature maps, (H, W, C) uint8.
+        agreement: Share of their pixels, 0..1, that keep their class with ``int8``.
 
     Raises:
         ConfigError: An unknown format or output, or calibration images with a format that has no 8 bits.
@@ -44,6 +45,7 @@ class ExportOptions:
     outputs: tuple[Output, ...] = ("class_map",)
     size_hw: tuple[int, int] | None = None
     calibration: tuple[NDArray[np.uint8], ...] = ()
+    agreement: float = 0.98
 
     def __post_init__(self) -> None:
         self.check_precision("int8" if self.calibration else "float32")

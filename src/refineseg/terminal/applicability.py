@@ -96,7 +96,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(("percentiles",), "without --value-range, which says the same", lambda call: call["value_range"] is None),
     ),
     "export": (
-        Rule(("calibrate_split", "images"), "with --calibrate", lambda call: call["calibrate"] is not None),
+        Rule(
+            ("calibrate_split", "images", "calibrate_agreement"),
+            "with --calibrate",
+            lambda call: call["calibrate"] is not None,
+        ),
         Rule(("split", "agreement", "drift"), "with --accept", lambda call: call["accept"] is not None),
         Rule(
             ("file_format", "outputs", "size", "precision", "calibrate"),
