@@ -100,3 +100,12 @@ def test_memory_of_this_process_is_what_the_system_counts():
     assert resident_memory(most=True) - before > 150 << 20
     del block
     assert peak_memory() >= resident_memory(most=True) * 0.9
+
+
+def test_pages_of_files_are_free_memory_of_a_container(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("most", "taken")]
+    monkeypatch.setattr(devices, "_LIMITS", (files,))
+    files[0].write_text("3000000\n")
+    files[1].write_text("2900000\n")
+    (tmp_path / "memory.stat").write_text("anon 2200000\ninactive_file 600000\nactive_file 100000\n")
+    assert free_memory() == 800_000

@@ -135,7 +135,9 @@ def free_memory(device: torch.device | None = None) -> int:
     for files in _LIMITS:
         limit, taken = (_number(Path(file), r"^(\d+)$") for file in files)
         if limit is not None and taken is not None:
-            free = min(free, max(0, limit - taken))
+            stat = Path(files[1]).with_name("memory.stat")  # pages of files are given back when memory is short
+            cached = sum(_number(stat, rf"^{kind}_file (\d+)$") or 0 for kind in ("inactive", "active"))
+            free = min(free, max(0, limit - max(0, taken - cached)))
     return free
 
 

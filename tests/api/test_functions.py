@@ -166,6 +166,9 @@ def test_what_is_no_data_set_is_refused_before_anything_is_written(trained, tmp_
         refineseg.train(f"folder:{root}", tmp_path / "run", val=Plain([]))
     with pytest.raises(ConfigError, match="expected --data NAME:ROOT, got none"):
         refineseg.train(None, tmp_path / "run")
+    unmeasured = {"settings": {"val_split": None}, "stop_when": EarlyStopping(), "device": "cpu"}
+    with pytest.raises(ConfigError, match="expected validation images to stop by mean_iou, got none"):
+        refineseg.train(f"folder:{root}", tmp_path / "run", **unmeasured)
     assert not (tmp_path / "run").exists()
 
 
@@ -174,8 +177,8 @@ def test_early_stopping_looks_at_all_epochs_and_needs_its_metric():
     stops = [EarlyStopping(patience=2, metric="loss", min_delta=0.1)(losses[: i + 1]) for i in range(4)]
     assert stops == [False, False, False, True]
     assert not EarlyStopping(patience=2, metric="loss")(losses)
-    with pytest.raises(ConfigError, match="expected mean_iou among the numbers"):
-        EarlyStopping(patience=4)(losses)
+    measured = [{"epoch": i + 1, "loss": 1.0, **({"mean_iou": 0.5} if (i + 1) % 5 == 0 else {})} for i in range(10)]
+    assert [EarlyStopping(patience=3)(measured[: i + 1]) for i in range(10)] == [False] * 9 + [True]
     with pytest.raises(ConfigError, match="patience of at least 1"):
         EarlyStopping(patience=0)
 

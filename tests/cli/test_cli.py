@@ -11,6 +11,7 @@ from skimage import data as photographs
 
 from conftest import write_folder
 from refineseg.class_info import ClassInfo
+from refineseg.cli.interruption import this_call_with
 from refineseg.images import render
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
@@ -257,3 +258,8 @@ def test_a_model_with_a_licence_says_so_when_loaded(tmp_path, caplog):
     )
     package.load(path)
     assert [r.message for r in caplog.records if "for tests only" in r.message]
+
+
+def test_the_command_that_goes_on_has_its_option_before_the_names(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["refineseg", "predict", "--no-resume", "--out", "m", "--", "-a.jpg"])
+    assert this_call_with("--resume", instead_of="--no-resume") == "refineseg predict --out m --resume -- -a.jpg"

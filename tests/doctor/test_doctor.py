@@ -23,11 +23,13 @@ from refineseg.data.checks.kinds import KINDS
 from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.data.own.folder_layout import splits_to_train_on
+from refineseg.data.shard_writer import ShardOptions, write_shards
 from refineseg.doctor.duplicates import correlation, near_pairs
 from refineseg.doctor.examination import examine
 from refineseg.doctor.repair import repair
 from refineseg.doctor.sequences import NumberedFrame, sequence_findings
 from refineseg.errors import DatasetError, LabelError
+from refineseg.terminal import arguments
 from refineseg.training.config import override
 
 FATAL = (  # what the check in front of training refuses, too
@@ -605,3 +607,19 @@ def test_a_thousand_pairs_take_seconds_and_little_memory(tmp_path):
     assert not examine(f"folder:{tmp_path}").findings
     assert time.monotonic() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_shards_are_examined_as_what_they_were_made_of(folder_root, tmp_path):
+    for split in ("train", "val"):
+        data = open_dataset("folder", folder_root, split=split)
+        write_shards(data, str(tmp_path / "out"), ShardOptions("folder", split))
+    found = examine(f"folder:{tmp_path / 'out'}")
+    assert "refused" not in {finding.kind for finding in found.findings}
+    assert found.samples() == examine(f"folder:{folder_root}").samples()
+
+
+def test_a_copy_that_cannot_be_written_is_refused_before_anything_is_examined(folder_root, refineseg, monkeypatch):
+    monkeypatch.setattr(arguments, "_write_error", lambda _folder: PermissionError(13, "Permission denied"))
+    monkeypatch.setattr("refineseg.doctor.examination.examine", lambda *_, **__: pytest.fail("it was examined"))
+    status, _, err = refineseg("doctor", f"folder:{folder_root}", "--fix")
+    assert (status, "cannot be written to" in err) == (2, True)

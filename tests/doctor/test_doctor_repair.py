@@ -16,7 +16,7 @@ from fakes.doctor_faults import CLASSES, PALETTE, pair, plant, put, save
 from refineseg.data.checks.label_check import check_data
 from refineseg.data.datasets import open_dataset
 from refineseg.doctor.examination import examine
-from refineseg.doctor.repair import repair
+from refineseg.doctor.repair import default_target, repair
 from refineseg.doctor.report import html_page
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.writing import folder_beside
@@ -470,3 +470,33 @@ def test_names_that_differ_by_capitals_are_told_and_made_equal_in_the_copy(tmp_p
     repair(examine(f"folder:{root}"), tmp_path / "out")
     for number in range(3):
         assert np.array_equal(sample(tmp_path / "out", "train", f"IMG_{number}").mask, pair(number)[1])
+
+
+def test_images_whose_smallest_value_is_white_stay_positives(tmp_path):
+    """The pixels of the copy are those that training sees, not their negative."""
+    put(tmp_path / "in", "train/b", *pair(2))
+    image, mask = pair(1)
+    save(tmp_path / "in" / "masks" / "train" / "a.png", mask)
+    stored = (4095 - image[..., 0].astype(int) * 16).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "in" / "images" / "train" / "a.tif", stored, photometric="miniswhite")
+    before = sample(tmp_path / "in", "train", "a").image
+    repair(examine(f"folder:{tmp_path / 'in'}"), tmp_path / "out")
+    after = sample(tmp_path / "out", "train", "a").image
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+
+
+def test_a_class_that_no_mask_holds_is_left_out_by_the_remap_json_that_is_advised(tmp_path):
+    for i in range(2):
+        put(tmp_path, f"train/{'ab'[i]}", *pair(i))
+    classes(tmp_path, [0, 1, 2, 3])
+    [finding] = [found for found in examine(f"folder:{tmp_path}").findings if found.kind == "empty_class"]
+    (tmp_path / "remap.json").write_text(finding.action[finding.action.index("{") :])
+    assert "empty_class" not in {found.kind for found in examine(f"folder:{tmp_path}").findings}
+
+
+def test_the_copy_of_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert default_target(Path()) == tmp_path.resolve() / "mine_repaired"
+    monkeypatch.chdir(tmp_path / "mine" / "images")
+    assert default_target(Path("..")) == tmp_path.resolve() / "mine_repaired"

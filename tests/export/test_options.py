@@ -99,3 +99,9 @@ def test_what_fails_in_a_temporary_folder_names_the_file_as_it_will_be_called(tm
         folder_beside(tmp_path / "net.pt2") as folder,
     ):
         raise ImageSizeError(f"expected more of {folder / 'net.pt2'}")
+
+
+def test_a_file_in_capitals_can_be_checked_but_not_written():
+    assert ExportOptions.parse(None, "class_map", None, path=Path("NET.ONNX")).file_format == "onnx"
+    with pytest.raises(ConfigError, match="expected a file name ending in .onnx"):
+        ExportOptions("onnx").check_path(Path("NET.ONNX"))

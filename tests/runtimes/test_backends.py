@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from refineseg.networks.fused import enlarged_class_map
 from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.views.crf_options import CrfOptions
+from refineseg.runtimes import quantisation
 from refineseg.runtimes.description import Description
 from refineseg.runtimes.graph import export_program
 from refineseg.runtimes.onnx_runtime import OnnxScorer
@@ -429,6 +432,21 @@ def test_the_report_counts_what_an_independent_comparison_counts(exported):
     assert len(found.complaints) == 3
     assert isinstance(found, Acceptance)
 
+    class Joined(Images):  # of two splits, which have names of their own
+        def __getitem__(self, index):
+            return replace(super().__getitem__(index), name="0001")
+
+    found = compare(Fixed(0), Fixed(3), Joined(), data="two", tolerance=Tolerance())
+    assert (found.num_images, found.worst_agreement) == (2, pytest.approx(0.7))
+
+    class Void(Images):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return replace(sample, mask=np.full_like(sample.mask, self.class_info.ignore_index))
+
+    found = compare(Fixed(0), Fixed(0), Void(), data="two", tolerance=Tolerance())
+    assert (found.model_mean_iou, found.complaints) == (None, ())
+
 
 def test_the_description_survives_its_file():
     spec = tiny().spec
@@ -516,6 +534,32 @@ def test_layers_that_change_too_many_classes_stay_in_floating_point(exported, sc
     assert 0 < filters[1] < filters[0]
     assert [text for text in told if "8 bits keep the class of" in text]
     assert f"{filters[1]} of " in told[-1]
+
+
+@pytest.mark.slow
+def test_a_search_that_is_given_up_says_so(exported, scenes, monkeypatch, caplog):
+    segmenter, files = exported
+    monkeypatch.setattr(quantisation, "_LONGEST_S", -1.0)
+    model = openvino.Core().read_model(str(files["openvino"]))
+    images = calibration_images(f"camvid:{scenes}", split="train", num_images=2)
+    with caplog.at_level(logging.WARNING, logger="refineseg"):
+        quantised(model, Description(segmenter.spec, OUTPUTS, "int8"), images, agreement=1.0)
+    assert "expected 100 % (calibrate_agreement)" in caplog.text
+
+
+def test_layers_that_were_not_tried_in_time_rank_behind_those_that_were(exported):
+    segmenter, files = exported
+    model = openvino.Core().read_model(str(files["openvino"]))
+    images = [np.full((40, 56, 3), value, np.uint8) for value in range(20)]
+    comparison = quantisation._Comparison(model, Description(segmenter.spec, OUTPUTS, "int8"), images, 0.98, print)
+    assert np.shares_memory(comparison.samples[0][0], images[0])  # large images are not held twice
+    comparison._begun_s = time.monotonic() - 2 * quantisation._LONGEST_S
+
+    def computed(_):
+        raise AssertionError("computed after the time was up")
+
+    assert comparison(computed, comparison.samples[:8]) == (0.0, [0.0] * 8)
+    assert comparison(computed, comparison.samples) == (1.0, [1.0] * 20)
 
 
 def test_quantisation_refuses_what_it_cannot_do(scenes, monkeypatch, capsys, tmp_path):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fakes.services import photograph, png, running
@@ -322,3 +323,13 @@ def test_a_client_that_leaves_before_its_answer_is_no_timeout(service):
             connection.sendall(head + content)
     assert service.segment(png(photograph())).status == 200
     assert not any(" 504 " in line for line in service.lines), service.lines
+
+
+def test_a_big_tiff_whose_next_page_lies_beyond_all_files_has_one_page():
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, photograph(), bigtiff=True, byteorder="<", photometric="rgb")
+    data = bytearray(buffer.getvalue())
+    (place,) = struct.unpack_from("<Q", data, 8)
+    (count,) = struct.unpack_from("<Q", data, place)
+    struct.pack_into("<Q", data, place + 8 + 20 * count, 2**63)
+    assert num_tiff_pages(bytes(data), most=8) == 1

@@ -247,3 +247,9 @@ def test_cards_hold_foreign_text_as_text(model):
     assert "<" not in card._foreign("<script>|")
     assert [line.count("|") - line.count("\\|") for line in facts.splitlines()] == [3] * 12
     assert not harmful(facts)
+
+
+def test_a_process_without_stdout_prints_nothing_and_goes_on(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    tables().print(Table("a"))
+    print_lines("a")

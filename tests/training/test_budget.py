@@ -128,3 +128,16 @@ def test_plain_epochs_are_passes_although_the_configuration_had_steps():
     options = {"lr": None, "batch_size": None}
     assert recipe_options(config, epochs=4, **options).phases[0].epoch_steps is None
     assert recipe_options(config, epochs=None, **options).phases[0].epoch_steps == 3
+
+
+def test_epochs_of_a_long_budget_are_short_enough_to_be_saved(tmp_path, monkeypatch):
+    sources = parse_sources(f"folder:{write_folder(tmp_path / 'd', splits={'train': 4})}")
+    phase = Phase(epochs=3, crops=CropOptions((32, 32), (1.0, 1.0)), batch_size=2, encoder_lr=1e-3, decoder_lr=1e-3)
+    config = TrainingConfig("t", "refineseg_nano", (phase,), val_split=None, pretrained="no", precision="fp32")
+    data = open_data(sources, config, Silent())[0]
+    monkeypatch.setattr(budget, "_step_s", lambda *_: 0.5)
+    segmenter = build("refineseg_nano", class_info=data.phases[0].dataset.class_info)
+    for hours in (1, 8):
+        given = Budget(hours * 3600.0, time.monotonic())
+        found = fit_to_budget(segmenter, config, data, given, device="cpu", num_workers=0, progress=Silent())
+        assert 0.5 * found.phases[0].epoch_steps <= 900

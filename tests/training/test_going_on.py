@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_survival import same_weights
 
 from conftest import write_folder
-from fakes.runs import Silent
+from fakes.runs import Silent, tensors
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.run_record import RECORD_NAME, RunRecord
@@ -369,3 +370,18 @@ def test_a_record_cut_off_in_its_last_line_is_read_as_far_as_it_goes(tmp_path, p
     record = tmp_path / "out" / INPUTS_RECORD
     record.write_bytes(record.read_bytes()[:-5])
     assert predict(tmp_path / "in", tmp_path / "out")[1:] == (0, 2)
+
+
+def test_new_classes_on_a_model_are_drawn_by_the_seed(folder_root, tmp_path):
+    build("refineseg_nano", num_classes=7).save(tmp_path / "seven.safetensors")
+    heads = []
+    for state, seed in ((0, 1), (5, 1), (0, 2)):
+        phase = replace(PHASE, epochs=1, encoder_lr=0.0, decoder_lr=0.0)
+        config = replace(CONFIG, phases=(phase,), seed=seed, weight_decay=0.0, ema_decay=None)
+        torch.manual_seed(state)  # what an earlier call left behind
+        out = tmp_path / f"{state}_{seed}"
+        request = RunRequest(config, f"folder:{folder_root}", device="cpu", init=str(tmp_path / "seven.safetensors"))
+        start_run(request, out, progress=Silent())
+        heads.append(tensors(out / "last.safetensors")["decoder.classifier.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])

@@ -17,7 +17,7 @@ from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.training import loggers
 from refineseg.training.loggers import Loggers, numbers_of
 from refineseg.training.request import check_logs
-from refineseg.training.run import resume_run
+from refineseg.training.run import RunRequest, resume_run, start_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -234,3 +234,23 @@ def test_a_missing_package_names_its_extra(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"log to {name}.*refineseg\[{name}\]"):
         check_logs([name])
+
+
+@pytest.mark.slow
+def test_a_call_that_came_to_nothing_leaves_no_run_of_a_tracker(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    root = write_folder(tmp_path / "data", splits={"train": 4, "val": 2})
+
+    class Broken(Silent):
+        def step(self, *_):
+            raise RuntimeError("in the first epoch")
+
+    first = tiny(1)
+    first = replace(first, phases=(replace(first.phases[0], decoder_lr=0.5),))
+    request = RunRequest(first, f"folder:{root}", device="cpu", log=("mlflow",))
+    with pytest.raises(RuntimeError):
+        start_run(request, tmp_path / "run", progress=Broken())
+    train_here(tiny(1), root, tmp_path / "run", log=("mlflow",))
+    run_id = json.loads((tmp_path / "run/mlflow.json").read_text())["run_id"]
+    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "run/mlruns").as_uri())
+    assert client.get_run(run_id).data.params["phases.0.decoder_lr"] == "0.002"

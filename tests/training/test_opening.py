@@ -209,3 +209,13 @@ def test_a_call_that_fails_in_any_way_can_be_repeated(root, tmp_path, monkeypatc
             start_run(request, tmp_path / "run", progress=Silent())
     start_run(request, tmp_path / "run", progress=Silent())
     assert (tmp_path / "run" / "last.safetensors").is_file()
+
+
+def test_held_out_images_without_labels_are_named_as_such(tmp_path):
+    root = write_folder(tmp_path / "d", splits={"train": 10})
+    listed = [*({"id": i, "name": n} for i, n in enumerate("abc")), {"id": 255, "name": "void", "ignore": True}]
+    (root / "classes.json").write_text(json.dumps({"classes": listed}))
+    name = opened(root)[1].val.name(0)
+    changed(root / "masks/train" / f"{name}.png", lambda mask: np.full_like(mask, 255))
+    with pytest.raises(LabelError, match=rf"(?s)got none in 1 masks.*validation images .*{name}.*val_share=0"):
+        opened(root)

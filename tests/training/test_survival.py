@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from conftest import write_folder
 from fakes.runs import Silent
 from refineseg.data.crops.options import CropOptions
-from refineseg.errors import CheckpointError
-from refineseg.segmenter import load, load_spec
+from refineseg.errors import CheckpointError, OutputError
+from refineseg.segmenter import Segmenter, load, load_spec
 from refineseg.training import record, run
 from refineseg.training.config import LossOptions, Phase, TrainingConfig, to_json
 from refineseg.training.record import LossRecord
@@ -295,3 +295,16 @@ def test_signals_wait_for_the_end_of_a_step_and_the_second_acts_at_once():
     with pytest.raises(SystemExit) as ended:
         caught.value.exit_like_it()
     assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("what", ["model", "checkpoint"])
+def test_a_full_disk_at_the_first_epoch_tells_what_works(folder_root, tmp_path, monkeypatch, what):
+    def full(*_, **__):
+        raise OutputError("no room", no_room=True) if what == "model" else OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Segmenter, "save", full) if what == "model" else (torch, "save", full)))
+        with pytest.raises(CheckpointError, match="no epoch had been saved yet.*same command again") as caught:
+            train_here(tiny(1), folder_root, tmp_path / "run")
+    assert "--resume" not in str(caught.value)
+    train_here(tiny(1), folder_root, tmp_path / "run")

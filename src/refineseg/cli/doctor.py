@@ -43,6 +43,7 @@ def doctor(
         from refineseg.doctor.repair import check_target, default_target, repair
 
         target = out or default_target(root)
+        check_outputs({}, {"--out": target})
         check_target(name, root, target)
     with counting(console, "examining", "samples") as report:
         examination = examine(source, report=report)

@@ -85,8 +85,10 @@ def this_call_with(option: str, *, instead_of: str) -> str:
         option: Added where it is not there.
         instead_of: Its opposite, which is taken out.
     """
-    words = [word for word in sys.argv[1:] if word not in (option, instead_of)]
-    return shlex.join(["refineseg", *words, option])
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)  # behind it, everything is an input
+    kept = [word for word in words[:end] if word not in (option, instead_of)]
+    return shlex.join(["refineseg", *kept, option, *words[end:]])
 
 
 @contextmanager

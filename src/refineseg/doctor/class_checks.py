@@ -6,7 +6,7 @@ In: pixels of each class for every split. Out: findings, and shares to draw.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +59,16 @@ class ClassCounts:
         ]
 
 
-def class_findings(counts: ClassCounts, *, declared: bool, own_classes: bool) -> list[Finding]:
+def class_findings(
+    counts: ClassCounts, *, declared: bool, own_classes: bool, made_void: Collection[str] = ()
+) -> list[Finding]:
     """A class alone, absent and rare classes; nothing while the classes of a mask are not known.
 
     Args:
         counts: Counts of all splits.
         declared: The classes stand in a list; those that only masks tell cannot be absent.
         own_classes: The user's own classes, which ``remap.json`` can leave out.
+        made_void: Classes that it leaves out already.
     """
     names, total, training = counts.class_info.names, counts.total, counts.training
     if counts.uncounted or not total.any():
@@ -74,7 +77,8 @@ def class_findings(counts: ClassCounts, *, declared: bool, own_classes: bool) ->
     if np.count_nonzero(training) == 1:
         only = {names[i]: f"all {training[i]} labelled pixels" for i in np.flatnonzero(training)}
         findings.append(Finding("one_class", (), 1, KINDS["one_class"].action, only))
-    empty = {names[i]: "no pixel in any split" for i in np.flatnonzero(total == 0)} if declared else {}
+    absent = [names[i] for i in np.flatnonzero(total == 0) if names[i] not in made_void] if declared else []
+    empty = dict.fromkeys(absent, "no pixel in any split")
     if empty:
         without = json.dumps(dict.fromkeys(empty), ensure_ascii=False)
         action = f"label some, or leave them out by a file remap.json in the root: {without}"

@@ -20,7 +20,7 @@ from refineseg.data.checks.kinds import Fault
 from refineseg.data.checks.masks import mask_faults
 from refineseg.data.datasets import open_dataset, parse_data
 from refineseg.data.samples.left_out import left_out
-from refineseg.data.samples.remap import Remapped
+from refineseg.data.samples.remap import Remapped, read_remap
 from refineseg.data.samples.threads import read_all
 from refineseg.doctor.class_checks import ClassCounts, class_findings
 from refineseg.doctor.duplicates import Compared, duplicate_findings
@@ -115,10 +115,24 @@ def examine(data: str, *, report: Callable[[int, int], None] | None = None) -> E
     counts = _counted(inventory, facts, expected, faults)
     findings = [*grouped(faults), *_image_findings(cases, facts)]
     if counts is not None:
-        findings += class_findings(counts, declared=expected.declared, own_classes=inventory.own_classes)
+        findings += class_findings(
+            counts,
+            declared=expected.declared,
+            own_classes=inventory.own_classes,
+            made_void=_made_void(inventory),
+        )
     if inventory.own_masks and all(finding.severity != "error" for finding in findings):
         findings += grouped(_refusals(inventory, counts))
     return Examination(data, inventory, expected, tuple(facts), tuple(faults), in_order(findings), counts)
+
+
+def _made_void(inventory: Inventory) -> frozenset[str]:
+    """Classes that the remap file leaves out; of other forms than masks the reader has applied it already."""
+    try:
+        found = read_remap(inventory.root) if inventory.own_masks else None
+    except ConfigError:  # which the reader says, too
+        return frozenset()
+    return frozenset() if found is None else frozenset(old for old, new in found[0].items() if new is None)
 
 
 def _told_by_readers(inventory: Inventory) -> tuple[Inventory, list[Fault]]:

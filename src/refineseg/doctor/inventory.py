@@ -26,6 +26,7 @@ from refineseg.data.own.formats import recognise, unread_annotations
 from refineseg.data.samples.class_files import CLASS_FILES, read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import Dataset, PairDataset
+from refineseg.data.storage.shards import is_sharded, shard_splits
 from refineseg.doctor.findings import refusal
 from refineseg.errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from refineseg.files.archives import is_file, is_folder, list_folder
@@ -95,7 +96,7 @@ def take_inventory(name: str, root: Path) -> Inventory:
     Raises:
         MissingExtraError: The reader needs a package that is not installed.
     """
-    if name != "folder":
+    if name != "folder" or is_sharded(root):
         return _read_inventory(name, root)
     try:
         form, inner = recognise(root)
@@ -130,7 +131,7 @@ def relative_name(path: Path, root: Path) -> str:
 def _read_inventory(name: str, root: Path) -> Inventory:
     """Through the reader, split by split; the refusal of a split that must be there is a fault."""
     required, optional = DATASETS[name].required_splits, DATASETS[name].optional_splits
-    list_splits = DATASETS[name].splits
+    list_splits = shard_splits if is_sharded(root) else DATASETS[name].splits
     cases: list[Case] = []
     faults: list[Fault] = []
     if list_splits is not None:
@@ -161,7 +162,7 @@ def _read_inventory(name: str, root: Path) -> Inventory:
     return Inventory(
         base,
         False,
-        list_splits is not None,
+        list_splits is not None and not is_sharded(root),  # no remap file is read beside shards
         tuple(cases),
         tuple(opened),
         tuple(faults),

@@ -110,7 +110,8 @@ class RepairReport:
 
 def default_target(root: Path) -> Path:
     """Where a repaired copy goes if nothing is said: beside the root; of a remote one, into the current folder."""
-    name = f"{root.stem if root.suffix == '.zip' else root.name}_repaired"
+    named = root.resolve() if root.name in ("", "..") else root  # "." has no name
+    name = f"{named.stem if named.suffix == '.zip' else named.name}_repaired"
     return Path(name) if is_remote(str(root)) else root.resolve().parent / name
 
 

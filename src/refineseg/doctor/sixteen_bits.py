@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from refineseg.data.checks.facts import CaseFacts, upright
+from refineseg.data.checks.facts import CaseFacts
 from refineseg.doctor.examination import Examination
-from refineseg.files.archives import openable
-from refineseg.images.files import read_rgb
+from refineseg.images.files import read_picture, read_rgb
+from refineseg.images.reading import Reading
 
 
 def bits_of(examination: Examination) -> int:
@@ -50,9 +49,4 @@ def eight_bits(path: Path, facts: CaseFacts, *, bits: int) -> NDArray[np.uint8]:
     """
     if facts.image is None or facts.image.largest < 0 or bits == 16:
         return read_rgb(path)
-    with Image.open(openable(path)) as image:
-        values = np.asarray(image).astype(np.int64)
-    if values.ndim != 2:
-        return read_rgb(path)
-    scaled = (values * 255 + (2**bits - 1) // 2) // (2**bits - 1)
-    return np.repeat(upright(scaled, facts.image.orientation).astype(np.uint8)[:, :, None], 3, axis=2)
+    return read_picture(path, reading=Reading(value_range=(0.0, 2.0**bits - 1))).image

@@ -133,7 +133,7 @@ def compare(
     matrices: list[ConfusionMatrix] | None = None
     if dataset.class_info.names == model.class_info.names:
         matrices = [ConfusionMatrix(dataset.class_info), ConfusionMatrix(dataset.class_info)]
-    equal, pixels, shares = 0, 0, dict[str, float]()
+    equal, pixels, shares = 0, 0, list[tuple[float, str]]()  # parts of joined data may have equal names
     for index in range(len(dataset)):
         if report is not None:
             report(index, len(dataset))
@@ -144,7 +144,7 @@ def compare(
         masks = [scorer.class_map(batch)[0].cpu().numpy() for scorer in (model, exported)]
         same = int((masks[0] == masks[1]).sum())
         equal, pixels = equal + same, pixels + masks[0].size
-        shares[sample.name] = same / masks[0].size
+        shares.append((same / masks[0].size, sample.name))
         if sample.mask is None:
             matrices = None
         elif matrices is not None:
@@ -152,6 +152,7 @@ def compare(
                 matrix.update(mask, sample.mask)
     if not shares:
         raise DatasetError(f"expected images of {size_hw} pixels in {data} to accept the file by, got none")
-    worst = min(shares, key=lambda name: shares[name])
-    ious = [None, None] if matrices is None else [matrix.mean_iou for matrix in matrices]
-    return Acceptance(data, len(shares), equal / pixels, worst, shares[worst], ious[0], ious[1], tolerance)
+    worst_share, worst = min(shares, key=lambda pair: pair[0])
+    labelled = matrices is not None and all(matrix.counts.any() for matrix in matrices)
+    ious = [matrix.mean_iou for matrix in matrices] if matrices is not None and labelled else [None, None]
+    return Acceptance(data, len(shares), equal / pixels, worst, worst_share, ious[0], ious[1], tolerance)

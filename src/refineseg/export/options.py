@@ -77,7 +77,7 @@ class ExportOptions:
             ConfigError: An unknown format, ending or output.
         """
         if file_format is None:
-            file_format = next((name for name, ending in FORMATS.items() if ending == path.suffix), None)
+            file_format = next((name for name, ending in FORMATS.items() if ending == path.suffix.lower()), None)
         if file_format is None:
             raise ConfigError(f"expected a file name ending in {', '.join(FORMATS.values())} as --out, got {path}")
         names = [name.strip() for name in outputs.split(",")]

@@ -134,7 +134,7 @@ def num_tiff_pages(content: bytes, *, most: int) -> int:
             (entries,) = struct.unpack_from(count_form, content, place)
             place += struct.calcsize(count_form) + entries * entry_bytes
             (place,) = struct.unpack_from(place_form, content, place)
-    except struct.error:  # the chain leads out of the file, which decoding will tell
+    except (struct.error, OverflowError):  # the chain leads out of the file, which decoding will tell
         return pages
     return pages
 

@@ -124,7 +124,8 @@ def messages() -> Terminal:
 
 def tables() -> Terminal:
     """stdout; wide enough for a table where it is no terminal."""
-    return Terminal() if sys.stdout.isatty() else Terminal(width=_TABLE_WIDTH)
+    is_terminal = getattr(sys.stdout, "isatty", bool)()  # a process may have no stdout at all
+    return Terminal() if is_terminal else Terminal(width=_TABLE_WIDTH)
 
 
 def print_lines(*lines: object) -> None:

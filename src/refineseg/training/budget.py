@@ -30,6 +30,7 @@ from refineseg.training.state import RunState
 
 _VALIDATION_SHARE = 0.1
 _MOST_EPOCHS = 10  # each with a measurement, a line of metrics and perhaps a checkpoint
+_LONGEST_EPOCH_S = 600.0  # of a long budget, because a run is saved when an epoch ends
 _CLOSING_S, _CLOSING_SHARE = 2.0, 0.02  # the last files, and what a step may take longer than measured
 _PARAMETERS_PER_S = 20e6  # written at the end, as two models and a checkpoint; 21 million on a local disk
 _MEASURED_SHARE, _FEWEST_STEPS, _MOST_STEPS = 0.03, 3, 20
@@ -49,8 +50,8 @@ def fit_to_budget(
 ) -> TrainingConfig:
     """Measure steps and validation, and fix the length of every phase.
 
-    Phases keep their shares of the time, and warm-up its share of a phase. There are at most ten epochs, and fewer
-    where measuring after each would take more than a tenth of the time.
+    Phases keep their shares of the time, and warm-up its share of a phase. There are at most ten epochs (of a long
+    budget one for 10 minutes), and fewer where measuring after each would take more than a tenth of the time.
 
     Args:
         segmenter: The model to start from; it stays as it is.
@@ -75,9 +76,9 @@ def fit_to_budget(
     closing_s = _CLOSING_S + count_parameters(model) / _PARAMETERS_PER_S + _CLOSING_SHARE * budget.seconds
     del model
     available_s = budget.left_s - closing_s
-    num_epochs = _MOST_EPOCHS
+    num_epochs = most_epochs = max(_MOST_EPOCHS, int(budget.seconds / _LONGEST_EPOCH_S))
     if validation_s:
-        num_epochs = min(_MOST_EPOCHS, int(_VALIDATION_SHARE * available_s / validation_s))
+        num_epochs = min(most_epochs, int(_VALIDATION_SHARE * available_s / validation_s))
     num_epochs = max(len(config.phases), num_epochs)
     samples = [len(phase.dataset) for phase in data.phases]
     fitted = _fitted(config, samples, step_s, available_s - num_epochs * validation_s, num_epochs)

@@ -32,9 +32,10 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OutputError, RuntimeError) as error:
-        raise CheckpointError(
-            f"could not write {path} ({error}); the checkpoint of the epoch before is intact: make room, then --resume"
-        ) from error
+        told = "the checkpoint of the epoch before is intact: make room, then --resume"
+        if not path.is_file():
+            told = "no epoch had been saved yet: make room, then give the same command again"
+        raise CheckpointError(f"could not write {path} ({error}); {told}") from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -23,12 +23,12 @@ import torch
 
 from refineseg.data.crops.loading import mix_seeds
 from refineseg.devices import free_memory
-from refineseg.errors import CheckpointError, OutputError, ProcessError
+from refineseg.errors import CheckpointError, ConfigError, OutputError, ProcessError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
 from refineseg.segmenter import Segmenter, load_spec
 from refineseg.training import ranks
-from refineseg.training.callbacks import Callbacks
+from refineseg.training.callbacks import Callbacks, EarlyStopping
 from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
 from refineseg.training.distillation import teacher_facts
@@ -78,11 +78,17 @@ def train(
     Raises:
         CheckpointError: The folder's checkpoint is of another configuration or damaged, the folder has no room, or the
             loss is no number.
-        ConfigError: Options that do not fit the machine: data held on the device, or a single crop, need more memory
-            than there is.
+        ConfigError: Nothing to stop by, or options that do not fit the machine: data held on the device, or a single
+            crop, need more memory than there is.
         MissingExtraError: A logger's package is not installed.
         KeyboardInterrupt: Ctrl-C; the last checkpoint is intact. SIGTERM ends with ``SystemExit`` likewise.
     """
+    stop = None if callbacks is None else callbacks.stop_when
+    if isinstance(stop, EarlyStopping) and stop.metric == "mean_iou" and data.val is None:
+        raise ConfigError(
+            "expected validation images to stop by mean_iou, got none; give a validation split, or stop by "
+            'metric="loss"'
+        )
     limit = TimeLimit(stop_after_s)
     engine = Engine(config, device=device, say=progress.say)
     engine.place(segmenter)

@@ -18,7 +18,8 @@ from refineseg.data.readers.transfer import joined_for_training
 from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.run_record import HELD_OUT, validation_name
 from refineseg.data.samples.sample import Dataset, Without
-from refineseg.errors import ConfigError, DatasetError
+from refineseg.errors import ConfigError, DatasetError, LabelError
+from refineseg.images.files import first_names
 from refineseg.terminal.printing import warn
 from refineseg.training import ranks
 from refineseg.training.config import TrainingConfig
@@ -54,7 +55,14 @@ def open_data(
             records[" + ".join(parts)], usual_void = checked.record, max(usual_void, checked.void_share)
     if val_set is not None:
         check = partial(check_data, one_class=True, usual_void=usual_void, palettes=palettes)
-        record = _checked(val_set, check).record
+        try:
+            record = _checked(val_set, check).record
+        except LabelError as error:
+            names = first_names([val_set.name(i) for i in range(len(val_set))])
+            told = f"{error}; these are the validation images ({config.val_split}: {names})"
+            if config.val_split == HELD_OUT:
+                told += "; label them, or say --set val_share=0 or another --set seed"
+            raise LabelError(told) from error
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[validation_name(f"{first}:{config.val_split}")] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")

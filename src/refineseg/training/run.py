@@ -163,7 +163,7 @@ def _place(name: str, root: Root) -> str:
 
 def _undo(folder: Path, *, is_new: bool) -> None:
     """Remove what a run wrote that came to nothing."""
-    for name in ("run.json", RECORD_NAME, METRICS_FILE):
+    for name in ("run.json", RECORD_NAME, METRICS_FILE, "mlflow.json", "wandb.json"):
         (folder / name).unlink(missing_ok=True)
     if is_new and not any(folder.iterdir()):
         folder.rmdir()
@@ -310,6 +310,7 @@ def _make_model(
     request: RunRequest, config: TrainingConfig, class_info: ClassInfo, licence: str, progress: Progress
 ) -> tuple[Segmenter, TrainingConfig]:
     """The model to start from, and the configuration with the variant and pretraining that were really used."""
+    torch.manual_seed(config.seed)
     if request.init is not None:
         source = load(request.init)
         earlier = Learned.from_provenance(source.spec.provenance).to_json()
@@ -320,7 +321,6 @@ def _make_model(
         segmenter.with_provenance({"started_from": f"model {request.init}", "earlier": earlier})
         spec = segmenter.spec
         return segmenter, replace(config, variant=spec.variant, network=spec.options, pretrained="no")
-    torch.manual_seed(config.seed)
     pretrained = config.pretrained != "no"
     if request.encoder_weights is not None:
         segmenter = _new_model(config, class_info, licence, pretrained=request.encoder_weights)

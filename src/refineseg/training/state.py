@@ -144,8 +144,10 @@ class RunState:
 
 def no_room(folder: Path, saved_epoch: int, error: Exception) -> str:
     """What to say when a file cannot be written."""
-    intact = f"the checkpoint of epoch {saved_epoch} is intact" if saved_epoch else "no epoch had been saved yet"
-    return f"could not write into {folder} ({error}); {intact}: make room, then {how_to_resume(folder)}"
+    told = f"could not write into {folder} ({error})"
+    if not saved_epoch:  # a run that began with this call is undone
+        return f"{told}; no epoch had been saved yet: make room, then give the same command again"
+    return f"{told}; the checkpoint of epoch {saved_epoch} is intact: make room, then {how_to_resume(folder)}"
 
 
 def how_to_resume(folder: Path) -> str:

@@ -7,7 +7,8 @@ import torch
 from fakes.loading import training_batches
 from refineseg.class_info import ClassInfo
 from refineseg.data.crops.augment import Augmentation, augment
-from refineseg.data.crops.loading import DecodedCache, epoch_order, mix_seeds
+from refineseg.data.crops.loading import DecodedCache, HostBatches, epoch_order, mix_seeds
+from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import DatasetError
 
@@ -207,3 +208,20 @@ def test_the_cache_reads_each_file_once_within_its_budget():
         for i in range(7):
             assert np.array_equal(cache[i].mask, memory.masks[i])
     assert memory.reads == 4 + 3 * 3
+
+
+def test_reading_processes_take_no_random_number_of_the_run(folder_root):
+    """Else the first epoch after a resume has another dropout than it had in one go."""
+    dataset, how = open_dataset("folder", folder_root, split="train"), Augmentation((32, 32), (0.5, 1.5))
+
+    def next_number(batches, epoch):
+        torch.manual_seed(3)
+        list(batches.epoch(epoch))
+        return float(torch.rand(1))
+
+    def batches(num_workers):
+        return HostBatches(dataset, how, batch_size=2, seed=5, num_workers=num_workers)
+
+    lasting = batches(1)
+    list(lasting.epoch(0))
+    assert next_number(lasting, 1) == next_number(batches(1), 1) == next_number(batches(0), 1)

@@ -10,6 +10,7 @@ from PIL import Image
 from conftest import SHARED
 from fakes.scenes import fake_camvid, fake_cityscapes, fake_idd_lite
 from refineseg.class_info import ClassInfo
+from refineseg.data.datasets import open_dataset
 from refineseg.data.readers.camvid import open_camvid
 from refineseg.data.readers.cityscapes import open_cityscapes
 from refineseg.data.readers.idd_lite import open_idd_lite
@@ -168,3 +169,14 @@ def test_a_models_classes_are_grouped_where_the_data_have_wider_ones(tmp_path):
     assert grouped(CAMVID, wide.class_info)[1].startswith("classes of camvid in those of idd_lite (drivable: road; ")
     with pytest.raises(DatasetError, match="expected the model's classes"):
         class_table(wide.class_info, CAMVID)
+
+
+def test_joined_splits_are_mapped_as_each_of_them_alone(tmp_path):
+    """Label ids that are void among the nineteen classes are classes of CamVid in both."""
+    root = fake_cityscapes(tmp_path, seed=0)
+    joined, note = transferred(open_dataset("cityscapes", root, split="train+val"), CAMVID)
+    alone = [transferred(open_cityscapes(root, split), CAMVID) for split in ("train", "val")]
+    masks = [part.read_mask(i) for part, _ in alone for i in range(len(part))]
+    assert note == alone[0][1]
+    for index, mask in enumerate(masks):
+        np.testing.assert_array_equal(joined.read_mask(index), mask)

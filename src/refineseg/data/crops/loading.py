@@ -254,6 +254,7 @@ class HostBatches:
             pin_memory=pinned,
             persistent_workers=num_workers > 0,
             worker_init_fn=_leave_signals_to_the_run,
+            generator=torch.Generator(),  # else a process's first epoch takes a number of the run's dropout
         )
 
     def epoch(self, epoch: int) -> DataLoader[Batch]:

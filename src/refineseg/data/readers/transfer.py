@@ -53,6 +53,9 @@ def transferred(dataset: Dataset, wanted: ClassInfo) -> tuple[Dataset, str] | No
     pair = find_transfer(dataset.class_info, wanted)
     if pair is None:
         return None
+    if isinstance(dataset, Concatenation):  # of splits, each of which may hold label ids
+        found = [one for part in dataset.parts if (one := transferred(part, wanted)) is not None]
+        return Concatenation([part for part, _ in found]), "; ".join(dict.fromkeys(note for _, note in found))
     table = packaged_table("class_tables", "_to_".join(pair))
     labels: dict[str, tuple[int, str]] = {name: (int(i), str(to)) for name, (i, to) in table["labels"].items()}
     index_of = {name: index for index, name in enumerate(wanted.names)}
