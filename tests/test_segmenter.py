@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch import nn
 import refineseg
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ModelFileError, OutputError
+from refineseg.networks.building import at_most
 from refineseg.networks.model_names import model_file
 from refineseg.networks.model_spec import ModelSpec
 from refineseg.preprocessing import Preprocessing
@@ -501,3 +503,27 @@ class TestPublicNames:
     def test_an_unknown_name_is_an_attribute_error(self):
         with pytest.raises(AttributeError, match="module 'refineseg' has no attribute 'laod'"):
             refineseg.laod  # noqa: B018
+
+
+def test_statistics_of_numpy_are_numbers_of_python(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests
+    mean, std = np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32)
+    for values in ((mean, std), (tuple(mean), tuple(std)), (mean.tolist(), std.tolist())):
+        found = Preprocessing(*values)
+        assert found == Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+        assert Preprocessing.from_json(json.loads(json.dumps(found.to_json()))) == found
+    with pytest.raises(ConfigError, match="expected numbers"):
+        Preprocessing(5, 5)
+
+
+def test_tensors_by_number_are_refused(tmp_path):
+    torch.save({0: torch.zeros(3), 1: torch.ones(3)}, tmp_path / "a.pth")
+    with pytest.raises(ModelFileError, match="expected tensors by name"):
+        refineseg.build("refineseg_lite0", num_classes=2, pretrained=tmp_path / "a.pth")
+
+
+def test_networks_of_other_threads_are_not_counted():
+    with at_most(1), ThreadPoolExecutor(1) as pool:
+        made = pool.submit(lambda: [nn.Linear(1, 1) for _ in range(3000)]).result()
+        nn.Linear(1, 1)
+    assert len(made) == 3000

@@ -44,6 +44,16 @@ class Preprocessing:
     input_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        try:  # lists, arrays and NumPy's numbers, too; files hold those of Python
+            mean, std = (tuple(float(value) for value in values) for values in (self.mean, self.std))
+            scale = float(self.input_scale)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(
+                f"expected numbers as mean, std and input_scale, got {self.mean!r:.80}, {self.std!r:.80} and "
+                f"{self.input_scale!r:.80}"
+            ) from error
+        for name, value in (("mean", mean), ("std", std), ("input_scale", scale)):
+            object.__setattr__(self, name, value)
         if not self.mean or len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise ConfigError(
                 f"expected as many means as positive standard deviations, got mean {self.mean} and std {self.std}"

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -314,3 +315,14 @@ def test_an_exported_file_is_returned_with_its_comparison(trained, tmp_path):
     image = np.zeros((48, 64, 3), np.uint8)
     masks = [refineseg.Predictor(one, device="cpu")(image).mask for one in (written.path, run.segmenter)]
     np.testing.assert_array_equal(*masks)
+
+
+def test_a_path_to_a_file_of_a_shipped_name_is_that_file(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "camvid")
+    write_folder(tmp_path / "data", splits={"val": 1})
+    assert refineseg.Predictor(Path("camvid"), device="cpu").class_info.num_classes == 3
+    result = refineseg.evaluate("folder:data", model=Path("./camvid"), device="cpu")
+    assert len(result.matrix.per_class_iou) == 3
+    refineseg.predict("data/images/val", "out", model=Path("camvid"), device="cpu", save="mask", json_file="n.json")
+    assert json.loads(Path("n.json").read_text())["model"] == "./camvid"

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -398,3 +399,22 @@ def test_a_report_is_a_file_too(predict, folder, tmp_path):
     assert report == json.loads((tmp_path / "out" / ".refineseg" / "report-1-of-1.json").read_text())
     assert 0 < report["images_per_second"] <= 6 / report["seconds"]
     assert report["seconds"] < time.monotonic() - start
+
+
+def test_a_folder_of_the_shipped_models_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "camvid_nano").mkdir()  # a data set, for instance
+    pictures(tmp_path / "in", ("a.png",))
+    package.predict("in", "out", model="camvid_nano", save="mask", part="1/1", device="cpu")
+    assert set(contents(tmp_path / "out")) == {"a.png.png"}
+
+
+def test_an_image_that_must_be_seen_whole_and_does_not_fit_fails_alone(tmp_path, model, monkeypatch):
+    source = pictures(tmp_path / "in", ["a.png"])
+    Image.new("RGB", (400, 300)).save(source / "b.png")
+    monkeypatch.setattr("refineseg.predict.stream._ALWAYS_THERE", 1000)
+    monkeypatch.setattr("refineseg.predict.stream.free_memory", lambda: 20_000_000)
+    how = PredictorOptions.parse(device="cpu", flip=True)
+    rows = {row.key: row for row in rows_made(replace(job_of(source, tmp_path / "out", model), options=how))}
+    assert {key: row.cause for key, row in rows.items()} == {"a.png": "", "b.png": "worker"}
+    assert "to see 300x400 pixels at once; shrink it" in rows["b.png"].reason

@@ -1,5 +1,6 @@
 """Original weights: the stored reference logits, and every way in which a checkpoint can be wrong."""
 
+import argparse
 import hashlib
 import os
 import pickle
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import _weights_only_unpickler, nn
 
 import refineseg
 from fakes import oracles
@@ -18,8 +19,8 @@ from fakes.oracles import needs_oracles
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.networks.building import build_network
 from refineseg.networks.refinenet import MultiResolutionFusion, Resizing, count_parameters
-from refineseg.networks.weight_files import check_weights, read_checkpoint
-from refineseg.original.checkpoints import translate
+from refineseg.networks.weight_files import check_weights, plain_values, read_checkpoint
+from refineseg.original.checkpoints import _path_groups, translate
 
 LW_MOBILE = "refinenet_lw_mobilenetv2"
 
@@ -386,3 +387,17 @@ class TestFiles:
         path.write_bytes(content)
         with pytest.raises(ModelFileError, match=r"random\.pth"):
             read_checkpoint(path)
+
+
+def test_what_the_program_allows_itself_stays_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_weights_only_unpickler, "_marked_safe_globals_set", {argparse.Namespace})
+    torch.save({"args": argparse.Namespace(lr=1), "state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.pth")
+    with plain_values():
+        read_checkpoint(tmp_path / "a.pth")  # another reader ends first
+        assert torch.serialization.get_safe_globals().count(argparse.Namespace) == 1
+        assert len(torch.serialization.get_safe_globals()) > 1
+    assert torch.serialization.get_safe_globals() == [argparse.Namespace]
+
+
+def test_groups_may_be_numbers_of_numpy():
+    assert _path_groups(list(np.array([1, 1, 2, 2])), 4) == [[1, 2], [3, 4]]

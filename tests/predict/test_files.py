@@ -8,6 +8,8 @@ from PIL import Image
 import refineseg
 from refineseg.errors import ConfigError, ModelFileError
 from refineseg.images.reading import Reading
+from refineseg.predict import files
+from refineseg.predict.views.tiling import TilingOptions
 
 RGBA = np.random.default_rng(2).integers(0, 256, (30, 40, 4), dtype=np.uint8)
 RGBA[:7, :, 3] = 0
@@ -42,3 +44,13 @@ def test_an_image_gives_one_mask_however_it_is_held(model, tmp_path):
     deep = RGBA[..., :3].astype(np.uint16) * 16
     scaled = predictor(deep, reading=Reading(value_range=(0, 4080)))
     np.testing.assert_array_equal(scaled.mask, predictor(RGBA[..., :3]).mask)
+
+
+def test_a_raster_is_cut_as_the_predictor_was_told(monkeypatch):
+    seen = []
+    monkeypatch.setattr(files, "predict_raster", lambda *paths, **options: seen.append(options["tiling"]))
+    bounded, other = TilingOptions(memory_bytes=10**9), TilingOptions(64)
+    predictor = refineseg.Predictor(refineseg.build("refineseg_nano", num_classes=2), device="cpu", tiling=bounded)
+    predictor.raster("a.tif", "b.tif")
+    predictor.raster("a.tif", "b.tif", tiling=other)
+    assert seen == [bounded, other]

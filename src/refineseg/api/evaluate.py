@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import Words, as_path, as_words
+from refineseg.api.words import Words, as_model, as_path, as_words
 from refineseg.files.writing import write_json
 from refineseg.terminal.arguments import check_number, check_outputs
 from refineseg.terminal.value_types import check_types
@@ -61,7 +61,7 @@ def evaluate(
     pictures, enlargement = given["pictures"], given["enlargement"]
     from refineseg.predict.views.scoring_views import check_scoring
 
-    model = str(model) if isinstance(model, Path) else model
+    model = as_model(model)
     scoring: Any = {"precision": precision, "scales": as_words(scales), "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
     if isinstance(model, str):

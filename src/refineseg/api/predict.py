@@ -244,6 +244,7 @@ def _batch_predicted(given: Mapping[str, Any], source: str, out: str, follower: 
 def _job(given: Mapping[str, Any], words: Mapping[str, Any], scoring: Any, *, source: str, out: str) -> BatchJob:  # noqa: ANN401
     from refineseg.batch.job import BatchJob
     from refineseg.batch.keys import Part
+    from refineseg.networks.model_names import SHIPPED
     from refineseg.predict.options import PredictorOptions
     from refineseg.predict.stream import StreamOptions
     from refineseg.predict.views.tiling import TilingOptions
@@ -264,7 +265,7 @@ def _job(given: Mapping[str, Any], words: Mapping[str, Any], scoring: Any, *, so
     return BatchJob(
         source.rstrip("/") if "://" in source else str(Path(source).resolve()),
         out.rstrip("/") if "://" in out else str(Path(out).resolve()),
-        words["model"] if not Path(words["model"]).exists() else str(Path(words["model"]).resolve()),
+        words["model"] if words["model"] in SHIPPED else str(Path(words["model"]).resolve()),
         PredictorOptions.parse(**scoring, crf=given["crf"], tiling=tiling),
         files.outputs,
         files.rasters.reading,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refineseg.api.words import as_words
+from refineseg.api.words import as_model, as_words
 
 SCORING = ("precision", "scales", "protocol", "backend", "device", "flip", "enlargement")
 """Options of scoring."""
@@ -18,7 +18,7 @@ SCORING = ("precision", "scales", "protocol", "backend", "device", "flip", "enla
 def words_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options that may be words or values, as words."""
     names = ("model", "save", "classes", "scales", "tile", "memory", "bands", "percentiles", "value_range", "nodata")
-    return {name: as_words(given[name]) for name in names}
+    return {name: as_words(as_model(given[name]) if name == "model" else given[name]) for name in names}
 
 
 def file_options(given: Mapping[str, Any], words: Mapping[str, Any], areas: Path | None) -> Any:  # noqa: ANN401

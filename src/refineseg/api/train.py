@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refineseg.api.words import as_path
+from refineseg.api.words import as_model, as_path
 from refineseg.errors import CheckpointError, ConfigError, DatasetError
 from refineseg.terminal.arguments import check_device_name, check_input_file, check_number, check_outputs
 from refineseg.terminal.value_types import Arrayed, check_types
@@ -152,7 +152,7 @@ def train(
             segmenter = resume_run(folder, data=source, progress=progress, callbacks=called, **options)
         else:
             assert source is not None
-            first, weights = None if init is None else str(init), as_path(encoder_weights)
+            first, weights = as_model(init), as_path(encoder_weights)
             running: Any = {"log": logs, "stop_after_s": most_s, "budget": time_there_is, "callbacks": called}
             request = RunRequest(chosen, source, first, device, workers, weights, skip_missing, launch=mark, **running)
             segmenter = start_run(request, folder, progress=progress)

@@ -41,6 +41,15 @@ def as_path(value: str | Path | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def as_model(model: Any) -> Any:  # noqa: ANN401 - a text, a segmenter, or None
+    """A path of a model as a text that means the same; everything else stays as it is."""
+    if not isinstance(model, Path):
+        return model
+    from refineseg.networks.model_names import model_text
+
+    return model_text(model)
+
+
 def check_call(
     verb: str, function: Callable[..., object], values: Mapping[str, Any], *, without: Collection[str] = ()
 ) -> frozenset[str]:

@@ -28,6 +28,7 @@ from refineseg.errors import DatasetError, OutputError, RefinesegError
 from refineseg.images.files import Picture, read_picture
 from refineseg.predict.outputs.kinds import encode
 from refineseg.predict.raster.headers import is_raster
+from refineseg.predict.stream import too_large
 from refineseg.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -203,6 +204,11 @@ class BatchModel:
     def _batch(self, some: Sequence[Loaded], size: int) -> Iterator[Predicted | ManifestRow]:
         start, outputs = time.perf_counter(), self._job.outputs
         images = [item.picture.image for item in some]
+        scored = outputs.needs_probabilities or outputs.needs_confidence
+        text = too_large(self._predictor, (images[0].shape[0], images[0].shape[1]), scored=scored)
+        if text is not None:
+            yield from (item.row.failed("worker", text) for item in some)
+            return
         images += images[-1:] * (size - len(images))
         try:
             predictions = self._predictor.batch(

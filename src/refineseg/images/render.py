@@ -81,7 +81,7 @@ def overlay_picture(
     for rows in _strips(height, width):
         part = mask[rows].astype(np.int64)
         counts += np.bincount(part[_inside(part, class_info)], minlength=class_info.num_classes)
-    painted_classes = _is_painted(class_info)
+    painted_classes = is_painted(class_info)
     shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and painted_classes[i]] if legend else []
     below = [Image.fromarray(_legend(class_info, shown, width=width))] if shown else []
     picture = Image.new("RGB", (width, height + sum(strip.height for strip in below)))
@@ -128,7 +128,7 @@ def _strips(height: int, width: int) -> list[slice]:
     return [slice(top, min(top + step, height)) for top in range(0, height, step)]
 
 
-def _is_painted(class_info: ClassInfo) -> NDArray[np.bool_]:
+def is_painted(class_info: ClassInfo) -> NDArray[np.bool_]:
     """Of every class whether overlays paint it: what lies behind all objects is seen as it is."""
     return np.array([name.strip().casefold() not in _BACKGROUNDS for name in class_info.names])
 

@@ -5,6 +5,7 @@ In: a variant's name and the number of classes. Out: an untrained :class:`~refin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,12 +104,12 @@ def at_most(num_parameters: int) -> Iterator[None]:
     Raises:
         ConfigError: It has.
     """
-    left = _MADE_OFTEN * num_parameters + _MADE_ANYWAY
+    left, thread = _MADE_OFTEN * num_parameters + _MADE_ANYWAY, threading.get_ident()
 
     def count(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
         nonlocal left
-        left -= 1
-        if left < 0:
+        left -= threading.get_ident() == thread  # the hook sees those of all threads
+        if left < 0 and threading.get_ident() == thread:
             raise ConfigError(f"expected a network of the file's {num_parameters} tensors, got one of many more")
 
     hook = register_module_parameter_registration_hook(count)

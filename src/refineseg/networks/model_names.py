@@ -58,6 +58,12 @@ def model_file(model: str | Path) -> Path:
     )
 
 
+def model_text(model: str | Path) -> str:
+    """A model as a text that :func:`model_file` takes for the same: a Path to a file of a shipped name keeps its ./."""
+    text = str(model)
+    return f"./{text}" if text in SHIPPED and isinstance(model, Path) and model.is_file() else text
+
+
 def model_target(path: str | Path) -> Path:
     """Where a model file is written.
 

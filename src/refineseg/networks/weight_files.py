@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import threading
 import zipfile
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _SCALAR = np.float64(0).__reduce__()[0]  # what a NumPy scalar is pickled as: a 
 _PLAIN: list[Any] = [argparse.Namespace, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar"), np.dtype]  # 2 and 1
 _PLAIN += {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
 _NESTED = ("state_dict", "model")
+_ALONE = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         temporary.replace(path)
 
 
-def plain_values() -> AbstractContextManager[None]:
-    """Inside, checkpoints may hold what training scripts store beside tensors: their options and NumPy's numbers."""
-    return torch.serialization.safe_globals(_PLAIN)
+@contextmanager
+def plain_values() -> Iterator[None]:
+    """Inside, checkpoints may hold what training scripts store beside tensors: their options and NumPy's numbers.
+
+    One thread at a time, and what the program allows itself stays: PyTorch's list is one of the whole process.
+    """
+    with _ALONE:
+        known = torch.serialization.get_safe_globals()
+        with torch.serialization.safe_globals([value for value in _PLAIN if value not in known]):
+            yield
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
@@ -312,7 +321,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         return read_tensors(path)
     content = read_checkpoint(path)
     state = dict(next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), content))
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise ModelFileError(f"expected tensors by name in {path}, got something else; give a state dict")
     check_weights(state, path)
     return state

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -326,7 +327,7 @@ def _largest(names: Iterable[str], pattern: str) -> int:
 
 def _path_groups(groups: Sequence[Any], num_paths: int) -> list[list[int]]:
     """Paths (from 1) of each group, from either way to write them."""
-    if all(isinstance(group, int) for group in groups):
+    if all(isinstance(group, Integral) for group in groups):
         paths = [[p for p, g in enumerate(groups, 1) if g == group] for group in sorted(set(groups))]
     else:
         paths = [[int(path) for path in group] for group in groups]

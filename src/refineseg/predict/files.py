@@ -11,6 +11,7 @@ from pathlib import Path
 from refineseg.errors import ConfigError, RefinesegError
 from refineseg.images.inputs import AnyImage, picture_of
 from refineseg.images.reading import USUAL, Reading
+from refineseg.networks.model_names import model_text
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.predictor import Predictor
 from refineseg.predict.raster.options import RasterOptions
@@ -73,7 +74,7 @@ class FilePredictor(Predictor):
         if isinstance(model, str | Path):
             view = find_view(protocol) if isinstance(protocol, str) else protocol
             backend = "torch" if backend == "auto" and view.looks_inside else backend
-            model = open_model(str(model), backend=backend, device=device, precision=precision)
+            model = open_model(model_text(model), backend=backend, device=device, precision=precision)
         elif backend is not None:
             raise ConfigError(
                 f"expected a model's name or file with the backend {backend}, got {type(model).__name__}; leave the "
@@ -170,6 +171,8 @@ class FilePredictor(Predictor):
     ) -> RasterResult:
         """Predict a raster into a class raster on the same grid; see :mod:`refineseg.predict.raster.raster`.
 
+        Without ``tiling``, it is cut as the predictor cuts images.
+
         Raises:
             ConfigError: A predictor with scales, mirror images, another protocol or a CRF, or that is no segmenter's.
             ImageError: The raster cannot be read, or a result not be written.
@@ -183,7 +186,7 @@ class FilePredictor(Predictor):
             Path(src),
             Path(dst),
             self._inner.segmenter,
-            tiling=tiling,
+            tiling=tiling or self._tiling,
             options=options,
             device=self._inner.device,
             precision=self._inner.precision,

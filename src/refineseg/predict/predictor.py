@@ -115,6 +115,7 @@ class Predictor:
                 f"expected a model of RGB images for a CRF, which compares colours, got one of {self.num_channels} "
                 "channels; leave the CRF out"
             )
+        self._tiling = tiling
         self._cutter: Cutter | None = None
         if self._inner is not None and self._is_plain and tiling is not None:
             self._cutter = Cutter(self._inner, tiling)

@@ -187,16 +187,23 @@ def _finished(futures: Sequence[Future[Item]], predictor: AnyPredictor, options:
         yield from _predict(group, predictor, options)
 
 
+def too_large(predictor: AnyPredictor, size_hw: tuple[int, int], *, scored: bool) -> str | None:
+    """Why an image that must be seen whole cannot be, before the system ends the process; None: it fits."""
+    needed = predictor.whole_bytes(size_hw, scored=scored)
+    if needed <= _ALWAYS_THERE or needed <= free_memory():
+        return None
+    return (
+        f"about {needed / 1e9:.0f} GB are needed to see {size_hw[0]}x{size_hw[1]} pixels at once; shrink it, or use a "
+        "model file without --scales, --flip, --crf and --protocol, which is cut into tiles"
+    )
+
+
 def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
     images = [picture.image for _, picture in group]
     scored = options.probabilities or options.confidence
-    needed = predictor.whole_bytes(images[0].shape[:2], scored=scored)
-    if needed > _ALWAYS_THERE and needed > free_memory():
-        text = (
-            f"about {needed / 1e9:.0f} GB are needed to see {images[0].shape[0]}x{images[0].shape[1]} pixels at once; "
-            "shrink it, or use a model file without --scales, --flip, --crf and --protocol, which is cut into tiles"
-        )
+    text = too_large(predictor, (images[0].shape[0], images[0].shape[1]), scored=scored)
+    if text is not None:
         yield from (replace(item, error=ImageError(f"{item.path}: {text}")) for item, _ in group)
         return
     try:

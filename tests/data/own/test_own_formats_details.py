@@ -763,3 +763,46 @@ def test_numbers_before_yolos_names_follow_the_rule_of_class_files(tmp_path):
     (tmp_path / "classes.txt").write_text("1: car\n2: tree\n")
     with pytest.raises(ConfigError, match=r"got '1: car' on the first line"):
         open_dataset("yolo", tmp_path, split="train")
+
+
+def test_a_background_that_is_to_be_ignored_is_not_learned_as_a_class(tmp_path):
+    _image(tmp_path / "p.png")
+    _labelme(tmp_path / "p.json", [("tree", "rectangle", [[0, 0], [1, 1]], {})])
+    entries = [{"name": "background", "ignore": True}, {"name": "tree"}]
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": entries}))
+    with pytest.raises(ConfigError, match=r'write remap\.json: \{"background": null\}'):
+        open_dataset("labelme", tmp_path, split="train")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": entries[1:]}))
+    (tmp_path / "remap.json").write_text('{"background": null}')
+    assert _mask(open_dataset("labelme", tmp_path, split="train"))[0] == [0, 0, 255, 255, 255, 255]
+
+
+def test_labelme_folders_of_splits_may_begin_with_a_capital(tmp_path):
+    for split in ("Train", "Valid", "Test"):
+        _image(tmp_path / split / "p.png")
+        _labelme(tmp_path / split / "p.json", [("a", "rectangle", [[0, 0], [1, 1]], {})])
+    assert [len(open_dataset("labelme", tmp_path, split=split)) for split in ("train", "val", "test")] == [1, 1, 1]
+
+
+def test_pairs_two_lists_of_one_split_are_refused(tmp_path):
+    root = _pairs(tmp_path, {"train.csv": "a.jpg,a_mask.png\n", "train.txt": "b.jpg b_mask.png\n"})
+    with pytest.raises(DatasetError, match=r"one list of each split in .*, got train\.csv and train\.txt"):
+        open_dataset("pairs", root, split="train")
+
+
+def test_label_studio_an_image_in_a_folder_is_found_beside_one_of_its_name_in_the_root(tmp_path):
+    for name in ("1.png", "frames/1.png"):
+        _image(tmp_path / name)
+    value = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["a"]}
+    result = {"original_width": 6, "original_height": 4, "id": "r", "type": "rectanglelabels", "value": value}
+    tasks = [
+        {
+            "id": number,
+            "annotations": [{"id": number, "result": [result]}],
+            "data": {"image": f"/data/local-files/?d=project/{name}"},
+        }
+        for number, name in enumerate(("1.png", "frames/1.png"))
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    dataset = open_dataset("label_studio", tmp_path, split="train")
+    assert [dataset.name(i) for i in range(2)] == ["1", "frames/1"]

@@ -22,6 +22,7 @@ from PIL import Image
 
 from conftest import write_folder
 from fakes.loading import training_batches
+from fakes.own import FAKES
 from fakes.pascal import fake_sbd, fake_voc
 from fakes.remote_servers import SECRET, listed, s3_server, web_server
 from fakes.scenes import fake_camvid, fake_cityscapes, fake_nyud_mat, fake_sunrgbd_toolbox
@@ -518,3 +519,14 @@ def test_a_web_file_that_changed_is_brought_anew_although_the_list_tells_no_size
             os.utime(source / name, (time.time() + len(content),) * 2)  # the server tells whole seconds
             forget_remotes()
             assert (open_root(url) / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("form", FAKES)
+def test_every_own_form_is_the_same_in_a_remote_folder_and_opening_fetches_no_image(tmp_path, cache, form):
+    root = FAKES[form](tmp_path / "local")
+    name = {"roboflow": "coco", "label_studio_png": "label_studio"}.get(form, form)
+    dataset = open_dataset(name, f"file://{root}", split="train")
+    assert not [kept for kept in held(cache) if kept.endswith(".png")]
+    if form == "pairs":
+        assert isinstance(dataset.pairs[0].image, RemotePath)
+    same_samples(dataset, open_dataset(name, root, split="train"))

@@ -26,8 +26,8 @@ from refineseg.predict.folder import file_run
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.files import predict_files
 from refineseg.predict.folder.follower import Advance, share_of
-from refineseg.predict.folder.plan import plan_files
-from refineseg.predict.folder.records import RECORD
+from refineseg.predict.folder.plan import FileJob, plan_files
+from refineseg.predict.folder.records import RECORD, InputsRecord, file_times
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.kinds import Outputs
 from refineseg.predict.stream import StreamOptions
@@ -582,3 +582,28 @@ def test_the_memory_of_a_dense_crf_is_what_was_measured(classes, size_hw, measur
     """The peak of a process that predicts a street of Cityscapes, less that before, in bytes per pixel."""
     predictor = Predictor(build("refineseg_nano", num_classes=classes), device="cpu", crf=CrfOptions())
     assert measured < predictor.whole_bytes(size_hw) / (size_hw[0] * size_hw[1]) < 1.3 * measured
+
+
+def test_an_image_that_is_replaced_while_it_is_predicted_is_not_taken_for_done(tmp_path):
+    source, out = tmp_path / "a.png", tmp_path / "out"
+    out.mkdir()
+    source.write_bytes(b"old")
+    job, record = FileJob(str(source), str(out / "a"), str(source)), InputsRecord(out, resume=False)
+    read_at = file_times(job.source)
+    source.write_bytes(b"replaced")  # after it was read
+    (out / "a.png").write_bytes(b"the mask of the old one")
+    record.add(job, read_at)
+    made = (out / "a.png").stat().st_mtime_ns
+    assert not InputsRecord(out, resume=True).is_unchanged(job, made_ns=made)
+
+
+def test_results_that_a_run_into_a_subfolder_replaced_are_made_anew(models, tmp_path):
+    folder, out = write_pictures(tmp_path / "in", [(20, 30)]), tmp_path / "out"
+    write_pictures(folder / "cam", [(20, 30)] * 3)
+    run([folder], out, models[0])
+    whole = contents(out / "cam")
+    run([folder / "cam"], out / "cam", models[1])
+    assert contents(out / "cam") != whole
+    result = run([folder], out, models[0], resume=True)
+    assert (result.done, result.resumed) == (3, 1)
+    assert contents(out / "cam") == whole

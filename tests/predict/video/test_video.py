@@ -28,6 +28,7 @@ from refineseg.images import render
 from refineseg.predict.video import files as video_files
 from refineseg.predict.video import run as video_run
 from refineseg.predict.video.files import VideoReader, VideoWriter
+from refineseg.predict.video.overlay import FramePainter
 from refineseg.predict.video.pipeline import Channel, Workers
 from refineseg.predict.video.smoothing import FlickerScore, Motion, Smoother
 from refineseg.predict.video.sources import camera_device, find_source, upright
@@ -907,3 +908,14 @@ def test_a_film_that_was_trimmed_without_encoding_is_whole(tmp_path):
         assert sum(packet.is_discard for packet in packets) == 4, "the case is not made"
     result = predict_video(tmp_path / "trimmed.mp4", tmp_path / "out", BrightnessPredictor(), options=BOTH)
     assert (result.frames, result.failures) == (26, ())
+
+
+def test_a_background_is_not_painted_over_frames_and_has_no_place_in_the_legend():
+    classes = ClassInfo(("background", "cell"), ((0, 0, 200), (200, 0, 0)))
+    image, mask = np.full((120, 160, 3), 100, np.uint8), np.zeros((120, 160), np.uint8)
+    mask[:40], mask[100:] = 1, 255
+    picture = FramePainter(classes, (120, 160)).paint(image, mask)
+    np.testing.assert_array_equal(picture[40:120], image[40:])
+    assert (picture[:40] == (150, 50, 50)).all()
+    strip = render.legend(classes, [1], width=160)
+    np.testing.assert_array_equal(picture[120 : 120 + len(strip)], strip)

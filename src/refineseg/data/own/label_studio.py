@@ -159,7 +159,7 @@ class _Images:
             for wanted in (last, re.sub(r"^[0-9a-f]{8}-", "", last)):
                 found = self._by_name.get(wanted, [])
                 if len(found) > 1:  # of files with one name, the one whose folders are those of the task
-                    found = [name for name in found if f"/{path}".endswith(f"/{name}")]
+                    found = sorted((name for name in found if f"/{path}".endswith(f"/{name}")), key=len)[-1:]
                 if len(found) == 1:
                     return PurePosixPath(found[0]).with_suffix("").as_posix(), self._base / found[0]
         named = next((path for path in stated if path.lower().endswith(IMAGE_SUFFIXES)), f"task {task.get('id')}")
@@ -235,7 +235,8 @@ def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple
         match = _PNG.fullmatch(PurePosixPath(name).name)
         if match:
             label = match[3] or match[4]
-            masks.setdefault(int(match[1]), {}).setdefault(int(match[2]), []).append((label, str(base / name)))
+            place = str(Path(*(base / name).parts))  # of its parts: a remote path prints as its address
+            masks.setdefault(int(match[1]), {}).setdefault(int(match[2]), []).append((label, place))
     if not masks:
         raise DatasetError(
             f"expected Label Studio's JSON export or task-1-annotation-2-...-NAME-0.png in {base}, got neither"
@@ -251,7 +252,7 @@ def _from_pngs(base: Path, there: list[str]) -> tuple[tuple[Drawing, ...], tuple
         newest = found[max(found)]
         text = json.dumps([{"kind": "png", "labels": [label], "path": path} for label, path in newest])
         drawings.append(
-            Drawing(base / image, Path(newest[0][1]), PurePosixPath(image).with_suffix("").as_posix(), text)
+            Drawing(base / image, type(base)(newest[0][1]), PurePosixPath(image).with_suffix("").as_posix(), text)
         )
     if absent:
         raise DatasetError(
@@ -315,7 +316,7 @@ def _inside(
     if points is not None:
         return inside_polygon(points, size_hw)
     if result["kind"] == "png":
-        brush = Path(result["path"])
+        brush = type(path)(result["path"])
         inside: NDArray[np.bool_] = read_rgb(brush).max(axis=2) > 0
         if inside.shape != size_hw:
             raise ValueError(f"{brush.name} of {inside.shape[0]}x{inside.shape[1]} pixels")

@@ -56,7 +56,7 @@ def labelme_files(root: Path) -> dict[str, tuple[str, ...]]:
     runs = {name.removesuffix("run.json") for name in names if name.endswith("/run.json")}
     ours = tuple(runs & {name.removesuffix("data.json") for name in names if name.endswith("/data.json")})
     names = [name for name in names if not name.startswith(ours)]  # of trained models
-    parts = [name.split("/")[0] if "/" in name else "" for name in names]
+    parts = [name.split("/")[0].lower() if "/" in name else "" for name in names]
     if not names or not all(part in _SPLITS for part in parts):
         return {"train": tuple(names)} if names else {}
     by_split = {

@@ -179,7 +179,7 @@ def painted_dataset(
         )
     owners: dict[str, str] = {}
     for drawing in drawings:
-        other = owners.setdefault(os.path.normpath(drawing.image), drawing.name)
+        other = owners.setdefault(os.path.normpath(str(drawing.image)), drawing.name)  # itself it would be fetched
         if other != drawing.name:
             raise DatasetError(
                 f"expected an image file for each entry of {drawing.labels}, got {drawing.image} for {other} and for "

@@ -96,7 +96,12 @@ def _lists(root: Path) -> dict[str, list[Line]]:
         )
     if len(names) == 1 and PurePosixPath(names[0]).stem not in USUAL_SPLITS:
         return {"train": _lines(root / names[0])}
-    return {PurePosixPath(name).stem: _lines(root / name) for name in names}
+    by_split: dict[str, str] = {}
+    for name in names:
+        other = by_split.setdefault(PurePosixPath(name).stem, name)
+        if other != name:
+            raise DatasetError(f"expected one list of each split in {root}, got {other} and {name}; join or remove one")
+    return {split: _lines(root / name) for split, name in by_split.items()}
 
 
 def _numbered(text: str) -> list[tuple[int, str]]:
@@ -195,7 +200,8 @@ def _pairs(lists: dict[str, list[Line]], folder: Path, split: str) -> tuple[File
 
 
 def _resolved(folder: Path, word: str) -> Path:
-    path = Path(os.path.normpath(folder / word.replace("\\", "/")))
+    joined = folder / word.replace("\\", "/")
+    path = type(folder)(os.path.normpath(Path(*joined.parts)))  # of its parts: a remote file would be fetched
     if locate(folder) is not None and not path.is_relative_to(folder):
         raise DatasetError(f"expected files inside {folder}, got {word!r}, which leaves the zip file; correct the list")
     return path

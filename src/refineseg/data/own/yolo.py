@@ -281,7 +281,7 @@ def _counterpart(folder: Path, old: str, new: str) -> Path:
     places = [i for i, part in enumerate(parts) if part == old]
     if places:
         parts[places[-1]] = new
-    return Path(*parts)
+    return type(folder)(*parts)  # a remote path stays one: else the empty stand-in of a file is read
 
 
 def paint_yolo(drawing: Drawing, size_hw: tuple[int, int], classes: NamedClasses) -> Canvas:

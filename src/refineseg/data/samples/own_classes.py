@@ -14,7 +14,7 @@ from pathlib import Path
 
 from refineseg.class_info import ClassInfo, usual_void
 from refineseg.data.samples.class_files import CLASS_FILES, LONGEST_NAME, listed_names
-from refineseg.errors import DatasetError, LabelError
+from refineseg.errors import ConfigError, DatasetError, LabelError
 
 BACKGROUND = "background"
 """Name of the class of pixels that no object covers; it is class 0."""
@@ -176,6 +176,11 @@ def classes_beside(root: Path, *, file_names: Sequence[str] = CLASS_FILES) -> Na
     if listed is None:
         return None
     colours, void_names, file_name = listed
+    if BACKGROUND in map(tidy, void_names):
+        raise ConfigError(
+            f'expected {BACKGROUND} in {root / file_name} without "ignore": it is the class of pixels that no object '
+            'covers; take that entry out, and to make them void write remap.json: {"background": null}'
+        )
     classes = named_classes(list(colours), listed_in=file_name, void_names=void_names)
     info = classes.class_info
     own = {tidy(name): colour for name, colour in colours.items()}

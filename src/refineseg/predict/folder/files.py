@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from refineseg.errors import OutputError
-from refineseg.files.special import has_file
 from refineseg.files.writing import remove_leftovers
 from refineseg.predict.folder.file_options import FileOptions
 from refineseg.predict.folder.file_run import FileRun, FilesResult
 from refineseg.predict.folder.follower import Follower
 from refineseg.predict.folder.plan import FilesPlan, plan_files
-from refineseg.predict.folder.records import RECORD, InputsRecord, begin_record, is_of_another
+from refineseg.predict.folder.records import InputsRecord, begin_record, forget_elsewhere
 from refineseg.predict.folder.single_inputs import SingleInputs
 from refineseg.predict.options import PredictorOptions
 from refineseg.predict.outputs.areas import area_table
@@ -62,9 +61,9 @@ def _begun(
     """Since when results are of this model and these options, and the record of their inputs; one file keeps none."""
     if len(plan.files) > 1 or resume:
         since_ns = begin_record(out, identity(), resume=resume)
+        forget_elsewhere(plan.files, identity, own=out)
         return since_ns, InputsRecord(out, resume=since_ns is not None)
-    if plan.files and has_file(out / RECORD) and is_of_another(out, identity()):
-        InputsRecord(out, resume=True).forget(plan.files[0])  # a later --resume of that run predicts it anew
+    forget_elsewhere(plan.files, identity, own=None)  # a later --resume of those runs predicts them anew
     return None, None
 
 

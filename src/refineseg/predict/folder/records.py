@@ -11,14 +11,15 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import file_mark
-from refineseg.files.special import refuse_special
+from refineseg.files.special import has_file, refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.predict.folder.plan import FileJob
 
@@ -151,7 +152,7 @@ class InputsRecord:
         return _mark(job.source) == mark
 
     def add(self, job: FileJob, read_at: Times | None) -> None:
-        """Note that a result is made; without room for that, its time will have to tell.
+        """Note that a result is made, or that its input changed meanwhile; without room for that, its time must tell.
 
         Args:
             job: The input and its result.
@@ -159,6 +160,7 @@ class InputsRecord:
         """
         mark = _mark(job.source)
         if mark is None or file_times(job.source) != read_at:
+            self.forget(job)  # the result is newer than the change, so its time would tell that it is of it
             return
         line: list[Any] = [self._key(job), read_at, mark]
         with self._lock, contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
@@ -171,6 +173,27 @@ class InputsRecord:
 
     def _key(self, job: FileJob) -> str:
         return job.target.removeprefix(self._start)
+
+
+def forget_elsewhere(jobs: Iterable[FileJob], identity: Callable[[], Mapping[str, Any]], *, own: Path | None) -> None:
+    """Tell the records of other runs, in all folders that the results lie in, that these are not theirs any more.
+
+    Args:
+        jobs: What is to be done.
+        identity: As in :func:`begin_record`; called where there is such a record.
+        own: Folder whose record is this run's; None: it keeps none.
+    """
+    kept = None if own is None else os.path.abspath(own)  # noqa: PTH100 - texts
+    others: dict[str, InputsRecord | None] = {}
+    for job in jobs:
+        target = os.path.abspath(job.target)  # noqa: PTH100
+        for above in Path(target).parents:
+            place = str(above)
+            if place not in others:
+                other = place != kept and has_file(above / RECORD) and is_of_another(above, identity())
+                others[place] = InputsRecord(above, resume=True) if other else None
+            if (record := others[place]) is not None:
+                record.forget(replace(job, target=target))
 
 
 def _mark(source: str) -> str | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from refineseg.class_info import ClassInfo
-from refineseg.images.render import legend
+from refineseg.images.render import is_painted, legend
 
 _LARGEST_LEGEND = 0.5  # of the height of the frame
 
@@ -20,9 +20,9 @@ _LARGEST_LEGEND = 0.5  # of the height of the frame
 class FramePainter:
     """Paints the classes over the frames of a video.
 
-    The legend stands below the image and names all classes of the model, so that it is the same in every frame; where
-    it would take more than half the image's height, it is left out. Odd sides grow by one pixel, a copy of the last
-    one, because H.264 in its usual form has colours for pairs of pixels only.
+    The legend stands below the image and names all classes that are painted, so that it is the same in every frame;
+    where it would take more than half the image's height, it is left out. Odd sides grow by one pixel, a copy of the
+    last one, because H.264 in its usual form has colours for pairs of pixels only.
 
     Args:
         class_info: Colours and names.
@@ -36,7 +36,10 @@ class FramePainter:
     ) -> None:
         height, width = size_hw
         self._class_info, self._opacity = class_info, opacity
-        strip = legend(class_info, range(class_info.num_classes), width=width) if with_legend else None
+        painted = is_painted(class_info)
+        self._painted = np.append(painted, False)  # the last one stands for void
+        shown = np.flatnonzero(painted).tolist() if with_legend else []
+        strip = legend(class_info, shown, width=width) if shown else None
         if strip is not None and strip.shape[0] > _LARGEST_LEGEND * height:
             strip = None
         rows = height + (0 if strip is None else strip.shape[0])
@@ -44,7 +47,7 @@ class FramePainter:
         self._strip = strip
 
     def paint(self, image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8]:
-        """The picture of one frame, ``(*self.size_hw, 3)``; void stays unpainted.
+        """The picture of one frame, ``(*self.size_hw, 3)``; void and background stay unpainted.
 
         Args:
             image: ``(H, W, 3)`` uint8 RGB.
@@ -52,9 +55,9 @@ class FramePainter:
         """
         colours = Image.fromarray(self._class_info.colours(mask))
         blended = np.asarray(Image.blend(Image.fromarray(image), colours, self._opacity))
-        void = mask >= self._class_info.num_classes
-        if void.any():
-            blended = np.where(void[..., None], image, blended)
+        painted = self._painted.take(np.minimum(mask, self._class_info.num_classes))
+        if not painted.all():
+            blended = np.where(painted[..., None], blended, image)
         if self._strip is not None:
             blended = np.concatenate([blended, self._strip])
         bottom, right = self.size_hw[0] - blended.shape[0], self.size_hw[1] - blended.shape[1]
