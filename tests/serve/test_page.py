@@ -450,3 +450,43 @@ def test_a_background_is_not_painted_until_it_is_chosen(chromium, tmp_path):
     assert behind.any()
     assert np.array_equal(pictures[0], np.where(behind, picture, np.array(info.palette[1])))
     assert np.array_equal(pictures[1], np.where(behind, np.array(info.palette[0]), picture))
+
+
+def test_after_a_file_that_is_no_picture_a_model_is_chosen_for_the_one_that_stays(chromium, service, tmp_path):
+    """Also a file that was changed since it was opened is told as such, and a camera that only https pages have."""
+    context = chromium.new_context()
+    page = context.new_page()  # not page_of: refused requests are told on the console
+    page.set_default_timeout(WAIT_MS)
+    page.goto(service.address)
+    page.wait_for_selector("body[data-ready]")
+    drop(page, png(photograph((50, 60))), "first.png")
+    page.set_input_files("#file", {"name": "b.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.wait_for_selector("#error:not([hidden])")
+    page.select_option("#model", "second")
+    page.wait_for_selector("#pane-1 canvas[aria-label^='first, second']")
+    assert page.is_hidden("#error")
+    file = tmp_path / "changed.png"
+    file.write_bytes(png(photograph((50, 60))))
+    page.set_input_files("#file", str(file))
+    page.wait_for_selector("#pane-1 canvas[aria-label^='changed, second']")
+    file.write_bytes(png(photograph((70, 80))))
+    os.utime(file, (1, 1))
+    page.select_option("#model", "tiny")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "cannot be read" in page.inner_text("#error p")
+    page.evaluate("() => { Object.defineProperty(navigator, 'mediaDevices', { value: undefined }); }")
+    page.evaluate("() => document.querySelector('[data-source=camera]').click()")
+    page.wait_for_function("() => document.querySelector('#error p').textContent.includes('https://')")
+    context.close()
+
+
+def test_the_tip_of_a_picture_goes_with_it(chromium, service):
+    with page_of(chromium, service.address) as page:
+        drop(page, png(photograph((50, 60))), "first.png")
+        page.wait_for_selector("#pane-1 canvas[aria-label^='first']")
+        page.focus("#pane-1 canvas")
+        page.keyboard.press("ArrowRight")
+        assert page.is_visible("#tip")
+        drop(page, png(photograph((60, 50))), "second.png")
+        page.wait_for_selector("#pane-1 canvas[aria-label^='second']")
+        assert page.is_hidden("#tip")

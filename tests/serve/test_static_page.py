@@ -2,18 +2,22 @@
 
 import functools
 import http.server
+import json
 import shutil
 import threading
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data as photographs
 
+import refineseg
 from conftest import call
 from fakes.services import png
 from refineseg.serve import web_runtime
 from refineseg.serve.page_files import package_files
+from refineseg.serve.static_page import write_static_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -184,3 +188,12 @@ def test_outlines_cover_the_pixels_of_their_class(tmp_path):
         assert shape(feature["geometry"]).is_valid
         assert shape(feature["geometry"]).area == feature["properties"]["area"]
         assert feature["properties"]["colour"] in ("#0000ff", "#0100ff")
+
+
+def test_the_address_of_a_model_leads_to_its_file_whatever_its_name_is(tmp_path):
+    segmenter = refineseg.build("refineseg_nano", num_classes=2)
+    write_static_page(tmp_path / "site", {"run#2 50%": segmenter}, {})
+    [described] = json.loads((tmp_path / "site" / "settings.json").read_text())["models"]
+    address = urlsplit(described["file"])
+    assert not address.fragment
+    assert (tmp_path / "site" / unquote(address.path)).is_file()

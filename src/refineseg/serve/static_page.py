@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from refineseg.errors import ConfigError
 from refineseg.export.files import export_file
@@ -55,7 +56,7 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
         described.append(
             {
                 "name": name,
-                "file": file,
+                "file": quote(file),  # an address
                 "licence": segmenter.spec.licence,
                 "ignore_index": info.ignore_index,
                 "classes": [

@@ -132,6 +132,10 @@ async function compute(picture) {
     if (job.signal.aborted) return;
     fail(error);
     if (!state.results.length) back();
+    else if (picture !== state.picture) { // another model is for the one that stays
+      state.asked = state.picture;
+      picture.bitmap?.close();
+    }
   }
   busy(false);
 }
@@ -177,7 +181,7 @@ function fail(error) {
 
 function reveal() {
   const [first, second] = state.results;
-  $("empty").hidden = true;
+  $("empty").hidden = $("tip").hidden = true; // the tip told of what was shown before
   for (const id of ["panes", "zoom", "sources"]) $(id).hidden = false;
   $("panel").hidden = !first;
   $("pane-2").hidden = !second;
@@ -351,7 +355,10 @@ async function openCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
   } catch (error) {
-    const why = error.name === "NotAllowedError" ? "The browser does not allow it here." : "None was found.";
+    const known = { NotAllowedError: "The browser does not allow it here.", NotFoundError: "None was found." };
+    const why = navigator.mediaDevices
+      ? (known[error.name] ?? `(${error.message})`)
+      : "Browsers give it only to pages of this computer or at https:// addresses.";
     fail(new Error(`The camera cannot be used. ${why}`));
     return;
   }

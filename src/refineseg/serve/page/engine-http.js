@@ -21,6 +21,9 @@ export class HttpEngine {
         response = await fetch(address, { ...options, headers, cache: "no-store" });
       } catch (error) {
         if (error.name === "AbortError") throw error;
+        await options.body?.slice(0, 1).arrayBuffer().catch(() => {
+          throw new Error("The file cannot be read: it is a folder, or it was changed or removed meanwhile. Open it again.");
+        });
         throw new Error("The service does not answer. Is it still running?");
       }
       if (response.ok) return response;

@@ -198,6 +198,7 @@ export class Pane {
     canvas.addEventListener("dblclick", (event) => this.zoomAt(2, event.offsetX, event.offsetY));
     canvas.addEventListener("keydown", (event) => this.#key(event));
     for (const kind of ["focus", "blur"]) canvas.addEventListener(kind, () => this.draw());
+    canvas.addEventListener("blur", () => this.pointed(null, this));
     const wipeTo = (event) => {
       const box = this.figure.getBoundingClientRect();
       this.view.set({ wipe: Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) });
