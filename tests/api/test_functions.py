@@ -167,7 +167,7 @@ def test_what_is_no_data_set_is_refused_before_anything_is_written(trained, tmp_
         refineseg.train(f"folder:{root}", tmp_path / "run", val=Plain([]))
     with pytest.raises(ConfigError, match="expected --data NAME:ROOT, got none"):
         refineseg.train(None, tmp_path / "run")
-    unmeasured = {"settings": {"val_split": None}, "stop_when": EarlyStopping(), "device": "cpu"}
+    unmeasured = {"settings": {"val_split": None, **SMALL}, "stop_when": EarlyStopping(), **QUICK}
     with pytest.raises(ConfigError, match="expected validation images to stop by mean_iou, got none"):
         refineseg.train(f"folder:{root}", tmp_path / "run", **unmeasured)
     assert not (tmp_path / "run").exists()
@@ -321,6 +321,7 @@ def test_a_path_to_a_file_of_a_shipped_name_is_that_file(model, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     shutil.copy(model, "camvid")
     write_folder(tmp_path / "data", splits={"val": 1})
+    (tmp_path / "data" / "classes.txt").write_text("ground\nsky\nsquare\n")
     assert refineseg.Predictor(Path("camvid"), device="cpu").class_info.num_classes == 3
     result = refineseg.evaluate("folder:data", model=Path("./camvid"), device="cpu")
     assert len(result.matrix.per_class_iou) == 3

@@ -140,4 +140,4 @@ def test_epochs_of_a_long_budget_are_short_enough_to_be_saved(tmp_path, monkeypa
     for hours in (1, 8):
         given = Budget(hours * 3600.0, time.monotonic())
         found = fit_to_budget(segmenter, config, data, given, device="cpu", num_workers=0, progress=Silent())
-        assert 0.5 * found.phases[0].epoch_steps <= 900
+        assert 0.5 * found.phases[0].epoch_steps <= 1200  # in half as many epochs at least, for the most steps

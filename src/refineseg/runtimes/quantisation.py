@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from refineseg.errors import ConfigError, MissingExtraError
 from refineseg.runtimes.description import KEY, Description
 from refineseg.runtimes.programs import load_openvino
+from refineseg.scoring import class_map_of
 from refineseg.terminal.printing import warn
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -177,7 +179,10 @@ class _Comparison:
 
     def _classes(self, compiled: Any, image: NDArray[np.uint8]) -> NDArray[Any]:  # noqa: ANN401
         found = compiled(_batch(image))[self._output]
-        return np.array(found) if self._gives_classes else found.argmax(1).astype(np.uint16)
+        if self._gives_classes:
+            return np.array(found)
+        classes: NDArray[Any] = class_map_of(torch.from_numpy(np.array(found))).numpy().astype(np.uint16)
+        return classes
 
     def __call__(
         self,

@@ -130,8 +130,8 @@ def num_tiff_pages(content: bytes, *, most: int) -> int:
     try:
         (place,) = struct.unpack_from(place_form, content, 8 if big else 4)
         while place and pages <= most:
-            pages += 1
             (entries,) = struct.unpack_from(count_form, content, place)
+            pages += 1
             place += struct.calcsize(count_form) + entries * entry_bytes
             (place,) = struct.unpack_from(place_form, content, place)
     except (struct.error, OverflowError):  # the chain leads out of the file, which decoding will tell

@@ -51,7 +51,7 @@ def fit_to_budget(
     """Measure steps and validation, and fix the length of every phase.
 
     Phases keep their shares of the time, and warm-up its share of a phase. There are at most ten epochs (of a long
-    budget one for 10 minutes), and fewer where measuring after each would take more than a tenth of the time.
+    budget one for 10 to 20 minutes), and fewer where measuring after each would take more than a tenth of the time.
 
     Args:
         segmenter: The model to start from; it stays as it is.

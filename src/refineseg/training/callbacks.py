@@ -46,7 +46,7 @@ class EarlyStopping:
         min_delta: Least change that counts as better.
 
     Raises:
-        ConfigError: A patience below 1, or a change below 0.
+        ConfigError: Another metric, a patience below 1, or a change below 0.
 
     Example:
         >>> history = [{"epoch": i + 1, "mean_iou": iou} for i, iou in enumerate((0.2, 0.5, 0.4, 0.5))]
@@ -59,6 +59,8 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
+        if str(self.metric) not in ("mean_iou", "loss"):
+            raise ConfigError(f"expected mean_iou or loss as the metric to stop by, got {self.metric!r:.80}")
         if self.patience < 1 or self.min_delta < 0:
             raise ConfigError(
                 f"expected a patience of at least 1 epoch and a min_delta of at least 0, got {self.patience} and "

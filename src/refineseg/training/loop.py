@@ -83,12 +83,7 @@ def train(
         MissingExtraError: A logger's package is not installed.
         KeyboardInterrupt: Ctrl-C; the last checkpoint is intact. SIGTERM ends with ``SystemExit`` likewise.
     """
-    stop = None if callbacks is None else callbacks.stop_when
-    if isinstance(stop, EarlyStopping) and stop.metric == "mean_iou" and data.val is None:
-        raise ConfigError(
-            "expected validation images to stop by mean_iou, got none; give a validation split, or stop by "
-            'metric="loss"'
-        )
+    _check_stopping(callbacks, data)
     limit = TimeLimit(stop_after_s)
     engine = Engine(config, device=device, say=progress.say)
     engine.place(segmenter)
@@ -129,6 +124,20 @@ def train(
     if "epochs" not in state.measured.spec.provenance:  # the run was complete before; its file says where it comes from
         state.measured.with_provenance(load_spec(folder / "last.safetensors").provenance)
     return state.measured
+
+
+def _check_stopping(callbacks: Callbacks | None, data: TrainingData) -> None:
+    """Whether there is something to stop by.
+
+    Raises:
+        ConfigError: There is not.
+    """
+    stop = None if callbacks is None else callbacks.stop_when
+    if isinstance(stop, EarlyStopping) and stop.metric == "mean_iou" and data.val is None:
+        raise ConfigError(
+            "expected validation images to stop by mean_iou, got none; give a validation split, or stop by "
+            'metric="loss"'
+        )
 
 
 def _write_report(folder: Path, state: RunState, matrix: ConfusionMatrix | None) -> None:

@@ -59,10 +59,10 @@ def open_data(
             record = _checked(val_set, check).record
         except LabelError as error:
             names = first_names([val_set.name(i) for i in range(len(val_set))])
-            told = f"{error}; these are the validation images ({config.val_split}: {names})"
+            told = f"these are the validation images ({config.val_split}: {names})"
             if config.val_split == HELD_OUT:
-                told += "; label them, or say --set val_share=0 or another --set seed"
-            raise LabelError(told) from error
+                told += "; correct them, or say --set val_share=0 or another --set seed"
+            raise LabelError(*error.args, told) from error
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[validation_name(f"{first}:{config.val_split}")] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")

@@ -184,16 +184,16 @@ def forget_elsewhere(jobs: Iterable[FileJob], identity: Callable[[], Mapping[str
         own: Folder whose record is this run's; None: it keeps none.
     """
     kept = None if own is None else os.path.abspath(own)  # noqa: PTH100 - texts
-    others: dict[str, InputsRecord | None] = {}
+    above: dict[str, list[InputsRecord]] = {}  # of each folder of results
     for job in jobs:
         target = os.path.abspath(job.target)  # noqa: PTH100
-        for above in Path(target).parents:
-            place = str(above)
-            if place not in others:
-                other = place != kept and has_file(above / RECORD) and is_of_another(above, identity())
-                others[place] = InputsRecord(above, resume=True) if other else None
-            if (record := others[place]) is not None:
-                record.forget(replace(job, target=target))
+        folder = os.path.dirname(target)  # noqa: PTH120
+        if folder not in above:
+            places = [place for place in (Path(folder), *Path(folder).parents) if str(place) != kept]
+            others = [place for place in places if has_file(place / RECORD) and is_of_another(place, identity())]
+            above[folder] = [InputsRecord(place, resume=True) for place in others]
+        for record in above[folder]:
+            record.forget(replace(job, target=target))
 
 
 def _mark(source: str) -> str | None:
