@@ -100,7 +100,7 @@ def test_no_verb_looks_up_anything(tmp_path):
         run("export", "--model", "run/last.safetensors", "--format", form, "--out", name)
         run("predict", own + "/images/val", "--model", name, "--out", form)
     run("export", "--model", "camvid", "--format", "openvino", "--out", "int8.xml", "--precision", "int8",
-        "--calibrate", f"camvid:{{scenes}}", "--images", "2")
+        "--calibrate", f"camvid:{{scenes}}", "--images", "2", "--calibrate-agreement", "0.5")
     for backend in ("torch", "openvino", "onnxruntime"):
         run("evaluate", "--model", "camvid", "--data", f"camvid:{{scenes}}", "--backend", backend, "--device", "cpu")
     run("bench", "--model", "camvid", "--size", "64x96", "--repeats", "1", "--device", "cpu")
