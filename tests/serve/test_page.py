@@ -476,7 +476,7 @@ def test_after_a_file_that_is_no_picture_a_model_is_chosen_for_the_one_that_stay
     assert "cannot be read" in page.inner_text("#error p")
     page.evaluate("() => { Object.defineProperty(navigator, 'mediaDevices', { value: undefined }); }")
     page.evaluate("() => document.querySelector('[data-source=camera]').click()")
-    page.wait_for_function("() => document.querySelector('#error p').textContent.includes('https://')")
+    page.wait_for_function("() => document.querySelector('#error p').textContent.includes('(https)')")
     context.close()
 
 

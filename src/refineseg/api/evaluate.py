@@ -61,7 +61,7 @@ def evaluate(
     pictures, enlargement = given["pictures"], given["enlargement"]
     from refineseg.predict.views.scoring_views import check_scoring
 
-    model = as_model(model)
+    model = str(as_model(model)) if isinstance(model, Path) else model
     scoring: Any = {"precision": precision, "scales": as_words(scales), "protocol": protocol, "backend": backend}
     scoring |= {"device": device, "flip": flip, "enlargement": enlargement}
     if isinstance(model, str):

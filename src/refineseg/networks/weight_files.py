@@ -116,7 +116,7 @@ def plain_values() -> Iterator[None]:
             yield
 
 
-def read_checkpoint(path: Path) -> Mapping[str, Any]:
+def read_checkpoint(path: Path) -> Mapping[Any, Any]:
     """The content of a file that PyTorch wrote (``.pth``, ``.pth.tar``, ``.ckpt``, ...), without running code in it.
 
     Raises:

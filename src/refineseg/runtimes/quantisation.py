@@ -230,11 +230,11 @@ class _Comparison:
 
 
 def _has_8_bits(convolution: Any) -> bool:  # noqa: ANN401 - openvino.Node
-    """Whether the filter comes from whole numbers, which are multiplied by a scale."""
+    """Whether the filter comes from whole numbers, which are multiplied by a scale, or is rounded (depthwise ones)."""
     operation = convolution.input_value(1).get_node()
-    while operation.get_type_name() != "Constant":
+    while operation.get_type_name() not in ("Constant", "FakeQuantize"):
         operation = operation.input_value(0).get_node()
-    return str(operation.get_element_type().get_type_name()) == "i8"
+    return operation.get_type_name() == "FakeQuantize" or str(operation.get_element_type().get_type_name()) == "i8"
 
 
 def _batch(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -358,7 +358,7 @@ async function openCamera() {
     const known = { NotAllowedError: "The browser does not allow it here.", NotFoundError: "None was found." };
     const why = navigator.mediaDevices
       ? (known[error.name] ?? `(${error.message})`)
-      : "Browsers give it only to pages of this computer or at https:// addresses.";
+      : "Browsers give it only to pages of this computer and to encrypted addresses (https).";
     fail(new Error(`The camera cannot be used. ${why}`));
     return;
   }
