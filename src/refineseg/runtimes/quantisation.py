@@ -101,7 +101,7 @@ def quantised(
 
     A layer is put back into floating point by its effect on classes: NNCF tries each alone, and then keeps those that
     help most, one after another, until enough pixels have the class that they had before. That takes minutes, and is
-    done only where 8 bits throughout do not suffice, for 20 minutes at most.
+    done only where 8 bits throughout do not suffice, for about 20 minutes at most.
 
     Args:
         model: Model in single precision; it stays as it is.

@@ -806,3 +806,15 @@ def test_label_studio_an_image_in_a_folder_is_found_beside_one_of_its_name_in_th
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     dataset = open_dataset("label_studio", tmp_path, split="train")
     assert [dataset.name(i) for i in range(2)] == ["1", "frames/1"]
+
+
+def test_yolo_without_yaml_has_splits_that_may_begin_with_a_capital(tmp_path):
+    for split in ("Train", "valid", "Test"):
+        _image(tmp_path / "images" / split / "p.png")
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "p.txt").write_text("0 0 0 1 0 1 1\n")
+    (tmp_path / "classes.txt").write_text("a\n")
+    for split in ("train", "val", "test"):
+        dataset = open_dataset("yolo", tmp_path, split=split)
+        assert (len(dataset), dataset.notes) == (1, ())
+        assert dataset.read_mask(0).max() == 1

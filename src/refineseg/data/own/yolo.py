@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.own.folder_layout import USUAL_SPLITS
+from refineseg.data.own.folder_layout import USUAL_SPLITS, split_like
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
 from refineseg.data.samples.class_files import without_numbers
@@ -105,7 +105,8 @@ def open_yolo(root: Path, split: str) -> SourceDataset:
       ``path``, else to the file itself. Labels: the same path with the last ``images`` replaced by ``labels``, and
       ``.txt``. An image without a label file is all background, as in training with Ultralytics.
     * Without a YAML file, ``images``, ``labels`` and the names in ``classes.txt`` (Label Studio's export); the splits
-      are the folders ``train``, ``val``, ``test`` in ``images``, else everything is ``train``.
+      are the folders ``train``, ``val``, ``test`` in ``images`` (or ``Train``, ``valid``, ...), else everything is
+      ``train``.
     * Classes: ``background``, then ``names`` in order.
     * A pixel belongs to a polygon if its centre does; small objects are painted over large ones.
 
@@ -159,9 +160,9 @@ def _strays(labels: set[Path]) -> tuple[LeftOut, ...]:
 
 def _outside(root: Path, content: dict[str, Any]) -> tuple[LeftOut, ...]:
     """The label files and images of no split, where no YAML file says what is meant to be read."""
-    splits = [name for name in USUAL_SPLITS if name in content]
     if content.get("train") == "images":
         return ()
+    splits = [content[name].removeprefix("images/") for name in USUAL_SPLITS if name in content]
     lost = []
     for folder, kind, endings in (("labels", "label files", (".txt",)), ("images", "images", IMAGE_SUFFIXES)):
         names = [name for name in list_files(root / folder) if name.lower().endswith(endings)]
@@ -175,8 +176,9 @@ def _content(root: Path) -> tuple[Path, dict[str, Any]]:
     if path is None and is_folder(root) and is_bare_yolo(root):
         lines = [line.strip() for line in read_text(root / _CLASSES).splitlines() if line.strip()]
         names = without_numbers(lines, root / _CLASSES)
-        folders = [name for name in subfolders(root / "images") if name in USUAL_SPLITS]
-        places = {name: f"images/{name}" for name in folders} or {"train": "images"}
+        folders = subfolders(root / "images")
+        found = {usual: split_like(usual, folders) for usual in USUAL_SPLITS}
+        places = {usual: f"images/{name}" for usual, name in found.items() if name} or {"train": "images"}
         return root / _CLASSES, {"names": names, **places}
     if path is None:
         raise DatasetError(f"expected one data.yaml in {root}, got none or several; name the file: yolo:FILE.yaml")
