@@ -471,6 +471,12 @@ def largest_whole_numbers(model):
     return [int(np.abs(values.astype(int)).max()) for values in eight_bit if values.ndim == 4]
 
 
+def exported_model(segmenter, folder):
+    path = folder / "net.safetensors"
+    segmenter.save(path)
+    return path
+
+
 @pytest.mark.slow
 def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes, tmp_path, monkeypatch, capsys):
     """Also through the command line: acceptance of the file by its own tolerance, evaluation that names 8 bits."""
@@ -498,6 +504,12 @@ def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes
         logits = segmenter(batch)
     error = (opened.scorer.logits(batch) - logits).abs().mean() / logits.std()
     assert 0 < float(error) < 0.2
+    status, out, err = call(
+        monkeypatch, capsys, "export", "--model", exported_model(segmenter, tmp_path), "--out", tmp_path / "strict.xml",
+        "--precision", "int8", "--calibrate", f"camvid:{scenes}", "--calibrate-agreement", "0", "--accept",
+        f"camvid:{scenes}", "--agreement", "1",
+    )  # fmt: skip
+    assert (status, "--calibrate-agreement nearer to 1 keeps more layers" in " ".join(err.split())) == (1, True)
     status, _, _ = call(
         monkeypatch, capsys, "evaluate", "--data", f"camvid:{scenes}", "--model", path, "--out", tmp_path,
         "--json", tmp_path / "scores.json",

@@ -92,10 +92,10 @@ def export(
     if found is None:
         print_lines(f"exported: {out}", "not compared with the model; add --accept NAME:ROOT")
     else:
-        _tell(found, out)
+        _tell(found, out, precision)
 
 
-def _tell(found: Any, out: Path) -> None:  # noqa: ANN401 - Acceptance, which would be a heavy import
+def _tell(found: Any, out: Path, precision: str) -> None:  # noqa: ANN401 - Acceptance, which would be a heavy import
     """What the comparison found; status 1 where the file is refused."""
     print_lines(
         f"{100 * found.agreement:.4f} % of the pixels of {found.num_images} images agree; worst image: "
@@ -106,5 +106,9 @@ def _tell(found: Any, out: Path) -> None:  # noqa: ANN401 - Acceptance, which wo
     for complaint in found.complaints:
         messages().say(f"refused: {complaint}", style="red")
     if found.complaints:
+        if precision == "int8":
+            messages().say(
+                "--calibrate-agreement nearer to 1 keeps more layers in floating point; --drift accepts more"
+            )
         raise typer.Exit(1)
     print_lines(f"accepted: {out}")
