@@ -504,7 +504,7 @@ def test_quantised_files_keep_their_masks_and_say_what_they_are(exported, scenes
         logits = segmenter(batch)
     error = (opened.scorer.logits(batch) - logits).abs().mean() / logits.std()
     assert 0 < float(error) < 0.2
-    status, out, err = call(
+    status, _, err = call(
         monkeypatch, capsys, "export", "--model", exported_model(segmenter, tmp_path), "--out", tmp_path / "strict.xml",
         "--precision", "int8", "--calibrate", f"camvid:{scenes}", "--calibrate-agreement", "0", "--accept",
         f"camvid:{scenes}", "--agreement", "1",
