@@ -196,7 +196,8 @@ def _networks_section(kept: dict[str, Any]) -> list[str]:
 
 _WAYS = ("OpenVINO, rewritten", "OpenVINO, plain", "ONNX Runtime, rewritten", "ONNX Runtime, plain")
 _NETWORKS = (
-    "Milliseconds of one image in float32; *rewritten* is how refineseg runs its own networks. The networks saw the\n"
+    "Milliseconds of one image of 360x480 in float32; *rewritten* is how refineseg runs its own networks\n"
+    "([fused](counts.md)). The mIoU is from the same command without `--steps time`. The networks saw the\n"
     "same crops in the same order, for the same few epochs, from the same ImageNet weights. [Speed](speed.md) has the\n"
     "picture."
 )
@@ -244,6 +245,8 @@ def own_data_page(results: dict[str, dict[str, Any]]) -> str:
     cells = own_data.cells(rows)
     behind = [max(means.values()) - means["refineseg"] for means in cells.values()]
     seeds = sorted({seed for row in rows for seed in row["mean_iou"]})
+    budgets = [row for row in rows if row["contender"] == "refineseg" or row["contender"].endswith("our loop")]
+    used = [seconds / (0.6 * row["minutes"]) for row in budgets for seconds in row["seconds"].values()]
     lines = [
         "# Own data, as measured",
         "",
@@ -251,7 +254,9 @@ def own_data_page(results: dict[str, dict[str, Any]]) -> str:
         "",
         f"`refineseg train --budget` is first in {behind.count(0.0)} of {len(cells)} cells, and at most",
         f"{max(behind):.1f} points behind in the others. Seeds: {', '.join(seeds)}; with more than one, a cell has",
-        "their mean and standard deviation.",
+        "their mean and standard deviation. One seed says little where two are less than a point apart: on steel,",
+        "seeds differ by up to three points. Runs with `--budget` used "
+        f"{min(used):.0f} to {max(used):.0f} % of their time.",
         "Cells that are missing were not run. mIoU on `val` in percent:",
         "",
         *own_data.table(rows),

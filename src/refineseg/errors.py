@@ -18,20 +18,22 @@ def told(error: BaseException, *, most: int = 160) -> str:
     return f"{type(error).__name__}: {text}"[:most] if text else type(error).__name__
 
 
-def how_to_install(requirement: str) -> str:
+def how_to_install(requirement: str, *, anew: bool = False) -> str:
     """The command that installs a package into the environment of this process.
 
     Args:
         requirement: As pip takes it, for instance ``refineseg[video]``.
+        anew: Whether the files of an installed package are put in place again.
     """
+    install = "install --force-reinstall" if anew else "install"
     folder = Path(sys.prefix)
     if importlib.util.find_spec("pip") is not None:
         on_path = shutil.which("pip")
         is_ours = on_path is not None and Path(on_path).parent == Path(sys.executable).parent
-        return f"{'pip' if is_ours else f'{shlex.quote(sys.executable)} -m pip'} install '{requirement}'"
+        return f"{'pip' if is_ours else f'{shlex.quote(sys.executable)} -m pip'} {install} '{requirement}'"
     if folder.name == ".venv" and (folder.parent / "dev").is_file():  # which makes it without pip
-        return f"./dev pip install '{requirement}'"
-    return f"pip --python {shlex.quote(sys.executable)} install '{requirement}'"
+        return f"./dev pip {install} '{requirement}'"
+    return f"pip --python {shlex.quote(sys.executable)} {install} '{requirement}'"
 
 
 class RefinesegError(Exception):

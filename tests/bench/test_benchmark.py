@@ -242,6 +242,20 @@ def test_our_scores_stand_in_the_cards_of_the_models():
             assert shipped_models()[score.model]["variant"] == score.variant
 
 
+def test_our_scores_are_the_recorded_ones():
+    compared = set()
+    for score in (score for scores in MEASURED_SCORES.values() for score in scores):
+        path = ROOT / "benchmarks" / "results" / f"{score.model}_{score.split}.json"
+        if path.is_file():
+            result = json.loads(path.read_text(encoding="utf-8"))["result"]
+            found = tuple(result[key] for key in ("model", "variant", "split", "precision", "scales", "flip"))
+            assert found == (score.model, score.variant, score.split, "float32", [1.0], False)
+            assert result["measurement_protocol"]["dataset"] == score.dataset
+            assert round(result["mean_iou"], 3) == score.mean_iou, path.name
+            compared.add(score.model)
+    assert compared >= {"camvid", "camvid_nano", "nyud", "nyud_lite2"}
+
+
 def test_tables_are_complete_within_a_hundred_columns():
     variants, scores, counts = (shown(t) for t in (variants_table(), scores_table(), counts_table(known_counts())))
     for name, numbers in known_counts().items():

@@ -191,7 +191,7 @@ WRONG = [
     ("train --data folder:mine --out o --epochs 0", 2, "expected phase.epochs of at least 1, got 0"),
     ("train --data folder:mine --out o --lr nan", 2, "expected learning rates of at least 0"),
     ("train --data folder:mine --out o --minutes nan", 2, "expected --minutes above 0, got nan"),
-    ("train --data folder:mine --out o --budget soon", 2, "expected a duration such as 90s, 5m or 1.5h, got 'soon'"),
+    ("train --data folder:mine --out o --budget soon", 2, "such as 90s, 5m or 1.5h, of a year at most, got 'soon'"),
     ("train --data folder:mine --out o --budget 5m --epochs 3", 2, "expected --budget alone"),
     ("train --data folder:mine --out o --workers -1", 2, "expected --workers of at least 0, got -1"),
     ("train --data folder:mine --out o --device gpu", 2, "expected a device of this machine"),

@@ -1,5 +1,6 @@
 """Encoders: four levels from backbones of many kinds, and a clear word about those that cannot."""
 
+import threading
 from pathlib import Path
 
 import jaxtyping
@@ -279,6 +280,18 @@ class TestLocalFile:
         del state["bn1.running_mean"]
         with pytest.raises(ConfigError, match=r"but 1 of its tensors are not in it \(bn1\.running_mean\)"):
             load(state, "efficientnet_b0")
+
+    def test_what_another_thread_loads_meanwhile_is_not_held_against_the_file(self):
+        def load():
+            nn.Sequential(nn.Linear(1, 1)).load_state_dict({"x": torch.zeros(1)}, strict=False)
+
+        with encoders._compared() as loads:
+            other = threading.Thread(target=load)
+            other.start()
+            other.join()
+            assert loads == []
+            load()
+        assert len(loads) == 1
 
     def test_an_absent_or_damaged_file_is_named(self, tmp_path):
         with pytest.raises(ConfigError, match=r"file with weights of 'resnet18', but there is no .*absent\.pth"):

@@ -1,5 +1,7 @@
 """Fused networks compute what the networks they are made of compute, and with fewer operations."""
 
+import operator
+
 import jaxtyping
 import pytest
 import torch
@@ -10,6 +12,7 @@ from refineseg.errors import ModelFileError
 from refineseg.networks.building import build_network
 from refineseg.networks.fused import FoldedEncoder, fuse, separate_pooling
 from refineseg.networks.variants import NetworkOptions
+from refineseg.runtimes.graph import InferenceGraph
 
 SMALL = ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_lw_resnet18_densetorch",
          "refinenet_lw_mobilenetv2_multitask", "refinenet_lw_nasnetmobile", "refinenet:resnet18",
@@ -65,6 +68,22 @@ def test_no_normalisation_is_left_in_the_papers_encoders(variant):
     fused = fuse(build_network(variant, 3))
     assert isinstance(fused.encoder, FoldedEncoder)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+
+
+def test_the_graph_of_padded_images_does_not_ask_whether_sizes_are_odd():
+    """A fused encoder has that question written down, or not at all."""
+    segmenter = refineseg.build("refineseg_lite0", num_classes=2)
+
+    def asked(encoder):
+        assert isinstance(encoder, FoldedEncoder)
+        return sum(node.target is operator.mod for node in encoder.graph.graph.nodes)
+
+    def graph():
+        return InferenceGraph(segmenter, outputs=("class_map",)).segmenter.network.encoder
+
+    assert asked(graph()) == 0
+    assert asked(segmenter.fuse().network.encoder) > 0  # takes images of any size
+    assert asked(graph()) > 0  # stays what it is, and is right for even sizes, too
 
 
 @pytest.mark.slow

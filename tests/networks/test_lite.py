@@ -1,6 +1,7 @@
 """EfficientNet-Lite equals timm's, names photographs rightly, and its weights are the tested ones or refused."""
 
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
 
@@ -104,6 +105,21 @@ def test_a_missing_package_is_named_with_its_command():
     ) as caught:
         missing.find()
     assert caught.value.reason.startswith("the package no-such-package is not installed")
+
+
+def test_a_package_without_its_file_is_to_be_installed_anew(tmp_path, monkeypatch):
+    """A folder of that name without ``__init__.py`` is no package, and may be anything."""
+    emptied = dataclasses.replace(ENCODERS["lite0"].weights, package="emptied_weights")
+    (tmp_path / "emptied_weights").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsUnavailableError, match="emptied-weights, .* is not installed"):
+        emptied.find()
+    (tmp_path / "emptied_weights" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    place, advice = tmp_path / "emptied_weights", "install emptied-weights anew: .*pip.* install --force-reinstall "
+    with pytest.raises(ModelFileError, match=f"expected {emptied.file} in {place}, which does not have it; {advice}"):
+        emptied.read()
+    assert "emptied_weights" not in sys.modules
 
 
 def test_the_package_of_the_weights_is_never_imported():

@@ -13,7 +13,7 @@ from refineseg.data.datasets import parse_sources
 from refineseg.errors import ConfigError
 from refineseg.segmenter import build
 from refineseg.training import budget
-from refineseg.training.budget import _fitted, fit_to_budget
+from refineseg.training.budget import _fitted, _StepCost, fit_to_budget
 from refineseg.training.config import Phase, TrainingConfig
 from refineseg.training.opening import open_data
 from refineseg.training.request import Budget, parse_duration, recipe_options
@@ -38,9 +38,12 @@ def test_an_epoch_without_steps_is_one_pass_as_ever():
     assert passes == [epoch_order(5, batch_size=2, seed=1, epoch=epoch, steps=2) for epoch in range(3)]
 
 
-@pytest.mark.parametrize("text", ["5", "m", "0s", "-3m", "5 minutes", "infs", "1e3s"])
+ENDLESS = ["99999999h", pytest.param("9" * 400 + "h", id="400 digits")]
+
+
+@pytest.mark.parametrize("text", ["5", "m", "0s", "-3m", "5 minutes", "infs", "1e3s", *ENDLESS])
 def test_a_duration_needs_a_unit(text):
-    with pytest.raises(ConfigError, match="expected a duration such as 90s, 5m or 1.5h, got"):
+    with pytest.raises(ConfigError, match="expected a duration such as 90s, 5m or 1.5h, of a year at most, got"):
         parse_duration(text)
 
 
@@ -104,15 +107,17 @@ def test_the_validations_of_every_phase_are_counted(tmp_path, monkeypatch):
     config = TrainingConfig("test", "refineseg_nano", (phase,) * 3, pretrained="no", precision="fp32")
     data = open_data(sources, config, Silent())[0]
     segmenter = build("refineseg_nano", class_info=data.val.class_info)
-    for name, seconds in {"_step_s": 0.5, "_validation_s": 20.0}.items():
-        monkeypatch.setattr(budget, name, lambda *_, seconds=seconds: seconds)
+    for name, cost in {"_step_cost": _StepCost(0.5, 0.5, 2.0), "_validation_cost": (20.0, 0.0)}.items():
+        monkeypatch.setattr(budget, name, lambda *_, cost=cost: cost)
     how = {"device": "cpu", "num_workers": 0, "progress": Silent()}
     found = fit_to_budget(segmenter, config, data, Budget(120.0, time.monotonic()), **how)
-    needed = 3 * 20.0 + 0.5 * sum(one.epochs * one.epoch_steps for one in found.phases)
+    needed = 3 * 10.0 + 0.5 * sum(one.epochs * one.epoch_steps for one in found.phases)
     assert found.num_epochs == 3
     assert 90 < needed < 120
-    with pytest.raises(ConfigError, match=r"a validation 20\.0 s; give more time, .* val_split=null measures nothing"):
-        fit_to_budget(segmenter, config, data, Budget(40.0, time.monotonic()), **how)
+    few = fit_to_budget(segmenter, config, data, Budget(40.0, time.monotonic()), **how)
+    assert (found.val_images, few.val_images) == (1, 1)  # of the two, because both would take more than a tenth
+    with pytest.raises(ConfigError, match=r"a validation 10\.0 s; give more time, .* val_split=null measures nothing"):
+        fit_to_budget(segmenter, config, data, Budget(20.0, time.monotonic()), **how)
 
 
 def test_plain_epochs_are_passes_although_the_configuration_had_steps():
@@ -135,7 +140,7 @@ def test_epochs_of_a_long_budget_are_short_enough_to_be_saved(tmp_path, monkeypa
     phase = Phase(epochs=3, crops=CropOptions((32, 32), (1.0, 1.0)), batch_size=2, encoder_lr=1e-3, decoder_lr=1e-3)
     config = TrainingConfig("t", "refineseg_nano", (phase,), val_split=None, pretrained="no", precision="fp32")
     data = open_data(sources, config, Silent())[0]
-    monkeypatch.setattr(budget, "_step_s", lambda *_: 0.5)
+    monkeypatch.setattr(budget, "_step_cost", lambda *_: _StepCost(0.5, 0.5, 2.0))
     segmenter = build("refineseg_nano", class_info=data.phases[0].dataset.class_info)
     for hours in (1, 8):
         given = Budget(hours * 3600.0, time.monotonic())

@@ -113,7 +113,30 @@ def test_the_speed_of_training_is_that_of_images_and_crops_as_training_takes_the
     assert fed == [(seen_hw, crop_hw)]
 
 
-@pytest.mark.parametrize(("size_hw", "suffix"), [((1200, 2048), ".jpg"), ((1536, 2048), ".png")])
+def lines(root, *, size_hw, width, suffix):
+    """Lines on a ground: a mask that a reduction by much would lose."""
+    for kind in ("images", "masks"):
+        (root / kind / "train").mkdir(parents=True)
+    mask = np.zeros(size_hw, np.uint8)
+    for first in range(0, size_hw[0], 16 * width):
+        mask[first : first + width] = 1
+    Image.fromarray(mask * 200).convert("RGB").save(root / "images" / "train" / f"a{suffix}")
+    Image.fromarray(mask).save(root / "masks" / "train" / "a.png")
+    (root / "classes.txt").write_text("ground\nline\n")
+    return open_dataset("folder", root, split="train")
+
+
+@pytest.mark.parametrize(
+    ("width", "suffix", "expected"),
+    [(64, ".jpg", 0.5), (64, ".png", 0.5), (4, ".jpg", 1.0), (20, ".jpg", 0.5), (20, ".png", 1.0)],
+)
+def test_thin_things_decide_how_far_images_are_reduced(tmp_path, width, suffix, expected):
+    """At half of its size and the network's quarter, a pixel covers eight; of files that may be no photographs masks
+    must keep more."""
+    assert seen_at(lines(tmp_path, size_hw=(1536, 2048), width=width, suffix=suffix))[0] == expected
+
+
+@pytest.mark.parametrize(("size_hw", "suffix"), [((1200, 2048), ".jpg"), ((1536, 2048), ".tif")])
 def test_smaller_ones_and_other_kinds_of_files_are_not(tmp_path, size_hw, suffix):
     assert seen_at(
         open_dataset(

@@ -338,7 +338,7 @@ def test_large_validation_images_are_not_held_whole(monkeypatch):
     dataset = Pictures([(40, 56), (41, 50)])
     segmenter = build("refineseg_nano", class_info=dataset.class_info)
     held = Measure(dataset, torch.device("cpu"), max_bytes=1 << 30)
-    monkeypatch.setattr("refineseg.training.measuring._MOST_WHOLE_PIXELS", 2000)
+    monkeypatch.setattr("refineseg.training.measuring.MOST_WHOLE_PIXELS", 2000)
     read = Measure(dataset, torch.device("cpu"), max_bytes=1 << 30)
     assert (held.is_held, read.is_held) == (True, False)
     assert held(segmenter).matrix.counts.tolist() == read(segmenter).matrix.counts.tolist()

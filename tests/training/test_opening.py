@@ -47,6 +47,31 @@ def test_a_tenth_of_own_training_images_is_held_out_by_the_seed(root):
     assert any(names(opened(root, val_share=0.25, seed=seed)[1].val) != held for seed in (1, 2, 3))
 
 
+def only_ground(root, split):
+    for path in (root / "masks" / split).iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
+
+
+def test_classes_that_nothing_measures_are_told(root):
+    write_folder(root, splits={"val": 2})
+    assert not any("no validation image shows" in line for line in opened(root)[2])
+    only_ground(root, "val")
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    assert any("note: no validation image shows sky, square;" in line for line in opened(root)[2])
+
+
+def test_no_model_is_the_best_beside_one_class_alone(root, tmp_path):
+    """A model that finds nothing has a mIoU of 100 % there."""
+    write_folder(root, splits={"val": 2})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    start_run(RunRequest(tiny(), f"folder:{root}", device="cpu", num_workers=0), tmp_path / "two", progress=Silent())
+    assert (tmp_path / "two" / "best.safetensors").exists()
+    only_ground(root, "val")
+    start_run(RunRequest(tiny(), f"folder:{root}", device="cpu", num_workers=0), tmp_path / "one", progress=Silent())
+    assert not (tmp_path / "one" / "best.safetensors").exists()
+    assert (tmp_path / "one" / "last.safetensors").exists()
+
+
 def test_nothing_is_held_out_where_that_is_not_wanted_or_leaves_nothing(root, tmp_path):
     assert opened(root, val_share=0.0)[1].val is None
     few = write_folder(tmp_path / "few", splits={"train": 4})

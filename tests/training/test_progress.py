@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,18 @@ def test_lines_say_how_much_time_is_left(told):
     clock.now = 240.0
     progress.epoch_done(entry(4))
     assert lines()[-1].endswith(", 60 s"), "nothing is left"
+
+
+def test_epochs_of_steps_count_the_crops_of_their_steps(told):
+    """Of twelve images: six in two steps, a whole pass, and two steps of all, which are fewer than a batch."""
+    make, clock, lines = told
+    passed = replace(tiny().phases[0], epochs=1)
+    steps = replace(passed, epoch_steps=2)
+    progress = make()
+    progress.start(replace(tiny(), phases=(steps, passed, replace(steps, batch_size=100))), [12] * 3, done=0)
+    clock.now = 60.0
+    progress.epoch_done(entry(1))
+    assert lines()[-1].endswith(", 6 min 0 s left"), "36 crops of ten seconds each"
 
 
 def test_a_quiet_run_tells_only_how_to_go_on(told):

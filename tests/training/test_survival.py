@@ -307,4 +307,5 @@ def test_a_full_disk_at_the_first_epoch_tells_what_works(folder_root, tmp_path, 
         with pytest.raises(CheckpointError, match="no epoch had been saved yet.*same command again") as caught:
             train_here(tiny(1), folder_root, tmp_path / "run")
     assert "--resume" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "neither models nor anything else"
     train_here(tiny(1), folder_root, tmp_path / "run")

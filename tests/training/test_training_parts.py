@@ -16,6 +16,7 @@ from refineseg.training.optim import (
     WeightAverage,
     draw_decoder,
     freeze_statistics,
+    let_statistics_follow,
     make_optimiser,
     rate_factor,
     set_rates,
@@ -223,3 +224,14 @@ def test_decoders_are_drawn_with_the_papers_deviation_and_no_bias():
     assert abs(filters.mean().item()) < 1e-4
     assert not segmenter.network.decoder.classifier.bias.any()
     assert torch.equal(segmenter.network.encoder.conv_stem.weight, encoder)
+
+
+@pytest.mark.parametrize(("num_steps", "momentum"), [(50, 0.1), (400, 0.025), (5000, 0.01)])
+def test_statistics_of_a_short_run_move_faster(num_steps, momentum):
+    """EfficientNet's hundredth of a step would keep 61 % of ImageNet's statistics in 50 steps; others have a tenth."""
+    segmenter = build("refineseg_lite0", num_classes=2)
+    let_statistics_follow(segmenter, num_steps)
+    assert {part.momentum for part in segmenter.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {momentum}
+    usual = build("refineseg_nano", num_classes=2)
+    let_statistics_follow(usual, num_steps)
+    assert {part.momentum for part in usual.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {0.1}

@@ -12,7 +12,8 @@ from PIL import Image
 from conftest import write_folder
 from fakes.runs import VARIANT, Silent, run, same, tensors, tiny
 from refineseg.data.crops.options import CropOptions
-from refineseg.errors import CheckpointError, ConfigError, LabelError, WeightsUnavailableError
+from refineseg.errors import CheckpointError, ConfigError, LabelError, ModelFileError, WeightsUnavailableError
+from refineseg.networks.encoder_table import ENCODERS
 from refineseg.segmenter import build, load, load_spec
 from refineseg.training import run as training_run
 from refineseg.training.config import LossOptions
@@ -207,6 +208,18 @@ def test_the_reason_for_missing_weights_is_said_whatever_the_message_looks_like(
     monkeypatch.setattr(training_run, "_new_model", without)
     said = run(folder_root, tmp_path / "run", tiny(1, pretrained="auto")).said
     assert f"training from scratch: no ImageNet weights for {VARIANT} (the shop is closed (today))" in said
+
+
+def test_a_damaged_package_of_weights_does_not_begin_a_run_from_scratch(folder_root, tmp_path, monkeypatch):
+    (tmp_path / "emptied_weights").mkdir()
+    (tmp_path / "emptied_weights" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = ENCODERS["lite0"]
+    emptied = replace(entry, weights=replace(entry.weights, package="emptied_weights"))
+    monkeypatch.setitem(ENCODERS, "lite0", emptied)
+    with pytest.raises(ModelFileError, match="which does not have it; install emptied-weights anew"):
+        run(folder_root, tmp_path / "run", tiny(1, variant="refineseg_lite0", pretrained="auto"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_no_number_stops_with_the_file_names(folder_root, tmp_path):

@@ -48,8 +48,10 @@ class TrainedRun:
     @property
     def best(self) -> Path:
         """The model file to use: the best one by the validation split, else the last one."""
-        best = self.folder / "best.safetensors"
-        return best if best.is_file() else self.folder / "last.safetensors"
+        from refineseg.training.stopping import scores_of
+
+        best = self.folder / "best.safetensors"  # of another run, if no measurement of this one tells models apart
+        return best if scores_of(self.history) and best.is_file() else self.folder / "last.safetensors"
 
     @property
     def matrix(self) -> ConfusionMatrix | None:

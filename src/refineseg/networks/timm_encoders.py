@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def _load_file(name: str, in_channels: int, path: Path, options: Mapping[str, An
     with torch.device("meta"):
         known = timm.create_model(name, in_chans=in_channels, **whole).state_dict()
     differences = []
-    with _compared() as loads, plain_values():
+    with plain_values(), _compared() as loads:
         try:
             model = timm.create_model(
                 name, in_chans=in_channels, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **options
@@ -103,19 +104,20 @@ def _flat(key: str) -> str:
 
 @contextmanager
 def _compared() -> Iterator[list[tuple[list[str], list[str]]]]:
-    """Of the modules made inside: the names that loading a state dict misses, and those that it does not use.
+    """Of the modules that this thread makes inside: the names that loading misses, and those that it does not use.
 
     timm keeps these to itself. All parts of a network share the two lists, which are complete when it is loaded.
     """
     loads: list[tuple[list[str], list[str]]] = []
     hooks: list[RemovableHandle] = []
+    thread = threading.get_ident()
 
     def note(_module: nn.Module, keys: Any) -> None:  # noqa: ANN401 - torch's type has no public name
         if not any(missing is keys.missing_keys for missing, _ in loads):
             loads.append((keys.missing_keys, keys.unexpected_keys))
 
     def watch(_module: nn.Module, _name: str, part: nn.Module | None) -> None:
-        if part is not None:
+        if part is not None and threading.get_ident() == thread:  # the hook sees those of all threads
             hooks.append(part.register_load_state_dict_post_hook(note))  # type: ignore[no-untyped-call]
 
     hooks.append(register_module_module_registration_hook(watch))

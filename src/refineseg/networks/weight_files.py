@@ -274,10 +274,17 @@ class PackagedWeights:
 
         Raises:
             WeightsUnavailableError: The package is not installed.
+            ModelFileError: It is installed, but its file is missing.
         """
         spec = importlib.util.find_spec(self.package)
         places = [] if spec is None else list(spec.submodule_search_locations or ())
         found = next((path for path in (Path(place) / self.file for place in places) if path.is_file()), None)
+        if found is None and spec is not None and spec.origin is not None:  # a folder of that name alone has none
+            raise ModelFileError(
+                f"expected {self.file} in {Path(spec.origin).parent}, which does not have it; install "
+                f"{self.distribution} anew: {how_to_install(self.distribution, anew=True)}, or train from scratch with "
+                "--no-pretrained"
+            )
         if found is None:
             wanted = f"refineseg[{self.extra}]" if self.extra else self.distribution
             raise WeightsUnavailableError(
@@ -292,7 +299,7 @@ class PackagedWeights:
 
         Raises:
             WeightsUnavailableError: The package is not installed.
-            ModelFileError: The file is not the one that was tested.
+            ModelFileError: The file is missing in it, or is not the one that was tested.
         """
         path = self.find()
         try:

@@ -50,17 +50,18 @@ class InferenceGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.segmenter = copy.deepcopy(segmenter).eval()
+        encoder, options = segmenter.network.encoder, segmenter.spec.options
+        self.padded = options.padded or not encoder.takes_any_size
+        if self.padded:  # and then a trace need not ask whether sizes are odd, which takes minutes
+            # before fuse(), which writes that question down for good
+            assume_even_sizes(self.segmenter)
         if rewritten and not self.segmenter.is_fused:
             self.segmenter.fuse()
         if two_passes:
             separate_pooling(self.segmenter.network.decoder)
         self.outputs, self.any_size = outputs, takes_any_size(segmenter)
-        encoder, options = segmenter.network.encoder, segmenter.spec.options
-        self.padded = options.padded or not encoder.takes_any_size
         two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
         self.enlarges_logits = two_scale or not rewritten
-        if self.padded:  # and then a trace need not ask whether sizes are odd, which takes minutes
-            assume_even_sizes(self.segmenter)
         self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
         self.class_dtype = class_dtype(segmenter.class_info.num_classes - 1)
 

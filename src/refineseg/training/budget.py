@@ -7,21 +7,34 @@ begins, so that the rates end at zero, and a run that is killed and resumed ends
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
-from refineseg.data.crops.loading import Batch
+from refineseg.data.crops.loading import Batch, DecodedCache, memory_of
+from refineseg.data.samples.sample import Dataset, image_file
+from refineseg.data.samples.views import Subset, evenly_spread
 from refineseg.errors import ConfigError
+from refineseg.images.files import read_image_size
 from refineseg.networks.refinenet import count_parameters
-from refineseg.predict.predictor import Predictor
-from refineseg.predict.views.tiling import TilingOptions
 from refineseg.segmenter import Segmenter
 from refineseg.training import ranks
-from refineseg.training.config import Phase, TrainingConfig
+from refineseg.training.config import TrainingConfig
 from refineseg.training.engine import Engine
-from refineseg.training.feeding import Feed, TrainingData, default_workers, taught
+from refineseg.training.feeding import (
+    Feed,
+    TrainingData,
+    default_workers,
+    host_cache,
+    most_validation_bytes,
+    steps_of_an_epoch,
+    taught,
+)
+from refineseg.training.measuring import MOST_WHOLE_PIXELS, Measure
 from refineseg.training.objective import Objective
 from refineseg.training.optim import set_rates
 from refineseg.training.progress import Progress
@@ -34,8 +47,22 @@ _LONGEST_EPOCH_S = 600.0  # of a long budget, because a run is saved when an epo
 _CLOSING_S, _CLOSING_SHARE = 2.0, 0.02  # the last files, and what a step may take longer than measured
 _PARAMETERS_PER_S = 20e6  # written at the end, as two models and a checkpoint; 21 million on a local disk
 _MEASURED_SHARE, _FEWEST_STEPS, _MOST_STEPS = 0.03, 3, 20
-_MEASURED_IMAGES = 3
+_MEASURED_IMAGES, _LOOKED_AT = 3, 50
 _AVERAGED_SHARE = 0.1  # of all steps, over which the average of the weights reaches at most
+
+
+class _StepCost(NamedTuple):
+    """Seconds of a step, and of one of the first pass, which reads what later ones find in memory; steps of a pass."""
+
+    each_s: float
+    first_s: float
+    pass_steps: float
+
+    def mean_s(self, available_s: float) -> float:
+        """Seconds of a step on average, of as many as fit into a time."""
+        within = available_s / self.first_s  # steps, if all were of the first pass
+        beyond = (available_s - self.pass_steps * (self.first_s - self.each_s)) / self.each_s
+        return available_s / max(within, beyond)
 
 
 def fit_to_budget(
@@ -71,16 +98,19 @@ def fit_to_budget(
     workers = default_workers(engine.device) if num_workers is None else num_workers
     data = taught(data, config, engine.device, progress)
     most_s = max(1.0, _MEASURED_SHARE * budget.seconds)
-    step_s = [_step_s(model, config, data, index, engine, workers, most_s) for index in range(len(config.phases))]
-    validation_s = _validation_s(model, data, engine)
+    costs = [_step_cost(model, config, data, index, engine, workers, most_s) for index in range(len(config.phases))]
+    validation_s, holding_s = _validation_cost(model, config, data, engine, most_s)
     closing_s = _CLOSING_S + count_parameters(model) / _PARAMETERS_PER_S + _CLOSING_SHARE * budget.seconds
     del model
-    available_s = budget.left_s - closing_s
+    available_s = budget.left_s - closing_s - holding_s
+    if data.val is not None and 0 < _VALIDATION_SHARE * available_s < validation_s:
+        config, validation_s = _with_fewer_images(config, len(data.val), validation_s, available_s, progress)
     num_epochs = most_epochs = max(_MOST_EPOCHS, int(budget.seconds / _LONGEST_EPOCH_S))
     if validation_s:
         num_epochs = min(most_epochs, int(_VALIDATION_SHARE * available_s / validation_s))
     num_epochs = max(len(config.phases), num_epochs)
     samples = [len(phase.dataset) for phase in data.phases]
+    step_s = _mean_steps_s(config, samples, costs, available_s - num_epochs * validation_s)
     fitted = _fitted(config, samples, step_s, available_s - num_epochs * validation_s, num_epochs)
     if fitted is not None and fitted.num_epochs > num_epochs:  # rounded up in several phases
         fitted = _fitted(config, samples, step_s, available_s - fitted.num_epochs * validation_s, num_epochs)
@@ -103,12 +133,38 @@ def fit_to_budget(
     return fitted
 
 
+def _mean_steps_s(
+    config: TrainingConfig, num_samples: list[int], costs: list[_StepCost], available_s: float
+) -> list[float]:
+    """Seconds of a step of each phase on average, where phases keep their shares of the time."""
+    if available_s <= 0:
+        return [cost.first_s for cost in costs]
+    planned_s = [
+        phase.epochs * steps_of_an_epoch(phase, samples) * cost.each_s
+        for phase, samples, cost in zip(config.phases, num_samples, costs, strict=True)
+    ]
+    return [cost.mean_s(available_s * seconds / sum(planned_s)) for cost, seconds in zip(costs, planned_s, strict=True)]
+
+
+def _with_fewer_images(
+    config: TrainingConfig, total: int, validation_s: float, available_s: float, progress: Progress
+) -> tuple[TrainingConfig, float]:
+    """The configuration that measures so few images that one measurement takes a tenth of the time, and its seconds."""
+    few = min(total, max(1, int(total * _VALIDATION_SHARE * available_s / validation_s)))
+    if few < total:
+        progress.say(
+            f"measuring all {total} validation images would take {validation_s:.0f} s, more than a tenth of the time, "
+            "so fewer are measured; `refineseg evaluate` measures all"
+        )
+    return replace(config, val_images=few), validation_s * few / total
+
+
 def _fitted(
     config: TrainingConfig, num_samples: list[int], step_s: list[float], available_s: float, num_epochs: int
 ) -> TrainingConfig | None:
     """The phases at their new lengths; None: not one step of each fits."""
     planned = [
-        phase.epochs * (phase.epoch_steps or _steps_of_a_pass(samples, phase))
+        phase.epochs * steps_of_an_epoch(phase, samples)
         for phase, samples in zip(config.phases, num_samples, strict=True)
     ]
     planned_s = [steps * seconds for steps, seconds in zip(planned, step_s, strict=True)]
@@ -130,11 +186,7 @@ def _fitted(
     return replace(config, phases=tuple(phases), ema_decay=decay, val_every=1)
 
 
-def _steps_of_a_pass(num_samples: int, phase: Phase) -> int:
-    return num_samples // min(phase.batch_size, num_samples)
-
-
-def _step_s(
+def _step_cost(
     model: Segmenter,
     config: TrainingConfig,
     data: TrainingData,
@@ -142,9 +194,21 @@ def _step_s(
     engine: Engine,
     workers: int,
     most_s: float,
-) -> float:
-    """Seconds of a step of a phase, reading included; the first one, in which kernels are chosen, does not count."""
+) -> _StepCost:
+    """What a step of a phase takes; the first one, in which kernels are chosen, does not count."""
     phase, learned = config.phases[index], data.phases[index]
+    count, size = len(learned.dataset), min(phase.batch_size, len(learned.dataset))
+    read_s = again_s = 0.0
+    if workers == 0:  # training decodes what its cache holds once, so reading is timed apart
+        some = DecodedCache(Subset(learned.dataset, evenly_spread(count, size)), max_bytes=1 << 62)
+        begun = time.monotonic()
+        bytes_each = sum(memory_of(some[number]) for number in range(size)) / size
+        read_s = (time.monotonic() - begun) / ranks.size() * (1 + phase.crops.copy_paste)
+        room = host_cache(config) // len({id(phase.dataset) for phase in data.phases})
+        again_s = read_s * max(0.0, 1 - room / max(1.0, bytes_each * count))
+        if any(earlier.dataset is learned.dataset for earlier in data.phases[:index]):
+            read_s = again_s  # what stays in memory is there already
+        learned = replace(learned, dataset=some)
     feed_phase = replace(phase, epoch_steps=1 + _MOST_STEPS)  # one epoch: beginning another would count
     feed = Feed(learned, feed_phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
@@ -160,17 +224,40 @@ def _step_s(
         steps += 1
         if ranks.most(steps >= _FEWEST_STEPS and time.monotonic() - begun > most_s):
             break
-    return (time.monotonic() - begun) / steps
+    step_s = (time.monotonic() - begun) / steps
+    return _StepCost(step_s + again_s, step_s + read_s, count / size)
 
 
-def _validation_s(model: Segmenter, data: TrainingData, engine: Engine) -> float:
-    """Seconds of a measurement of all validation images, which processes share; 0: there are none."""
+def _validation_cost(
+    model: Segmenter, config: TrainingConfig, data: TrainingData, engine: Engine, most_s: float
+) -> tuple[float, float]:
+    """Seconds of a measurement of all validation images, which processes share, and of reading those that are held.
+
+    A few images stand for all of them. They are evenly spread, because sizes may differ.
+    """
     if data.val is None:
-        return 0.0
-    predictor = Predictor(model.eval(), device=str(engine.device), tiling=TilingOptions())
-    images = [data.val[index].image for index in range(min(_MEASURED_IMAGES, len(data.val)))]
-    predictor(images[0])
+        return 0.0, 0.0
+    count, max_bytes = len(data.val), most_validation_bytes(config, engine.device)
+    some = Subset(data.val, evenly_spread(count, _MEASURED_IMAGES * ranks.size()))
+    pixels, pixels_of_some = _pixels(data.val), _pixels(some)
+    ratio = statistics.mean(pixels) / statistics.mean(pixels_of_some) if pixels and pixels_of_some else 1.0
+    ratio *= len(ranks.share_of(count)) / max(1, len(ranks.share_of(len(some))))
+    if max(pixels, default=0) > MOST_WHOLE_PIXELS:
+        max_bytes = 0  # one such image, and training reads all of them at each measurement
     begun = time.monotonic()
-    for image in images:
-        predictor(image)
-    return (time.monotonic() - begun) / len(images) * len(ranks.share_of(len(data.val)))
+    measure = Measure(some, engine.device, max_bytes=max_bytes * len(some) // count)
+    once_s = time.monotonic() - begun if measure.is_held else 0.0
+    begun = time.monotonic()
+    measure(model.eval())
+    each_s = time.monotonic() - begun
+    if not ranks.most(each_s > most_s):  # the first time is longer than the next ones
+        begun = time.monotonic()
+        measure(model)
+        each_s = time.monotonic() - begun
+    return each_s * ratio, once_s * ratio
+
+
+def _pixels(dataset: Dataset) -> list[int]:
+    """Pixels of some images by the headers of their files; empty if one has no file."""
+    files = [image_file(dataset, index) for index in evenly_spread(len(dataset), _LOOKED_AT)]
+    return [] if None in files else [math.prod(read_image_size(path)) for path in files if path is not None]

@@ -72,7 +72,8 @@ class EarlyStopping:
         sign = -1.0 if self.metric == "loss" else 1.0
         best, best_epoch = -float("inf"), 0
         for entry in history:
-            value = sign * entry.get(self.metric, -sign * float("inf"))
+            known = self.metric in entry and not (self.metric == "mean_iou" and entry.get("one_class"))
+            value = sign * entry[self.metric] if known else -float("inf")
             if value > best + self.min_delta:
                 best, best_epoch = value, int(entry["epoch"])
-        return self.metric in history[-1] and int(history[-1]["epoch"]) - best_epoch >= self.patience
+        return best_epoch > 0 and self.metric in history[-1] and int(history[-1]["epoch"]) - best_epoch >= self.patience

@@ -118,6 +118,7 @@ class TrainingConfig:
         train_split: Split to learn from; ``train+val`` joins.
         val_split: Split to measure after each epoch; None: none, and the last model is the result.
         val_every: Measure every so many epochs (and at the end).
+        val_images: Images of the validation split that are measured, evenly spread over it; None: all.
         val_share: Share of the training images that are held out and measured where own data have no split for it.
         patience: Stop after so many measurements in a row without a better mIoU; None: never.
         optimiser: ``adamw``, or ``sgd`` with ``momentum``.
@@ -144,8 +145,10 @@ class TrainingConfig:
             many megapixels.
         network: What the network is built with beside the variant: decoder width, pooling links and order, resizing.
         augment_on: Where crops are cut: ``host``; ``device``, from images held there (experimental on a GPU); ``auto``:
-            on a GPU where they fit. Crops of the two differ by a few grey levels.
-        cache_mib: MiB of decoded images kept in memory where no processes read (``--workers 0``); changes no result.
+            on a GPU where they fit. Crops of the two differ by a few grey levels, and
+            those of much larger images by less than a pixel.
+        cache_mib: MiB of decoded images kept in memory where no processes read (``--workers 0``), and a third of the
+            free memory at most; changes no result.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware computes in it.
         compile: Mode of ``torch.compile`` (experimental on a GPU); ``off``; ``auto``: ``reduce-overhead`` (with CUDA
             graphs) on a GPU for the rest of a phase that would take long enough to pay for it, see
@@ -164,6 +167,7 @@ class TrainingConfig:
     train_split: str = "train"
     val_split: str | None = "val"
     val_every: int = 1
+    val_images: int | None = None
     val_share: float = 0.1
     patience: int | None = None
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -196,6 +200,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(bool(self.phases), "at least one phase", self.phases)
         require(self.val_every >= 1, "val_every of at least 1", self.val_every)
+        require(self.val_images is None or self.val_images >= 1, "val_images of at least 1", self.val_images)
         require(0 <= self.val_share < 1, "val_share in 0..1", self.val_share)
         require(self.patience is None or self.patience >= 1, "patience of at least 1", self.patience)
         require(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay between 0 and 1", self.ema_decay)

@@ -2,8 +2,8 @@
 
 In: a configuration and its data. Out: the configuration with numbers in both places.
 
-Photographs of many megapixels are reduced, because a crop would show a hundredth of one. Crops are no larger than the
-images, because the rest of each would be void, and cost as much.
+Photographs of many megapixels are reduced, because a crop would show a hundredth of one, as far as their masks bear it.
+Crops are no larger than the images, because the rest of each would be void, and cost as much.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refineseg.data.samples.sample import Dataset, image_file
+from refineseg.data.samples.views import evenly_spread
+from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.images.files import read_image_size
 from refineseg.resize import scaled_hw
 from refineseg.training.config import TrainingConfig
@@ -21,8 +26,12 @@ from refineseg.training.progress import Progress
 
 _LOOKED_AT = 50
 _MULTIPLE = 32
-_LARGE, _SEEN = 1280, 768  # shorter side of photographs that are reduced, and what they are reduced to
-_PHOTOGRAPHS = (".jpg", ".jpeg")  # what microscopes, scanners and satellites give is seldom stored so
+_LARGE, _SEEN = 1280, 768  # shorter side of images that are reduced, and what they are reduced to
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".heic", ".heif")
+_PERHAPS = (".png", ".webp")  # what microscopes, scanners and satellites give is seldom stored as the above
+_KEPT, _KEPT_OF_PERHAPS = 0.8, 0.95  # least mean IoU of masks at the scale
+_STRIDE = 4  # of the network's output
+_MASKS = 8
 
 
 def fit_input(config: TrainingConfig, dataset: Dataset, progress: Progress, *, source: float = 1.0) -> TrainingConfig:
@@ -44,18 +53,43 @@ def fit_input(config: TrainingConfig, dataset: Dataset, progress: Progress, *, s
     if source != 1:
         return replace(config, input_scale=source)
     files = _some_files(dataset)
-    short, (height, width) = 0.0, (0, 0)
-    if files and all(path.suffix.lower() in _PHOTOGRAPHS for path in files):
-        height, width = _median_hw(files)
-        short = min(height, width)
+    height, width = _median_hw(files) if files else (0, 0)
+    short = min(height, width)
     if short < _LARGE:
         return replace(config, input_scale=1.0)
-    scale = round(_SEEN / short, 2)
-    progress.say(
-        f"photographs of about {height}x{width} (height x width): the network sees them at {scale:g} of their size, in "
-        "training and in every prediction; for small or thin things say --set input_scale=1"
-    )
+    kinds = {path.suffix.lower() for path in files}
+    if not kinds <= {*_PHOTOGRAPHS, *_PERHAPS}:
+        return replace(config, input_scale=1.0)
+    scale, least = round(_SEEN / short, 2), _KEPT if kinds <= {*_PHOTOGRAPHS} else _KEPT_OF_PERHAPS
+    while scale < 1 and _iou_of_reduced_masks(dataset, scale) < least:
+        scale = min(1.0, 2 * scale)
+    if scale < 1:
+        progress.say(
+            f"images of about {height}x{width} (height x width): the network sees them at {scale:g} of their size, in "
+            "training and in every prediction; for small or thin things say --set input_scale=1"
+        )
     return replace(config, input_scale=scale)
+
+
+def _iou_of_reduced_masks(dataset: Dataset, scale: float) -> float:
+    """Mean IoU of some masks, as a perfect network could give them at a scale, with what they are.
+
+    Thin and small things that fall through the network's output, which has a quarter of the input's size, count as
+    lost.
+    """
+    matrix, void = ConfusionMatrix(dataset.class_info), dataset.class_info.ignore_index
+    for index in evenly_spread(len(dataset), _MASKS):
+        mask = dataset.read_mask(index)
+        if mask is not None:
+            rows, columns = (_nearest_seen(side, max(1, round(side * scale / _STRIDE))) for side in mask.shape)
+            seen = mask[rows[:, None], columns]
+            matrix.update(seen, np.where(seen == void, seen, mask))
+    return matrix.mean_iou if matrix.counts.any() else 1.0
+
+
+def _nearest_seen(side: int, seen: int) -> NDArray[np.int64]:
+    """For each of ``side`` pixels in a row, the one in the middle of its part of ``seen`` equal parts."""
+    return (2 * (np.arange(side) * seen // side) + 1) * side // (2 * seen)
 
 
 def fit_crops(config: TrainingConfig, dataset: Dataset, progress: Progress) -> TrainingConfig:

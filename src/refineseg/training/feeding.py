@@ -19,6 +19,7 @@ from refineseg.data.crops.resident import ResidentBatches, ResidentData, hold
 from refineseg.data.samples.reduced import Reduced
 from refineseg.data.samples.sample import Dataset
 from refineseg.data.samples.unions import Unions
+from refineseg.data.samples.views import Subset, evenly_spread
 from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
 from refineseg.segmenter import Segmenter
@@ -73,8 +74,15 @@ class TrainingData:
         different = {id(phase.dataset): Reduced(phase.dataset, input_scale) for phase in self.phases}
         return replace(self, phases=tuple(replace(p, dataset=different[id(p.dataset)]) for p in self.phases))
 
-    def cached(self, max_bytes: int) -> TrainingData:
-        """With decoded samples kept in memory, up to a number of bytes; phases of the same data share them."""
+    def measured_on(self, num_images: int | None) -> TrainingData:
+        """With at most so many validation images, evenly spread; None: all of them."""
+        if self.val is None or num_images is None or num_images >= len(self.val):
+            return self
+        return replace(self, val=Subset(self.val, evenly_spread(len(self.val), num_images)))
+
+    def cached(self, config: TrainingConfig) -> TrainingData:
+        """With decoded samples kept in memory, as many as the configuration lets; phases of the same data share it."""
+        max_bytes = host_cache(config)
         different = {id(phase.dataset): phase.dataset for phase in self.phases}
         caches = {
             key: DecodedCache(dataset, max_bytes=max_bytes // len(different)) for key, dataset in different.items()
@@ -201,6 +209,30 @@ class Feed:
             steps=phase.epoch_steps,
             share=self._share,
         )
+
+
+def host_cache(config: TrainingConfig) -> int:
+    """Bytes of decoded training images that may be kept: as configured, and a third of what is free at most.
+
+    Processes of a run that share a machine share that third.
+    """
+    return min(config.cache_mib << 20, free_memory() // 3 // find_launch().local_size)
+
+
+def most_validation_bytes(config: TrainingConfig, device: torch.device) -> int:
+    """Bytes that validation images may take: a quarter of what is free on a GPU, of the cache on a CPU."""
+    return (free_memory(device) if device.type == "cuda" else host_cache(config)) // 4
+
+
+def steps_of_an_epoch(phase: Phase, num_samples: int) -> int:
+    """Steps of an epoch of a phase: as the phase says, or one pass over the samples."""
+    return phase.epoch_steps or num_samples // min(phase.batch_size, num_samples)
+
+
+def steps_of_a_run(config: TrainingConfig, data: TrainingData) -> int:
+    """Steps of all phases."""
+    pairs = zip(config.phases, data.phases, strict=True)
+    return sum(phase.epochs * steps_of_an_epoch(phase, len(learned.dataset)) for phase, learned in pairs)
 
 
 def default_workers(device: torch.device) -> int:

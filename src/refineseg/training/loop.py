@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from refineseg.data.crops.loading import mix_seeds
-from refineseg.devices import free_memory
 from refineseg.errors import CheckpointError, ConfigError, OutputError, ProcessError
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.reports import write_report
@@ -33,11 +32,20 @@ from refineseg.training.checkpoint import load_checkpoint
 from refineseg.training.config import Phase, TrainingConfig, to_json
 from refineseg.training.distillation import teacher_facts
 from refineseg.training.engine import Engine, Stepper
-from refineseg.training.feeding import Feed, PhaseData, TrainingData, default_workers, held, taught
+from refineseg.training.feeding import (
+    Feed,
+    PhaseData,
+    TrainingData,
+    default_workers,
+    held,
+    most_validation_bytes,
+    steps_of_a_run,
+    taught,
+)
 from refineseg.training.loggers import Loggers
 from refineseg.training.measuring import Measure
 from refineseg.training.objective import Objective
-from refineseg.training.optim import check_statistics, freeze_statistics, set_rates
+from refineseg.training.optim import check_statistics, freeze_statistics, let_statistics_follow, set_rates
 from refineseg.training.pictures import write_pictures
 from refineseg.training.progress import Progress
 from refineseg.training.record import LossRecord, Measured, NotFinite, write_nan_batch
@@ -88,6 +96,7 @@ def train(
     engine = Engine(config, device=device, say=progress.say)
     engine.place(segmenter)
     ranks.of_all(lambda: check_statistics(segmenter, config, [len(phase.dataset) for phase in data.phases]))
+    let_statistics_follow(segmenter, steps_of_a_run(config, data))
     state = RunState.new(segmenter, config)
     checkpoint = _same_checkpoint(folder)
     if checkpoint is not None:
@@ -98,7 +107,7 @@ def train(
     data = held(taught(data, config, engine.device, progress), config, engine.device, progress)
     workers = default_workers(engine.device) if num_workers is None else num_workers
     if workers == 0:  # worker processes would each fill a cache of their own, anew in every epoch
-        data = data.cached(config.cache_mib << 20)
+        data = data.cached(config)
     loggers = Loggers.open(log if ranks.is_first() else (), folder, to_json(config), done=state.epoch, say=progress.say)
     progress.start(config, [len(phase.dataset) for phase in data.phases], done=state.epoch)
     run = _Run(engine, state, config, data, folder, workers, progress, loggers, limit, callbacks or Callbacks())
@@ -200,7 +209,8 @@ class _Run:
         self._folder, self._workers, self._progress, self._loggers = folder, workers, progress, loggers
         self._limit, self._callbacks = limit, callbacks
         self.ended = False  # by a callback
-        self._measure = None if data.val is None else Measure(data.val, engine.device, max_bytes=_free(engine, config))
+        max_bytes = most_validation_bytes(config, engine.device)
+        self._measure = None if data.val is None else Measure(data.val, engine.device, max_bytes=max_bytes)
         self._steps: _PhaseSteps | None = None
 
     def all_epochs(self) -> ConfusionMatrix | None:
@@ -382,14 +392,8 @@ def _rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
 def _numbers(matrix: ConfusionMatrix) -> dict[str, Any]:
     """What is kept of a measurement for each epoch."""
     classes = zip(matrix.class_info.names, matrix.per_class_iou.tolist(), strict=True)
-    return {
+    return ({"one_class": True} if int((matrix.counts.sum(axis=1) > 0).sum()) == 1 else {}) | {
         "mean_iou": matrix.mean_iou,
         "pixel_accuracy": matrix.pixel_accuracy,
         "class_iou": {name: None if iou != iou else iou for name, iou in classes},
     }
-
-
-def _free(engine: Engine, config: TrainingConfig) -> int:
-    """Bytes that validation images may take: a quarter of what is free on a GPU, of the cache on a CPU."""
-    on_gpu = engine.device.type == "cuda"
-    return (free_memory(engine.device) if on_gpu else config.cache_mib << 20) // 4

@@ -35,7 +35,7 @@ PICTURES = 3
 """Of how many samples, the first ones, the predictions are kept for pictures."""
 _BATCH_PIXELS = 1 << 22
 """Pixels of a batch on a GPU: 24 images of 480x360, 2 of 2048x1024."""
-_MOST_WHOLE_PIXELS = 1 << 23
+MOST_WHOLE_PIXELS = 1 << 23
 """Pixels of an image that any network sees whole; larger ones are predicted in tiles where memory is short."""
 _FEW_SIZES = 4
 """Of so many image sizes, a GPU may try all algorithms of each convolution, which takes seconds for each size."""
@@ -172,7 +172,7 @@ def _read(dataset: Dataset, max_bytes: int) -> list[Sample] | None:
         labelled = sample.mask[sample.mask != info.ignore_index]
         if labelled.size and not 0 <= labelled.min() <= labelled.max() < info.num_classes:
             return None
-        if sample.image.shape[0] * sample.image.shape[1] > _MOST_WHOLE_PIXELS:
+        if sample.image.shape[0] * sample.image.shape[1] > MOST_WHOLE_PIXELS:
             return None
         bytes_each = sample.image.size + sample.mask.size * class_dtype(info.ignore_index).itemsize
         if len(dataset) * bytes_each > max_bytes:

@@ -56,13 +56,15 @@ def open_data(
     if val_set is not None:
         check = partial(check_data, one_class=True, usual_void=usual_void, palettes=palettes)
         try:
-            record = _checked(val_set, check).record
+            checked = _checked(val_set, check)
         except LabelError as error:
             names = first_names([val_set.name(i) for i in range(len(val_set))])
             told = f"these are the validation images ({config.val_split}: {names})"
             if config.val_split == HELD_OUT:
                 told += "; correct them, or say --set val_share=0 or another --set seed"
             raise LabelError(*error.args, told) from error
+        record = checked.record
+        _tell_unmeasured(phases[next(iter(phases))], checked, progress)
         _tell_shared(records, record, is_training=f"{first}:{config.val_split}" in records)
         records[validation_name(f"{first}:{config.val_split}")] = record
         progress.say(f"{len(val_set)} validation images ({config.val_split})")
@@ -151,6 +153,15 @@ def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> Check
     if ranks.size() > 1:
         ranks.of_all(compare)
     return checked
+
+
+def _tell_unmeasured(learned: PhaseData, val: CheckedData, progress: Progress) -> None:
+    """Which classes training images show and validation images do not."""
+    names = learned.dataset.class_info.names
+    pairs = zip(names, learned.pixel_counts, val.pixel_counts, strict=False)  # unions of classes come behind them
+    missing = [name for name, in_training, in_val in pairs if in_training and not in_val]
+    if missing:
+        progress.say(f"note: no validation image shows {first_names(missing)}; the mIoU says nothing about them")
 
 
 def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, *, is_training: bool) -> None:

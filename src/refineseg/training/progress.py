@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TimeRemainingColumn
 from refineseg.data.samples.sample import Dataset
 from refineseg.terminal.printable import duration
 from refineseg.terminal.printing import Column, Terminal, loudness, progress_bar, summed_up
-from refineseg.training.config import TrainingConfig
+from refineseg.training.config import Phase, TrainingConfig
 
 _SILENT_S = 30.0  # between two lines of an epoch where there is no terminal
 
@@ -43,6 +43,11 @@ def say_notes(datasets: Sequence[Dataset], progress: Progress) -> None:
     """What the readers say of the files, and which objects cover no pixel: once every mask has been read."""
     for note in summed_up(list(dict.fromkeys(note for dataset in datasets for note in dataset.notes))):
         progress.say(f"note: {note}")
+
+
+def _crops_of_an_epoch(phase: Phase, samples: int) -> int:
+    """Those of its steps where it is made of steps, else one of each sample."""
+    return phase.epoch_steps * min(phase.batch_size, samples) if phase.epoch_steps else samples
 
 
 class TerminalProgress:
@@ -79,7 +84,7 @@ class TerminalProgress:
     def start(self, config: TrainingConfig, num_samples: Sequence[int], *, done: int) -> None:
         """The run begins, with ``done`` epochs already there; ``num_samples`` of each phase."""
         self._work = [
-            samples * phase.crops.crop_hw[0] * phase.crops.crop_hw[1]
+            _crops_of_an_epoch(phase, samples) * phase.crops.crop_hw[0] * phase.crops.crop_hw[1]
             for phase, samples in zip(config.phases, num_samples, strict=True)
             for _ in range(phase.epochs)
         ]

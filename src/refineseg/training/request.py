@@ -24,6 +24,7 @@ from refineseg.training.config import CHECKPOINT, TrainingConfig, from_json
 from refineseg.training.launch import Launch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 365 * 24 * 3600.0  # a year: more is a slip, and its schedule would take minutes to make, or overflow
 
 LOGGERS = ("tensorboard", "mlflow", "mlflow:URI", "wandb", "wandb:PROJECT")
 """What can be asked for; without a URI: ``MLFLOW_TRACKING_URI``, else the folder ``mlruns`` of the run."""
@@ -31,6 +32,9 @@ LOGGERS = ("tensorboard", "mlflow", "mlflow:URI", "wandb", "wandb:PROJECT")
 
 LAUNCH = "launch"
 """In ``run.json``: the mark of the launch and the call that began a run."""
+
+CALL = "call"
+"""In ``run.json``: the mark of the one call that began a run, which no other call has."""
 
 
 def check_logs(names: Sequence[str]) -> None:
@@ -78,13 +82,19 @@ def launch_mark(launch: Launch, call: Mapping[str, object]) -> str | None:
     return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def was_begun_by(mark: str | None, folder: Path) -> bool:
-    """Whether the run in a folder was begun by the launch and the call of this mark."""
+def was_begun_by(mark: str | None, folder: Path, *, key: str = LAUNCH) -> bool:
+    """Whether the run in a folder was begun by the launch and the call of this mark.
+
+    Args:
+        mark: Mark of the launch and the call, or of the call alone.
+        folder: Folder of the run.
+        key: Name of the mark in ``run.json``: :data:`LAUNCH` or :data:`CALL`.
+    """
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return mark is not None and isinstance(description, dict) and description.get(LAUNCH) == mark
+    return mark is not None and isinstance(description, dict) and description.get(key) == mark
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
@@ -359,7 +369,7 @@ def parse_duration(text: str) -> float:
     """Seconds from a number with a unit.
 
     Raises:
-        ConfigError: Another form, or not above 0.
+        ConfigError: Another form, not above 0, or more than a year.
 
     Example:
         >>> parse_duration("5m"), parse_duration("1.5h")
@@ -367,6 +377,6 @@ def parse_duration(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if not seconds > 0:
-        raise ConfigError(f"expected a duration such as 90s, 5m or 1.5h, got {text!r}")
+    if not 0 < seconds <= _LONGEST_S:
+        raise ConfigError(f"expected a duration such as 90s, 5m or 1.5h, of a year at most, got {text!r:.100}")
     return seconds

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -39,9 +40,21 @@ from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
 from refineseg.training.progress import Progress
 from refineseg.training.provenance import learned_before, run_protocol
-from refineseg.training.request import LAUNCH, Budget, check_logs, check_new_run, fitted, read_run, resumed_data
+from refineseg.training.request import (
+    CALL,
+    LAUNCH,
+    Budget,
+    check_logs,
+    check_new_run,
+    fitted,
+    read_run,
+    resumed_data,
+    was_begun_by,
+)
 from refineseg.training.run_record import check_record, model_marks
 from refineseg.training.state import METRICS_FILE
+
+_MODEL_FILES = ("best.safetensors", "last.safetensors")
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     """Train into a folder that holds no run yet.
 
     Raises:
-        CheckpointError: The folder already holds a run.
+        CheckpointError: The folder already holds a run, or another call has begun one in it meanwhile.
         ConfigError: Options that contradict each other.
         DatasetError: Data that cannot be trained on; nothing has been written then.
         MissingExtraError: A logger's package is not installed.
@@ -110,12 +123,13 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         config = fit_to_budget(
             segmenter,
             config,
-            data.reduced(config.input_scale),
+            data.measured_on(config.val_images).reduced(config.input_scale),
             request.budget,
             device=request.device,
             num_workers=request.num_workers,
             progress=progress,
         )
+    data = _measured_on(data, config, progress)
     description: dict[str, Any] = {
         "version": __version__,
         "data": "+".join(_place(name, root) for name, root in sources.items()),
@@ -125,11 +139,13 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         "earlier": segmenter.spec.provenance.get("earlier"),
         "model": replace(segmenter.spec, provenance={}).to_json(),
         "log": list(request.log),
+        CALL: uuid4().hex,
         **({} if request.launch is None else {LAUNCH: request.launch}),
         "config": to_json(config),
     }
-    is_new = not folder.exists()
+    is_new, kept = not folder.exists(), {name for name in _MODEL_FILES if (folder / name).exists()}
     if ranks.is_first():
+        check_new_run(folder)  # again: looking at the data took minutes, in which another call may have begun a run
         record.write(folder)
         with written_beside(folder / "run.json") as temporary:
             temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -148,12 +164,20 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
             callbacks=request.callbacks,
         )
     except Exception:
-        if (
-            ranks.is_first() and not (folder / CHECKPOINT).exists()
-        ):  # nothing was learned: the same call must work once the cause is mended
+        is_ours = ranks.is_first() and was_begun_by(description[CALL], folder, key=CALL)  # and not another call's
+        if is_ours and not (folder / CHECKPOINT).exists():
+            # nothing was learned: the same call must work once the cause is mended
             with contextlib.suppress(OSError):
-                _undo(folder, is_new=is_new)
+                _undo(folder, is_new=is_new, kept=kept)
         raise
+
+
+def _measured_on(data: TrainingData, config: TrainingConfig, progress: Progress) -> TrainingData:
+    """With the validation images that the configuration measures."""
+    fewer = data.measured_on(config.val_images)
+    if data.val is not None and fewer.val is not None and len(fewer.val) < len(data.val):
+        progress.say(f"{len(fewer.val)} of {len(data.val)} validation images are measured (val_images)")
+    return fewer
 
 
 def _place(name: str, root: Root) -> str:
@@ -161,9 +185,10 @@ def _place(name: str, root: Root) -> str:
     return str(root) if isinstance(root, GivenData) else f"{name}:{root.resolve()}"
 
 
-def _undo(folder: Path, *, is_new: bool) -> None:
-    """Remove what a run wrote that came to nothing."""
-    for name in ("run.json", RECORD_NAME, METRICS_FILE, "mlflow.json", "wandb.json"):
+def _undo(folder: Path, *, is_new: bool, kept: Collection[str]) -> None:
+    """Remove what a run wrote that came to nothing, but no models that lay there before."""
+    models = (name for name in _MODEL_FILES if name not in kept)  # written before the first checkpoint, which may fail
+    for name in ("run.json", RECORD_NAME, METRICS_FILE, "mlflow.json", "wandb.json", *models):
         (folder / name).unlink(missing_ok=True)
     if is_new and not any(folder.iterdir()):
         folder.rmdir()
@@ -219,6 +244,7 @@ def resume_run(
         request = RunRequest(config, data, init, encoder_weights=weights)
         segmenter, config = _make_model(request, config, class_info, licence, progress)
     segmenter.with_provenance({"started_from": started_from, "earlier": description.get("earlier")})
+    opened = _measured_on(opened, config, progress)
     _note_protocol(segmenter, config, tuple(sources), opened)
     return train(
         segmenter,

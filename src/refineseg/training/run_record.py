@@ -46,6 +46,8 @@ def check_record(folder: Path, now: RunRecord, progress: Progress) -> None:
                 "note: this run has no record of its data (an earlier version began it); they are taken as the same"
             )
     else:
+        if not learned:
+            _check_beginning(folder, known, now)
         found = known.differences(now)
         if not found:
             return
@@ -64,6 +66,20 @@ def check_record(folder: Path, now: RunRecord, progress: Progress) -> None:
             now.write(folder)
     except OSError as error:
         raise CheckpointError(f"expected a folder for the run that can be written, got {folder} ({error})") from error
+
+
+def _check_beginning(folder: Path, known: RunRecord, now: RunRecord) -> None:
+    """Whether the first weights are the same: ``run.json`` says of them what they learned from.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    found = known.model_differences(now, "init", "encoder_weights")
+    if found:
+        raise CheckpointError(
+            f"expected to begin in {folder} from the same weights, but {'; '.join(found)}; put them back, or begin "
+            "another run in another folder"
+        )
 
 
 def _other_classes(folder: Path, now: ClassInfo) -> list[str]:

@@ -124,7 +124,7 @@ def bench_training(
     whole = whole.reduced(config.input_scale)
     whole = held(taught(whole, config, engine.device, progress), config, engine.device, progress)
     if workers == 0:
-        whole = whole.cached(config.cache_mib << 20)
+        whole = whole.cached(config)
     torch.manual_seed(config.seed)
     preprocessing = replace(preprocessing_of(config.variant), input_scale=config.input_scale or 1.0)
     spec = ModelSpec(config.variant, dataset.class_info, preprocessing, config.network)

@@ -25,6 +25,7 @@ from refineseg.training import ranks
 from refineseg.training.checkpoint import save_checkpoint
 from refineseg.training.config import TrainingConfig, from_json, to_json
 from refineseg.training.optim import WeightAverage, make_optimiser
+from refineseg.training.stopping import scores_of
 
 METRICS_FILE = "metrics.jsonl"
 _SAVINGS = 50
@@ -96,11 +97,11 @@ class RunState:
 
     def complete(self, entry: dict[str, Any], provenance: Mapping[str, Any]) -> None:
         """Take note of a complete epoch; keeps a copy of the model if it is the best so far."""
-        best = max((e["mean_iou"] for e in self.history if "mean_iou" in e), default=-1.0)
+        best = max(scores_of(self.history), default=-1.0)
         self.history.append(entry)
         measured = self.measured
         measured.spec = replace(measured.spec, provenance=provenance)
-        if ranks.is_first() and entry.get("mean_iou", -1.0) > best:
+        if ranks.is_first() and max(scores_of([entry]), default=-1.0) > best:
             self._best = copy.deepcopy(measured)
 
     def is_due(self, every_s: float) -> bool:

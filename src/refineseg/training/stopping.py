@@ -75,6 +75,17 @@ class StopSignals:
             raise StoppedBySignal(number)
 
 
+def scores_of(history: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The mean IoU of each measurement that tells which model is better.
+
+    If the truth shows one class alone, none does: a model that finds nothing has 100 %.
+
+    Args:
+        history: One entry for each epoch, with ``mean_iou`` where it was measured.
+    """
+    return [entry["mean_iou"] for entry in history if "mean_iou" in entry and not entry.get("one_class")]
+
+
 def is_no_longer_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
     """Whether the last measurements of a run have not been better than the best before them.
 
@@ -86,7 +97,7 @@ def is_no_longer_better(history: Sequence[Mapping[str, Any]], patience: int | No
         >>> is_no_longer_better([{"mean_iou": 0.5}, {}, {"mean_iou": 0.4}, {"mean_iou": 0.5}], 2)
         True
     """
-    scores = [entry["mean_iou"] for entry in history if "mean_iou" in entry]
+    scores = scores_of(history)
     return patience is not None and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 

@@ -6,6 +6,7 @@ import torch
 
 from fakes.loading import training_batches
 from refineseg.class_info import ClassInfo
+from refineseg.data.crops import augment as crops
 from refineseg.data.crops.augment import Augmentation, augment
 from refineseg.data.crops.loading import DecodedCache, HostBatches, epoch_order, mix_seeds
 from refineseg.data.datasets import open_dataset
@@ -225,3 +226,23 @@ def test_reading_processes_take_no_random_number_of_the_run(folder_root):
     lasting = batches(1)
     list(lasting.epoch(0))
     assert next_number(lasting, 1) == next_number(batches(1), 1) == next_number(batches(0), 1)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])
+def test_a_crop_of_a_large_image_is_that_of_the_whole_one_resized(monkeypatch, scale):
+    """A smooth picture: where only a part is resized, pixels move by less than one, and labels with them."""
+    rows, columns = np.mgrid[0:700, 0:901]
+    image = np.stack([rows * 255 / 700, columns * 255 / 901, (rows + columns) % 2], axis=2).astype(np.uint8)
+    sample = Sample(image, (rows + columns > 800).astype(np.uint8), "large")
+    for seed in range(12):
+        drawn = []
+        for much_larger in (1, 10**9):
+            monkeypatch.setattr(crops, "_MUCH_LARGER", much_larger)
+            generator = torch.Generator().manual_seed(seed)
+            how = Augmentation((64, 96), (scale, scale), flip=True)
+            drawn.append(crops.augment(sample, how, ignore_index=255, generator=generator))
+        (image, mask), (whole_image, whole_mask) = drawn
+        assert image.shape == whole_image.shape == (3, 64, 96)
+        assert (image[:2].int() - whole_image[:2].int()).abs().max() <= 1
+        assert (mask != whole_mask).float().mean() < 0.02
+        assert mask.max() <= 1  # no void from beyond the part

@@ -11,9 +11,11 @@ from PIL import Image
 
 from conftest import SHARED
 from refineseg.class_info import voc_palette
+from refineseg.data.own import folder
 from refineseg.data.own.folder import folder_splits, open_folder
 from refineseg.data.samples.sample import Concatenation
 from refineseg.errors import ConfigError, DatasetError, LabelError
+from refineseg.images.files import mask_values
 
 TWO = {"classes": [{"id": 0, "name": "field", "color": [10, 20, 30]}, {"id": 1, "name": "tree", "color": [40, 50, 60]}]}
 MASK = np.array([[0, 1, 1], [255, 0, 1]], np.uint8)
@@ -37,6 +39,19 @@ def _root(root: Path, images: dict[str, str], *, mask=MASK, classes=TWO) -> Path
 
 
 # ------------------------------------------------------------------------------------------------------------ layouts
+
+
+def test_masks_that_tell_the_classes_are_read_once_for_each_state(tmp_path, monkeypatch):
+    names = {f"images/{split}/{i}.png": f"masks/{split}/{i}.png" for split in ("train", "val") for i in range(3)}
+    root, read = _root(tmp_path, names, classes=None), []
+    monkeypatch.setattr(folder, "mask_values", lambda path: read.append(path) or mask_values(path))
+    for split in ("train", "val", "train"):
+        assert open_folder(root, split).class_info.num_classes == 2
+    assert len(read) == 3
+    _put(root / "masks/train/1.png", np.full((2, 3), 7, np.uint8))
+    with pytest.raises(LabelError, match="expected the values 0..K-1"):
+        open_folder(root, "val")
+    assert len(read) == 4
 
 
 @pytest.mark.parametrize("masks", ["masks", "labels", "annotations"])

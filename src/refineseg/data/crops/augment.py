@@ -6,6 +6,7 @@ In: a :class:`~refineseg.data.samples.sample.Sample` and a random generator. Out
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ __all__ = ["Augmentation", "augment", "padding_pixel", "recoloured"]
 
 _GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
+_MUCH_LARGER = 32  # times the pixels of a crop: then resizing the whole image takes most of the time
 _PADDING_PIXEL = (124.0, 116.0, 104.0)  # the mean colour of ImageNet, which becomes about 0 for the network
 
 
@@ -83,6 +85,8 @@ def _mask_of(sample: Sample) -> Tensor:
 
 def _cut(sample: Sample, placed: Placed, ignore_index: int) -> tuple[Tensor, Tensor]:
     """(C, h, w) uint8 and (h, w): resized, cropped or padded, turned, mirrored."""
+    if not placed.degrees and math.prod(placed.resized_hw) > _MUCH_LARGER * math.prod(placed.crop_hw):
+        sample, placed = _part_of(sample, placed)
     size, (height, width) = placed.resized_hw, placed.crop_hw
     image = torch.from_numpy(sample.image).permute(2, 0, 1)  # (3, H, W), channels last in memory: resizes twice as fast
     mask = _mask_of(sample)[None]
@@ -99,6 +103,30 @@ def _cut(sample: Sample, placed: Placed, ignore_index: int) -> tuple[Tensor, Ten
     if placed.flip:
         image, mask = image.flip(2), mask.flip(2)
     return image, mask[0]
+
+
+def _part_of(sample: Sample, placed: Placed) -> tuple[Sample, Placed]:
+    """The part of an image that a crop shows, with what resizing looks at beside it, so that the rest is not resized.
+
+    The crop moves by less than a pixel, its labels with it.
+    """
+    spans, sizes, firsts = [], [], []
+    sides = zip(placed.size_hw, placed.resized_hw, placed.crop_hw, (placed.top, placed.left), strict=True)
+    for stored, resized, crop, first in sides:
+        ratio = stored / resized
+        beside = math.ceil(max(1.0, ratio)) + 2
+        begin = max(0, math.floor(first * ratio) - beside)
+        end = min(stored, math.ceil(min(first + crop, resized) * ratio) + beside)
+        size = max(1, round((end - begin) / ratio))
+        spans.append(slice(begin, end))
+        sizes.append(size)
+        firsts.append(min(max(0, round(first - begin / ratio)), max(0, size - crop)))
+    rows, columns = spans
+    image = np.ascontiguousarray(sample.image[rows, columns])
+    mask = None if sample.mask is None else np.ascontiguousarray(sample.mask[rows, columns])
+    size_hw, resized_hw = (image.shape[0], image.shape[1]), (sizes[0], sizes[1])
+    placed = replace(placed, size_hw=size_hw, resized_hw=resized_hw, top=firsts[0], left=firsts[1])
+    return Sample(image, mask, sample.name), placed
 
 
 def _turned(image: Tensor, mask: Tensor, placed: Placed, ignore_index: int) -> tuple[Tensor, Tensor]:

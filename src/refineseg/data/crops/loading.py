@@ -59,6 +59,11 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), masks=self.masks.pin_memory())
 
 
+def memory_of(sample: Sample) -> int:
+    """Bytes of a sample's pixels and labels."""
+    return sample.image.nbytes + (0 if sample.mask is None else sample.mask.nbytes)
+
+
 class DecodedCache(View):
     """A data set that keeps decoded samples in memory, up to a number of bytes, so that files are decoded once.
 
@@ -82,7 +87,7 @@ class DecodedCache(View):
         if index in self._samples:
             return self._samples[index]
         sample = self._dataset[index]
-        size = sample.image.nbytes + (0 if sample.mask is None else sample.mask.nbytes)
+        size = memory_of(sample)
         if size <= self._bytes_left:
             self._samples[index] = sample
             self._bytes_left -= size

@@ -2,8 +2,8 @@
 
 In: a data set that fits. Out: the same kind of batches as :mod:`refineseg.data.crops.loading`, already on the device.
 Where a crop lies, its scale, turn, flip, colour and what is pasted into it come from the same draws as there, and
-masks are equal to it; images are resized from one of two resolutions without a filter, so they differ from it by a few
-grey levels.
+masks are equal to it, but for images much larger than a crop, which may lie less than a pixel away there; images are
+resized from one of two resolutions without a filter, so they differ from it by a few grey levels.
 
 What is drawn for an epoch goes to the device as one table, and everything after that is computed there: nothing waits
 for the device.

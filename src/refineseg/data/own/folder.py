@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
@@ -106,6 +107,22 @@ def _check_partners(lonely: Sequence[Path], orphans: Sequence[Path], image_folde
     )
 
 
+def _values(path: Path) -> dict[int, int]:
+    """:func:`mask_values`, read once for each state of a local file, because each split that is opened asks for all."""
+    if type(path) is not type(Path()):  # in a zip file, or remote
+        return mask_values(path)
+    try:
+        state = path.stat()
+    except OSError:
+        return mask_values(path)  # which says what is wrong
+    return _values_of(path, (state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size))
+
+
+@cache
+def _values_of(path: Path, state: tuple[int, ...]) -> dict[int, int]:
+    return mask_values(path)
+
+
 def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, LabelTable]:
     """Classes 0..K-1 from the values of all masks, where nothing lists them.
 
@@ -120,7 +137,7 @@ def count_classes(pairs: Sequence[FilePair], root: Path) -> tuple[ClassInfo, Lab
         LabelError: The values are not 0..K-1 and 255.
     """
     paths = [pair.mask for pair in pairs if pair.mask is not None]
-    found = read_all(lambda index: mask_values(paths[index]), len(paths))
+    found = read_all(lambda index: _values(paths[index]), len(paths))
     counts: Counter[int] = Counter()
     for values in found:
         counts.update(values)

@@ -22,6 +22,7 @@ HELD_OUT = "held out of train"
 _FORMAT = 1
 _DIGEST = 64  # characters
 _VALIDATION = "validation on "
+_MODELS = {"teacher": "teacher", "init": "model of --init", "encoder_weights": "encoder of --encoder-weights"}
 
 
 def validation_name(part: str) -> str:
@@ -107,9 +108,23 @@ class RunRecord:
         if list(self.data) != list(now.data):
             return [f"the data were {', '.join(self.data)} and are {', '.join(now.data)}"]
         found = [f"{name}: {text}" for name, record in self.data.items() for text in record.differences(now.data[name])]
-        teacher = now.models.get("teacher")
-        if self.models.get("teacher") == teacher:
-            return found
-        if teacher is not None and len(teacher) != _DIGEST:
-            return [*found, f"there is no teacher {teacher} (a relative path counts from the folder of the command)"]
-        return [*found, "the file of the teacher has changed"]
+        return [*found, *self.model_differences(now, "teacher")]
+
+    def model_differences(self, now: RunRecord, *roles: str) -> list[str]:
+        """Which files of models are different now, in words; empty: none.
+
+        Args:
+            now: Record of what there is now.
+            roles: Keys of ``models``.
+        """
+        found = []
+        for role in roles:
+            mark = now.models.get(role)
+            if self.models.get(role) == mark:
+                continue
+            if mark is not None and len(mark) != _DIGEST:
+                where = "(a relative path counts from the folder of the command)"
+                found.append(f"there is no {_MODELS[role]} {mark} {where}")
+            else:
+                found.append(f"the file of the {_MODELS[role]} has changed")
+        return found

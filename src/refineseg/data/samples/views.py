@@ -5,12 +5,14 @@ In: a data set. Out: another one of the same samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.samples.sample import Dataset, Sample
+from refineseg.data.samples.sample import Dataset, Sample, image_file
 
 
 class View:
@@ -41,6 +43,11 @@ class View:
         return self._dataset.name(index)
 
 
+def evenly_spread(count: int, wanted: int) -> list[int]:
+    """``wanted`` of the numbers 0 to ``count - 1`` at about equal distances, or all of them if there are fewer."""
+    return [place * count // wanted for place in range(wanted)] if wanted < count else list(range(count))
+
+
 class Subset(View):
     """Some samples of a data set, by number.
 
@@ -49,7 +56,7 @@ class Subset(View):
         numbers: Their numbers there.
     """
 
-    def __init__(self, dataset: Dataset, numbers: range) -> None:
+    def __init__(self, dataset: Dataset, numbers: Sequence[int]) -> None:
         super().__init__(dataset)
         self._numbers = numbers
 
@@ -62,6 +69,10 @@ class Subset(View):
     def name(self, index: int) -> str:
         """Name of a sample, without reading it."""
         return self._dataset.name(self._numbers[index])
+
+    def image_file(self, index: int) -> Path | None:
+        """The file that holds exactly the image of a sample."""
+        return image_file(self._dataset, self._numbers[index])
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""
