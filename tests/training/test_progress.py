@@ -88,7 +88,7 @@ def test_a_run_stops_early_draws_validation_images_and_prints_no_librarys_line(t
     root, out = write_folder(tmp_path / "data", splits={"train": 3, "val": 2}), tmp_path / "run"
     for path in (root / "masks").rglob("*.png"):  # ground but for one pixel: learned at once
         mask = np.zeros_like(np.asarray(Image.open(path)))
-        mask[0, 0] = "train" in path.parts
+        mask[0, 0] = 1  # so little that no model finds it: mIoU stays the same
         Image.fromarray(mask).save(path)
     (root / "classes.txt").write_text("ground\nsky\n")
     progress = run(root, out, tiny(8, patience=1, precision="bf16", ema_decay=None))
