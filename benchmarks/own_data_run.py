@@ -63,6 +63,7 @@ def in_our_loop(network: str, data: str, minutes: float, seed: int, begun: float
     loaded = TrainingData((PhaseData(train_set, check_data(train_set).pixel_counts),) * len(config.phases), val, data)
     config = fit_to_budget(segmenter, config, loaded, now, device="cpu", num_workers=None, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
+        loaded = loaded.measured_on(config.val_images)
         return train(segmenter, config, loaded, Path(folder), device="cpu", progress=progress)
 
 

@@ -21,8 +21,12 @@ from refineseg.errors import ConfigError, DatasetError, LabelError, NoInputError
 from refineseg.evaluate.card_blocks import fill
 from refineseg.evaluate.failures import WorstImages, check_pictures
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.predict.exact import tiled_scorer
+from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.options import PredictorOptions
 from refineseg.prediction import Prediction
+
+call = Cutter.__call__
 
 
 @pytest.fixture
@@ -41,6 +45,17 @@ def flat(tmp_path):
     model = tmp_path / "run" / "best.safetensors"
     untrained(model, whole.class_info)
     return tmp_path / "flat", model
+
+
+def test_images_that_do_not_fit_into_the_memory_are_measured_in_tiles(flat, monkeypatch):
+    root, model = flat
+    whole = package.evaluate(f"folder:{root}", model=model, split="train")
+    cut = []
+    monkeypatch.setattr(tiled_scorer, "fits_whole", lambda *given, **options: False)
+    monkeypatch.setattr(Cutter, "__call__", lambda self, *image, **how: cut.append(1) or call(self, *image, **how))
+    tiled = package.evaluate(f"folder:{root}", model=model, split="train")
+    assert len(cut) == 4
+    assert np.array_equal(tiled.matrix.counts, whole.matrix.counts)
 
 
 def test_a_model_is_measured_on_the_images_that_its_run_held_out(flat):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_a_budget_refuses_what_contradicts_it(tmp_path, monkeypatch, capsys):
 
 
 def test_the_validations_of_every_phase_are_counted(tmp_path, monkeypatch):
-    """A run has an epoch for each phase at least, and measures after each."""
+    """A run has an epoch for each phase at least; a measurement is worth a tenth of the time."""
     root = write_folder(tmp_path / "d", splits={"train": 4, "val": 2})
     sources = parse_sources(f"folder:{root}")
     crops = CropOptions((32, 32), (1.0, 1.0))
@@ -111,13 +112,14 @@ def test_the_validations_of_every_phase_are_counted(tmp_path, monkeypatch):
         monkeypatch.setattr(budget, name, lambda *_, cost=cost: cost)
     how = {"device": "cpu", "num_workers": 0, "progress": Silent()}
     found = fit_to_budget(segmenter, config, data, Budget(120.0, time.monotonic()), **how)
-    needed = 3 * 10.0 + 0.5 * sum(one.epochs * one.epoch_steps for one in found.phases)
+    needed = 10.0 + 0.5 * sum(one.epochs * one.epoch_steps for one in found.phases)
     assert found.num_epochs == 3
     assert 90 < needed < 120
     few = fit_to_budget(segmenter, config, data, Budget(40.0, time.monotonic()), **how)
     assert (found.val_images, few.val_images) == (1, 1)  # of the two, because both would take more than a tenth
+    assert (found.val_every, few.val_every) == (3, 3)
     with pytest.raises(ConfigError, match=r"a validation 10\.0 s; give more time, .* val_split=null measures nothing"):
-        fit_to_budget(segmenter, config, data, Budget(20.0, time.monotonic()), **how)
+        fit_to_budget(segmenter, config, data, Budget(12.0, time.monotonic()), **how)
 
 
 def test_plain_epochs_are_passes_although_the_configuration_had_steps():
@@ -133,6 +135,7 @@ def test_plain_epochs_are_passes_although_the_configuration_had_steps():
     options = {"lr": None, "batch_size": None}
     assert recipe_options(config, epochs=4, **options).phases[0].epoch_steps is None
     assert recipe_options(config, epochs=None, **options).phases[0].epoch_steps == 3
+    assert recipe_options(replace(config, val_images=2), epochs=4, **options).val_images is None
 
 
 def test_epochs_of_a_long_budget_are_short_enough_to_be_saved(tmp_path, monkeypatch):

@@ -111,6 +111,17 @@ def test_as_many_images_are_measured_as_a_tenth_of_the_time_allows(tmp_path, mon
     assert told.startswith("measuring all 20 validation images would take 200 s, more than a tenth of the time")
 
 
+def test_a_long_run_with_a_long_validation_is_saved_all_the_same(tmp_path, monkeypatch):
+    data = opened(tmp_path, {"train": 4, "val": 20})
+    monkeypatch.setattr(budget, "_step_cost", lambda *_: _StepCost(0.5, 0.5, 1.0))
+    monkeypatch.setattr(budget, "_validation_cost", lambda *_: (4000.0, 0.0))
+    model, given = build("refineseg_nano", class_info=data.val.class_info), Budget(8 * 3600.0, time.monotonic())
+    found = fit_to_budget(model, CONFIG, data, given, device="cpu", num_workers=0, progress=Silent())
+    assert 0.5 * found.phases[0].epoch_steps <= 1200
+    assert found.val_every >= found.num_epochs  # one measurement, of fewer images, takes the tenth
+    assert found.val_images == 14
+
+
 def test_measured_images_are_spread_and_the_model_says_how_many(tmp_path):
     root = write_folder(tmp_path / "d", splits={"train": 4, "val": 5})
     run = refineseg.train(

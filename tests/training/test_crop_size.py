@@ -136,6 +136,17 @@ def test_thin_things_decide_how_far_images_are_reduced(tmp_path, width, suffix, 
     assert seen_at(lines(tmp_path, size_hw=(1536, 2048), width=width, suffix=suffix))[0] == expected
 
 
+def test_each_class_counts_not_their_mean_alone(tmp_path):
+    """Nine wide classes and one of lines: the mean of their IoU is high, and the lines would be lost."""
+    lines(tmp_path, size_hw=(1536, 2048), width=4, suffix=".jpg")
+    path = tmp_path / "masks" / "train" / "a.png"
+    mask = np.array(Image.open(path))
+    mask[:, 256:] = np.arange(2, 9).repeat(256)
+    Image.fromarray(mask).save(path)
+    (tmp_path / "classes.txt").write_text("\n".join(f"c{i}" for i in range(9)))
+    assert seen_at(open_dataset("folder", tmp_path, split="train"))[0] == 1.0
+
+
 @pytest.mark.parametrize(("size_hw", "suffix"), [((1200, 2048), ".jpg"), ((1536, 2048), ".tif")])
 def test_smaller_ones_and_other_kinds_of_files_are_not(tmp_path, size_hw, suffix):
     assert seen_at(

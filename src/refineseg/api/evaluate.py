@@ -86,8 +86,10 @@ def evaluate(
     # from here on PyTorch is there
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
     from refineseg.predict.options import PredictorOptions
+    from refineseg.predict.views.tiling import TilingOptions
 
-    options, files = PredictorOptions.parse(crf=crf, **scoring), EvaluationFiles(folder, pictures, to_send, legend)
+    options = PredictorOptions.parse(crf=crf, tiling=TilingOptions(), **scoring)
+    files = EvaluationFiles(folder, pictures, to_send, legend)
     result = evaluate_to_files(model, source, split, options=options, files=files, console=console, boundary=boundary)
     if numbers is not None:
         write_json(numbers, result.to_json())

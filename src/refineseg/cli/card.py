@@ -54,12 +54,13 @@ def card(
     from refineseg.evaluate.card import CardFiles, write_card
     from refineseg.evaluate.measuring import EvaluationFiles, evaluate_to_files
     from refineseg.predict.options import PredictorOptions
+    from refineseg.predict.views.tiling import TilingOptions
 
     result = evaluate_to_files(
         model,
         data,
         split,
-        options=PredictorOptions.parse(device=device),
+        options=PredictorOptions.parse(device=device, tiling=TilingOptions()),
         files=EvaluationFiles(out, pictures),
         console=messages(),
         boundary=True,

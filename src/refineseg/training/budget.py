@@ -78,7 +78,8 @@ def fit_to_budget(
     """Measure steps and validation, and fix the length of every phase.
 
     Phases keep their shares of the time, and warm-up its share of a phase. There are at most ten epochs (of a long
-    budget one for 10 to 20 minutes), and fewer where measuring after each would take more than a tenth of the time.
+    budget one for 10 to 20 minutes). There are fewer, or some are not measured, where measuring after each would take
+    more than a tenth of the time.
 
     Args:
         segmenter: The model to start from; it stays as it is.
@@ -108,21 +109,25 @@ def fit_to_budget(
     num_epochs = most_epochs = max(_MOST_EPOCHS, int(budget.seconds / _LONGEST_EPOCH_S))
     if validation_s:
         num_epochs = min(most_epochs, int(_VALIDATION_SHARE * available_s / validation_s))
-    num_epochs = max(len(config.phases), num_epochs)
+    measured = max(1, num_epochs)
+    num_epochs = max(len(config.phases), measured, min(most_epochs, int(available_s / _LONGEST_EPOCH_S)))
+    config = replace(config, val_every=-(-num_epochs // measured))
     samples = [len(phase.dataset) for phase in data.phases]
-    step_s = _mean_steps_s(config, samples, costs, available_s - num_epochs * validation_s)
-    fitted = _fitted(config, samples, step_s, available_s - num_epochs * validation_s, num_epochs)
-    if fitted is not None and fitted.num_epochs > num_epochs:  # rounded up in several phases
-        fitted = _fitted(config, samples, step_s, available_s - fitted.num_epochs * validation_s, num_epochs)
+    fitted: TrainingConfig | None = None
+    for _ in range(2):  # epochs may be rounded up in several phases
+        epochs = num_epochs if fitted is None else max(num_epochs, fitted.num_epochs)
+        learning_s = available_s - -(-epochs // config.val_every) * validation_s
+        step_s = _mean_steps_s(config, samples, costs, learning_s)
+        fitted = _fitted(config, samples, step_s, learning_s, num_epochs)
     fitted = ranks.agreed(fitted)
     if fitted is None:
-        measured = f", a validation {validation_s:.1f} s" if validation_s else ""
+        validation = f", a validation {validation_s:.1f} s" if validation_s else ""
         advice = ", or fewer validation images (--set val_split=null measures nothing)" if validation_s else ""
         raise ranks.told_once(
             ConfigError(
                 f"expected a budget in which a step fits, got {budget.seconds:.0f} s, of which "
                 f"{max(available_s, 0.0):.0f} s are left for training and validation; a step takes {max(step_s):.1f} s"
-                f"{measured}; give more time, or choose smaller crops{advice}"
+                f"{validation}; give more time, or choose smaller crops{advice}"
             )
         )
     steps = sum(phase.epochs * (phase.epoch_steps or 0) for phase in fitted.phases)
@@ -183,7 +188,7 @@ def _fitted(
     decay = config.ema_decay
     if decay is not None:
         decay = min(decay, max(0.5, 1 - 1 / max(_AVERAGED_SHARE * total, 1.0)))
-    return replace(config, phases=tuple(phases), ema_decay=decay, val_every=1)
+    return replace(config, phases=tuple(phases), ema_decay=decay)
 
 
 def _step_cost(
@@ -201,14 +206,15 @@ def _step_cost(
     read_s = again_s = 0.0
     if workers == 0:  # training decodes what its cache holds once, so reading is timed apart
         some = DecodedCache(Subset(learned.dataset, evenly_spread(count, size)), max_bytes=1 << 62)
-        begun = time.monotonic()
-        bytes_each = sum(memory_of(some[number]) for number in range(size)) / size
-        read_s = (time.monotonic() - begun) / ranks.size() * (1 + phase.crops.copy_paste)
         room = host_cache(config) // len({id(phase.dataset) for phase in data.phases})
-        again_s = read_s * max(0.0, 1 - room / max(1.0, bytes_each * count))
-        if any(earlier.dataset is learned.dataset for earlier in data.phases[:index]):
-            read_s = again_s  # what stays in memory is there already
-        learned = replace(learned, dataset=some)
+        begun, used, held_bytes = time.monotonic(), 0, 0
+        while used < size and held_bytes <= room:  # large images do not take more memory than training lets them
+            held_bytes += memory_of(some[used])
+            used += 1
+        each_read_s = (time.monotonic() - begun) / used
+        read_s = each_read_s * size / ranks.size() * (1 + phase.crops.copy_paste)  # which reads other samples as well
+        again_s = read_s * max(0.0, 1 - room / max(1.0, held_bytes / used * count))
+        learned = replace(learned, dataset=Subset(some, [number % used for number in range(size)]))
     feed_phase = replace(phase, epoch_steps=1 + _MOST_STEPS)  # one epoch: beginning another would count
     feed = Feed(learned, feed_phase, config, workers=workers, device=engine.device)
     state = RunState.new(model, config)
@@ -225,7 +231,9 @@ def _step_cost(
         if ranks.most(steps >= _FEWEST_STEPS and time.monotonic() - begun > most_s):
             break
     step_s = (time.monotonic() - begun) / steps
-    return _StepCost(step_s + again_s, step_s + read_s, count / size)
+    # each process reads what its crops are cut from, in the end nearly all samples
+    pass_steps = count / size * ranks.size() / (1 + phase.crops.copy_paste)
+    return _StepCost(step_s + again_s, step_s + read_s, pass_steps)
 
 
 def _validation_cost(

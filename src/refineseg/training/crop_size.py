@@ -30,6 +30,7 @@ _LARGE, _SEEN = 1280, 768  # shorter side of images that are reduced, and what t
 _PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".heic", ".heif")
 _PERHAPS = (".png", ".webp")  # what microscopes, scanners and satellites give is seldom stored as the above
 _KEPT, _KEPT_OF_PERHAPS = 0.8, 0.95  # least mean IoU of masks at the scale
+_KEPT_OF_EACH = 0.5  # least IoU of a class
 _STRIDE = 4  # of the network's output
 _MASKS = 8
 
@@ -61,7 +62,7 @@ def fit_input(config: TrainingConfig, dataset: Dataset, progress: Progress, *, s
     if not kinds <= {*_PHOTOGRAPHS, *_PERHAPS}:
         return replace(config, input_scale=1.0)
     scale, least = round(_SEEN / short, 2), _KEPT if kinds <= {*_PHOTOGRAPHS} else _KEPT_OF_PERHAPS
-    while scale < 1 and _iou_of_reduced_masks(dataset, scale) < least:
+    while scale < 1 and not _bear(dataset, scale, least):
         scale = min(1.0, 2 * scale)
     if scale < 1:
         progress.say(
@@ -71,11 +72,11 @@ def fit_input(config: TrainingConfig, dataset: Dataset, progress: Progress, *, s
     return replace(config, input_scale=scale)
 
 
-def _iou_of_reduced_masks(dataset: Dataset, scale: float) -> float:
-    """Mean IoU of some masks, as a perfect network could give them at a scale, with what they are.
+def _bear(dataset: Dataset, scale: float, least: float) -> bool:
+    """Whether some masks, as a perfect network could give them at a scale, are much like what they are.
 
-    Thin and small things that fall through the network's output, which has a quarter of the input's size, count as
-    lost.
+    The mean IoU must be high enough, and the IoU of each class at least a half. Thin and small things that fall through
+    the network's output, which has a quarter of the input's size, count as lost.
     """
     matrix, void = ConfusionMatrix(dataset.class_info), dataset.class_info.ignore_index
     for index in evenly_spread(len(dataset), _MASKS):
@@ -84,7 +85,8 @@ def _iou_of_reduced_masks(dataset: Dataset, scale: float) -> float:
             rows, columns = (_nearest_seen(side, max(1, round(side * scale / _STRIDE))) for side in mask.shape)
             seen = mask[rows[:, None], columns]
             matrix.update(seen, np.where(seen == void, seen, mask))
-    return matrix.mean_iou if matrix.counts.any() else 1.0
+    iou = matrix.per_class_iou[matrix.counts.sum(axis=1) > 0]
+    return not iou.size or (iou.mean() >= least and iou.min() >= _KEPT_OF_EACH)
 
 
 def _nearest_seen(side: int, seen: int) -> NDArray[np.int64]:

@@ -38,14 +38,15 @@ def numbers_of(entry: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of an epoch under the names they are logged by.
 
     Example:
-        >>> numbers_of({"epoch": 3, "loss": 0.5, "mean_iou": 0.25, "class_iou": {"sky": 0.5, "road": None}})
+        >>> ious = {"sky": 0.5, "road": None}
+        >>> numbers_of({"epoch": 3, "one_class": True, "loss": 0.5, "mean_iou": 0.25, "class_iou": ious})
         {'train/loss': 0.5, 'val/mean_iou': 0.25, 'val_iou/sky': 0.5}
     """
     numbers: dict[str, float] = {}
     for name, value in entry.items():
         if name == "class_iou":
             numbers |= {f"val_iou/{_plain(key)}": iou for key, iou in value.items() if iou is not None}
-        elif name != "epoch":
+        elif name not in ("epoch", "one_class"):
             numbers[f"{'val' if name in _VALIDATION else 'train'}/{name}"] = value
     return numbers
 

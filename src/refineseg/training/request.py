@@ -111,7 +111,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], TrainingConfig]:
         return {**description, **needed}, from_json(description["config"])
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"expected a run to resume in {folder}, but there is no {path.name}; give the folder of the run"
+            f"expected a run to resume in {folder}, but there is no {path.name}; give the folder of the run. If it "
+            "was stopped before its first epoch began, give the first command again, without --resume"
         ) from error
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -253,6 +254,7 @@ def recipe_options(
             )
         warmup = min(phases[0].warmup_epochs, epochs / 2)
         phases = [replace(phases[0], epochs=epochs, epoch_steps=None, warmup_epochs=warmup)]
+        config = replace(config, val_images=None)  # as a budget may have chosen them, like the steps
     if lr is not None:
         phases = [
             replace(p, decoder_lr=lr, encoder_lr=lr * (p.encoder_lr / p.decoder_lr if p.decoder_lr else 1))

@@ -83,7 +83,8 @@ def scores_of(history: Sequence[Mapping[str, Any]]) -> list[float]:
     Args:
         history: One entry for each epoch, with ``mean_iou`` where it was measured.
     """
-    return [entry["mean_iou"] for entry in history if "mean_iou" in entry and not entry.get("one_class")]
+    scores = (entry["mean_iou"] for entry in history if "mean_iou" in entry and not entry.get("one_class"))
+    return [score for score in scores if score == score]  # no number: no pixel had a label
 
 
 def is_no_longer_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
