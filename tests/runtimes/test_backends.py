@@ -27,7 +27,7 @@ from fakes.scenes import fake_camvid
 from refineseg.bench.end_to_end import bench_folder
 from refineseg.bench.timing import example_images
 from refineseg.data.datasets import open_dataset
-from refineseg.errors import ConfigError, ModelFileError
+from refineseg.errors import ConfigError, ImageSizeError, ModelFileError
 from refineseg.export.acceptance import Acceptance, Tolerance, compare
 from refineseg.export.files import accept_file, calibration_images, export_file
 from refineseg.export.options import ExportOptions
@@ -679,6 +679,15 @@ def test_what_a_file_does_with_no_image_is_refused_before_one_is_read():
     with pytest.raises(ConfigError, match="expected one image at a time for m.onnx"):
         fixed.check_use("m.onnx", **usual | {"batch_size": 2})
     replace(fixed, size_hw=None).check_use("m.onnx", scored=True, resized=True, batch_size=4)
+    with pytest.raises(ImageSizeError, match="export without --size"):
+        fixed.check("logits", "uint8", (1, 3, 40, 57), "m.onnx")
+    reduces = replace(fixed.spec, preprocessing=replace(fixed.spec.preprocessing, input_scale=0.5))
+    reducing = replace(fixed, spec=reduces)  # which cannot be exported without --size
+    for wrong in ({"resized": True}, {"batch_size": 2}):
+        with pytest.raises(ConfigError, match=r"or use the model file \(\.safetensors\), which takes every size"):
+            reducing.check_use("m.onnx", **usual | wrong)
+    with pytest.raises(ImageSizeError, match="resize the images, or use the model file"):
+        reducing.check("logits", "uint8", (1, 3, 40, 57), "m.onnx")
     grey = refineseg.build("refineseg_nano", num_classes=3, in_channels=1)
     with pytest.raises(ConfigError, match="expected a model of RGB images for a CRF"):
         Predictor(grey, device="cpu", crf=CrfOptions())

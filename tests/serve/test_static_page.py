@@ -5,6 +5,7 @@ import http.server
 import json
 import shutil
 import threading
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -15,6 +16,7 @@ from skimage import data as photographs
 import refineseg
 from conftest import call
 from fakes.services import png
+from refineseg.errors import ConfigError
 from refineseg.serve import web_runtime
 from refineseg.serve.page_files import package_files
 from refineseg.serve.static_page import write_static_page
@@ -197,3 +199,13 @@ def test_the_address_of_a_model_leads_to_its_file_whatever_its_name_is(tmp_path)
     address = urlsplit(described["file"])
     assert not address.fragment
     assert (tmp_path / "site" / unquote(address.path)).is_file()
+
+
+def test_a_model_that_no_page_can_hold_leaves_no_half_folder(tmp_path):
+    fits, reduces = (refineseg.build("refineseg_nano", num_classes=2) for _ in range(2))
+    reduces.spec = replace(reduces.spec, preprocessing=replace(reduces.spec.preprocessing, input_scale=0.5))
+    grey = refineseg.build("refineseg_nano", num_classes=2, in_channels=1)
+    for refused, message in ((reduces, "got b, which resizes images"), (grey, "got b, which takes other channels")):
+        with pytest.raises(ConfigError, match=message):
+            write_static_page(tmp_path / "site", {"a": fits, "b": refused}, {})
+        assert not (tmp_path / "site").exists()

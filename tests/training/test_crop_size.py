@@ -12,7 +12,13 @@ from conftest import write_folder
 from fakes.runs import Silent
 from refineseg.data.crops.options import CropOptions
 from refineseg.data.datasets import open_dataset
+from refineseg.data.samples.given import CheckedSamples
 from refineseg.data.samples.reduced import Reduced
+from refineseg.data.samples.remap import remapped
+from refineseg.data.samples.sample import Concatenation, Without, image_header
+from refineseg.data.samples.views import Subset
+from refineseg.data.shard_writer import ShardOptions, write_shards
+from refineseg.data.storage.shards import open_shards
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
 from refineseg.segmenter import build, load
@@ -58,6 +64,28 @@ def test_phases_that_do_not_ask_for_it_stay(dataset):
     assert crops(papers, small) == ([phase.crops.crop_hw for phase in papers.phases], [])
 
 
+def sharded(dataset, folder):
+    write_shards(dataset, str(folder), ShardOptions("folder", "train"))
+    return open_shards(folder, "train")
+
+
+def test_images_in_shards_give_crops_too(dataset, tmp_path):
+    shards = sharded(dataset((60, 90)), tmp_path / "shards")
+    found, said = crops(find_recipe("folder_refineseg_lite0"), shards)
+    assert found == [(64, 96)]
+    assert "60x90 (height x width): crops of 64x96" in said[0]
+    views = (Concatenation([shards, shards]), Without(shards, {shards.name(0)}), Subset(shards, (2, 1)))
+    for view in (shards, *views, CheckedSamples(shards), remapped(shards, {}, declared_in="remap.json")):
+        assert image_header(view, 1) == ((60, 90), ".png")
+
+
+def test_crops_of_reduced_images_are_told_with_the_size_that_the_network_sees(dataset):
+    config = replace(find_recipe("folder_refineseg_lite0"), input_scale=0.5)
+    found, said = crops(config, dataset((200, 400)))
+    assert found == [(128, 224)]
+    assert "100x200 (height x width) as the network sees them: crops of 128x224" in said[0]
+
+
 # ---------------------------------------------------------------------------------------------------- large photographs
 def photographs(root, *, size_hw, suffix=".jpg", splits=None):
     """A red square of a third of each side on a green ground, somewhere."""
@@ -91,6 +119,9 @@ def test_photographs_of_many_megapixels_are_reduced_and_told(tmp_path):
     assert "--set input_scale=1" in said[0]
     assert seen_at(large, input_scale=1.0) == (1.0, [])
     assert seen_at(large, input_scale=0.3) == (0.3, [])
+    shards = sharded(large, tmp_path / "shards")
+    assert image_header(shards, 0) == ((1536, 2048), ".jpg")
+    assert seen_at(shards) == (scale, said)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +197,17 @@ def test_smaller_ones_and_other_kinds_of_files_are_not(tmp_path, size_hw, suffix
 def test_the_model_that_training_starts_from_keeps_its_scale_unless_told_otherwise(dataset, asked, source, expected):
     config = replace(find_recipe("folder_refineseg_lite0"), input_scale=asked)
     assert fit_input(config, dataset((60, 90)), Silent(), source=source).input_scale == expected
+
+
+def test_small_images_that_a_model_of_photographs_reduces_are_told(dataset):
+    progress, small = Silent(), dataset((60, 90))
+    fit_input(find_recipe("folder_refineseg_lite0"), small, progress, source=0.5)
+    [said] = progress.said
+    assert "images of about 60x90 (height x width): the network sees them at 0.5 of their size, 30x45, as the " in said
+    assert "--set input_scale=1" in said
+    fit_input(replace(find_recipe("folder_refineseg_lite0"), input_scale=1.0), small, progress, source=0.5)
+    fit_input(find_recipe("folder_refineseg_lite0"), small, progress, source=1.2)
+    assert progress.said == [said]
 
 
 def test_reduced_samples_are_what_the_network_sees(tmp_path):

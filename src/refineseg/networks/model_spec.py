@@ -51,6 +51,11 @@ class ModelSpec:
         object.__setattr__(self, "options", replace(self.options, encoder_options=encoder_options))
         object.__setattr__(self, "provenance", _plain("provenance", self.provenance))
 
+    @property
+    def resizes(self) -> bool:
+        """Whether images are resized in front of the network, or features as the RefineNet authors' code does."""
+        return self.preprocessing.input_scale != 1 or self.options.resize != "bilinear"
+
     def to_json(self) -> dict[str, Any]:
         """The header of a model file."""
         return {

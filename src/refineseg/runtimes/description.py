@@ -126,7 +126,7 @@ class Description:
             own, got = (f"{height}x{width}" for height, width in (self.size_hw, size_hw))
             raise ImageSizeError(
                 f"expected images of {own} pixels for {path}, which was exported for that size, got {got}; resize the "
-                "images, or export without --size"
+                f"images, or {self._for_every_size()}"
             )
         self._check_batch(shape[0], path)
 
@@ -147,7 +147,7 @@ class Description:
         if self.size_hw is not None and resized:
             raise ConfigError(
                 f"expected images at their own size for {path}, which was exported for one size, got other --scales; "
-                "leave out --scales, or export without --size"
+                f"leave out --scales, or {self._for_every_size()}"
             )
         self._check_batch(batch_size, path)
 
@@ -162,8 +162,13 @@ class Description:
         if self.size_hw is not None and count != 1:
             raise ConfigError(
                 f"expected one image at a time for {path}, which was exported for one size, got {count}; leave out "
-                "--batch-size, or export without --size"
+                f"--batch-size, or {self._for_every_size()}"
             )
+
+    def _for_every_size(self) -> str:
+        if self.spec.resizes:  # and then an export without --size is refused
+            return "use the model file (.safetensors), which takes every size"
+        return "export without --size"
 
 
 def _size_of(stored: Any) -> tuple[int, int]:  # noqa: ANN401 - JSON

@@ -114,7 +114,7 @@ def traceable() -> Iterator[None]:
 
 def takes_any_size(segmenter: Segmenter) -> bool:
     """Whether one program can serve every size: images that are resized in front of the network need fixed sizes."""
-    return segmenter.spec.preprocessing.input_scale == 1 and segmenter.spec.options.resize == "bilinear"
+    return not segmenter.spec.resizes
 
 
 def export_program(

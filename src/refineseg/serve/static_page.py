@@ -39,8 +39,7 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
         ConfigError: A model that cannot be exported for all sizes.
         OutputError: A file cannot be written.
     """
-    described: list[dict[str, Any]] = []
-    for name, segmenter in models.items():
+    for name, segmenter in models.items():  # all before the first export, so that no half folder is left
         if segmenter.spec.preprocessing.in_channels != 3:
             raise ConfigError(f"expected models of RGB images for a page, got {name}, which takes other channels")
         if not takes_any_size(segmenter):
@@ -48,6 +47,8 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
                 f"expected models of images of any size for a page, got {name}, which resizes images in front of the "
                 "network; use `refineseg serve`"
             )
+    described: list[dict[str, Any]] = []
+    for name, segmenter in models.items():
         file = f"models/{name}.onnx"
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.samples.sample import Dataset, image_file
+from refineseg.data.samples.sample import Dataset, image_header
 from refineseg.data.samples.views import evenly_spread
 from refineseg.evaluate.metrics import ConfusionMatrix
-from refineseg.images.files import read_image_size
 from refineseg.resize import scaled_hw
 from refineseg.training.config import TrainingConfig
 from refineseg.training.progress import Progress
@@ -51,17 +49,25 @@ def fit_input(config: TrainingConfig, dataset: Dataset, progress: Progress, *, s
         return config
     if config.input_scale == 1:  # a model that enlarges images, as the RefineNet authors' do, keeps doing so
         return replace(config, input_scale=max(1.0, source))
-    if source != 1:
+    if source > 1:
         return replace(config, input_scale=source)
     files = _some_files(dataset)
     height, width = _median_hw(files) if files else (0, 0)
+    if source < 1:
+        if files:
+            seen = scaled_hw((height, width), source)
+            progress.say(
+                f"images of about {height}x{width} (height x width): the network sees them at {source:g} of their "
+                f"size, {seen[0]}x{seen[1]}, as the model of --init does; --set input_scale=1 keeps their size"
+            )
+        return replace(config, input_scale=source)
     short = min(height, width)
     if short < _LARGE:
         return replace(config, input_scale=1.0)
-    kinds = {path.suffix.lower() for path in files}
+    kinds = {ending for _, ending in files}
     if not kinds <= {*_PHOTOGRAPHS, *_PERHAPS}:
         return replace(config, input_scale=1.0)
-    scale, least = round(_SEEN / short, 2), _KEPT if kinds <= {*_PHOTOGRAPHS} else _KEPT_OF_PERHAPS
+    scale, least = max(0.01, round(_SEEN / short, 2)), _KEPT if kinds <= {*_PHOTOGRAPHS} else _KEPT_OF_PERHAPS
     while scale < 1 and not _bear(dataset, scale, least):
         scale = min(1.0, 2 * scale)
     if scale < 1:
@@ -99,7 +105,7 @@ def fit_crops(config: TrainingConfig, dataset: Dataset, progress: Progress) -> T
 
     Args:
         config: Configuration of the run.
-        dataset: Training samples; those without a file of their own do not count.
+        dataset: Training samples; those whose size only decoding tells do not count.
         progress: Says what was changed.
 
     Returns:
@@ -110,7 +116,8 @@ def fit_crops(config: TrainingConfig, dataset: Dataset, progress: Progress) -> T
     files = _some_files(dataset)
     if not files:
         return config
-    median_hw = scaled_hw(_median_hw(files), min(1.0, config.input_scale or 1.0))
+    scale = min(1.0, config.input_scale or 1.0)
+    median_hw, seen = scaled_hw(_median_hw(files), scale), " as the network sees them" if scale < 1 else ""
     most_h, most_w = (-(-side // _MULTIPLE) * _MULTIPLE for side in median_hw)
     phases = []
     for phase in config.phases:
@@ -118,7 +125,7 @@ def fit_crops(config: TrainingConfig, dataset: Dataset, progress: Progress) -> T
         if phase.crops.at_most_images and (most_h < height or most_w < width):
             smaller = (min(height, most_h), min(width, most_w))
             progress.say(
-                f"images of about {median_hw[0]}x{median_hw[1]} (height x width): "
+                f"images of about {median_hw[0]}x{median_hw[1]} (height x width){seen}: "
                 f"crops of {smaller[0]}x{smaller[1]}, not {height}x{width}"
             )
             phase = replace(phase, crops=replace(phase.crops, crop_hw=smaller))
@@ -126,14 +133,13 @@ def fit_crops(config: TrainingConfig, dataset: Dataset, progress: Progress) -> T
     return replace(config, phases=tuple(phases))
 
 
-def _some_files(dataset: Dataset) -> list[Path]:
+def _some_files(dataset: Dataset) -> list[tuple[tuple[int, int], str]]:
+    """Height and width of some images, and the endings of their files."""
     step = max(1, len(dataset) // _LOOKED_AT)
-    files = [image_file(dataset, index) for index in range(0, len(dataset), step)]
-    return [path for path in files if path is not None]
+    files = [image_header(dataset, index) for index in range(0, len(dataset), step)]
+    return [file for file in files if file is not None]
 
 
-def _median_hw(files: Sequence[Path]) -> tuple[int, int]:
-    height, width = (
-        round(statistics.median(sides)) for sides in zip(*(read_image_size(path) for path in files), strict=True)
-    )
+def _median_hw(files: Sequence[tuple[tuple[int, int], str]]) -> tuple[int, int]:
+    height, width = (round(statistics.median(sides)) for sides in zip(*(size_hw for size_hw, _ in files), strict=True))
     return height, width

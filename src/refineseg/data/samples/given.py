@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refineseg.data.samples.sample import Dataset, Sample, held_mark, image_file, pair_of
+from refineseg.data.samples.sample import Dataset, Sample, held_mark, image_file, image_header, pair_of
 from refineseg.data.samples.views import View
 from refineseg.errors import ConfigError, DatasetError
 
@@ -58,6 +58,10 @@ class CheckedSamples(View):
     def image_mark(self, index: int) -> str:
         """The mark of the image, where the data set holds one."""
         return held_mark(self._dataset, index)
+
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the data set knows them."""
+        return image_header(self._dataset, index)
 
 
 def _described(value: object) -> str:

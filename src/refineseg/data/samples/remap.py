@@ -18,7 +18,7 @@ from refineseg.class_info import ClassInfo, usual_void
 from refineseg.data.samples.json_files import read_json
 from refineseg.data.samples.left_out import LeftOut, left_out
 from refineseg.data.samples.own_classes import AlikeNote, alike, near
-from refineseg.data.samples.sample import Dataset, PairDataset, Sample, held_mark, image_file, pair_of
+from refineseg.data.samples.sample import Dataset, PairDataset, Sample, held_mark, image_file, image_header, pair_of
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import is_file, read_text
 from refineseg.files.foreign_text import csv_rows
@@ -118,6 +118,10 @@ class Remapped:
     def image_mark(self, index: int) -> str:
         """The mark of the image, where the data set holds one."""
         return held_mark(self.dataset, index)
+
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the data set knows them."""
+        return image_header(self.dataset, index)
 
     def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
         """The pair of files of a sample, where the data set has one; its mask is in the old classes."""

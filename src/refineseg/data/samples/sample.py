@@ -91,6 +91,21 @@ def held_mark(dataset: object, index: int) -> str:
 
 
 @runtime_checkable
+class ImageHeaders(Protocol):
+    """What holds sizes and kinds of its images, which have no files of their own: a data set, or the source of one."""
+
+    def image_header(self, index: int, /) -> tuple[tuple[int, int], str] | None:
+        """As of :func:`image_header`."""
+
+
+def image_header(dataset: object, index: int) -> tuple[tuple[int, int], str] | None:
+    """Height and width of an image that is not decoded, and the ending of its file; None where they are not known."""
+    if (path := image_file(dataset, index)) is not None:
+        return read_image_size(path), path.suffix.lower()
+    return dataset.image_header(index) if isinstance(dataset, ImageHeaders) else None
+
+
+@runtime_checkable
 class PairFiles(Protocol):
     """What knows which pair of files a sample is."""
 
@@ -287,6 +302,11 @@ class Concatenation:
         part, inner = self._locate(index)
         return held_mark(part, inner)
 
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the part knows them."""
+        part, inner = self._locate(index)
+        return image_header(part, inner)
+
     def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
         """The pair of files of a sample, where the part has one."""
         part, inner = self._locate(index)
@@ -359,6 +379,10 @@ class Without:
     def image_mark(self, index: int) -> str:
         """The mark of the image, where the data set holds one."""
         return held_mark(self._dataset, self._inner(index))
+
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the data set knows them."""
+        return image_header(self._dataset, self._inner(index))
 
     def pair_of(self, index: int) -> tuple[PairDataset, int] | None:
         """The pair of files of a sample, where the data set has one."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.data.samples.left_out import LeftOut, left_out
-from refineseg.data.samples.sample import Sample, held_mark, image_file
+from refineseg.data.samples.sample import Sample, held_mark, image_file, image_header
 from refineseg.errors import DatasetError, LabelError
 from refineseg.images.label_messages import value_ranges
 
@@ -72,6 +72,10 @@ class SourceDataset:
     def image_mark(self, index: int) -> str:
         """The mark of the image, where the source holds one."""
         return held_mark(self.source, index)
+
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the source knows them."""
+        return image_header(self.source, index)
 
     def __getitem__(self, index: int) -> Sample:
         name = self.names[index]

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
-from refineseg.data.samples.sample import Dataset, Sample, image_file
+from refineseg.data.samples.sample import Dataset, Sample, image_file, image_header
 
 
 class View:
@@ -73,6 +73,10 @@ class Subset(View):
     def image_file(self, index: int) -> Path | None:
         """The file that holds exactly the image of a sample."""
         return image_file(self._dataset, self._numbers[index])
+
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Size and ending of the image, where the data set knows them."""
+        return image_header(self._dataset, self._numbers[index])
 
     def read_mask(self, index: int) -> NDArray[Any] | None:
         """The mask of a sample."""

@@ -83,6 +83,13 @@ class ShardSource:
         size, crc = self.columns["image_bytes"][index], self.columns["image_crc"][index]
         return f"{size}-{crc:08x}" if isinstance(crc, int) else ""  # of a damaged index reading says more
 
+    def image_header(self, index: int) -> tuple[tuple[int, int], str] | None:
+        """Height and width of the image, and the ending of its file, from the index."""
+        height, width = (self.columns[side][index] for side in ("height", "width"))
+        if not isinstance(height, int) or not isinstance(width, int):
+            return None  # of a damaged index reading says more
+        return (height, width), "." + str(self.columns["image_type"][index]).rpartition(".")[2]
+
     def mask(self, index: int) -> NDArray[Any] | None:
         """``(H, W)`` class indices and ``ignore_index``."""
         kind = self.columns["mask_type"][index]
