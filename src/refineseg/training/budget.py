@@ -16,10 +16,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from refineseg.data.crops.loading import Batch, DecodedCache, memory_of
-from refineseg.data.samples.sample import Dataset, image_file
+from refineseg.data.samples.sample import Dataset, image_header
 from refineseg.data.samples.views import Subset, evenly_spread
 from refineseg.errors import ConfigError
-from refineseg.images.files import read_image_size
 from refineseg.networks.refinenet import count_parameters
 from refineseg.segmenter import Segmenter
 from refineseg.training import ranks
@@ -266,6 +265,6 @@ def _validation_cost(
 
 
 def _pixels(dataset: Dataset) -> list[int]:
-    """Pixels of some images by the headers of their files; empty if one has no file."""
-    files = [image_file(dataset, index) for index in evenly_spread(len(dataset), _LOOKED_AT)]
-    return [] if None in files else [math.prod(read_image_size(path)) for path in files if path is not None]
+    """Pixels of some images, which are not decoded; empty if the size of one is not known so."""
+    headers = [image_header(dataset, index) for index in evenly_spread(len(dataset), _LOOKED_AT)]
+    return [] if None in headers else [math.prod(header[0]) for header in headers if header is not None]

@@ -23,6 +23,7 @@ from refineseg.files.archives import decoded, read_bytes
 from refineseg.files.foreign_text import parse_json
 from refineseg.files.writing import written_beside
 from refineseg.predict.options import PredictorOptions
+from refineseg.predict.views.tiling import TilingOptions
 from refineseg.segmenter import load_spec
 from refineseg.terminal.printing import Terminal
 from refineseg.training.config import TrainingConfig, from_json, to_json
@@ -214,7 +215,7 @@ def _model(request: ReproductionRequest, seed: int) -> Path:
 def _measure(request: ReproductionRequest, seed: int, console: Terminal) -> SeedResult:
     """Measure a trained seed once, and write its card."""
     split, folder, model = find_reproduction(request.name).split, _seed_folder(request, seed), _model(request, seed)
-    options = PredictorOptions.parse(device=request.device)
+    options = PredictorOptions.parse(device=request.device, tiling=TilingOptions())
     result = evaluate_to_files(
         str(model),
         request.data,
