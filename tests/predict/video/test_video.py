@@ -353,6 +353,14 @@ def test_what_is_no_video_is_refused_without_a_trace(tmp_path, content, message)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_list_of_other_files_is_no_video_whatever_its_name_says(tmp_path):
+    write_clip(tmp_path / "secret.mp4", [np.zeros((64, 64, 3), np.uint8)] * 4)
+    (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(ImageError, match=r"clip.mp4, which is a list of other files; replace or remove it"):
+        predict_video(tmp_path / "clip.mp4", tmp_path / "out" / "clip", BrightnessPredictor())
+    assert not (tmp_path / "out").exists()
+
+
 def test_sound_without_pictures_is_refused(tmp_path):
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         write_sound(container, "aac", seconds=1)

@@ -41,6 +41,7 @@ _MOST_FAILURES = 50  # in a row: the file's structure, not its frames, is damage
 _USUAL_RATE = Fraction(25)
 _SOUND_IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 _ALWAYS_THERE, _PIXEL_BYTES = 10**9, 120  # of all frames in memory at once; measured: 118 of 6000x6000 pixels
+_LISTS = ("concat", "hls", "dash", "sdp")  # formats that name other files
 _OWN_CLOCK = ("mpegts", "mpeg")  # formats whose clock begins anywhere
 _BT709, _LIMITED, _FULL = 1, 1, 2  # Source: ITU-T H.273; FFmpeg's AVColorRange
 
@@ -76,9 +77,11 @@ class VideoReader:
         self._errors = _av().FFmpegError
         self._local = source.kind == "file"
         self._container = _opened(source)
-        if not self._container.streams.video:
+        names = self._local and self._container.format.name in _LISTS  # whatever its own name says
+        if names or not self._container.streams.video:
             self._container.close()
-            raise ImageError(f"expected a video, got {source.shown}, which holds no pictures; replace or remove it")
+            what = "is a list of other files" if names else "holds no pictures"
+            raise ImageError(f"expected a video, got {source.shown}, which {what}; replace or remove it")
         self._video = self._container.streams.video[0]
         self._bound_pixels(source)
         rate = Fraction(self._video.average_rate or self._video.guessed_rate or _USUAL_RATE)
@@ -162,11 +165,10 @@ class VideoReader:
 
     def _decoded(self, packet: Any) -> list[Any]:  # noqa: ANN401 - PyAV's
         try:
-            frames: list[Any] = packet.decode()
+            return list(packet.decode())
         except self._errors as error:
             self._broken(_reason(error), packet.pts)
             return []
-        return frames
 
     def _frame(self, decoded: Any) -> Frame:  # noqa: ANN401 - PyAV's
         stored = decoded.to_ndarray(format="rgb24")
@@ -183,9 +185,8 @@ class VideoReader:
         return Frame(image, self._times.next(decoded.pts))
 
     def _broken(self, reason: str, time: int | None) -> None:
-        if self._info.live and not self._frames:
-            return  # whoever joins a stream between two key frames has to wait for the next
-        self.faults.add_broken(reason, where=self._times.place(time))
+        if self._frames or not self._info.live:  # whoever joins a stream between two key frames waits for the next
+            self.faults.add_broken(reason, where=self._times.place(time))
 
     def _bound_pixels(self, source: VideoSource) -> None:
         """No larger frames than there is memory for; a small file may declare frames of gigabytes.
@@ -268,9 +269,8 @@ def _opened(source: VideoSource) -> Any:  # noqa: ANN401 - PyAV's container
                 "connect one, or give a file or address"
             ) from error
         if source.kind == "address":
-            raise ImageError(
-                f"expected a stream at {source.shown}, but: {reason}; check address and network"
-            ) from error
+            reason += "; check address and network"
+            raise ImageError(f"expected a stream at {source.shown}, but: {reason}") from error
         raise ImageError(
             f"expected a video, got {source.name}, which is damaged, cut short, or of an unknown kind: {reason}; "
             "replace or remove it"
