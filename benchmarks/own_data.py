@@ -27,7 +27,13 @@ from refineseg.files.writing import written_beside
 
 RUN = Path(__file__).with_name("own_data_run.py")
 ALWAYS = ("refineseg", "smp Unet", "smp Unet, our loop", "smp FPN", "smp FPN, our loop")
-ONCE = ("refineseg, MobileNet-v2", "smp DeepLabV3+", "smp DeepLabV3+, our loop", "LR-ASPP, our loop")
+ONCE = (
+    "refineseg, 4-cascaded",
+    "refineseg, MobileNet-v2",
+    "smp DeepLabV3+",
+    "smp DeepLabV3+, our loop",
+    "LR-ASPP, our loop",
+)
 
 
 def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int, Path]]:
@@ -37,7 +43,7 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int,
         for name in options.sets.split(","):
             for time_given in minutes:
                 once = ONCE if time_given == minutes[len(minutes) // 2] and not options.few else ()
-                for contender in (*ALWAYS, *once):
+                for contender in options.contender or (*ALWAYS, *once):
                     file = f"{contender.replace(', ', '_').replace(' ', '_')}_seed{seed}.json"
                     yield name, time_given, contender, seed, options.out / name / f"{time_given:g}" / file
 
@@ -129,6 +135,7 @@ def main() -> None:
     parser.add_argument("--minutes", default="2,5,10")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--contender", action="append", choices=(*ALWAYS, *ONCE), help="only this one; may be repeated")
     parser.add_argument("--few", action="store_true", help="only our default, Unet and FPN at every time")
     parser.add_argument("--most-hours", type=float, default=24.0, help="start no run after so many hours")
     parser.add_argument("--out", type=Path, required=True)

@@ -56,7 +56,7 @@ def in_our_loop(network: str, data: str, minutes: float, seed: int, begun: float
     """Another library's network in the loop and the recipe that ours has by default."""
     now = Budget(60 * minutes, time.monotonic() - (time.time() - begun))
     train_set, val = open_sources(data, split="train"), open_sources(data, split="val")
-    config = replace(find_recipe("folder_refineseg_lite0"), variant=network, seed=seed)
+    config = replace(find_recipe("folder_refineseg_lite0_5cascade"), variant=network, seed=seed)
     progress = TerminalProgress(Terminal(stderr=True))
     config = fit_crops(config, train_set, progress)
     segmenter = build_model(network, train_set.class_info, seed=seed, imagenet=True)
@@ -132,7 +132,8 @@ def documented_loop(network: str, data: str, minutes: float, seed: int, begun: f
 
 
 CONTENDERS = {
-    "refineseg": (with_verb, "folder_refineseg_lite0"),
+    "refineseg": (with_verb, "folder_refineseg_lite0_5cascade"),
+    "refineseg, 4-cascaded": (with_verb, "folder_refineseg_lite0"),
     "refineseg, MobileNet-v2": (with_verb, "folder_refinenet_lw_mobilenetv2"),
     "smp Unet": (documented_loop, "Unet-lite0"),
     "smp Unet, our loop": (in_our_loop, "Unet-lite0"),

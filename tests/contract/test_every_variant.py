@@ -13,13 +13,14 @@ QUICK = (
     "refinenet_lw_resnet18_densetorch",
     "refinenet_lw_mobilenetv2_multitask",
     "refineseg_lite0",
+    "refineseg_lite0_5cascade",
     "refineseg_nano",
 )
 
 
 @pytest.mark.slow_except(*QUICK)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_gives_logits_at_a_quarter_of_the_image(name):
+def test_a_variant_gives_logits_at_the_size_of_its_finest_map(name):
     assert find_variant(name) is VARIANTS[name]
     with torch.device("meta"), torch.no_grad():
         network = build_network(name, 5).eval()
@@ -34,7 +35,8 @@ def test_a_variant_gives_logits_at_a_quarter_of_the_image(name):
         assert [side * 6 / 5 / level.shape[2] for level in levels[:4]] == list(encoder.strides)
         assert [side * 3 / 5 / level.shape[2] for level in levels[4:]] == list(encoder.strides)
     else:
-        assert scores.shape == (1, 5, side // 4, side // 2)
+        finest = 2 if name.endswith("_5cascade") else 4
+        assert scores.shape == (1, 5, side // finest, 2 * side // finest)
         assert [side // level.shape[2] for level in levels] == list(encoder.strides)
     assert list(encoder.strides) == sorted(encoder.strides), "levels come finest first"
 

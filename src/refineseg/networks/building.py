@@ -17,7 +17,7 @@ from refineseg.errors import ConfigError
 from refineseg.networks.encoder_table import EncoderEntry, EncoderRequest, find_encoder, make_encoder, no_weights
 from refineseg.networks.encoders import Encoder, TwoScaleEncoder
 from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
-from refineseg.networks.variants import NetworkOptions, find_variant
+from refineseg.networks.variants import FIVE_CASCADED, NetworkOptions, find_variant
 from refineseg.preprocessing import Preprocessing
 
 _MADE_OFTEN, _MADE_ANYWAY = 10, 5000  # encoders are built several times, and some libraries build what they cut off
@@ -54,7 +54,10 @@ def _make_encoder(variant: str, in_channels: int, pretrained: bool | Path, optio
     if spec.encoder_options and pretrained is True:
         raise no_weights(variant)
     encoder_options = {**spec.encoder_options, **options.encoder_options}
-    return make_encoder(EncoderRequest(spec.encoder, in_channels, pretrained, encoder_options, options.caffe_strides))
+    num_levels = 5 if spec.groups == FIVE_CASCADED else 4
+    return make_encoder(
+        EncoderRequest(spec.encoder, in_channels, pretrained, encoder_options, options.caffe_strides, num_levels)
+    )
 
 
 def build_network(

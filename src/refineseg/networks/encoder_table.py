@@ -29,6 +29,7 @@ class EncoderRequest:
         pretrained: ImageNet weights from their usual place, or from a local file.
         options: Further options of ``timm.create_model``; only for timm's encoders.
         caffe_strides: Stages of a ResNet shrink in their first 1x1 convolution.
+        num_levels: Maps of an EfficientNet-Lite: 4, or 5 with that at stride 2; the others have theirs.
     """
 
     name: str
@@ -36,6 +37,7 @@ class EncoderRequest:
     pretrained: bool | Path = False
     options: Mapping[str, Any] = field(default_factory=dict)
     caffe_strides: bool = False
+    num_levels: int = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _nasnetmobile(request: EncoderRequest) -> Encoder:
 
 
 def _lite(request: EncoderRequest) -> Encoder:
-    encoder = LiteEncoder(request.name, in_channels=request.in_channels)
+    encoder = LiteEncoder(request.name, in_channels=request.in_channels, num_levels=request.num_levels)
     if isinstance(request.pretrained, Path):
         encoder.load_in_order(read_state(request.pretrained), request.pretrained)
     elif request.pretrained:

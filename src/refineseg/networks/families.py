@@ -44,6 +44,8 @@ class DecoderOptions:
         pooling_order: Pool then convolve (paper), or the "improved" convolve then pool.
         depthwise_end: The last pooling chain weighs each channel by itself, and a depthwise 1x1 convolution with ReLU6
             stands before the classifier (multi-task follow-up).
+        num_last_links: Links of the pooling chain in the last block, the finest; None: as in the others.
+        num_last_units: Residual conv units of 3x3 filters that the last block ends with, beside ``num_output_units``.
     """
 
     kernel_size: int
@@ -57,6 +59,8 @@ class DecoderOptions:
     classifier_dropout: float
     pooling_order: PoolingOrder = "pool_conv"
     depthwise_end: bool = False
+    num_last_links: int | None = None
+    num_last_units: int = 0
 
     def adapted_channels(self, rank: int) -> int | None:
         """Width to which a level is adapted, counted from the coarsest (0); None: levels are not adapted."""

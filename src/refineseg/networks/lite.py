@@ -1,6 +1,6 @@
-"""EfficientNet-Lite as an encoder: normalised images to feature maps at strides 4, 8, 16, 32.
+"""EfficientNet-Lite as an encoder: normalised images to feature maps at strides 4, 8, 16, 32, and 2 if asked for.
 
-In: images (N, C, H, W), ``(pixel - 127.5) / 127.5``. Out: four maps, finest first. There are convolutions,
+In: images (N, C, H, W), ``(pixel - 127.5) / 127.5``. Out: four or five maps, finest first. There are convolutions,
 normalisation and ReLU6 and no global operation, so exact tiles hold and 8-bit files stay close.
 
 The module is our own, because importing timm takes longer than predicting a photograph; timm's
@@ -50,7 +50,7 @@ _STAGES = (
     _Stage(1, 3, 1, 6, 320),
 )
 _STEM_CHANNELS = 32
-_LEVELS = (1, 2, 4, 6)  # the last stages at strides 4, 8, 16, 32
+_LEVELS = (0, 1, 2, 4, 6)  # the last stages at strides 2, 4, 8, 16, 32
 _STEM = ("_conv_stem", "_bn0", "conv_stem", "bn1")  # as EfficientNet-PyTorch names them, and as timm does
 _BLOCK: tuple[str, ...] = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")
 _BLOCK += ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
@@ -164,11 +164,12 @@ class InvertedResidual(nn.Module):
 
 
 class LiteEncoder(Encoder):
-    """EfficientNet-Lite without its classifier: four levels at strides 4, 8, 16, 32, of images of any size.
+    """EfficientNet-Lite without its classifier: levels at strides 4, 8, 16, 32, of images of any size.
 
     Args:
         name: ``lite0``, ``lite1`` or ``lite2``; a key of :data:`LITE_SIZES`.
         in_channels: Image channels.
+        num_levels: 4, or 5 with that at stride 2.
 
     Example:
         >>> import torch
@@ -176,12 +177,12 @@ class LiteEncoder(Encoder):
         [(24, 9, 16), (40, 5, 8), (112, 3, 4), (320, 2, 2)]
     """
 
-    strides = (4, 8, 16, 32)
     size_multiple = 32
     takes_any_size = True
 
-    def __init__(self, name: str, *, in_channels: int = 3) -> None:
+    def __init__(self, name: str, *, in_channels: int = 3, num_levels: int = 4) -> None:
         super().__init__()
+        self._levels, self.strides = _LEVELS[-num_levels:], (2, 4, 8, 16, 32)[-num_levels:]
         size = LITE_SIZES[name]
         channels = _STEM_CHANNELS  # neither the stem nor the number of blocks of the outer stages is scaled
         self.stem = nn.Sequential(ConvNorm(in_channels, channels, 3, stride=2), nn.ReLU6())
@@ -200,7 +201,7 @@ class LiteEncoder(Encoder):
                 channels = out_channels
             self.stages.append(nn.Sequential(*blocks))
             widths.append(channels)
-        self.channels = tuple(widths[index] for index in _LEVELS)
+        self.channels = tuple(widths[index] for index in self._levels)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> list[Tensor]:
         """Normalised images (N, C, H, W) -> levels (N, C_i, ceil(H / stride_i), ceil(W / stride_i)), finest first."""
@@ -208,7 +209,7 @@ class LiteEncoder(Encoder):
         levels = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in _LEVELS:
+            if index in self._levels:
                 levels.append(x)
         return levels
 

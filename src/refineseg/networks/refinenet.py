@@ -1,6 +1,6 @@
 """RefineNet and Light-Weight RefineNet: both networks in the papers' words, leaves first.
 
-In: feature maps of an encoder, finest first. Out: logits at the size of the finest map (1/4 of the image).
+In: feature maps of an encoder, finest first. Out: logits at the size of the finest map, in the papers 1/4 of the image.
 
 Light-Weight RefineNet is the same blocks with other arguments (1x1 convolutions, no residual conv units), see
 :mod:`refineseg.networks.families`.
@@ -208,17 +208,19 @@ class RefineNetBlock(nn.Module):
             kernel_size=kernel_size,
             resizing=resizing,
         )
-        self.out_channels = self.fusion.out_channels
+        width, links = self.fusion.out_channels, options.num_last_links if last else None
+        self.out_channels = width
         self.pooling = ChainedResidualPooling(
-            self.out_channels,
-            num_links=options.num_links,
+            width,
+            num_links=options.num_links if links is None else links,
             kernel_size=kernel_size,
             activation=options.activation,
             order=options.pooling_order,
             depthwise=last and options.depthwise_end,
         )
         self.output = nn.Sequential(
-            *(ResidualConvUnit(self.out_channels, kernel_size=kernel_size) for _ in range(options.num_output_units))
+            *(ResidualConvUnit(width, kernel_size=kernel_size) for _ in range(options.num_output_units)),
+            *(ResidualConvUnit(width) for _ in range(options.num_last_units if last else 0)),
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Float[Tensor, "n c h w"]:
@@ -325,7 +327,7 @@ class RefineNet(nn.Module):
         self.decoder = decoder
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h4 w4"]:
-        """Normalised images (N, C, H, W), any size; logits (N, K, ceil(H / 4), ceil(W / 4))."""
+        """Normalised images (N, C, H, W), any size; logits as large as the finest map: ceil(H / 4), or ceil(H / 2)."""
         logits: Tensor = self.decoder(self.encoder(x))
         return logits
 

@@ -103,6 +103,9 @@ class NetworkOptions:
 FOUR_CASCADED = ((3,), (2,), (1,), (0,))
 """One level per block: RefineNet-4 .. RefineNet-1 of the paper's figure 2c."""
 
+FIVE_CASCADED = ((4,), (3,), (2,), (1,), (0,))
+"""Ours: one more block on the encoder's maps at stride 2, so that logits have half the image's size."""
+
 TWO_CASCADED = ((3, 2), (1, 0))
 """Figure 2b; which levels share a block is inferred from the released code's mechanism."""
 
@@ -155,6 +158,15 @@ VARIANTS: dict[str, Variant] = {
             replace(LIGHT_WEIGHT, level_widths=(128, 64), width=64),
             FOUR_CASCADED,
             f"ours: Light-Weight RefineNet's decoder of a quarter of its width on EfficientNet-Lite{number}",
+        )
+        for number in (0, 1, 2)
+    },
+    **{
+        f"refineseg_lite{number}_5cascade": Variant(
+            f"lite{number}",
+            replace(LIGHT_WEIGHT, level_widths=(128, 64, 64, 64, 32), width=64, num_last_links=0, num_last_units=1),
+            FIVE_CASCADED,
+            f"ours: refineseg_lite{number} with a fifth block at half the image's size",
         )
         for number in (0, 1, 2)
     },

@@ -85,10 +85,14 @@ VARIANTS = [
     ("refinenet_lw:convnext_atto", {"width": 0.125}),
     ("refineseg_lite0", {"width": 0.125, "preprocessing": Preprocessing.tensorflow()}),
     ("refineseg_lite1", {"width": 0.125, "padded": False}),
+    ("refineseg_lite0_5cascade", {"width": 0.125, "preprocessing": Preprocessing.tensorflow()}),
+    ("refineseg_lite2_5cascade", {"width": 0.125, "padded": False}),
 ]
 
 
-@pytest.mark.slow_except("refineseg_lite0-", "refinenet_single:resnet10t-", "refinenet_lw_mobilenetv2-1")
+@pytest.mark.slow_except(
+    "refineseg_lite0-", "refineseg_lite0_5cascade-", "refinenet_single:resnet10t-", "refinenet_lw_mobilenetv2-1"
+)
 @pytest.mark.parametrize(("variant", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_tiles_have_the_logits_of_the_whole_image(variant, options):
     segmenter = segmenter_of(variant, **options).double()
