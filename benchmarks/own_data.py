@@ -36,6 +36,10 @@ ONCE = (
 )
 
 
+OURS = ("refineseg", "refineseg, 4-cascaded")
+"""The default, and the one before it."""
+
+
 def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int, Path]]:
     """Set, minutes, contender, seed and result of every run: all contenders of a cell, then the next cell."""
     minutes = [float(text) for text in options.minutes.split(",")]
@@ -88,7 +92,8 @@ def cells(rows: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Mean and spread of every cell in percent, the best of a line in bold, as lines of Markdown."""
-    contenders = [c for c in (*ALWAYS, *ONCE) if any(row["contender"] == c for row in rows)]
+    measured_ones = {row["contender"] for row in rows}
+    contenders = [c for c in dict.fromkeys((*OURS, *ALWAYS, *ONCE)) if c in measured_ones]
     lines = [
         f"| set | minutes | {' | '.join(contenders)} |",
         f"| --- | ---: | {' | '.join(['---:'] * len(contenders))} |",

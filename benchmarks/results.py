@@ -243,9 +243,10 @@ def own_data_page(results: dict[str, dict[str, Any]]) -> str:
     """Cells of set and minutes, and how often the default recipe is first."""
     rows = own_data_rows(results)
     cells = own_data.cells(rows)
-    behind = [max(means.values()) - means["refineseg"] for means in cells.values()]
+    ours = [next(means[name] for name in own_data.OURS if name in means) for means in cells.values()]
+    behind = [max(means.values()) - own for means, own in zip(cells.values(), ours, strict=True)]
     seeds = sorted({seed for row in rows for seed in row["mean_iou"]})
-    budgets = [row for row in rows if row["contender"] == "refineseg" or row["contender"].endswith("our loop")]
+    budgets = [row for row in rows if row["contender"] in own_data.OURS or row["contender"].endswith("our loop")]
     used = [seconds / (0.6 * row["minutes"]) for row in budgets for seconds in row["seconds"].values()]
     lines = [
         "# Own data, as measured",

@@ -11,7 +11,8 @@ from PIL import Image
 from conftest import write_folder
 from fakes.runs import Silent, tiny
 from fakes.scenes import fake_camvid, fake_idd_lite
-from refineseg.data.datasets import parse_sources
+from refineseg.data.datasets import open_dataset, parse_sources
+from refineseg.data.samples.given import GivenData
 from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.doctor.examination import examine
 from refineseg.errors import ConfigError, DatasetError, LabelError
@@ -244,3 +245,32 @@ def test_held_out_images_without_labels_are_named_as_such(tmp_path):
     changed(root / "masks/train" / f"{name}.png", lambda mask: np.full_like(mask, 255))
     with pytest.raises(LabelError, match=rf"(?s)got none in 1 masks.*validation images .*{name}.*val_share=0"):
         opened(root)
+
+
+def test_images_of_joined_splits_that_are_called_alike_are_held_out_together(tmp_path):
+    root = write_folder(tmp_path / "d", splits={"a": 12, "b": 12})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    _, data, _ = opened(root, train_split="a+b", val_share=0.25)
+    assert (len(data.val), len(data.phases[0].dataset)) == (6, 18)
+    assert not names(data.val) & names(data.phases[0].dataset)
+
+
+def test_classes_that_nothing_teaches_are_told(root):
+    write_folder(root, splits={"val": 2})
+    (root / "classes.txt").write_text("ground\nsky\nsquare\n")
+    assert not any("no training image shows" in line for line in opened(root)[2])
+    for path in (root / "masks" / "train").iterdir():
+        changed(path, lambda mask: np.where(mask == 2, 0, mask).astype(np.uint8))
+    assert any("note: no training image shows square, which validation" in line for line in opened(root)[2])
+
+
+def test_a_validation_set_of_other_classes_is_refused_before_any_training(tmp_path):
+    train, val = (write_folder(tmp_path / name, splits={split: 3}) for name, split in (("a", "train"), ("b", "val")))
+    (train / "classes.txt").write_text("ground\nsky\nsquare\n")
+    (val / "classes.txt").write_text("earth\nair\nsquare\n")
+    data = GivenData(
+        {"train": open_dataset("folder", train, split="train"), "val": open_dataset("folder", val, split="val")}
+    )
+    with pytest.raises(DatasetError, match=r"expected the model's classes ground.*got a data set of earth"):
+        start_run(RunRequest(tiny(), data, device="cpu"), tmp_path / "run", progress=Silent())
+    assert not (tmp_path / "run").exists()

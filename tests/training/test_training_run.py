@@ -176,6 +176,30 @@ def test_a_model_is_fine_tuned_to_other_classes_and_says_what_was_not_loaded(fol
     assert "seven.safetensors" in spec.provenance["started_from"]
 
 
+def test_another_decoder_on_the_same_encoder_takes_over_what_fits(folder_root, tmp_path):
+    build("refineseg_lite0", num_classes=3).save(tmp_path / "four.safetensors")
+    still = tiny(1, weight_decay=0.0, ema_decay=None)
+    still = replace(still, phases=(replace(still.phases[0], encoder_lr=0.0, decoder_lr=0.0),))
+    start = {"init": str(tmp_path / "four.safetensors")}
+    progress = run(folder_root, tmp_path / "run", still, init_variant="refineseg_lite0_5cascade", **start)
+    listed = next(line for line in progress.said if "fine-tuning" in line).partition("made anew: ")[2].split(", ")
+    assert {name.rpartition(".")[0] for name in listed} == {
+        *(f"decoder.blocks.4.{part}" for part in ("adaptations.1.0", "fusion.convs.0", "fusion.convs.1")),
+        *(f"decoder.blocks.4.output.0.{part}" for part in ("conv1", "conv2")),
+        "decoder.classifier",
+    }
+    assert load_spec(tmp_path / "run" / "last.safetensors").variant == "refineseg_lite0_5cascade"
+    four, five = tensors(tmp_path / "four.safetensors"), tensors(tmp_path / "run" / "last.safetensors")
+    learned = [k for k in four if k not in listed and "running" not in k and "tracked" not in k]
+    assert learned
+    assert all(torch.equal(four[k], five[k]) for k in learned)
+    with pytest.raises(
+        ConfigError, match=r"encoder of --init .* \(lite0, as refineseg_lite0 has it\), got refineseg_nano on"
+    ):
+        run(folder_root, tmp_path / "other", still, init_variant="refineseg_nano", **start)
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.slow
 def test_fine_tuning_at_rate_zero_keeps_every_weight_of_equal_classes(folder_root, tmp_path):
     run(folder_root, tmp_path / "first", tiny(1))

@@ -156,6 +156,7 @@ def train(
             assert source is not None
             first, weights = as_model(init), as_path(encoder_weights)
             running: Any = {"log": logs, "stop_after_s": most_s, "budget": time_there_is, "callbacks": called}
+            running["init_variant"] = None if init is None else variant
             request = RunRequest(chosen, source, first, device, workers, weights, skip_missing, launch=mark, **running)
             segmenter = start_run(request, folder, progress=progress)
         lines = ranks.of_first(lambda: (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -269,10 +270,8 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
         raise ConfigError(f"expected a recipe or --config, got both ({recipe} and {config})")
     if released and config is not None:
         raise ConfigError("expected --released with a recipe, got --config; a run.json says everything itself")
-    if given["init"] is not None and (variant is not None or given["pretrained"]):
-        raise ConfigError(
-            "expected --init alone: the model brings its variant and weights; leave --variant/--pretrained out"
-        )
+    if given["init"] is not None and given["pretrained"]:
+        raise ConfigError("expected --init without --pretrained: the model brings its weights; leave one of them out")
     name = next(iter(parse_sources(data)))
     if config is None:
         config = find_recipe(recipe or default_recipe(name), released=released)
@@ -289,6 +288,10 @@ def _training_config(given: Mapping[str, Any], data: str | GivenData) -> Trainin
         settings = [settings]
     if isinstance(settings, Mapping):
         settings = [f"{key}={json.dumps(value, default=_plain)}" for key, value in settings.items()]
+    if given["init"] is not None and any(str(setting).partition("=")[0].strip() == "variant" for setting in settings):
+        raise ConfigError(
+            "expected --variant NAME beside --init, got --set variant; the model brings its own otherwise"
+        )
     return override(recipe_options(config, **plain), settings)
 
 

@@ -67,7 +67,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
     config: Annotated[Path | None, typer.Option(help="File run.json of another run, replaces the recipe.")] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Network: a variant of `refineseg models`.", autocompletion=variants)
+        str | None,
+        typer.Option(
+            help="Network: a variant of `refineseg models`; with --init, on its encoder.", autocompletion=variants
+        ),
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="Model to fine-tune: a shipped name or a file.", autocompletion=model_files)

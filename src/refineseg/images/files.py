@@ -199,7 +199,7 @@ def read_opaque(path: Path, *, content: bytes | None = None) -> NDArray[np.bool_
     return read_picture(path, content=content).valid
 
 
-def _mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], bool]:
+def mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], bool]:
     """The values of a mask file as stored, or its colours as 0xRRGGBB; True for colours."""
     with opened(path, content) as image:
         if image.format in ("JPEG", "MPO"):
@@ -256,7 +256,7 @@ def mask_values(path: Path) -> dict[int, int]:
         ImageError: The file cannot be read.
         LabelError: It holds colours, or is a JPEG.
     """
-    codes, coloured = _mask_codes(path)
+    codes, coloured = mask_codes(path)
     if coloured:
         raise LabelError(no_colours_known(path, _counted(codes)))
     return dict(_counted(codes))
@@ -281,7 +281,7 @@ def read_mask(path: Path, *, table: LabelTable, ignore_index: int, content: byte
         LabelError: It is a JPEG, has colours where the table has none, or has values or colours that stand for no
             class; they are named with their pixel counts.
     """
-    codes, coloured = _mask_codes(path, content)
+    codes, coloured = mask_codes(path, content)
     if coloured and not table.colours:
         raise LabelError(no_colours_known(path, _counted(codes)))
     known = _coded(table) if coloured else table.values

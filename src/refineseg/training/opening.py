@@ -19,6 +19,7 @@ from refineseg.data.samples.record import DataRecord, shared_marks
 from refineseg.data.samples.run_record import HELD_OUT, validation_name
 from refineseg.data.samples.sample import Dataset, Without
 from refineseg.errors import ConfigError, DatasetError, LabelError
+from refineseg.evaluate.predicting import class_table
 from refineseg.images.files import first_names
 from refineseg.terminal.printing import warn
 from refineseg.training import ranks
@@ -54,6 +55,7 @@ def open_data(
             phases[parts], checked = _open_phase(parts, sources, held_out, val, palettes, progress)
             records[" + ".join(parts)], usual_void = checked.record, max(usual_void, checked.void_share)
     if val_set is not None:
+        class_table(next(iter(phases.values())).dataset.class_info, val_set.class_info)  # else no epoch is measured
         check = partial(check_data, one_class=True, usual_void=usual_void, palettes=palettes)
         try:
             checked = _checked(val_set, check)
@@ -91,9 +93,10 @@ def _validation(config: TrainingConfig, name: str, root: Root) -> Dataset | None
     if config.val_split != HELD_OUT:
         return open_dataset(name, root, split=config.val_split)
     whole = open_dataset(name, root, split=config.train_split)
-    order = np.random.default_rng(config.seed).permutation(len(whole))
-    held_out = max(1, round(config.val_share * len(whole)))
-    return Without(whole, [whole.name(int(index)) for index in order[held_out:]])
+    names = list(dict.fromkeys(whole.name(i) for i in range(len(whole))))  # of joined splits some may be alike
+    order = np.random.default_rng(config.seed).permutation(len(names))
+    held_out = max(1, round(config.val_share * len(names)))
+    return Without(whole, [names[int(index)] for index in order[held_out:]])
 
 
 def _open_phase(
@@ -156,12 +159,18 @@ def _checked(dataset: Dataset, check: Callable[[Dataset], CheckedData]) -> Check
 
 
 def _tell_unmeasured(learned: PhaseData, val: CheckedData, progress: Progress) -> None:
-    """Which classes training images show and validation images do not."""
+    """Which classes training images show and validation images do not, and the other way round."""
     names = learned.dataset.class_info.names
-    pairs = zip(names, learned.pixel_counts, val.pixel_counts, strict=False)  # unions of classes come behind them
+    pairs = list(zip(names, learned.pixel_counts, val.pixel_counts, strict=False))  # unions of classes come behind them
     missing = [name for name, in_training, in_val in pairs if in_training and not in_val]
     if missing:
         progress.say(f"note: no validation image shows {first_names(missing)}; the mIoU says nothing about them")
+    in_unions = {names[index] for union in learned.unions for index in union}
+    new = [name for name, in_training, in_val in pairs if in_val and not in_training and name not in in_unions]
+    if new:
+        progress.say(
+            f"note: no training image shows {first_names(new)}, which validation images show: nothing is learned of it"
+        )
 
 
 def _tell_shared(records: Mapping[str, DataRecord], val: DataRecord, *, is_training: bool) -> None:

@@ -35,6 +35,7 @@ from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
 from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
+from refineseg.training.fine_tuning import check_variant, fine_tune
 from refineseg.training.loop import train
 from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
@@ -65,6 +66,7 @@ class RunRequest:
         config: The complete configuration.
         data: ``NAME:ROOT``, or several joined by ``+``, of which the first is validated on; or what a program gave.
         init: Model to fine-tune: a shipped name or a model file; None: a new one.
+        init_variant: Variant that takes over the weights of ``init`` that fit it; None: that of the model.
         device: ``auto``, ``cpu`` or ``cuda``.
         num_workers: Reading processes; None: chosen.
         encoder_weights: File with ImageNet weights of the encoder; None: the library's.
@@ -91,6 +93,7 @@ class RunRequest:
     same_data_as: Path | None = None
     callbacks: Callbacks | None = None
     launch: str | None = None
+    init_variant: str | None = None
 
 
 def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segmenter:
@@ -106,6 +109,8 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
     check_logs(request.log)
     if ranks.is_first():  # which writes into it while others may not have come so far
         check_new_run(folder)
+    if request.init is not None:
+        check_variant(request.init, request.init_variant)
     sources = parse_sources(request.data)
     check_apart("--out", folder, request.data)
     config = fitted(request.config, sources, skip_missing=request.skip_missing, say=progress.say)
@@ -241,7 +246,7 @@ def resume_run(
         segmenter = _remade(description, class_info) or _new_model(config, class_info, licence)
     else:
         progress.say("no epoch was complete: starting from the beginning")
-        request = RunRequest(config, data, init, encoder_weights=weights)
+        request = RunRequest(config, data, init, encoder_weights=weights, init_variant=config.variant)
         segmenter, config = _make_model(request, config, class_info, licence, progress)
     segmenter.with_provenance({"started_from": started_from, "earlier": description.get("earlier")})
     opened = _measured_on(opened, config, progress)
@@ -340,7 +345,7 @@ def _make_model(
     if request.init is not None:
         source = load(request.init)
         earlier = Learned.from_provenance(source.spec.provenance).to_json()
-        segmenter = fine_tune(source, class_info, progress)
+        segmenter = fine_tune(source, class_info, progress, variant=request.init_variant)
         licence = "; ".join(dict.fromkeys(part for part in (segmenter.spec.licence, licence) if part))
         preprocessing = replace(segmenter.spec.preprocessing, input_scale=config.input_scale or 1.0)
         segmenter.spec = replace(segmenter.spec, licence=licence, preprocessing=preprocessing)
@@ -368,26 +373,3 @@ def _make_model(
         segmenter = _new_model(config, class_info, licence)
     segmenter.with_provenance({"started_from": f"ImageNet weights of {encoder.source}" if pretrained else "scratch"})
     return segmenter, replace(config, pretrained="yes" if pretrained else "no")
-
-
-def fine_tune(source: Segmenter, class_info: ClassInfo, progress: Progress) -> Segmenter:
-    """A model of other classes that starts from another model's weights.
-
-    The classifier is kept where the classes are the same and made anew where they are not; everything not taken over is
-    listed.
-    """
-    segmenter = Segmenter(replace(source.spec, class_info=class_info, provenance={}))
-    old, new = source.network.state_dict(), segmenter.network.state_dict()
-    same_classes = source.class_info.names == class_info.names
-    taken = {
-        name: tensor
-        for name, tensor in old.items()
-        if new[name].shape == tensor.shape and (same_classes or not name.startswith("decoder.classifier."))
-    }
-    segmenter.network.load_state_dict({**new, **taken})
-    left = [name for name in new if name not in taken]
-    progress.say(
-        f"fine-tuning: {len(taken)} of {len(new)} tensors taken over; "
-        + (f"not loaded, made anew: {', '.join(left)}" if left else "nothing is made anew, the classes are the same")
-    )
-    return segmenter

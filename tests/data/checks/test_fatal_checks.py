@@ -226,3 +226,15 @@ def test_camvid_is_sound(camvid_root):
     for split, count in (("val", 101),):
         record = check_data(open_dataset("camvid", camvid_root, split=split)).record
         assert len({image for _, image, _ in record.samples}) == count
+
+
+def test_a_coloured_mask_of_several_pictures_is_refused_before_training(tmp_path):
+    healthy(tmp_path)
+    image, mask = pair(20)
+    put(tmp_path, "train/bad", image, mask)[1].unlink()
+    palette = np.array([colour for _, colour in CLASSES], np.uint8)
+    page = Image.fromarray(palette[np.where(mask == 255, 0, mask)])
+    page.save(tmp_path / "masks/train/bad.tif", save_all=True, append_images=[page.rotate(180)])
+    with pytest.raises(RefinesegError, match="mask of one picture"):
+        check_data(open_dataset("folder", tmp_path, split="train"))
+    assert "unreadable_mask" in {found.kind for found in examine(f"folder:{tmp_path}").findings}

@@ -209,6 +209,7 @@ def test_without_a_class_list_the_training_masks_tell_the_classes_of_every_split
             r'got 1\.\.3; write classes\.json .*\{"id": 1, "name": "\.\.\."\}, .*\]\}, or subtract 1 from every',
         ),
         ([0, 4, 9], r'got 0, 4, 9; write classes\.json that lists them: .*\{"id": 9, "name": "\.\.\."\}\]\}$'),
+        ([0, 128, 255], r'got 0, 128, 255; write classes\.json .*\(255 is void unless it is listed, too: \{"id": 255,'),
         ([0, 0, 0], r"got 0: fewer than two classes, there is nothing to learn; label more"),
         ([255], r"got 255: fewer than two classes"),
         (

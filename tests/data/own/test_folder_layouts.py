@@ -317,3 +317,19 @@ def test_names_that_differ_by_unseen_characters_are_alike():
     [note] = alike(["car", "c\u200bar", "sky"])
     assert "the classes 'car' and 'c\\u200bar' differ" in note
     assert alike(["c", "c++", "-", "_"]) == ()
+
+
+def test_a_data_set_may_be_called_like_a_split(tmp_path):
+    root = _pair(tmp_path / "test", "images/a.png", "masks/a.png")
+    (root / "classes.txt").write_text("road\ntree\n")
+    assert own_splits(root) == ("train",)
+    _pair(tmp_path / "val", "images/b.png", "masks/b.png")
+    with pytest.raises(DatasetError, match=f"one split of a data set: give {tmp_path}"):
+        recognise(root)
+
+
+def test_a_training_split_of_another_name_tells_the_number_of_classes(tmp_path):
+    root = _pair(tmp_path, "images/Train/a.png", "masks/Train/a.png")
+    _pair(root, "images/Val/b.png", "masks/Val/b.png", values=np.zeros_like(MASK))
+    train, val = (open_dataset("folder", root, split=split) for split in ("Train", "Val"))
+    assert val.class_info == train.class_info

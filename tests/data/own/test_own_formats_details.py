@@ -5,6 +5,7 @@ import io
 import json
 import math
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -818,3 +819,37 @@ def test_yolo_without_yaml_has_splits_that_may_begin_with_a_capital(tmp_path):
         dataset = open_dataset("yolo", tmp_path, split=split)
         assert (len(dataset), dataset.notes) == (1, ())
         assert dataset.read_mask(0).max() == 1
+
+
+def test_every_split_of_coco_has_the_classes_of_the_training_file_whatever_its_name(tmp_path):
+    for split in ("train2017", "val2017"):
+        content = coco_json(scenes(), ending=".png")
+        if split == "val2017":
+            gone = content["categories"].pop(0)["id"]
+            content["annotations"] = [a for a in content["annotations"] if a["category_id"] != gone]
+        for scene in scenes():
+            (tmp_path / split).mkdir(exist_ok=True)
+            Image.fromarray(scene.image).save(tmp_path / split / f"{scene.name}.png")
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    train, val = (open_dataset("coco", tmp_path, split=split) for split in ("train2017", "val2017"))
+    assert val.class_info == train.class_info
+
+
+def test_coco_names_agree_in_whatever_unicode_form_they_were_packed(tmp_path):
+    root = _coco(tmp_path, [_box(7, 0, 0, 2, 1)])
+    (root / "p0.png").rename(root / unicodedata.normalize("NFD", "größe.png"))
+    path = root / "annotations.json"
+    path.write_text(path.read_text().replace("p0.png", unicodedata.normalize("NFC", "größe.png")), encoding="utf-8")
+    assert _mask(open_dataset("coco", root, split="train"))[0] == [2, 2, 0, 0, 0, 0]
+
+
+def test_yolo_images_of_several_folders_may_be_called_alike(tmp_path):
+    for site in "AB":
+        _image(tmp_path / site / "images" / "train" / "0001.png")
+        labels = tmp_path / site / "labels" / "train" / "0001.txt"
+        labels.parent.mkdir(parents=True)
+        labels.write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (tmp_path / "data.yaml").write_text("train: [A/images/train, B/images/train]\nnames: [thing]\n")
+    dataset = open_dataset("yolo", tmp_path, split="train")
+    assert [dataset.name(i) for i in range(2)] == ["A/images/train/0001", "B/images/train/0001"]

@@ -22,7 +22,7 @@ from refineseg.data.checks.endings import ends_as_it_should, png_outline
 from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
 from refineseg.images.decoding import is_one_of_many
-from refineseg.images.files import HeaderReadable, mask_values, read_image_size, read_rgb
+from refineseg.images.files import HeaderReadable, mask_codes, mask_values, read_image_size, read_rgb
 
 Form = Literal["index", "palette", "colour", "jpeg", "classes"]
 """What a mask file holds; ``classes``: class indices given by a reader."""
@@ -277,7 +277,7 @@ def inspect_mask(path: Path) -> MaskFacts:
             counts, distinct = _colour_counts(read_rgb(path))
             return MaskFacts(form="jpeg", hw=hw, counts=counts, distinct=distinct)
         if header.mode in ("RGB", "RGBA"):
-            counts, distinct = _colour_counts(read_rgb(path))
+            counts, distinct = _code_counts(mask_codes(path)[0])  # by the reader's own rules
             return MaskFacts(form="colour", hw=hw, counts=counts, distinct=distinct)
         values = mask_values(path)
     except (ImageError, DatasetError) as error:
@@ -296,7 +296,11 @@ def inspect_mask(path: Path) -> MaskFacts:
 def _colour_counts(rgb: NDArray[np.uint8]) -> tuple[dict[int, int], int]:
     """Colours as 0xRRGGBB with their pixels, the most frequent first, and how many there are."""
     red, green, blue = (rgb[..., i].astype(np.int32) for i in range(3))
-    codes, counts = np.unique((red << 16) | (green << 8) | blue, return_counts=True)
+    return _code_counts((red << 16) | (green << 8) | blue)
+
+
+def _code_counts(found: NDArray[Any]) -> tuple[dict[int, int], int]:
+    codes, counts = np.unique(found, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_MOST_VALUES]
     return dict(zip(codes[order].tolist(), counts[order].tolist(), strict=True)), len(codes)
 

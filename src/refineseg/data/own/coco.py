@@ -10,12 +10,13 @@ images of each split.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from refineseg.data.own.folder_layout import in_usual_order
+from refineseg.data.own.folder_layout import in_usual_order, split_like
 from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
 from refineseg.data.samples.json_files import json_elements
@@ -105,12 +106,13 @@ def open_coco(root: Path, split: str) -> SourceDataset:
         raise unknown_split(split, coco_splits(root), root)
     rle_tools()  # to miss it now and not at the first sample
     content = _read(files[split])
-    classes = _classes(files.get("train", files[split]))
+    training = files[split_like("train", tuple(files)) or split]
+    classes = _classes(training)
     labels = content.categories
     unknown = sorted({labels[i] for i in content.used} - classes.index_of.keys())
     if unknown:
         raise DatasetError(
-            f"expected the categories of {files['train']} in {files[split]}, got {len(unknown)} others: "
+            f"expected the categories of {training} in {files[split]}, got {len(unknown)} others: "
             f"{first_names(unknown)}; export both from one project"
         )
     found = _image_paths(root, files[split], split, [name for _, name, _ in content.images])
@@ -301,15 +303,16 @@ def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -
     for folder in dict.fromkeys(candidates):
         if not is_folder(folder):
             continue
-        there = {name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
+        files = [name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+        there = {_composed(name): name for name in files}
         for short in (False, True):  # some programs write the path on their own machine
-            wanted = [name.name if short else name.as_posix() for name in names]
+            wanted = [_composed(name.name if short else name.as_posix()) for name in names]
             absent = [name for name in wanted if name not in there]
             shared = [name for name, count in Counter(wanted).items() if count > 1]
             if short and shared and len(set(names)) == len(names):
                 continue  # images of one name in several folders: the file could be any of them
             if not absent:
-                return [folder / name for name in wanted]
+                return [folder / there[name] for name in wanted]
             if best is None or len(absent) < best[0]:
                 best = (len(absent), folder, absent)
     if best is None:
@@ -318,3 +321,8 @@ def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -
         f"expected the {len(names)} images of {listing} in {', '.join(map(str, dict.fromkeys(candidates)))}, but "
         f"{best[0]} are absent even from {best[1]}: {first_names(best[2])}; copy them there"
     )
+
+
+def _composed(name: str) -> str:
+    """A name in one Unicode form: archives of some systems keep accents apart from their letters."""
+    return unicodedata.normalize("NFC", name)

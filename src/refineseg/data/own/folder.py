@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from refineseg.class_info import ClassInfo, LabelTable
-from refineseg.data.own.folder_layout import folder_splits, partners, split_folders, stray_images
+from refineseg.data.own.folder_layout import folder_splits, partners, split_folders, split_like, stray_images
 from refineseg.data.samples.class_files import MOST_UNNAMED, read_class_file
 from refineseg.data.samples.own_classes import alike
 from refineseg.data.samples.sample import FilePair, PairDataset
@@ -47,12 +47,13 @@ def open_folder(root: Path, split: str) -> PairDataset:
     listed = read_class_file(root)
     if listed is not None:
         return PairDataset(pairs, *listed, (*alike(listed[0].names), *stray_images(root)), root=str(root))
-    if "train" not in folder_splits(root):
+    learned = split_like("train", folder_splits(root))
+    if learned is None:
         raise DatasetError(
             f"expected classes.json in {root}, or a split 'train' whose masks tell the number of classes, got neither: "
             "write classes.json"
         )
-    training = pairs if split == "train" else _pairs(root, "train")
+    training = pairs if split == learned else _pairs(root, learned)
     class_info, table = count_classes(training, root)
     note = (
         f"{class_info.num_classes} classes, counted in {len(training)} training masks; "
@@ -187,6 +188,8 @@ def _other_values(counts: Counter[int], root: Path) -> str:
         return f"{got}: fewer than two classes, there is nothing to learn; label more"
     listed = ", ".join(f'{{"id": {value}, "name": "..."}}' for value in values[:3])
     advice = f'write classes.json that lists them: {{"classes": [{listed}{", ..." if len(values) > 3 else ""}]}}'
+    if 255 in counts and values[0] == 0:
+        advice += ' (255 is void unless it is listed, too: {"id": 255, "name": "..."})'
     if len(values) > MOST_UNNAMED:
         return f"{got}; export the masks as PNG of class indices if they are grey pictures or were resized, or {advice}"
     if values == list(range(1, len(values) + 1)):

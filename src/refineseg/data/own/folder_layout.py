@@ -18,8 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refineseg.data.samples.class_files import CLASS_FILES
 from refineseg.errors import DatasetError
-from refineseg.files.archives import is_folder, list_files, subfolders
+from refineseg.files.archives import is_file, is_folder, list_files, subfolders
 from refineseg.images.files import IMAGE_SUFFIXES, find_images, first_names
 
 MASK_FOLDERS = ("masks", "labels", "annotations")
@@ -141,10 +142,19 @@ def _layout(root: Path) -> _Layout:
                 usual = _Layout(images[0], (masks[0],))
                 break
     masks = [name for name in usual.masks if _holds_images(root / name)]
-    one_split = root.resolve().name in USUAL_SPLITS  # of a data set whose class file lies above
-    if masks and not one_split and _holds_images(root / usual.images):
+    if masks and split_of(root) is None and _holds_images(root / usual.images):
         return _Layout(usual.images, (masks[0],), flat=True)
     return usual
+
+
+def split_of(root: Path) -> Path | None:
+    """The data set of which a folder is one split, because its class file or other splits lie beside it; else None."""
+    here = root.resolve()
+    if here.name not in USUAL_SPLITS:
+        return None
+    others = [here.parent / name for name in subfolders(here.parent) if name != here.name]
+    splits = any(other.name in USUAL_SPLITS and is_folder(other / "images") for other in others)
+    return here.parent if splits or any(is_file(here.parent / name) for name in CLASS_FILES) else None
 
 
 def _holds_images(folder: Path) -> bool:

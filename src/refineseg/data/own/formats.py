@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from refineseg.data.own.coco import coco_files, coco_splits, open_coco
 from refineseg.data.own.cvat import cvat_splits, open_cvat
 from refineseg.data.own.folder import open_folder
-from refineseg.data.own.folder_layout import folder_splits, folders_to_rename, has_layout
+from refineseg.data.own.folder_layout import folder_splits, folders_to_rename, has_layout, split_of
 from refineseg.data.own.label_studio import is_brush_png, open_label_studio
 from refineseg.data.own.labelme import labelme_splits, open_labelme
 from refineseg.data.own.pairs_list import LIST_SUFFIXES, is_pairs_list, open_pairs, pairs_splits
@@ -317,7 +317,8 @@ def _unknown(root: Path) -> tuple[str, ...]:
     )
     where = f" in {folders}" if folders else " directly in it" if files else ""
     advice = "; several archives inside are not read: unpack them" if endings[".zip"] else ""
-    inner = [name for name in subfolders(root) if _fits(root / name)]
+    inner, above = [name for name in subfolders(root) if _fits(root / name)], split_of(root)
+    advice += f"; it is one split of a data set: give {above}" if above is not None else ""
     advice += _CVAT_XML if any(PurePosixPath(name).name == "annotations.xml" for name in files) else ""
     advice += f"; {inner[0]} has one of them: give {root / inner[0]}" if inner else ""
     coco = [name for name in files if "/" not in name and name.endswith(".json") and name not in NO_ANNOTATIONS]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from refineseg.data.own.folder import count_classes
-from refineseg.data.own.folder_layout import USUAL_SPLITS, in_usual_order
+from refineseg.data.own.folder_layout import USUAL_SPLITS, in_usual_order, split_like
 from refineseg.data.own.painting import unknown_split
 from refineseg.data.samples.class_files import read_class_file
 from refineseg.data.samples.own_classes import alike
@@ -57,7 +57,8 @@ def open_pairs(root: Path, split: str) -> PairDataset:
     listed = read_class_file(folder)
     if listed is not None:
         return PairDataset(pairs, *listed, alike(listed[0].names), root=str(root))
-    training = pairs if split == "train" or "train" not in splits else _pairs(lists, folder, "train")
+    learned = split_like("train", splits)
+    training = pairs if learned in (None, split) else _pairs(lists, folder, str(learned))
     class_info, table = count_classes(training, folder)
     note = f"{class_info.num_classes} classes, counted in {len(training)} masks; write {folder / 'classes.json'}"
     return PairDataset(pairs, class_info, table, (f"{note} to name them and to start faster",), root=str(root))

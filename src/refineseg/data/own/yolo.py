@@ -8,6 +8,7 @@ Source: https://docs.ultralytics.com/datasets/segment/
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from functools import partial
@@ -264,8 +265,12 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[tuple[Path,
             f"expected the images listed for {split}, but {len(absent)} are absent: {first_names(absent)}"
         )
     names = [name for _, name in found]
-    if len(set(names)) < len(names):  # several folders: the last two parts of a path tell them apart
-        return [(image, f"{image.parent.parent.name}/{image.parent.name}/{name}") for image, name in found]
+    if len(set(names)) < len(names):  # several folders: what their paths do not share tells them apart
+        paths = [PurePosixPath(image.as_posix()) for image, _ in found]
+        above = os.path.commonpath([path.parent for path in paths])
+        return [
+            (i, path.relative_to(above).with_suffix("").as_posix()) for (i, _), path in zip(found, paths, strict=True)
+        ]
     return found
 
 
