@@ -271,6 +271,6 @@ def test_a_validation_set_of_other_classes_is_refused_before_any_training(tmp_pa
     data = GivenData(
         {"train": open_dataset("folder", train, split="train"), "val": open_dataset("folder", val, split="val")}
     )
-    with pytest.raises(DatasetError, match=r"expected the model's classes ground.*got a data set of earth"):
+    with pytest.raises(DatasetError, match=r"expected the model's classes 3 \(ground.*got a data set of 3 \(earth"):
         start_run(RunRequest(tiny(), data, device="cpu"), tmp_path / "run", progress=Silent())
     assert not (tmp_path / "run").exists()

@@ -155,9 +155,10 @@ def train(
         else:
             assert source is not None
             first, weights = as_model(init), as_path(encoder_weights)
-            running: Any = {"log": logs, "stop_after_s": most_s, "budget": time_there_is, "callbacks": called}
-            running["init_variant"] = None if init is None else variant
-            request = RunRequest(chosen, source, first, device, workers, weights, skip_missing, launch=mark, **running)
+            more: Any = {"stop_after_s": most_s, "budget": time_there_is, "callbacks": called, "init_variant": variant}
+            request = RunRequest(
+                chosen, source, first, device, workers, weights, skip_missing, logs, launch=mark, **more
+            )
             segmenter = start_run(request, folder, progress=progress)
         lines = ranks.of_first(lambda: (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return TrainedRun(folder, segmenter, tuple(json.loads(line) for line in lines), tuple(quiet.notes))
