@@ -279,17 +279,18 @@ every fifth of the membranes is `val`. Of NEU_Seg, every fourth training pair an
 
 Every run is a process of its own, with nothing else running. Its time counts from the start of Python to the end of
 training: imports, reading and checks of the data are in it. *refineseg* is the default recipe with `--budget`
-(`refineseg_lite0_5cascade`), *refineseg, 4-cascaded* the default before it (`folder_refineseg_lite0`). The peers are networks of segmentation-models-pytorch on the same EfficientNet-Lite0 with the same ImageNet weights: once
-in a plain loop like its documented one (Adam at 2e-4, Dice loss, float32, glibc's memory as it is), once in our loop
-with our recipe, where only the network differs. `val` is measured once per run, and nothing was chosen by it: the
-recipe was chosen on folds of `train` ([Experiments](experiments.md)).
+(`refineseg_lite0_5cascade`), *refineseg, 4-cascaded* the default before it (`folder_refineseg_lite0`). The peers are
+networks of segmentation-models-pytorch on the same EfficientNet-Lite0 with the same ImageNet weights: once in a plain
+loop like its documented one (Adam at 2e-4, Dice loss, float32, glibc's memory as it is), once in our loop with our
+recipe, where only the network differs. `val` is measured once per run, and nothing was chosen by it: the recipe was
+chosen on folds of `train` ([Experiments](experiments.md)).
 
 All contenders of a row met on one machine; the rows of 10 minutes are from another one than the rest (below), and the
-five blocks ran there some hours later. At 2 and 5 minutes five blocks were not run on the machine of these rows; one run
-each on a slower one is in [Experiments](experiments.md). Where five blocks are missing, four count as ours.
+five blocks ran there some hours later. At 2 and 5 minutes five blocks were not run on the machine of these rows; one
+run each on a slower one is in [Experiments](experiments.md). Where five blocks are missing, four count as ours.
 Training has become faster since some rows were measured: those of 2 minutes, and that of the cracks at 5 minutes, are
-from before the Lovasz loss became six times as fast. All rows but that of steel at 10 minutes are from before budgets
-measured reading apart from computing."""
+from before the Lovasz loss became six times as fast. All rows of four blocks but that of steel at 10 minutes are from
+before budgets measured reading apart from computing."""
 
 
 def points(results: dict[str, dict[str, Any]]) -> list[tuple[str, str, float, float]]:

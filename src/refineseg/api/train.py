@@ -155,11 +155,9 @@ def train(
         else:
             assert source is not None
             first, weights = as_model(init), as_path(encoder_weights)
-            more: Any = {"stop_after_s": most_s, "budget": time_there_is, "callbacks": called, "init_variant": variant}
-            request = RunRequest(
-                chosen, source, first, device, workers, weights, skip_missing, logs, launch=mark, **more
-            )
-            segmenter = start_run(request, folder, progress=progress)
+            options = {"stop_after_s": most_s, "budget": time_there_is, "launch": mark, "init_variant": variant}
+            plain = (chosen, source, first, device, workers, weights, skip_missing, logs)
+            segmenter = start_run(RunRequest(*plain, callbacks=called, **options), folder, progress=progress)
         lines = ranks.of_first(lambda: (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return TrainedRun(folder, segmenter, tuple(json.loads(line) for line in lines), tuple(quiet.notes))
 
