@@ -257,3 +257,16 @@ def test_a_palette_is_grey_for_a_model_of_one_channel_and_refused_for_others(tmp
     assert np.abs(grey.astype(int) - np.asarray(palette.convert("RGB").convert("L")).astype(int)).max() <= 1
     with pytest.raises(ImageError, match="expected an image of 4 bands, got one of palette colours"):
         read_picture(tmp_path / "p.png", num_channels=4, reading=Reading(bands=(1,)))
+
+
+@pytest.mark.parametrize("said", ["-3.4e+38", "-3.40282346638529e+38", "-9999.9"])
+def test_a_nodata_value_in_single_precision_is_void_wherever_it_is_read(tmp_path, said):
+    heights = np.arange(600, dtype=np.float32).reshape(20, 30)
+    heights[:6] = np.float32(said)
+    tifffile.imwrite(tmp_path / "a.tif", heights, extratags=[(42113, 2, len(said) + 1, said, False)])
+    picture = read_picture(tmp_path / "a.tif")
+    image, valid = _by_the_raster_way(tmp_path / "a.tif", Reading())
+    assert not picture.valid[:6].any()
+    assert picture.valid[6:].all()
+    np.testing.assert_array_equal(picture.valid, valid)
+    np.testing.assert_array_equal(picture.image, image)

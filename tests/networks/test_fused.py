@@ -15,6 +15,7 @@ from refineseg.networks.variants import NetworkOptions
 from refineseg.runtimes.graph import InferenceGraph
 
 SMALL = ["refinenet_lw_mobilenetv2", "refinenet_lw_resnet50", "refinenet_lw_resnet18_densetorch",
+         "refineseg_lite0_5cascade",
          "refinenet_lw_mobilenetv2_multitask", "refinenet_lw_nasnetmobile", "refinenet:resnet18",
          "refinenet_2scale:resnet18", "refinenet_single:resnet18", "refinenet_improved:resnet18",
          "refinenet_0links:resnet18", "refinenet_lw:convnext_atto", "refinenet_lw:efficientnet_b0",
@@ -41,7 +42,9 @@ def with_statistics(network):
     return network.eval().double()
 
 
-@pytest.mark.slow_except("3-refinenet_lw_mobilenetv2", "40-refinenet:resnet18", "3-refinenet_lw:convnext_atto")
+@pytest.mark.slow_except(
+    "3-refineseg_lite0_5cascade", "3-refinenet_lw_mobilenetv2", "40-refinenet:resnet18", "3-refinenet_lw:convnext_atto"
+)
 @pytest.mark.parametrize("variant", SMALL)
 @pytest.mark.parametrize("num_classes", [3, 40])
 def test_a_fused_network_gives_the_same_logits(variant, num_classes):

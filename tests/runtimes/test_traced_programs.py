@@ -76,10 +76,25 @@ def test_a_network_with_unknown_functions_is_refused_when_it_is_written(traced, 
         program_bytes(traced[0], {})
 
 
+@pytest.mark.parametrize("size_hw", [None, (70, 97)])
+@pytest.mark.parametrize("variant", ["refineseg_lite0", "refineseg_lite0_5cascade"])
+def test_programs_have_the_logits_and_classes_of_the_network(variant, size_hw):
+    torch.manual_seed(0)
+    segmenter = build(variant, num_classes=3).eval()
+    program = export_program(segmenter, outputs=("class_map", "logits"), size_hw=size_hw).module()
+    images = example_images(1 if size_hw else 2, 3, (70, 97))
+    with torch.no_grad():
+        classes, logits = program(images)
+        expected = segmenter(images)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert (classes.long() == expected.argmax(1)).float().mean() > 0.999
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
+        "refineseg_lite0_5cascade",
         "refinenet_lw_mobilenetv2", "refinenet_lw_nasnetmobile", "refinenet_resnet50_improved",
         "refinenet_lw_mobilenetv2_multitask", "refinenet_lw:convnext_atto", "refinenet_lw:efficientnet_b0",
         "refinenet_lw:mobilenetv3_large_100", "refinenet_lw:regnety_002", "refinenet_lw:swin_tiny_patch4_window7_224",

@@ -44,6 +44,7 @@ def test_every_rule_is_about_options_that_there_are():
         (["--simplify", "1.0", "--smallest-area", "9"], "expected --simplify, --smallest-area only with --save polyg"),
         (["--classes", "sky"], "expected --classes only with --save probabilities or polygons"),
         (["--overlap", "64"], "expected --overlap only with --tile-mode blend"),
+        (["--tile-mode", "blend", "--prove"], "expected --prove only with --tile-mode exact"),
         (["--tile", "off", "--memory", "1GB"], "expected --memory only without --tile off"),
         (["--flip", "--memory", "1GB"], "expected --memory only without --scales, --flip"),
         (["--scales", "0.5,1", "--tile-mode", "blend"], "expected --tile-mode only without --scales"),

@@ -193,11 +193,26 @@ def test_another_decoder_on_the_same_encoder_takes_over_what_fits(folder_root, t
     learned = [k for k in four if k not in listed and "running" not in k and "tracked" not in k]
     assert learned
     assert all(torch.equal(four[k], five[k]) for k in learned)
+    request = RunRequest(still, f"folder:{folder_root}", device="cpu", init_variant="refineseg_lite0_5cascade", **start)
+
+    class Killed(Silent):
+        def epoch_done(self, entry):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start_run(request, tmp_path / "killed", progress=Killed())
+    (tmp_path / "killed" / "checkpoint.pt").unlink()  # as before its first one
+    resume_run(tmp_path / "killed", data=None, device="cpu", num_workers=None, progress=Silent())
+    assert same(five, tensors(tmp_path / "killed" / "last.safetensors"))
     with pytest.raises(
-        ConfigError, match=r"encoder of --init .* \(lite0, as refineseg_lite0 has it\), got refineseg_nano on"
+        ConfigError, match=r"encoder of --init .* \(lite0, as refineseg_lite0 has it\), got refineseg_nano, whose"
     ):
         run(folder_root, tmp_path / "other", still, init_variant="refineseg_nano", **start)
     assert not (tmp_path / "other").exists()
+    said = run(folder_root, tmp_path / "own", replace(still, variant="refineseg_lite0_5cascade"), **start).said
+    assert any(
+        "the network is refineseg_lite0, as" in line and "; --variant refineseg_lite0_5" in line for line in said
+    )
 
 
 @pytest.mark.slow

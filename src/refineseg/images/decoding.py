@@ -358,7 +358,11 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
     if values.ndim == 2:
         values = values[:, :, None]
     if key is not None and palette is None and not isinstance(key, bytes):
-        keyed = (values != np.array(bool(key) if turned.mode == "1" else key)).any(axis=2)
+        wanted = np.array(bool(key) if turned.mode == "1" else key)
+        if values.dtype.kind == "f":  # in double precision, -3.4e+38 would be no pixel's value
+            with np.errstate(over="ignore"):
+                wanted = wanted.astype(values.dtype)
+        keyed = (values != wanted).any(axis=2)
     return Stored(path, values.transpose(2, 0, 1), colours, num_bits, palette, keyed)
 
 

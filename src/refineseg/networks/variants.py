@@ -188,6 +188,15 @@ VARIANTS: dict[str, Variant] = {
 """Every named variant; ``refinenet:NAME`` and ``refinenet_lw:NAME`` take any encoder of four maps besides."""
 
 
+def output_stride(name: str) -> int:
+    """Pixels of the network's input, in height and in width, for one of its logits: 4, or 2 with five blocks.
+
+    Raises:
+        ConfigError: No such variant.
+    """
+    return 2 if find_variant(name).groups == FIVE_CASCADED else 4
+
+
 def _check_backbone(family: str, name: str) -> None:
     own = [key for key, variant in VARIANTS.items() if variant.encoder == name and variant.groups == SIX_LEVELS]
     if own:

@@ -21,12 +21,11 @@ from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, told
 from refineseg.networks.fused import enlarged_class_map, separate_pooling
 from refineseg.networks.lite import assume_even_sizes
-from refineseg.networks.variants import find_variant
+from refineseg.networks.variants import find_variant, output_stride
 from refineseg.runtimes.table import OUTPUTS, Output
 from refineseg.scoring import class_dtype, class_map_of
 from refineseg.segmenter import Segmenter
 
-_STRIDE = 4  # of the network's logits
 _EXAMPLE_HW = (97, 161)
 
 
@@ -63,6 +62,7 @@ class InferenceGraph(nn.Module):
         two_scale = find_variant(segmenter.spec.variant).two_scale  # whose logits are at 1.2 / 4 of the image
         self.enlarges_logits = two_scale or not rewritten
         self.multiple = int(encoder.size_multiple)  # type: ignore[arg-type]
+        self.stride = output_stride(segmenter.spec.variant)
         self.class_dtype = class_dtype(segmenter.class_info.num_classes - 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -83,16 +83,16 @@ class InferenceGraph(nn.Module):
             logits = F.interpolate(self.segmenter.network(x), size=(height, width), mode="bilinear")
             return {"logits": logits, "class_map": class_map_of(logits)}
         x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
-        scores = self.segmenter.network(x)  # (N, K, H' / 4, W' / 4)
+        scores = self.segmenter.network(x)  # (N, K, H' / stride, W' / stride)
         if not self.enlarges_logits:
             # All of them: what changes is how torch.export writes their number, which it divides by itself again and
             # again. The numbers that are divided are positive, for ONNX rounds towards zero.
-            more, each = self.multiple - 1, self.multiple // _STRIDE
+            more, each = self.multiple - 1, self.multiple // self.stride
             blocks = ((side + more) // self.multiple * each for side in (height, width))
             rows, columns = (torch.arange(length, device=images.device) for length in blocks)
             scores = scores.index_select(2, rows).index_select(3, columns)
         logits = F.interpolate(scores, size=x.shape[2:], mode="bilinear")
-        classes = class_map_of(logits) if self.enlarges_logits else enlarged_class_map(scores, _STRIDE)
+        classes = class_map_of(logits) if self.enlarges_logits else enlarged_class_map(scores, self.stride)
         # not slices: torch.export would ask whether they are the whole tensor, and hold the answer for all sizes
         rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
         return {

@@ -85,6 +85,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "with --backend torch or auto and a model file: other runtimes see the whole image",
             _may_cut,
         ),
+        Rule(
+            ("prove",),
+            "with --tile-mode exact, because blended tiles differ from the whole image",
+            lambda call: call["tile_mode"] == "exact",
+        ),
         Rule(("address",), "with --engine ray", lambda call: call["engine"] == "ray"),
         Rule(("threads", "retry_failed"), "with --engine, --part or a bucket", is_batch),
         Rule(

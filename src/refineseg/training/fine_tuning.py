@@ -28,21 +28,32 @@ def check_variant(init: str, variant: str | None) -> None:
     if variant is None:
         return
     own = load_spec(init).variant
-    there, wanted = find_variant(own).encoder, find_variant(variant).encoder
-    if there != wanted:
+    if not fit(own, variant):
         raise ConfigError(
-            f"expected a --variant on the encoder of --init {init} ({there}, as {own} has it), got {variant} on "
-            f"{wanted}, which could take over nothing; leave --variant out, or leave --init out"
+            f"expected a --variant on the encoder of --init {init} ({find_variant(own).encoder}, as {own} has it), got "
+            f"{variant}, whose encoder is another; leave --variant out, or leave --init out"
         )
+
+
+def fit(own: str, wanted: str) -> bool:
+    """Whether two variants have the same encoder."""
+    one, other = (
+        (variant.encoder.partition(".")[0], dict(variant.encoder_options), variant.two_scale)
+        for variant in (find_variant(own), find_variant(wanted))
+    )
+    return one == other
 
 
 def fine_tune(source: Segmenter, class_info: ClassInfo, progress: Progress, *, variant: str | None = None) -> Segmenter:
     """A model of other classes, or of another variant on the same encoder, that starts from another model's weights.
 
-    Tensors of equal names and shapes are taken over. The classifier is kept where the classes are the same and made
-    anew where they are not; everything not taken over is listed.
+    Tensors of equal names and shapes are taken over. Another variant has its own links of pooling. The classifier is
+    kept where the classes are the same and made anew where they are not; everything not taken over is listed.
     """
-    spec = replace(source.spec, class_info=class_info, provenance={}, variant=variant or source.spec.variant)
+    spec = replace(source.spec, class_info=class_info, provenance={})
+    if variant not in (None, spec.variant):
+        options = replace(spec.options, num_links=None, pooling_order=None)
+        spec = replace(spec, variant=variant, options=options)
     segmenter = Segmenter(spec)
     old, new = source.network.state_dict(), segmenter.network.state_dict()
     same_classes = source.class_info.names == class_info.names

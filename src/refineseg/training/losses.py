@@ -1,7 +1,7 @@
 """Training losses: logits and masks in, a scalar out.
 
 Both papers use cross entropy with void left out; they differ in where: Light-Weight RefineNet enlarges the logits to
-the masks, RefineNet picks masks for the logits, which the network gives at a quarter of its input. Options: class
+the masks, RefineNet picks masks for the logits, which the network gives at the size of its finest map. Options: class
 weights, online hard example mining, more weight at the borders between classes, and two losses of whole regions,
 Lovasz-Softmax and Dice.
 

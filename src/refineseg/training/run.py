@@ -35,7 +35,7 @@ from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
 from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
-from refineseg.training.fine_tuning import check_variant, fine_tune
+from refineseg.training.fine_tuning import check_variant, fine_tune, fit
 from refineseg.training.loop import train
 from refineseg.training.opening import open_data
 from refineseg.training.optim import draw_decoder
@@ -346,6 +346,9 @@ def _make_model(
         source = load(request.init)
         earlier = Learned.from_provenance(source.spec.provenance).to_json()
         segmenter = fine_tune(source, class_info, progress, variant=request.init_variant)
+        if request.init_variant is None and config.variant != (own := source.spec.variant):
+            other = f"; --variant {config.variant} takes over what fits" if fit(own, config.variant) else ""
+            progress.say(f"the network is {own}, as {request.init} has it, and not {config.variant}{other}")
         licence = "; ".join(dict.fromkeys(part for part in (segmenter.spec.licence, licence) if part))
         preprocessing = replace(segmenter.spec.preprocessing, input_scale=config.input_scale or 1.0)
         segmenter.spec = replace(segmenter.spec, licence=licence, preprocessing=preprocessing)

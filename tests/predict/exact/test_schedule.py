@@ -27,6 +27,7 @@ def model(variant, input_scale=1.0):
     ("variant", "input_scale"),
     [
         *(("refineseg_lite0", scale) for scale in (1.0, 0.38, 1.2)),
+        *(("refineseg_lite0_5cascade", scale) for scale in (1.0, 0.38)),
         *(
             (variant, 1.0)
             for variant in ("refinenet:lite1", "refineseg_nano", "refinenet_lw_mobilenetv2", "refinenet_lw_resnet50")

@@ -510,6 +510,15 @@ def test_a_tiff_is_a_raster_where_pillow_does_not_read_it(tmp_path, bands, bits)
             read_rgb(path)
         except ImageError:
             assert is_raster(path)
+        if bands == 1:
+            for order in ("LITTLE", "BIG"):
+                for colours in ("MINISBLACK", "MINISWHITE"):
+                    options = {**few, "ENDIANNESS": order, "photometric": colours}
+                    path = write(tmp_path / "a.tif", values.astype("uint16" if bits > 8 else "uint8"), **options)
+                    try:
+                        read_rgb(path)
+                    except ImageError:
+                        assert is_raster(path), (order, colours)
     assert is_raster(write(tmp_path / "b.tif", pixels(), compress="LERC"))
 
 

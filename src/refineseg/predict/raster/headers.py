@@ -99,18 +99,23 @@ def _tiff_is_raster(file: BinaryIO, order: str, path: Path) -> bool:
         or tags.get(_FORMAT, 1) not in _UNSIGNED
         or bits > 16
         or samples > 4
-        or _has_other_bands(tags)
+        or _has_other_bands(tags, order)
         or tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) > most_pixels()
         or any(path.with_suffix(ending).is_file() for ending in _WORLD_FILES)
     )
 
 
-def _has_other_bands(tags: dict[int, int]) -> bool:
+def _has_other_bands(tags: dict[int, int], order: str) -> bool:
     """Whether there are bands that an image cannot have, or that lie as Pillow does not read them."""
     bits, samples, colours = tags.get(_BITS, 1), tags.get(_SAMPLES, 1), tags.get(_COLOURS, 0)
     planar = tags.get(_PLANAR, 1) == 2
+    inverted = colours == _MIN_IS_WHITE
+    unread = samples == 1 and (
+        (bits == 12 and (inverted or order == ">")) or (bits == 16 and inverted and order == ">")
+    )
     return (
-        bits not in ((1, 2, 4, 8, 12, 16) if samples == 1 else (8, 16))
+        unread
+        or bits not in ((1, 2, 4, 8, 12, 16) if samples == 1 else (8, 16))
         or tags.get(_COMPRESSION, 1) in _UNREAD_COMPRESSIONS
         or (samples == 2 and (bits > 8 or planar or colours == _MIN_IS_WHITE))
         or (samples > 2 and colours < _RGB)
