@@ -412,8 +412,8 @@ def test_a_folder_of_the_shipped_models_name_is_not_taken_for_it(tmp_path, monke
 def test_an_image_that_must_be_seen_whole_and_does_not_fit_fails_alone(tmp_path, model, monkeypatch):
     source = pictures(tmp_path / "in", ["a.png"])
     Image.new("RGB", (400, 300)).save(source / "b.png")
-    monkeypatch.setattr("refineseg.predict.stream._ALWAYS_THERE", 1000)
-    monkeypatch.setattr("refineseg.predict.stream.free_memory", lambda: 20_000_000)
+    monkeypatch.setattr("refineseg.predict.batches._ALWAYS_THERE", 1000)
+    monkeypatch.setattr("refineseg.predict.batches.free_memory", lambda: 20_000_000)
     how = PredictorOptions.parse(device="cpu", flip=True)
     rows = {row.key: row for row in rows_made(replace(job_of(source, tmp_path / "out", model), options=how))}
     assert {key: row.cause for key, row in rows.items()} == {"a.png": "", "b.png": "worker"}

@@ -17,16 +17,23 @@ from refineseg.data.datasets import open_dataset
 from refineseg.data.samples.record import DataRecord
 from refineseg.data.samples.run_record import RunRecord
 from refineseg.data.samples.sample import Sample
-from refineseg.errors import ConfigError, DatasetError, LabelError, NoInputError
+from refineseg.errors import ConfigError, DatasetError, ImageError, LabelError, NoInputError
 from refineseg.evaluate.card_blocks import fill
 from refineseg.evaluate.failures import WorstImages, check_pictures
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.predict import batches
 from refineseg.predict.exact import tiled_scorer
 from refineseg.predict.exact.tiled_scorer import Cutter
 from refineseg.predict.options import PredictorOptions
+from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 
 call = Cutter.__call__
+
+
+def grey_model(path, class_info, in_channels=1):
+    package.build("refineseg_nano", class_info=class_info, in_channels=in_channels).save(path)
+    return str(path)
 
 
 @pytest.fixture
@@ -45,6 +52,37 @@ def flat(tmp_path):
     model = tmp_path / "run" / "best.safetensors"
     untrained(model, whole.class_info)
     return tmp_path / "flat", model
+
+
+@pytest.mark.parametrize("how", ["before", "while"])
+def test_images_that_must_be_whole_and_need_too_much_memory_are_refused_by_name(flat, monkeypatch, how):
+    root, model = flat
+    if how == "before":
+        monkeypatch.setattr(batches, "_ALWAYS_THERE", 0)
+        monkeypatch.setattr(batches, "free_memory", lambda: 10)
+    else:
+        monkeypatch.setattr(Predictor, "__call__", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ImageError, match=r"000: .*(GB are needed to see|not enough memory for).* pixels.*--flip"):
+        package.evaluate(f"folder:{root}", model=model, split="train", flip=True)
+
+
+def test_a_model_of_one_channel_is_measured_on_the_band_that_predict_takes(flat, tmp_path):
+    root, model = flat
+    info = package.load(model).class_info
+    grey = grey_model(tmp_path / "grey.safetensors", info)
+    measured = package.evaluate(f"folder:{root}", model=grey, split="train", out=tmp_path / "out", pictures=1)
+    expected = np.zeros((info.num_classes,) * 2, np.int64)
+    predictor = package.Predictor(package.load(grey))
+    for path in sorted((root / "images").iterdir()):
+        image = np.asarray(Image.open(path))[..., :1]
+        mask = np.asarray(Image.open(root / "masks" / f"{path.stem}.png"))
+        known = mask < info.num_classes
+        np.add.at(expected, (mask[known], predictor(image).mask[known]), 1)
+    assert np.array_equal(measured.matrix.counts[:, : info.num_classes], expected)
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 1
+    four = grey_model(tmp_path / "four.safetensors", info, 4)
+    with pytest.raises(ConfigError, match="expected a model of 1 or 3 channels for RGB images .*, got one of 4"):
+        package.evaluate(f"folder:{root}", model=four, split="train")
 
 
 def test_images_that_do_not_fit_into_the_memory_are_measured_in_tiles(flat, monkeypatch):

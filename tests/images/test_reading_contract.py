@@ -11,9 +11,10 @@ from fakes.rasters import UTM
 from fakes.rasters import write as write_geotiff
 from fakes.raw_png import GREY, write_raw_png
 from refineseg import load
+from refineseg.class_info import ClassInfo, LabelTable
 from refineseg.data.datasets import open_dataset
 from refineseg.errors import ConfigError, ImageError
-from refineseg.images.files import read_picture, read_rgb
+from refineseg.images.files import read_mask, read_picture, read_rgb
 from refineseg.images.reading import Reading, choose_bands
 from refineseg.predict.files import FilePredictor as Predictor
 from refineseg.predict.raster.files import open_raster
@@ -270,3 +271,24 @@ def test_a_nodata_value_in_single_precision_is_void_wherever_it_is_read(tmp_path
     assert picture.valid[6:].all()
     np.testing.assert_array_equal(picture.valid, valid)
     np.testing.assert_array_equal(picture.image, image)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8, 10, 12, 15, 16])
+def test_values_of_jpeg_2000_of_any_depth_are_those_of_the_file(tmp_path, bits):
+    """Pillow shifts them up to 8 and 16 bits; what somebody says of values is said of the file's."""
+    dtype = np.uint8 if bits <= 8 else np.uint16
+    values = np.random.default_rng(0).integers(0, 2**bits, (1, 40, 60)).astype(dtype)
+    profile = {"driver": "JP2OpenJPEG", "height": 40, "width": 60, "count": 1, "dtype": np.dtype(dtype).name}
+    with rasterio.open(tmp_path / "a.jp2", "w", **profile, NBITS=bits, QUALITY=100, REVERSIBLE="YES") as dataset:
+        dataset.write(values)
+    high = 2**bits - 1
+    reading = Reading(value_range=(0, high)) if bits > 8 else Reading()
+    expected = np.round(values[0].astype(float) * 255 / high)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.jp2", reading=reading).image[..., 0], expected)
+    assert not read_picture(tmp_path / "a.jp2", reading=Reading(nodata=float(values[0, 3, 4]))).valid[3, 4]
+    few = np.minimum(values, 2)
+    with rasterio.open(tmp_path / "m.jp2", "w", **profile, NBITS=bits, QUALITY=100, REVERSIBLE="YES") as dataset:
+        dataset.write(few)
+    classes = ClassInfo(("a", "b", "c"))
+    mask = read_mask(tmp_path / "m.jp2", table=LabelTable.identity(classes), ignore_index=255)
+    np.testing.assert_array_equal(mask, few[0])

@@ -143,8 +143,10 @@ def _predicted(given: Mapping[str, Any]) -> FilesResult:
         )
     if not inputs:
         raise NoInputError("expected at least one image, folder or video, got none")
-    plan = plan_files(inputs, out, endings=files.outputs.endings.values())
+    endings = tuple(files.outputs.endings.values())
+    plan = plan_files(inputs, out, endings=endings)
     for option, path in (("--areas", areas), ("--json", json_file)):
+        plan.check_no_result(option, path, endings)
         check_not_input(option, path, (job.real for job in plan.files))
     if not plan.files and not plan.videos:
         raise NoInputError(*plan.failures)

@@ -26,9 +26,9 @@ from refineseg.data.storage.objects import Mark
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import DatasetError, OutputError, RefinesegError
 from refineseg.images.files import Picture, read_picture
+from refineseg.predict.batches import too_large
 from refineseg.predict.outputs.kinds import encode
 from refineseg.predict.raster.headers import is_raster
-from refineseg.predict.stream import too_large
 from refineseg.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -205,7 +205,8 @@ class BatchModel:
         start, outputs = time.perf_counter(), self._job.outputs
         images = [item.picture.image for item in some]
         scored = outputs.needs_probabilities or outputs.needs_confidence
-        text = too_large(self._predictor, (images[0].shape[0], images[0].shape[1]), scored=scored)
+        size_hw = images[0].shape[0], images[0].shape[1]
+        text = too_large(self._predictor.whole_bytes(size_hw, scored=scored), size_hw)
         if text is not None:
             yield from (item.row.failed("worker", text) for item in some)
             return

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo, index_dtype
 from refineseg.data.readers.transfer import grouped
 from refineseg.data.samples.sample import Dataset, Sample
-from refineseg.errors import DatasetError
+from refineseg.devices import is_out_of_memory
+from refineseg.errors import DatasetError, ImageError
 from refineseg.evaluate.metrics import ConfusionMatrix
+from refineseg.images.inputs import seen_by
+from refineseg.predict.batches import too_large
 from refineseg.predict.predictor import Predictor
 from refineseg.prediction import Prediction
 
@@ -33,17 +36,33 @@ def predictions(predictor: Predictor, dataset: Dataset) -> Iterator[tuple[int, S
 
     Raises:
         DatasetError: The classes differ from the model's.
+        ImageError: An image needs more memory than there is.
     """
     table = class_table(predictor.class_info, dataset.class_info)
     for index in range(len(dataset)):
         sample = dataset[index]
-        prediction = predictor(sample.image)
+        mask, info = _mask(predictor, sample), dataset.class_info
         if table is not None:
-            prediction = Prediction(sample.image, table.take(prediction.mask), dataset.class_info)
-        elif predictor.class_info.ignore_index != dataset.class_info.ignore_index:
-            info = replace(predictor.class_info, ignore_index=dataset.class_info.ignore_index)
-            prediction = Prediction(sample.image, prediction.mask, info)
-        yield index, sample, prediction
+            mask = table.take(mask)
+        else:
+            info = replace(predictor.class_info, ignore_index=info.ignore_index)
+        yield index, sample, Prediction(sample.image, mask, info)
+
+
+def _mask(predictor: Predictor, sample: Sample) -> NDArray[Any]:
+    height, width = sample.image.shape[:2]
+    text = too_large(predictor.whole_bytes((height, width)), (height, width))
+    if text is not None:
+        raise ImageError(f"{sample.name}: {text}")
+    try:
+        return predictor(seen_by(sample.image, predictor.num_channels)).mask
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ImageError(
+            f"{sample.name}: not enough memory for {height}x{width} pixels; leave --scales, --flip, --crf and "
+            "--protocol out, or shrink the images"
+        ) from error
 
 
 def class_table(model_classes: ClassInfo, classes: ClassInfo) -> NDArray[Any] | None:
@@ -76,6 +95,7 @@ def evaluate(
 
     Raises:
         DatasetError: The classes differ from the model's, or an image has no label.
+        ImageError: An image needs more memory than there is.
     """
     matrix = ConfusionMatrix(dataset.class_info)
     for index, sample, prediction in predictions(predictor, dataset):

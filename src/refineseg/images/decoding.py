@@ -24,6 +24,7 @@ from refineseg.errors import DatasetError, ImageError
 from refineseg.files.archives import openable
 from refineseg.files.special import has_file, has_folder
 from refineseg.images.damage import check_ended, check_plausible
+from refineseg.images.grey_steps import grey_step, jpeg2000_stored
 from refineseg.images.pillow_warnings import PillowWarnings
 
 FORMATS = (
@@ -63,7 +64,6 @@ _COLOURS = {
     "RGBA": ("red", "green", "blue", "alpha"),
 }
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
-_GREY_STEPS = {"L;2": (2, 85), "L;4": (4, 17)}  # beginning -> bits, and how Pillow spreads the values over 0..255
 _TIFF_BITS, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0
 _SAMPLE_FORMAT, _SIGNED = 339, 2
 _TIFF_STARTS = {  # how the place of the directory and the number of its entries are stored, and the bytes of an entry
@@ -212,16 +212,10 @@ def _kind(image: Image.Image) -> str:
 def stored_as(image: Image.Image) -> str:
     """Pillow's name of how the pixels of an image that is not loaded lie in the file; empty: unknown."""
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    if isinstance(image, ImageFile.ImageFile) and tiles and image.format == "JPEG2000":
+        return jpeg2000_stored(image)
     how = tiles[0][3] if tiles else ""
     return str(how[0] if isinstance(how, tuple) and how else how)
-
-
-def stretch_of(image: Image.Image) -> float:
-    """What Pillow multiplies the values of a grey image by that is not loaded: of few bits, or a PGM of any maximum."""
-    tile = image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
-    if tile is not None and tile.codec_name.startswith("ppm") and isinstance(tile.args, tuple):
-        return (255 if image.mode == "L" else 65535) / int(tile.args[1])
-    return _GREY_STEPS.get(stored_as(image)[:3], (8, 1))[1]
 
 
 def _bits_of_pixel(image: Image.Image) -> int:
@@ -350,9 +344,9 @@ def _as_stored(path: Path, turned: Image.Image, how: str, key: Any, kind: str | 
         num_bits = 32
     elif turned.mode == "P":
         palette = _palette(turned, key)
-    elif (plain := how.rstrip("IR")) in _GREY_STEPS or turned.mode == "1":
-        num_bits, step = _GREY_STEPS.get(plain, (1, 1))
-        values = values.astype(np.uint8) // np.uint8(step)
+    if (step := grey_step(turned.mode, how)) is not None:
+        values = values.astype(np.uint8) if turned.mode == "1" else values
+        num_bits, values = step[0], values // values.dtype.type(step[1])
     if kind == "TIFF" and how.endswith(("I", "IR")):  # Pillow has turned them into positives
         values = np.uint8((1 << num_bits) - 1) - values
     if values.ndim == 2:

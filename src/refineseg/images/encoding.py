@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ImageError
@@ -34,12 +35,13 @@ def encoded(image: Image.Image, options: Mapping[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def encode_mask(mask: NDArray[Any], class_info: ClassInfo) -> memoryview:
+def encode_mask(mask: NDArray[Any], class_info: ClassInfo, *, software: str | None = None) -> memoryview:
     """A mask as a palette PNG: pixel value = class index, colours for viewers. More than 256 values: 16-bit grey.
 
     Args:
         mask: Mask, ``(H, W)`` integers.
         class_info: Classes, which give the colours; void and everything above the classes is black.
+        software: What is named in the file as its maker; None: nothing.
 
     Raises:
         ImageError: The mask holds values that do not fit in it.
@@ -54,7 +56,10 @@ def encode_mask(mask: NDArray[Any], class_info: ClassInfo) -> memoryview:
         black = [0] * 3 * (256 - class_info.num_classes)  # a full palette keeps the file at 8 bits per pixel
         image.putpalette([c for colour in class_info.palette for c in colour] + black)
     # Rows of masks are runs of one value: looking for runs alone is three times as fast, and files are as small.
-    return encoded(image, {"format": "PNG", "compress_type": zlib.Z_RLE})
+    texts = PngInfo()
+    if software is not None:
+        texts.add_text("Software", software)
+    return encoded(image, {"format": "PNG", "compress_type": zlib.Z_RLE, "pnginfo": texts})
 
 
 def write_mask(path: Path, mask: NDArray[Any], class_info: ClassInfo) -> None:

@@ -26,10 +26,10 @@ from refineseg.images.decoding import (
     opened,
     stored,
     stored_as,
-    stretch_of,
     turn_of,
     upright,
 )
+from refineseg.images.grey_steps import stretch_of
 from refineseg.images.label_messages import no_colours_known, wrong_colours, wrong_values
 from refineseg.images.reading import USUAL, Reading, as_channels, choose_bands, find_scaling, gathered, with_data
 
@@ -216,7 +216,7 @@ def mask_codes(path: Path, content: bytes | None = None) -> tuple[NDArray[Any], 
                 f"expected a mask of indices, a palette or 8-bit RGB colours, got colours of 16 bits in {path}; save "
                 "it as an 8- or 16-bit grey PNG, or with colours of 8 bits"
             )
-        stretch = stretch_of(image)
+        stretch = stretch_of(image, stored_as(image))
         turned = upright(image, path, content)
         if turned.mode in ("RGB", "RGBA"):
             return _colour_codes(np.asarray(turned)), True

@@ -78,6 +78,29 @@ def picture_of(image: AnyImage, *, reading: Reading = USUAL, num_channels: int =
     return as_picture(stored, reading, num_channels=num_channels)
 
 
+def seen_by(image: NDArray[np.uint8], num_channels: int) -> NDArray[np.uint8]:
+    """RGB pixels, of a video's frame or a data set's image, as a model of 3 channels sees them, or of one (the first).
+
+    Args:
+        image: ``(H, W, 3)`` RGB.
+        num_channels: Number of channels of the model.
+
+    Returns:
+        ``(H, W, 3)``, or ``(H, W, 1)``, as of image files.
+
+    Raises:
+        ConfigError: A model of other channels.
+    """
+    if num_channels == 3:
+        return image
+    if num_channels != 1:
+        raise ConfigError(
+            f"expected a model of 1 or 3 channels for RGB images (of videos and data sets), got one of {num_channels}; "
+            "predict image files that have its bands"
+        )
+    return picture_of(image, num_channels=1).image
+
+
 def _channels_last(image: AnyImage, num_channels: int) -> NDArray[Any]:
     """An array or tensor as ``(H, W, C)`` numbers."""
     torch = sys.modules.get("torch")  # where it is not loaded, nobody has a tensor

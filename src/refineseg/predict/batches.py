@@ -1,6 +1,6 @@
-"""Images of one size that can be a batch.
+"""Images of one size that can be a batch, and fit into the memory.
 
-In: arrays (H, W, C) uint8. Out: nothing, or an error.
+In: arrays (H, W, C) uint8, or bytes that are needed. Out: nothing, or an error or its text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.devices import free_memory
 from refineseg.errors import ConfigError
+
+_ALWAYS_THERE = 10**9  # bytes, for which nobody asks the system
 
 
 class PixelBytes(NamedTuple):
@@ -34,6 +37,21 @@ IN_OPENVINO = PixelBytes(300, 3, 20)
 """Measured: 230 (`camvid`); 3 and 20 (300 classes)."""
 IN_OTHERS = PixelBytes(300, 12, 20)
 """Measured in ONNX Runtime: 12 and 16 (300 classes)."""
+
+
+def too_large(needed: int, size_hw: tuple[int, int]) -> str | None:
+    """Why an image that must be seen whole cannot be, before the system ends the process; None: it fits.
+
+    Args:
+        needed: Bytes, as of ``Predictor.whole_bytes``.
+        size_hw: Its height and width.
+    """
+    if needed <= _ALWAYS_THERE or needed <= free_memory():
+        return None
+    return (
+        f"about {needed / 1e9:.0f} GB are needed to see {size_hw[0]}x{size_hw[1]} pixels at once; shrink it, or use a "
+        "model file without --scales, --flip, --crf and --protocol, which is cut into tiles"
+    )
 
 
 def check_images(images: Sequence[NDArray[np.uint8]]) -> None:

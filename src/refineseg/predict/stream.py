@@ -16,10 +16,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refineseg.devices import free_memory, is_out_of_memory
+from refineseg.devices import is_out_of_memory
 from refineseg.errors import ConfigError, ImageError, ImageSizeError, RefinesegError
 from refineseg.images.files import Picture, read_image_size, read_picture
 from refineseg.images.reading import USUAL, Reading
+from refineseg.predict.batches import too_large
 from refineseg.prediction import Prediction
 
 if TYPE_CHECKING:  # which loads torch; the options are asked for before that
@@ -34,7 +35,6 @@ _LEAST_WINDOW = 32
 _BATCH_PIXELS = 8 * 2**20  # of a batch whose size is chosen here
 _MOST_BATCHED = 16
 _MOST_WORKERS = 16
-_ALWAYS_THERE = 10**9  # bytes, for which nobody asks the system
 _MOST_ASKED = 4096
 
 
@@ -187,29 +187,18 @@ def _finished(futures: Sequence[Future[Item]], predictor: AnyPredictor, options:
         yield from _predict(group, predictor, options)
 
 
-def too_large(predictor: AnyPredictor, size_hw: tuple[int, int], *, scored: bool) -> str | None:
-    """Why an image that must be seen whole cannot be, before the system ends the process; None: it fits."""
-    needed = predictor.whole_bytes(size_hw, scored=scored)
-    if needed <= _ALWAYS_THERE or needed <= free_memory():
-        return None
-    return (
-        f"about {needed / 1e9:.0f} GB are needed to see {size_hw[0]}x{size_hw[1]} pixels at once; shrink it, or use a "
-        "model file without --scales, --flip, --crf and --protocol, which is cut into tiles"
-    )
-
-
 def _predict(group: Sequence[tuple[Item, Picture]], predictor: AnyPredictor, options: StreamOptions) -> Iterator[Item]:
     """A batch; where it needs too much memory, its images by themselves."""
     images = [picture.image for _, picture in group]
     scored = options.probabilities or options.confidence
-    text = too_large(predictor, (images[0].shape[0], images[0].shape[1]), scored=scored)
+    size_hw = images[0].shape[0], images[0].shape[1]
+    text = too_large(predictor.whole_bytes(size_hw, scored=scored), size_hw)
     if text is not None:
         yield from (replace(item, error=ImageError(f"{item.path}: {text}")) for item, _ in group)
         return
     try:
         predictions = predictor.batch(images, probabilities=options.probabilities, confidence=options.confidence)
     except ConfigError as error:
-        size_hw = images[0].shape[0], images[0].shape[1]
         of_size = isinstance(error, ImageSizeError) or predictor.cuts(size_hw)  # and need not be wrong for others
         if not of_size:
             raise

@@ -544,8 +544,8 @@ def test_rasters_videos_and_images_go_through_one_call(models, tmp_path, capsys)
 def test_an_image_that_must_be_seen_whole_and_does_not_fit_costs_a_line(models, tmp_path, monkeypatch):
     """Without the check the system would end the whole process."""
     folder = write_pictures(tmp_path / "in", [(300, 400), (20, 30)])
-    monkeypatch.setattr("refineseg.predict.stream._ALWAYS_THERE", 1000)
-    monkeypatch.setattr("refineseg.predict.stream.free_memory", lambda: 20_000_000)
+    monkeypatch.setattr("refineseg.predict.batches._ALWAYS_THERE", 1000)
+    monkeypatch.setattr("refineseg.predict.batches.free_memory", lambda: 20_000_000)
     how = PredictorOptions.parse(device="cpu", flip=True)
     options, follower = FileOptions(Outputs(("mask",))), TerminalFollower(Terminal(quiet=True))
     result = predict_files([folder], tmp_path / "out", model=models[0], options=how, files=options, follower=follower)

@@ -349,7 +349,7 @@ class TestGeoJson:
             tmp_path / "a.geojson", found, CLASSES, transform=(0.5, 0.0, 10.0, 0.0, -0.5, 50.0), crs="EPSG:4326"
         )
         content = json.loads((tmp_path / "a.geojson").read_text(encoding="utf-8"))
-        assert content.keys() == {"type", "features"}
+        assert content.keys() == {"type", "generator", "features"}
         assert sorted(content["features"][0]["geometry"]["coordinates"][0])[0] == [10, 49]
 
     def test_in_a_system_without_a_number_is_projected_to_degrees(self, tmp_path):

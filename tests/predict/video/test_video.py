@@ -122,6 +122,16 @@ def sound_bytes(path):
         return b"".join(bytes(packet) for packet in container.demux(audio=0))
 
 
+def test_a_model_of_one_channel_predicts_the_first_band_of_frames(tmp_path):
+    clip = write_clip(tmp_path / "clip.mkv", moving_square(3), codec="ffv1")
+    refineseg.build("refineseg_nano", num_classes=3, in_channels=1).save(tmp_path / "grey.safetensors")
+    refineseg.predict(clip, tmp_path / "out", model=str(tmp_path / "grey.safetensors"), save="mask", backend="torch")
+    predictor = refineseg.Predictor(refineseg.load(tmp_path / "grey.safetensors"))
+    masks = read_masks(tmp_path / "out" / "clip_mask.mkv")
+    for image, mask in zip(moving_square(3), masks, strict=True):
+        assert np.array_equal(predictor(image[..., :1]).mask, mask)
+
+
 def test_the_mask_track_holds_exactly_the_predictors_masks_at_an_odd_size(tmp_path):
     torch.manual_seed(0)
     predictor = refineseg.Predictor(refineseg.build("refinenet_lw_mobilenetv2", num_classes=5), device="cpu")

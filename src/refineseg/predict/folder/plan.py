@@ -14,11 +14,13 @@ from pathlib import Path
 
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files import archives
+from refineseg.files.made_by import RECORD, is_made_by_predict
 from refineseg.files.special import has_file, has_folder, special_kind
 from refineseg.images.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, first_names
-from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES
+from refineseg.predict.raster.headers import RASTER_ONLY_SUFFIXES, RASTER_SUFFIXES, is_raster
 from refineseg.predict.video.sources import VIDEO_SUFFIXES, find_source, is_picture_address, is_video
 
+_OF_VIDEOS = (".tif", ".mp4", "_mask.mkv")  # and of rasters
 _OTHER_ENDINGS = ("_areas.json", "..tif.parts", "_shares.csv")  # of rasters and videos; the first dot stands in front
 _LONGEST_NAME = 255  # bytes, where the system does not tell
 
@@ -59,6 +61,27 @@ class FilesPlan:
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def check_no_result(self, option: str, path: Path | None, endings: Iterable[str]) -> None:
+        """Whether a table or report would have the name of a result.
+
+        Args:
+            option: What names it.
+            path: Where it is to be; None: there is none.
+            endings: As in :func:`plan_files`.
+
+        Raises:
+            ConfigError: It would.
+        """
+        if path is None:
+            return
+        real = os.path.realpath(path)
+        name, known = real.rpartition(os.sep)[2], {*endings, *_OTHER_ENDINGS, *_OF_VIDEOS}
+        for target in (*(job.target for job in self.files), *(stem for _, stem in self.videos)):
+            stem = target.rpartition(os.sep)[2]
+            rest = name[len(stem) :]
+            if name.startswith(stem) and rest in known and os.path.realpath(target) + rest == real:
+                raise ConfigError(f"expected {option} apart from the results, got {path}, which is one; name another")
+
     @property
     def kinds(self) -> set[str]:
         """Which kinds of inputs there are: images, videos, image sequences; rasters are images here."""
@@ -68,7 +91,7 @@ class FilesPlan:
 
 
 def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str]) -> FilesPlan:
-    """Find all files and refuse results that would overwrite each other or an input.
+    """Find all files and refuse results that would overwrite each other, an input, or a file of somebody else.
 
     Args:
         inputs: Images, rasters, videos, addresses, cameras, and folders (or zip files) of images, searched with their
@@ -77,7 +100,7 @@ def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str
         endings: Endings of the files that are written for an image.
 
     Raises:
-        ConfigError: Results would overwrite each other or an input.
+        ConfigError: Results would overwrite each other, an input, or a file that is no earlier result.
     """
     places, plan = _Places(), FilesPlan()
     own = os.path.realpath(out) + os.sep
@@ -123,6 +146,7 @@ def plan_files(inputs: Sequence[str | Path], out: Path, *, endings: Iterable[str
     endings = tuple(endings)
     _refuse_long_names(plan, out, endings)
     _refuse_collisions(plan, endings, places)
+    _refuse_losses(plan, out, endings, places)
     return plan
 
 
@@ -236,6 +260,35 @@ def _refuse_collisions(plan: FilesPlan, endings: Sequence[str], places: _Places)
             f"expected --out apart from the inputs, but results would overwrite {first_names(overwritten)}; "
             "choose another folder"
         )
+
+
+def _refuse_losses(plan: FilesPlan, out: Path, endings: Sequence[str], places: _Places) -> None:
+    """Replace earlier results only: beside inputs, and in folders without a record, somebody's own mask may lie.
+
+    Names such as ``NAME_overlay.jpg`` are nobody else's.
+    """
+    is_known = (out / RECORD).exists()
+    plain = [ending for ending in endings if ending.startswith(".")]
+    lost = []
+    for job in plan.files:
+        if is_known and _folder(job.real) != _folder(places.of(job.target)):
+            continue
+        there = [ending for ending in (*plain, ".tif") if os.path.lexists(job.target + ending)]
+        if there:
+            of_raster = job.is_maybe_raster and is_raster(Path(job.source))
+            made = {".tif" if ending == ".png" and of_raster else ending for ending in plain}
+            lost += [job.target + ending for ending in there if ending in made]
+    lost += [f"{stem}.mp4" for _, stem in plan.videos if "_overlay.jpg" in endings]
+    lost = [name for name in lost if os.path.isfile(name) and not is_made_by_predict(Path(name))]  # noqa: PTH113
+    if lost:
+        raise ConfigError(
+            f"expected --out without files that have the names of results, but {first_names(lost)} would be lost, "
+            "which `refineseg predict` did not make; choose another folder, or move them"
+        )
+
+
+def _folder(path: str) -> str:
+    return path.rpartition(os.sep)[0]
 
 
 def _both(one: str, other: str, target: str) -> str:

@@ -19,12 +19,10 @@ from typing import Any
 from refineseg._version import __version__
 from refineseg.errors import ConfigError, DatasetError
 from refineseg.files.archives import file_mark
+from refineseg.files.made_by import RECORD
 from refineseg.files.special import has_file, refuse_special
 from refineseg.files.writing import written_beside
 from refineseg.predict.folder.plan import FileJob
-
-RECORD = ".refineseg.json"
-"""Name of the record of who makes the results."""
 
 INPUTS_RECORD = ".refineseg.inputs.jsonl"
 """Name of the record of what they were made of."""

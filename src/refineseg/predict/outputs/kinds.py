@@ -31,6 +31,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError, ImageError
+from refineseg.files.made_by import MADE_BY
 from refineseg.files.run_lengths import WRITING, rle_tools
 from refineseg.files.writing import written_beside
 from refineseg.images.encoding import encode_image, encode_mask, encoded
@@ -280,7 +281,7 @@ def encode_confidence(confidence: NDArray[np.float32], *, bits: int = 8, ending:
 
 
 def _mask(prediction: Prediction, _outputs: Outputs, _name: str) -> memoryview:
-    return encode_mask(prediction.mask, prediction.class_info)
+    return encode_mask(prediction.mask, prediction.class_info, software=MADE_BY)
 
 
 def _overlay(prediction: Prediction, outputs: Outputs, _name: str) -> memoryview:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from refineseg.class_info import ClassInfo
 from refineseg.errors import ConfigError
+from refineseg.files.made_by import MADE_BY
 from refineseg.files.writing import written_beside
 from refineseg.predict.polygons.class_regions import (
     ClassRegion,
@@ -79,7 +80,7 @@ def write_geojson(
         OutputError: The file cannot be written.
     """
     ground = None if transform is None else Ground(transform, crs)
-    head: dict[str, Any] = {"type": _IN_PIXELS["type"]}
+    head: dict[str, Any] = {name: _IN_PIXELS[name] for name in ("type", "generator")}
     place: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     if ground is None:
         head = _IN_PIXELS
@@ -105,7 +106,7 @@ def _write_collection(file: TextIO, head: Mapping[str, Any], features: Iterator[
     file.write("\n]}\n")
 
 
-_IN_PIXELS = {"type": "FeatureCollection", "coordinates": "pixels, x to the right, y down"}
+_IN_PIXELS = {"type": "FeatureCollection", "generator": MADE_BY, "coordinates": "pixels, x to the right, y down"}
 
 
 def _features(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from refineseg.devices import free_memory
 from refineseg.errors import ImageError, MissingExtraError
+from refineseg.files.made_by import MADE_BY
 from refineseg.files.special import special_kind
 from refineseg.predict.video.sources import (
     Faults,
@@ -316,15 +317,14 @@ class VideoWriter:
         classes: str = "",
     ) -> None:
         self._av = _av()
-        self._lossless = path.suffix == ".mkv"
         self._grey = "gray16le" if wide else "gray"
-        self._base = info.time_base
+        self._base, self._lossless = info.time_base, path.suffix == ".mkv"
         self.sound_failure: str | None = None
         with self._said():
             # the index in front lets players start before they have the whole file
             options = {} if self._lossless else {"movflags": "+faststart"}
             self._container = self._av.open(str(path), "w", options=options)
-            self._container.metadata.update({"CLASSES": classes} if self._lossless else {})
+            self._container.metadata.update({"CLASSES": classes} if self._lossless else {"comment": MADE_BY})
             self._stream = self._video_stream(size_hw, info, quality)
             self._sound = None if sound is None else self._container.add_stream_from_template(sound)
 

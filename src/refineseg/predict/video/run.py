@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from refineseg.class_info import ClassInfo
 from refineseg.devices import is_out_of_memory
 from refineseg.errors import ImageError
+from refineseg.images.inputs import seen_by
 from refineseg.predict.video.files import VideoWriter
 from refineseg.predict.video.options import VideoOptions
 from refineseg.predict.video.overlay import FramePainter
@@ -141,14 +142,14 @@ class VideoRun:
         self._decoded.end()
 
     def _predict(self, progress: Callable[[int, int | None], None] | None) -> None:
-        done = 0
+        done, num_channels = 0, getattr(self._predictor, "num_channels", 3)  # a user's own predictor sees RGB
         for item in self._decoded:
             if isinstance(item, SoundPacket):
                 self._predicted.put(item)
                 continue
             start = time.perf_counter()
             try:
-                prediction = self._predictor(item.image, probabilities=self._options.smooth > 0)
+                prediction = self._predictor(seen_by(item.image, num_channels), probabilities=self._options.smooth > 0)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
