@@ -844,6 +844,25 @@ def test_coco_names_agree_in_whatever_unicode_form_they_were_packed(tmp_path):
     assert _mask(open_dataset("coco", root, split="train"))[0] == [2, 2, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+@pytest.mark.parametrize("kind", ["pairs", "yolo"])
+def test_lists_name_files_in_whatever_unicode_form_they_were_packed(tmp_path, kind, listed):
+    there = unicodedata.normalize("NFD" if listed == "NFC" else "NFC", "größe")
+    name = unicodedata.normalize(listed, "größe")
+    _image(tmp_path / "images" / f"{there}.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "masks" / f"{there}.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / f"{name}.txt").write_text("0 0 0 1 0 1 1 0 1\n")
+    if kind == "pairs":
+        (tmp_path / "train.txt").write_text(f"images/{name}.png masks/{name}.png\n", encoding="utf-8")
+        (tmp_path / "classes.txt").write_text("background\nthing\n")
+    else:
+        (tmp_path / "list.txt").write_text(f"images/{name}.png\n", encoding="utf-8")
+        (tmp_path / "data.yaml").write_text("train: list.txt\nnames: [thing]\n")
+    assert np.unique(open_dataset(kind, tmp_path, split="train")[0].mask).tolist() == [1]
+
+
 def test_yolo_images_of_several_folders_may_be_called_alike(tmp_path):
     for site in "AB":
         _image(tmp_path / site / "images" / "train" / "0001.png")

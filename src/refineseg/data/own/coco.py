@@ -10,12 +10,12 @@ images of each split.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
+from refineseg.data.own.accents import composed
 from refineseg.data.own.folder_layout import in_usual_order, split_like
 from refineseg.data.own.outlines import Canvas, looks_like_fractions, outline_points, painted
 from refineseg.data.own.painting import UNPAINTABLE, Drawing, damaged, painted_dataset, unknown_split
@@ -304,9 +304,9 @@ def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -
         if not is_folder(folder):
             continue
         files = [name for name in list_files(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
-        there = {_composed(name): name for name in files}
+        there = {composed(name): name for name in files}
         for short in (False, True):  # some programs write the path on their own machine
-            wanted = [_composed(name.name if short else name.as_posix()) for name in names]
+            wanted = [composed(name.name if short else name.as_posix()) for name in names]
             absent = [name for name in wanted if name not in there]
             shared = [name for name, count in Counter(wanted).items() if count > 1]
             if short and shared and len(set(names)) == len(names):
@@ -321,8 +321,3 @@ def _image_paths(root: Path, listing: Path, split: str, file_names: list[str]) -
         f"expected the {len(names)} images of {listing} in {', '.join(map(str, dict.fromkeys(candidates)))}, but "
         f"{best[0]} are absent even from {best[1]}: {first_names(best[2])}; copy them there"
     )
-
-
-def _composed(name: str) -> str:
-    """A name in one Unicode form: archives of some systems keep accents apart from their letters."""
-    return unicodedata.normalize("NFC", name)

@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refineseg.data.own.accents import composed
 from refineseg.data.samples.class_files import CLASS_FILES
 from refineseg.errors import DatasetError
 from refineseg.files.archives import is_file, is_folder, list_files, subfolders
@@ -346,7 +346,7 @@ def _by_key(paths: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
     """Files by their path in the folder without the ending, in one Unicode form: archives from a Mac have another."""
     found: dict[str, list[Path]] = {}
     for path in paths:
-        key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        key = composed(path.relative_to(folder).with_suffix("").as_posix())
         found.setdefault(key, []).append(path)
     return found
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from refineseg.data.own.accents import in_either_form
 from refineseg.data.own.folder import count_classes
 from refineseg.data.own.folder_layout import USUAL_SPLITS, in_usual_order, split_like
 from refineseg.data.own.painting import unknown_split
@@ -205,4 +206,4 @@ def _resolved(folder: Path, word: str) -> Path:
     path = type(folder)(os.path.normpath(Path(*joined.parts)))  # of its parts: a remote file would be fetched
     if locate(folder) is not None and not path.is_relative_to(folder):
         raise DatasetError(f"expected files inside {folder}, got {word!r}, which leaves the zip file; correct the list")
-    return path
+    return in_either_form(path)

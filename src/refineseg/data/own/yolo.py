@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refineseg.data.own.accents import in_either_form
 from refineseg.data.own.folder_layout import USUAL_SPLITS, split_like
 from refineseg.data.own.outlines import Canvas, inside_polygon
 from refineseg.data.own.painting import Drawing, painted_dataset, unknown_split
@@ -275,11 +276,11 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[tuple[Path,
 
 
 def _listed(line: str, listing: Path, base: Path) -> Path:
-    return (listing.parent if line.startswith("./") else base) / line
+    return in_either_form((listing.parent if line.startswith("./") else base) / line)
 
 
 def _label_file(image: Path) -> Path:
-    return _counterpart(image.parent, "images", "labels") / f"{image.stem}.txt"
+    return in_either_form(_counterpart(image.parent, "images", "labels") / f"{image.stem}.txt")
 
 
 def _counterpart(folder: Path, old: str, new: str) -> Path:
