@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 if TYPE_CHECKING:  # imported here, the package would miss the checks of shapes that pytest adds to it later
     from refineseg.class_info import ClassInfo
+    from refineseg.segmenter import Segmenter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("REFINESEG_SHARED", REPOSITORY.parent / "shared"))
@@ -135,6 +137,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     info = ClassInfo(("ground", "sky", "square"), ((60, 70, 50), (150, 190, 240), (220, 40, 40)))
     return untrained(tmp_path_factory.mktemp("model") / "tiny.safetensors", info)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Segmenter, dict[str, Path]]:
+    """The network of :func:`fakes.exports.tiny` and its files by format; nobody may change them.
+
+    Tracing takes many seconds, so workers share them.
+    """
+    from fakes.exports import exported_files, tiny
+
+    folder = tmp_path_factory.getbasetemp() / "exported"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            exported_files(tmp_path_factory.mktemp("exporting")).rename(folder)
+    return tiny(), {"onnx": folder / "net.onnx", "openvino": folder / "net.xml", "torch": folder / "net.pt2"}
 
 
 @pytest.fixture(scope="session")

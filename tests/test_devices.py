@@ -13,20 +13,11 @@ from refineseg.devices import free_memory, is_out_of_memory, keep_freed_memory, 
 from refineseg.errors import ConfigError
 
 PROGRAM = """
-import resource, sys
+import os, resource
 import numpy as np
 from refineseg.devices import keep_freed_memory
-
-if sys.argv[1] == "kept":
-    assert keep_freed_memory() is True
-if sys.argv[1] == "limited":
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.RLIM_INFINITY))
-    assert keep_freed_memory() is False
-if sys.argv[1] == "trained":
-    from refineseg.training.engine import Engine
-    from refineseg.training.recipes.table import find_recipe
-
-    Engine(find_recipe("folder_refineseg_lite0"), device="cpu", say=print)
+from refineseg.training.engine import Engine
+from refineseg.training.recipes.table import find_recipe
 
 def cleared_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,18 +25,28 @@ def cleared_pages():
         np.ones(8_000_000)  # 64 MB, freed at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-cleared_pages()
-print(cleared_pages() * resource.getpagesize())
+for name in ("given_back", "kept", "trained", "limited"):
+    if child := os.fork():  # what is set stays with the process
+        assert os.waitpid(child, 0)[1] == 0, name
+        continue
+    if name == "kept":
+        assert keep_freed_memory() is True
+    if name == "limited":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.RLIM_INFINITY))
+        assert keep_freed_memory() is False
+    if name == "trained":
+        Engine(find_recipe("folder_refineseg_lite0"), device="cpu", say=lambda _: None)
+    cleared_pages()
+    print(name, cleared_pages() * resource.getpagesize(), flush=True)
+    os._exit(0)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_blocks_that_were_freed_are_used_again_without_being_cleared():
     """Without the setting every page of every block is cleared anew: at least half, where pages are large."""
-    cleared = {}
-    for name in ("given_back", "kept", "trained", "limited"):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, text=True, check=True)
-        cleared[name] = int(done.stdout)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    cleared = {name: int(number) for name, number in map(str.split, done.stdout.splitlines())}
     assert max(cleared["kept"], cleared["trained"]) < 8_000_000
     assert min(cleared["given_back"], cleared["limited"]) > 4 * cleared["kept"]
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from fakes.exports import exported_files
 from refineseg.bench.timing import example_images
 from refineseg.errors import ConfigError
 from refineseg.predict.predictor import Predictor
@@ -18,11 +17,6 @@ from refineseg.runtimes.table import BACKENDS, SUFFIXES, check_fits
 CPU = torch.device("cpu")
 SIZES = [(1, 1), (32, 32), (33, 50), (64, 97)]
 SLOW = ("torch_export", "torch_compile")
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    return exported_files(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="module", params=[pytest.param(b, marks=[pytest.mark.slow] * (b in SLOW)) for b in BACKENDS])

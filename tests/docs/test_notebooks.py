@@ -44,6 +44,7 @@ def test_the_notebook_on_own_data_trains_a_model_that_has_learned(tmp_path, monk
         assert (tmp_path / name).is_file()
 
 
+@pytest.mark.slow
 def test_the_notebook_on_large_images_gets_equal_masks(tmp_path, monkeypatch):
     for package in ("rasterio", "shapely", "sklearn"):
         pytest.importorskip(package, reason=f"{package} is not installed")

@@ -11,17 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_backends import tiny
 
 import refineseg
 from conftest import REPOSITORY, call
+from fakes.exports import least, tiny
 from fakes.scenes import fake_camvid
 from refineseg.bench.benchmark import bench_model
 from refineseg.bench.contenders import RuntimeChoice, compiled_contenders, measurable
 from refineseg.bench.timing import example_images
 from refineseg.errors import ConfigError, MissingExtraError
-from refineseg.networks.families import LIGHT_WEIGHT_MOBILE
-from refineseg.networks.refinenet import Cascade, RefineNet, Resizing
 from refineseg.predict.predictor import Predictor
 from refineseg.runtimes.compiler import compiling, why_not
 from refineseg.runtimes.eager import TorchScorer
@@ -53,29 +51,6 @@ def caches(tmp_path_factory):
 @pytest.fixture(scope="module")
 def segmenter():
     return tiny()
-
-
-class Encoder(torch.nn.Module):
-    """One level at a quarter of the size, four channels."""
-
-    takes_any_size, size_multiple, channels, strides = False, 4, (4,), (4,)
-
-    def __init__(self):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 4, 3, stride=4, padding=1)
-
-    def forward(self, x):
-        return [self.conv(x)]
-
-
-def least():
-    """A segmenter of a handful of operations: compilers take seconds."""
-    segmenter = tiny()
-    options = replace(LIGHT_WEIGHT_MOBILE, width=8, num_links=1)
-    torch.manual_seed(0)
-    segmenter.network = RefineNet(Encoder(), Cascade((4,), 11, groups=((0,),), options=options, resizing=Resizing()))
-    segmenter._is_fused = True  # there is nothing to rewrite
-    return segmenter.eval()
 
 
 def agreement(scorer, segmenter, size, batch=1):

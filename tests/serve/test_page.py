@@ -385,7 +385,7 @@ def test_a_model_that_is_chosen_meanwhile_gets_the_picture_that_was_opened_last(
 
 
 def test_a_file_that_gives_classes_only_can_be_looked_at(chromium, model, tmp_path):
-    package.export(tmp_path / "m.onnx", model=model)
+    package.export(tmp_path / "m.onnx", model=model, size=(50, 60))
     content = png(photograph((50, 60)))
     with running({"file": str(tmp_path / "m.onnx")}) as service, page_of(chromium, service.address) as page:
         drop(page, content)

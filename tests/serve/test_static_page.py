@@ -192,6 +192,7 @@ def test_outlines_cover_the_pixels_of_their_class(tmp_path):
         assert feature["properties"]["colour"] in ("#0000ff", "#0100ff")
 
 
+@pytest.mark.slow
 def test_the_address_of_a_model_leads_to_its_file_whatever_its_name_is(tmp_path):
     segmenter = refineseg.build("refineseg_nano", num_classes=2)
     write_static_page(tmp_path / "site", {"run#2 50%": segmenter}, {})
