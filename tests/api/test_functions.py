@@ -155,13 +155,18 @@ def test_a_run_on_objects_goes_on_with_them_alone(trained, tmp_path):
         refineseg.train(fewer, out, resume=True, device="cpu")
 
 
-def test_the_best_model_of_another_run_in_the_folder_is_not_that_of_a_run_that_measured_nothing(trained, tmp_path):
+def test_a_folder_with_the_model_of_another_run_is_refused_and_a_run_that_measured_nothing_has_its_last(
+    trained, tmp_path
+):
     root, other, _ = trained
     shutil.copy(other.best, tmp_path / "best.safetensors")
     data = Plain(refineseg.open_dataset("folder", root, split="train"))
-    run = refineseg.train(data, tmp_path, settings=SMALL, **{**QUICK, "epochs": 1})
+    with pytest.raises(CheckpointError, match=r"without files of a run, got .* with best.safetensors, which would be"):
+        refineseg.train(data, tmp_path, settings=SMALL, **{**QUICK, "epochs": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
+    run = refineseg.train(data, tmp_path / "run", settings=SMALL, **{**QUICK, "epochs": 1})
     assert run.mean_iou is None
-    assert run.best == tmp_path / "last.safetensors"
+    assert run.best == tmp_path / "run" / "last.safetensors"
 
 
 def test_what_is_no_data_set_is_refused_before_anything_is_written(trained, tmp_path):

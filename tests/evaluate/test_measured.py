@@ -212,9 +212,28 @@ def test_pictures_take_the_place_of_those_of_an_earlier_evaluation_only(flat, tm
     root, model = flat
     with pytest.raises(ConfigError, match=r"under the names of new pictures, got .*001_000\.png, .* would be lost"):
         package.evaluate(f"folder:{root}", model=model, split="train", device="cpu", pictures=1, out=tmp_path / "o")
-    check_pictures(folder, ["c"], 1)
+    check_pictures(folder.parent, ["c"], 1)
     check_pictures(tmp_path / "none", ["000"], 1)
     assert {path: path.read_bytes() for path in mine} == mine
+
+
+def test_drawings_take_the_place_of_those_of_an_earlier_evaluation_only(flat, refineseg):
+    root, model = flat
+    out, card = root.parent / "o", root.parent / "card"
+    own = ("evaluate", "--data", f"folder:{root}", "--model", model, "--split", "train", "--out", out)
+    history = root.parent / "metrics.jsonl"
+    history.write_text('{"epoch": 1, "loss": 1.0, "decoder_lr": 0.1}\n')
+    carded = ("card", "--data", f"folder:{root}", "--model", model, "--split", "train", "--out", card)
+    for call, path in ((own, out / "confusion_matrix.png"), ((*carded, "--history", history), card / "curves.png")):
+        path.parent.mkdir()
+        Image.new("RGB", (4, 6)).save(path)
+        kept = path.read_bytes()
+        status, _, err = refineseg(*call)
+        assert (status, f"got {path}, which bears no mark of" in " ".join(err.split())) == (2, True)
+        assert {file: file.read_bytes() for file in path.parent.iterdir()} == {path: kept}
+        path.unlink()
+        for _ in range(2):
+            assert refineseg(*call)[0] == 0
 
 
 def test_pages_and_tables_take_the_place_of_earlier_ones_only(flat, refineseg):

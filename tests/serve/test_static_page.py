@@ -202,6 +202,22 @@ def test_the_address_of_a_model_leads_to_its_file_whatever_its_name_is(tmp_path)
     assert (tmp_path / "site" / unquote(address.path)).is_file()
 
 
+@pytest.mark.parametrize("name", ["index.html", "settings.json", "models/mine.onnx"])
+def test_a_folder_of_other_files_is_refused_and_an_earlier_page_is_not(tmp_path, refineseg, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"engine": "mine"}')
+    status, _, err = refineseg("demo", tmp_path, "--runtime", tmp_path)
+    assert (status, f"got {tmp_path / name.split('/')[0]}, which `refineseg demo` did not write" in err) == (2, True)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    path.unlink()
+    for folder in (tmp_path / "models").parent.iterdir():
+        folder.rmdir()
+    write_static_page(tmp_path, {}, {})
+    assert json.loads((tmp_path / "settings.json").read_text())["engine"] == "browser"
+    write_static_page(tmp_path, {}, {})
+
+
 def test_a_model_that_no_page_can_hold_leaves_no_half_folder(tmp_path):
     fits, reduces = (refineseg.build("refineseg_nano", num_classes=2) for _ in range(2))
     reduces.spec = replace(reduces.spec, preprocessing=replace(reduces.spec.preprocessing, input_scale=0.5))

@@ -12,6 +12,7 @@ from refineseg.data.samples.run_record import RECORD_NAME, RunRecord
 from refineseg.errors import CheckpointError
 from refineseg.segmenter import build
 from refineseg.training import run as training_run
+from refineseg.training.config import CHECKPOINT, PICTURES_FOLDER, RUN_FILES
 from refineseg.training.run import resume_run
 from refineseg.training.run_record import check_record
 
@@ -49,10 +50,26 @@ def test_a_run_that_fails_undoes_none_of_another_call(folder_root, tmp_path, mon
     assert contents(out).items() >= {"run.json": written, "last.safetensors": "of another call"}.items()
 
 
-def test_a_run_that_fails_leaves_the_models_that_lay_in_its_folder(folder_root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [*RUN_FILES, PICTURES_FOLDER])
+def test_a_folder_with_a_file_that_a_run_would_replace_is_refused(folder_root, tmp_path, name):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).write_text("of somebody")
+    with pytest.raises(CheckpointError, match=f"expected a folder without files of a run, got .* with {name}, which"):
+        run(folder_root, out, tiny(1))
+    assert contents(out) == {name: "of somebody"}
+
+
+def test_a_run_writes_no_other_files(folder_root, tmp_path):
+    run(folder_root, tmp_path / "run", tiny(1))
+    known = {*RUN_FILES, PICTURES_FOLDER, "run.json", CHECKPOINT, RECORD_NAME}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == known
+
+
+def test_a_run_that_fails_leaves_what_lay_in_its_folder(folder_root, tmp_path, monkeypatch):
     out, calls = tmp_path / "run", set()
     out.mkdir()
-    (out / "last.safetensors").write_text("of somebody")
+    (out / "notes.txt").write_text("of somebody")
 
     def fail(*_, **__):
         calls.add(json.loads((out / "run.json").read_text())["call"])
@@ -63,7 +80,7 @@ def test_a_run_that_fails_leaves_the_models_that_lay_in_its_folder(folder_root, 
     for _ in range(2):  # the same call works again
         with pytest.raises(CheckpointError, match="no room"):
             run(folder_root, out, tiny(1))
-        assert contents(out) == {"last.safetensors": "of somebody"}
+        assert contents(out) == {"notes.txt": "of somebody"}
     assert len(calls) == 2
 
 

@@ -34,6 +34,7 @@ def card(
     """
     from refineseg.data.datasets import check_apart
     from refineseg.evaluate.card_blocks import check_card
+    from refineseg.evaluate.failures import check_picture
     from refineseg.evaluate.measured_split import open_split
     from refineseg.evaluate.reports import history_of
     from refineseg.predict.views.scoring_views import check_scoring
@@ -48,7 +49,8 @@ def card(
     check_input_file("--history", history, what="metrics.jsonl of a run")
     check_outputs({"--card": card_file}, {"--out": out})
     check_card(card_file or out / "card.md")
-    history_of(model, history)
+    if history_of(model, history):
+        check_picture(out / "curves.png")
 
     # from here on PyTorch is there
     from refineseg.evaluate.card import CardFiles, write_card

@@ -42,8 +42,10 @@ def demo(
     check_installed("onnxruntime")
     check_outputs({}, {"OUT": out})
 
+    from refineseg.serve.page_files import check_page_folder
     from refineseg.serve.web_runtime import runtime_files
 
+    check_page_folder(out)
     files = runtime_files(runtime)
 
     # from here on PyTorch is there

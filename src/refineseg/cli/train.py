@@ -125,7 +125,7 @@ def _show_result(run: Any) -> None:  # noqa: ANN401 - TrainedRun, whose module i
     """The per-class table on stdout, and where the model is."""
     from refineseg.evaluate.reports import metrics_table
     from refineseg.segmenter import load_spec
-    from refineseg.training.pictures import PICTURES_FOLDER
+    from refineseg.training.config import PICTURES_FOLDER
 
     last = run.segmenter.spec.provenance
     if run.matrix is not None:

@@ -20,14 +20,16 @@ from PIL.PngImagePlugin import PngInfo
 from refineseg.data.samples.sample import Sample
 from refineseg.errors import ConfigError
 from refineseg.evaluate.metrics import ConfusionMatrix
-from refineseg.files.special import has_folder, refuse_special
+from refineseg.files.made_by import MADE_BY_EVALUATE, is_made_by_evaluate
+from refineseg.files.special import has_folder
 from refineseg.files.writing import storing, written_beside
 from refineseg.images.render import compared
 from refineseg.prediction import Prediction
 from refineseg.terminal.printable import short
 
-_MARK = ("Software", "refineseg evaluate")  # in the header of each picture, by which it is known again
-_HEAD = 256  # bytes of a picture that hold it
+CONFUSION, PICTURES = "confusion_matrix.png", "pictures"
+"""Names in the folder of an evaluation."""
+
 _NAME = re.compile(r"(\d{3,})_(.*)\.png", re.DOTALL)
 _LONGEST_NAME = 200  # bytes of a sample's name in that of its picture: disks take 255, and the rank comes first
 
@@ -73,21 +75,11 @@ def _earlier(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if has_folder(folder) else []
 
 
-def _is_own(path: Path) -> bool:
-    """Whether a file is a picture that an evaluation wrote, by its header."""
-    try:
-        refuse_special(path)
-        with path.open("rb") as file:
-            return "\0".join(_MARK).encode() in file.read(_HEAD)
-    except OSError:
-        return False
-
-
 def check_pictures(folder: Path, names: Iterable[str], most: int) -> None:
-    """Whether pictures can be written without the loss of other files.
+    """Whether the pictures of an evaluation can be written without the loss of other files.
 
     Args:
-        folder: Folder that they go to; it need not exist.
+        folder: Folder of the evaluation; it need not exist.
         names: Names of all samples.
         most: Number of pictures.
 
@@ -95,16 +87,27 @@ def check_pictures(folder: Path, names: Iterable[str], most: int) -> None:
         ConfigError: A file that no evaluation wrote has the name of one.
         OutputError: The folder cannot be listed.
     """
-    plain = set(map(_plain, names)) if most else set()
+    check_picture(folder / CONFUSION)
+    plain, folder = set(map(_plain, names)) if most else set(), folder / PICTURES
     with storing(folder):
         found = [(path, _NAME.fullmatch(path.name)) for path in _earlier(folder)]
     for path, match in found:
-        if match and match[2] in plain and 1 <= int(match[1]) <= most and not _is_own(path):
-            raise ConfigError(
-                f"expected no files of your own under the names of new pictures, got {path}, which bears no mark of "
-                "`refineseg evaluate` (those of earlier versions bear none) and would be lost; move it away, or choose "
-                "another --out"
-            )
+        if match and match[2] in plain and 1 <= int(match[1]) <= most:
+            check_picture(path)
+
+
+def check_picture(path: Path) -> None:
+    """Whether a picture can be written without the loss of another file.
+
+    Raises:
+        ConfigError: A file that no evaluation wrote has its name.
+    """
+    if path.exists() and not is_made_by_evaluate(path):
+        raise ConfigError(
+            f"expected no files of your own under the names of new pictures, got {path}, which bears no mark of "
+            "`refineseg evaluate` (those of earlier versions bear none) and would be lost; move it away, or choose "
+            "another --out"
+        )
 
 
 class WorstImages:
@@ -130,7 +133,7 @@ class WorstImages:
         title = f"errors: {100 * wrong:.1f} % of the labelled pixels"
         row = compared((sample.image, truth), prediction.mask, info, errors=title, legend=self._legend)
         packed, mark = io.BytesIO(), PngInfo()
-        mark.add_text(*_MARK)
+        mark.add_text("Software", MADE_BY_EVALUATE)
         row.save(packed, format="PNG", pnginfo=mark)
         failure = Failure(wrong, -index, sample.name, _confusion(prediction, truth), packed.getvalue())
         heapq.heappush(self._heap, failure)
@@ -150,7 +153,7 @@ class WorstImages:
         """
         with storing(folder):
             for path in _earlier(folder) if self._heap else ():
-                if _is_own(path):
+                if is_made_by_evaluate(path):
                     path.unlink()
         for rank, failure in enumerate(self.failures, 1):
             with written_beside(folder / failure.file_name(rank)) as temporary:

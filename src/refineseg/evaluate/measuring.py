@@ -24,7 +24,7 @@ from refineseg.data.samples.sample_facts import SampleFacts
 from refineseg.errors import ConfigError, DatasetError, LabelError
 from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.comparison import KEY, Comparison, compare_published
-from refineseg.evaluate.failures import Failure, WorstImages, check_pictures
+from refineseg.evaluate.failures import CONFUSION, PICTURES, Failure, WorstImages, check_pictures
 from refineseg.evaluate.measured_split import open_split, record_beside
 from refineseg.evaluate.metrics import ConfusionMatrix
 from refineseg.evaluate.predicting import class_table, predictions
@@ -309,7 +309,7 @@ def evaluate_to_files(
     dataset, mapping, part_of = _in_classes_of(spec.class_info, opened_split, data, submission=benchmark is not None)
     class_table(spec.class_info, dataset.class_info)  # before hours are spent on the files
     if files.out is not None:
-        check_pictures(files.out / "pictures", map(dataset.name, range(len(dataset))), files.pictures)
+        check_pictures(files.out, map(dataset.name, range(len(dataset))), files.pictures)
     if not (labelled := _is_labelled(dataset, named, split)):
         _check_unlabelled(named, split, submission=benchmark is not None, drawn=boundary or files.pictures > 0)
     with counting(console, "checking", "files") as report:
@@ -337,8 +337,8 @@ def evaluate_to_files(
     total, learned = tally.total, Learned.from_provenance(spec.provenance)
     _check_labelled(total.matrix, named, split, len(dataset))
     if files.out is not None:
-        worst.write(files.out / "pictures")
-        draw_confusion(files.out / "confusion_matrix.png", total.matrix)
+        worst.write(files.out / PICTURES)
+        draw_confusion(files.out / CONFUSION, total.matrix)
     conditions = {"dataset": "+".join(names), "split": split, "mapping": mapping, "precision": opened.precision}
     return EvaluationResult(
         *measured,

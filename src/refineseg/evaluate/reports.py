@@ -20,6 +20,7 @@ from refineseg.evaluate.boundary import BoundaryIoU
 from refineseg.evaluate.metrics import MEANS, PROTOCOL, ConfusionMatrix
 from refineseg.files.archives import decoded, read_bytes
 from refineseg.files.foreign_text import parse_json
+from refineseg.files.made_by import MADE_BY_EVALUATE
 from refineseg.files.writing import written_beside
 from refineseg.terminal.printable import short
 
@@ -112,7 +113,7 @@ def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - matplotlib's
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # then a box stands for it
-        figure.savefig(picture, dpi=110, format="png")
+        figure.savefig(picture, dpi=110, format="png", metadata={"Software": MADE_BY_EVALUATE})
     with written_beside(path) as temporary:
         temporary.write_bytes(picture.getbuffer())
 

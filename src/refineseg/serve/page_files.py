@@ -8,10 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from refineseg.errors import ConfigError, RefinesegError
+from refineseg.files.archives import decoded
+from refineseg.files.foreign_text import parse_json
 from refineseg.serve.samples import STREETS, sample_picture
 
 _TYPES = {
@@ -23,8 +28,12 @@ _TYPES = {
     ".json": "application/json",
 }
 
-SAMPLES = "samples/"
-"""The folder of the sample pictures."""
+SAMPLES, RUNTIME, MODELS = "samples/", "runtime/", "models/"
+"""Folders of the page: the sample pictures; of a static page also ONNX Runtime Web and the models."""
+
+SETTINGS = "settings.json"
+ENGINE = "browser"
+"""What the settings of a static page say of who computes."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,29 @@ def settings_file(values: Mapping[str, Any]) -> PageFile:
     return PageFile(json.dumps({**values, "samples": samples}).encode(), _TYPES[".json"])
 
 
+def check_page_folder(folder: Path) -> None:
+    """Whether a static page can be written without the loss of other files; those of an earlier page may be lost.
+
+    Raises:
+        ConfigError: Another file has the name of one of the page's.
+    """
+    with suppress(OSError, ValueError, RefinesegError):
+        settings = parse_json(decoded((folder / SETTINGS).read_bytes()))
+        if isinstance(settings, dict) and settings.get("engine") == ENGINE:
+            return
+    for name in (*package_files(), SETTINGS, SAMPLES, RUNTIME, MODELS):
+        if (folder / name).exists():
+            raise ConfigError(
+                f"expected a folder without files that have the names of the page's, got {folder / name}, which "
+                "`refineseg demo` did not write; choose another folder, or move it away"
+            )
+
+
 class ServedFiles:
     """The files of the page as the service sends them; samples are drawn when they are first asked for."""
 
     def __init__(self) -> None:
-        self._files = {**package_files(), "settings.json": settings_file({"engine": "http"})}
+        self._files = {**package_files(), SETTINGS: settings_file({"engine": "http"})}
 
     @property
     def addresses(self) -> list[str]:

@@ -16,7 +16,16 @@ from refineseg.export.options import ExportOptions
 from refineseg.files.writing import written_beside
 from refineseg.runtimes.graph import takes_any_size
 from refineseg.segmenter import Segmenter
-from refineseg.serve.page_files import SAMPLES, package_files, settings_file
+from refineseg.serve.page_files import (
+    ENGINE,
+    MODELS,
+    RUNTIME,
+    SAMPLES,
+    SETTINGS,
+    check_page_folder,
+    package_files,
+    settings_file,
+)
 from refineseg.serve.samples import STREETS, sample_picture
 
 _POLICY = (
@@ -28,7 +37,7 @@ _MOST_PIXELS = 2_000_000
 
 
 def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Mapping[str, bytes]) -> None:
-    """Write the folder; files that are there are replaced.
+    """Write the folder; an earlier page is replaced.
 
     Args:
         folder: The folder; it is made.
@@ -36,9 +45,10 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
         runtime: Files of :func:`~refineseg.serve.web_runtime.runtime_files`.
 
     Raises:
-        ConfigError: A model that cannot be exported for all sizes.
+        ConfigError: A model that cannot be exported for all sizes, or other files with the names of the page's.
         OutputError: A file cannot be written.
     """
+    check_page_folder(folder)
     for name, segmenter in models.items():  # all before the first export, so that no half folder is left
         if segmenter.spec.preprocessing.in_channels != 3:
             raise ConfigError(f"expected models of RGB images for a page, got {name}, which takes other channels")
@@ -49,7 +59,7 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
             )
     described: list[dict[str, Any]] = []
     for name, segmenter in models.items():
-        file = f"models/{name}.onnx"
+        file = f"{MODELS}{name}.onnx"
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         export_file(segmenter, path, ExportOptions("onnx", ("class_map", "logits")))
@@ -66,13 +76,13 @@ def write_static_page(folder: Path, models: Mapping[str, Segmenter], runtime: Ma
                 ],
             }
         )
-    settings = {"engine": "browser", "models": described, "limits": {"pixels": _MOST_PIXELS}}
+    settings = {"engine": ENGINE, "models": described, "limits": {"pixels": _MOST_PIXELS}}
     files = {name: file.content for name, file in package_files().items()}
     files |= {f"{SAMPLES}{name}": sample_picture(name) for name in STREETS}
-    files |= {f"runtime/{name}": content for name, content in runtime.items()}
+    files |= {f"{RUNTIME}{name}": content for name, content in runtime.items()}
     policy = f'<meta charset="utf-8">\n  <meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     page = files["index.html"].replace(b'<meta charset="utf-8">', policy.encode(), 1)
-    files |= {"settings.json": settings_file(settings).content, "index.html": page}
+    files |= {SETTINGS: settings_file(settings).content, "index.html": page}
     for name, content in files.items():
         with written_beside(folder / name) as temporary:
             temporary.write_bytes(content)

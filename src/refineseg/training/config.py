@@ -23,6 +23,12 @@ from refineseg.terminal.arguments import hint
 CHECKPOINT = "checkpoint.pt"
 """Name of the file in a run's folder from which it goes on."""
 
+RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "metrics.json", "curves.png")
+"""What a run writes beside its checkpoint and its record."""
+
+PICTURES_FOLDER = "validation"
+"""Its folder of validation images, one picture for each measurement."""
+
 
 @dataclass(frozen=True)
 class Phase:

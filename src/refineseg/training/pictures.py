@@ -13,10 +13,9 @@ from PIL import Image
 
 from refineseg.files.writing import written_beside
 from refineseg.images.render import compared
+from refineseg.training.config import PICTURES_FOLDER
 from refineseg.training.record import Measured
 
-PICTURES_FOLDER = "validation"
-"""In the folder of a run."""
 _SIDE = 320  # most pixels of a side of each part
 _LONGEST_NAME = 200  # bytes of a sample's name in that of its picture
 

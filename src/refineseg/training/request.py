@@ -20,7 +20,7 @@ from refineseg.data.own.folder_layout import split_like, splits_alike
 from refineseg.data.samples.given import GIVEN
 from refineseg.data.samples.run_record import HELD_OUT
 from refineseg.errors import CheckpointError, ConfigError, MissingExtraError
-from refineseg.training.config import CHECKPOINT, TrainingConfig, from_json
+from refineseg.training.config import CHECKPOINT, PICTURES_FOLDER, RUN_FILES, TrainingConfig, from_json
 from refineseg.training.launch import Launch
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -54,7 +54,7 @@ def check_logs(names: Sequence[str]) -> None:
 
 
 def check_new_run(folder: Path) -> None:
-    """Whether a folder holds no run yet.
+    """Whether a folder holds no run yet, and no file that a run would take the place of.
 
     Raises:
         CheckpointError: It does.
@@ -64,6 +64,12 @@ def check_new_run(folder: Path) -> None:
             f"expected a folder without a run, got {folder}; "
             f"go on with it by --resume --out {folder}, or choose another"
         )
+    for name in (*RUN_FILES, PICTURES_FOLDER):
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"expected a folder without files of a run, got {folder} with {name}, which would be lost; choose "
+                "another folder, or move the file away"
+            )
 
 
 def launch_mark(launch: Launch, call: Mapping[str, object]) -> str | None:

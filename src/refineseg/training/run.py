@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from refineseg.training import ranks
 from refineseg.training.budget import fit_to_budget
 from refineseg.training.callbacks import Callbacks
 from refineseg.training.checkpoint import load_checkpoint
-from refineseg.training.config import CHECKPOINT, TrainingConfig, to_json
+from refineseg.training.config import CHECKPOINT, RUN_FILES, TrainingConfig, to_json
 from refineseg.training.crop_size import fit_crops, fit_input
 from refineseg.training.distillation import check_teacher
 from refineseg.training.feeding import TrainingData
@@ -53,9 +53,6 @@ from refineseg.training.request import (
     was_begun_by,
 )
 from refineseg.training.run_record import check_record, model_marks
-from refineseg.training.state import METRICS_FILE
-
-_MODEL_FILES = ("best.safetensors", "last.safetensors")
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         **({} if request.launch is None else {LAUNCH: request.launch}),
         "config": to_json(config),
     }
-    is_new, kept = not folder.exists(), {name for name in _MODEL_FILES if (folder / name).exists()}
+    is_new = not folder.exists()
     if ranks.is_first():
         check_new_run(folder)  # again: looking at the data took minutes, in which another call may have begun a run
         record.write(folder)
@@ -173,7 +170,7 @@ def start_run(request: RunRequest, folder: Path, *, progress: Progress) -> Segme
         if is_ours and not (folder / CHECKPOINT).exists():
             # nothing was learned: the same call must work once the cause is mended
             with contextlib.suppress(OSError):
-                _undo(folder, is_new=is_new, kept=kept)
+                _undo(folder, is_new=is_new)
         raise
 
 
@@ -190,10 +187,9 @@ def _place(name: str, root: Root) -> str:
     return str(root) if isinstance(root, GivenData) else f"{name}:{root.resolve()}"
 
 
-def _undo(folder: Path, *, is_new: bool, kept: Collection[str]) -> None:
-    """Remove what a run wrote that came to nothing, but no models that lay there before."""
-    models = (name for name in _MODEL_FILES if name not in kept)  # written before the first checkpoint, which may fail
-    for name in ("run.json", RECORD_NAME, METRICS_FILE, "mlflow.json", "wandb.json", *models):
+def _undo(folder: Path, *, is_new: bool) -> None:
+    """Remove what a run wrote that came to nothing: models are written before the first checkpoint, which may fail."""
+    for name in ("run.json", RECORD_NAME, "mlflow.json", "wandb.json", *RUN_FILES):
         (folder / name).unlink(missing_ok=True)
     if is_new and not any(folder.iterdir()):
         folder.rmdir()
