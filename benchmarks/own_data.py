@@ -26,18 +26,24 @@ from typing import Any
 from refineseg.files.writing import written_beside
 
 RUN = Path(__file__).with_name("own_data_run.py")
-ALWAYS = ("refineseg", "smp Unet", "smp Unet, our loop", "smp FPN", "smp FPN, our loop")
-ONCE = (
-    "refineseg, 4-cascaded",
-    "refineseg, MobileNet-v2",
-    "smp DeepLabV3+",
-    "smp DeepLabV3+, our loop",
-    "LR-ASPP, our loop",
-)
+NETWORKS = {
+    "refineseg": "folder_refineseg_lite0_5cascade",
+    "smp Unet": "Unet-lite0",
+    "smp Unet, our loop": "Unet-lite0",
+    "smp FPN": "FPN-lite0",
+    "smp FPN, our loop": "FPN-lite0",
+    "refineseg, 4-cascaded": "folder_refineseg_lite0",
+    "refineseg, MobileNet-v2": "folder_refinenet_lw_mobilenetv2",
+    "smp DeepLabV3+": "DeepLabV3+-lite0",
+    "smp DeepLabV3+, our loop": "DeepLabV3+-lite0",
+    "LR-ASPP, our loop": "LR-ASPP-lite0",
+}
+"""Contender -> our recipe, or the network; all on the same ImageNet weights but MobileNet-v2."""
 
+OURS = ("refineseg", "refineseg, 4-cascaded", "refineseg, MobileNet-v2")
+"""The default, and those before it."""
 
-OURS = ("refineseg", "refineseg, 4-cascaded")
-"""The default, and the one before it."""
+ALWAYS, ONCE = tuple(NETWORKS)[:5], tuple(NETWORKS)[5:]
 
 
 def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int, Path]]:
@@ -52,12 +58,24 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[str, float, str, int,
                     yield name, time_given, contender, seed, options.out / name / f"{time_given:g}" / file
 
 
+def result_of(path: Path, contender: str) -> dict[str, Any] | None:
+    """A stored result; None where there is none. One of another network, as of a former default, ends the program."""
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (found := result.get("network")) != NETWORKS[contender]:
+        sys.exit(
+            f"expected a result of {NETWORKS[contender]} in {path}, got one of {found or 'an unknown network'}; remove "
+            "it, or choose another --out"
+        )
+    return result
+
+
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per set, minutes and contender: mIoU in percent and seconds of every seed."""
     rows: dict[tuple[str, float, str], dict[str, Any]] = {}
     for name, minutes, contender, seed, path in planned(options):
-        if path.is_file():
-            result = json.loads(path.read_text(encoding="utf-8"))
+        if result := result_of(path, contender):
             row = {"set": name, "minutes": minutes, "contender": contender, "mean_iou": {}, "seconds": {}}
             row = rows.setdefault((name, minutes, contender), row)
             row["mean_iou"][str(seed)] = 100 * result["mean_iou"]
@@ -148,7 +166,7 @@ def main() -> None:
     end, failed = time.monotonic() + 3600 * options.most_hours, []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     for name, minutes, contender, seed, path in planned(options):
-        if path.is_file() or time.monotonic() > end:
+        if result_of(path, contender) or time.monotonic() > end:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         data = f"folder:{options.root / name}"

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from own_data import NETWORKS, OURS
 from peer_networks import build_model
 from torch import nn
 
@@ -131,25 +132,10 @@ def documented_loop(network: str, data: str, minutes: float, seed: int, begun: f
     return segmenter
 
 
-CONTENDERS = {
-    "refineseg": (with_verb, "folder_refineseg_lite0_5cascade"),
-    "refineseg, 4-cascaded": (with_verb, "folder_refineseg_lite0"),
-    "refineseg, MobileNet-v2": (with_verb, "folder_refinenet_lw_mobilenetv2"),
-    "smp Unet": (documented_loop, "Unet-lite0"),
-    "smp Unet, our loop": (in_our_loop, "Unet-lite0"),
-    "smp FPN": (documented_loop, "FPN-lite0"),
-    "smp FPN, our loop": (in_our_loop, "FPN-lite0"),
-    "smp DeepLabV3+": (documented_loop, "DeepLabV3+-lite0"),
-    "smp DeepLabV3+, our loop": (in_our_loop, "DeepLabV3+-lite0"),
-    "LR-ASPP, our loop": (in_our_loop, "LR-ASPP-lite0"),
-}
-"""Name -> how it is trained, and the recipe or network; all on the same ImageNet weights but MobileNet-v2."""
-
-
 def main() -> None:
     """Train, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("contender", choices=NETWORKS)
     parser.add_argument("--data", required=True, help="folder:ROOT with the splits train and val")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -159,11 +145,18 @@ def main() -> None:
     options = parser.parse_args()
     begun = time.time() if options.begun is None else options.begun
     torch.set_num_threads(options.threads)
-    train_with, what = CONTENDERS[options.contender]
-    segmenter = train_with(what, options.data, options.minutes, options.seed, begun)
+    name, network = options.contender, NETWORKS[options.contender]
+    train_with = in_our_loop if name.endswith("our loop") else with_verb if name in OURS else documented_loop
+    segmenter = train_with(network, options.data, options.minutes, options.seed, begun)
     seconds = time.time() - begun
     matrix = evaluate(Predictor(segmenter.eval(), device="cpu"), open_sources(options.data, split="val"))
-    found = {"contender": options.contender, "seed": options.seed, "minutes": options.minutes, "seconds": seconds}
+    found = {
+        "contender": name,
+        "network": network,
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "seconds": seconds,
+    }
     with written_beside(options.out) as temporary:
         temporary.write_text(json.dumps({**found, "mean_iou": matrix.mean_iou, "torch": torch.__version__}, indent=1))
 
