@@ -148,6 +148,7 @@ def test_provenance_of_another_form_is_not_stated():
     assert "| Training time | not stated |" in facts
 
 
+@pytest.mark.slow
 def test_the_picture_of_very_many_classes_stays_small(tmp_path):
     matrix = ConfusionMatrix(ClassInfo.generic(600))
     matrix.update(np.arange(600).reshape(20, 30), np.arange(600).reshape(20, 30))

@@ -320,7 +320,7 @@ import refineseg as r
 model = r.load("camvid_nano")
 for call in (
     lambda: r.Predictor(model, flip="no"), lambda: r.Predictor(model, scales=1), lambda: r.Predictor(model, crf=True),
-    lambda: r.Predictor(model, precision=1), lambda: r.load(None),
+    lambda: r.Predictor(model, precision=1), lambda: r.load(None), lambda: r.Predictor(model, precision="bf16"),
 ):
     try:
         call()
@@ -334,6 +334,7 @@ for call in (
         "expected CrfOptions as crf, or None",
         "expected a text as precision, one of float32, bfloat16",
         "expected the name of a shipped model or a path",
+        "expected a precision of float32, bfloat16",
     ]
 
 

@@ -23,6 +23,7 @@ def model(variant, input_scale=1.0):
     return segmenter.eval()
 
 
+@pytest.mark.slow_except("refineseg_lite0-0.38", "refineseg_lite0_5cascade-1.0", "refinenet_lw_resnet50-1.0")
 @pytest.mark.parametrize(
     ("variant", "input_scale"),
     [
